@@ -1,0 +1,396 @@
+"""The training loop of every classifier here: teachers, students alone, students from a teacher.
+
+Read `fit` top to bottom. Every random choice is a function of (seed, epoch, step or image id), so a
+checkpoint holds the step and no generator state, and a killed run ends in the same bits.
+"""
+
+import argparse
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dm_kd import augment, dist
+from dm_kd.errors import DivergedError, Stopped, UserError
+from dm_kd.run import (
+    Progress,
+    Run,
+    epoch_list,
+    hardware,
+    nonnegative_float,
+    nonnegative_int,
+    positive_float,
+    positive_int,
+    probability,
+    read_metrics,
+    stoppable,
+)
+
+EVAL_BATCH = 512
+POLL_STEPS = 50  # ranks agree on saving and stopping each so many steps
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The recipe's flags. Defaults: the paper's ImageNet recipe."""
+    group = parser.add_argument_group("recipe")
+    group.add_argument("--epochs", type=positive_int, default=100, metavar="N",
+                       help="default: %(default)s")
+    group.add_argument("--steps-per-epoch", type=positive_int, default=None, metavar="N",
+                       help="steps that count as an epoch (default: one pass over the images)")
+    group.add_argument("--batch-size", type=positive_int, default=256, metavar="N",
+                       help="images per step, over all processes (default: %(default)s)")
+    group.add_argument("--optimizer", choices=("sgd", "adamw"), default="sgd",
+                       help="SGD has momentum 0.9 (default: %(default)s)")
+    group.add_argument("--learning-rate", type=positive_float, default=0.1, metavar="X",
+                       help="default: %(default)s")
+    group.add_argument("--lr-schedule", choices=("step", "cosine"), default="step",
+                       help="step: x 0.1 after each of --lr-decay-epochs; cosine: to zero "
+                            "(default: %(default)s)")
+    group.add_argument("--lr-decay-epochs", type=epoch_list, default=(30, 60, 90), metavar="LIST",
+                       help="epochs after which the rate drops (default: 30,60,90)")
+    group.add_argument("--warmup-epochs", type=nonnegative_int, default=0, metavar="N",
+                       help="epochs of linear warm-up (default: %(default)s)")
+    group.add_argument("--weight-decay", type=nonnegative_float, default=1e-4, metavar="X",
+                       help="on all weights (default: %(default)s)")
+    group.add_argument("--augment", choices=("default", "none"), default="default",
+                       help="the task's own training augmentation, or none "
+                            "(default: %(default)s)")
+    group.add_argument("--mixup", type=nonnegative_float, default=0.0, metavar="A",
+                       help="Beta(A, A) mixup before both networks; 0 = off")
+    group.add_argument("--cutmix", type=nonnegative_float, default=0.0, metavar="A",
+                       help="Beta(A, A) cutmix before both networks; 0 = off")
+    group.add_argument("--mix-share", type=probability, default=1.0, metavar="P",
+                       help="share of the batches that are mixed (default: %(default)s)")
+    group.add_argument("--amp", choices=("auto", "bf16", "none"), default="auto",
+                       help="bfloat16 autocast; logits and loss stay float32 (default: bf16 where "
+                            "the hardware computes it)")
+    group.add_argument("--checkpoint-seconds", type=positive_float, default=60.0, metavar="S",
+                       help="seconds between checkpoints (default: %(default)s)")
+
+
+def check_batch(args: argparse.Namespace) -> None:
+    """The global batch must divide over the ranks."""
+    ranks = dist.world_size()
+    if args.batch_size % ranks:
+        raise UserError(f"--batch-size {args.batch_size} does not divide over {ranks} processes",
+                        hint=f"--batch-size {max(args.batch_size // ranks, 1) * ranks}")
+
+
+@dataclass(frozen=True)
+class View:
+    """How uint8 images become a network's input: the Task's augmentation and statistics."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    pad: int = 0
+    flip: bool = False
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    mix_share: float = 1.0
+
+    def train(self, images: Tensor, ids: Tensor, seed: int, epoch: int, step: int) -> Tensor:
+        """uint8 [B, C, H, W] -> augmented, standardised, mixed float32."""
+        if self.pad or self.flip:
+            offsets = augment.crop_offsets(seed, epoch, ids, self.pad)
+            mirrored = (augment.flips(seed, epoch, ids) if self.flip
+                        else torch.zeros(len(ids), dtype=torch.bool))
+            images = augment.pad_crop_flip(images, offsets, mirrored, self.pad)
+        x = augment.standardize(images, self.mean, self.std)
+        return augment.mix(x, seed, epoch, step, self.mixup, self.cutmix, self.mix_share)
+
+    def plain(self, images: Tensor) -> Tensor:
+        return augment.standardize(images, self.mean, self.std)
+
+
+def make_view(task, args: argparse.Namespace) -> View:
+    on = args.augment == "default"
+    return View(task.mean, task.std, task.pad if on else 0, task.flip and on, args.mixup,
+                args.cutmix, args.mix_share)
+
+
+def resolve_amp(choice: str, device: torch.device) -> str:
+    """"bf16" or "none". auto: on GPUs, and on CPUs with bfloat16 instructions (without them
+    autocast is slower than float32)."""
+    if choice != "auto":
+        return choice
+    if device.type == "cuda":
+        return "bf16"
+    try:
+        flags = open("/proc/cpuinfo").read()
+    except OSError:
+        flags = ""
+    return "bf16" if "avx512_bf16" in flags or "amx_bf16" in flags else "none"
+
+
+def autocast(amp: str, device: torch.device) -> torch.autocast:
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=amp == "bf16")
+
+
+def learning_rate(epoch: float, args: argparse.Namespace) -> float:
+    """The rate at a moment of training.
+
+    Args:
+        epoch: epochs done so far, with its fraction: 0 at the first step.
+    """
+    if epoch < args.warmup_epochs:
+        return args.learning_rate * (epoch + 1 / args.epochs) / args.warmup_epochs
+    if args.lr_schedule == "cosine":
+        done = (epoch - args.warmup_epochs) / max(args.epochs - args.warmup_epochs, 1)
+        return args.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+    return args.learning_rate * 0.1 ** sum(epoch >= e for e in args.lr_decay_epochs)
+
+
+def make_optimizer(model: nn.Module, args: argparse.Namespace) -> torch.optim.Optimizer:
+    if args.optimizer == "sgd":
+        return torch.optim.SGD(model.parameters(), lr=args.learning_rate, momentum=0.9,
+                               weight_decay=args.weight_decay, fused=True)
+    return torch.optim.AdamW(model.parameters(), lr=args.learning_rate,
+                             weight_decay=args.weight_decay, fused=True)
+
+
+def train_step(student: nn.Module, teacher: nn.Module | None, optimizer: torch.optim.Optimizer,
+               objective: Callable, x: Tensor, labels: Tensor, temperature: float,
+               amp: str) -> Tensor:
+    """One update; returns the loss without reading it. The teacher sees x under no_grad."""
+    teacher_logits = None
+    with autocast(amp, x.device):
+        if teacher is not None:
+            with torch.no_grad():
+                teacher_logits = teacher(x)
+        student_logits = student(x)
+    loss = objective(student_logits, teacher_logits, labels, temperature)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
+    return loss.detach()
+
+
+@torch.inference_mode()
+def predict(model: nn.Module, images: Tensor, view: View, device: torch.device,
+            amp: str) -> Tensor:
+    """Float32 logits [N, classes] for uint8 images; each rank computes a share, all get all."""
+    was_training = model.training
+    model.eval()
+    mine = torch.arange(dist.rank(), len(images), dist.world_size())
+    logits = None
+    for chunk in mine.split(EVAL_BATCH):
+        x = view.plain(images[chunk.to(images.device)].to(device, non_blocking=True))
+        with autocast(amp, device):
+            part = model(x).float()
+        if logits is None:
+            logits = torch.zeros(len(images), part.shape[1], device=device)
+        logits[chunk.to(device)] = part
+    if logits is None:  # more ranks than images: learn the width from one image
+        with autocast(amp, device):
+            width = model(view.plain(images[:1].to(device))).shape[1]
+        logits = torch.zeros(len(images), width, device=device)
+    model.train(was_training)
+    return dist.total(logits).cpu()
+
+
+def accuracy(logits: Tensor, labels: Tensor) -> tuple[float, float]:
+    """acc1 and acc5 in percent, each image counted once. logits [N, classes], labels int64 [N]."""
+    top = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
+    return (100 * top[:, 0].double().mean().item(), 100 * top.any(1).double().mean().item())
+
+
+def fit(run: Run, args: argparse.Namespace, view: View, student: nn.Module,
+        teacher: nn.Module | None, source, objective: Callable, val, device: torch.device,
+        card: dict) -> dict:
+    """Train `student` to the end of `args.epochs`, from the run's checkpoint if it has one.
+
+    Args:
+        source: `batches(epoch, first_step, student)`; see sources/stored.py.
+        objective: f(student_logits, teacher_logits, labels, temperature) -> scalar.
+        val: RealData to judge on after each epoch, or None.
+        card: what stands in the weights' card (model, task, ...).
+
+    Returns:
+        The finished run's result.
+
+    Raises:
+        DivergedError: a loss is NaN or infinite; the checkpoint before it is kept.
+        Stopped: a signal came; the state was saved.
+    """
+    student = student.to(device, memory_format=torch.channels_last)
+    if teacher is not None:
+        teacher = teacher.to(device, memory_format=torch.channels_last)
+    optimizer = make_optimizer(student, args)
+    state = run.load_checkpoint() or {"epoch": 0, "step": 0, "seconds": 0.0, "best_acc1": -1.0,
+                                      "best_epoch": 0, "losses": None, "images_seen": 0}
+    if "model" in state:
+        student.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        source.load_state_dict(state["source"])
+        run.log(f"resumed at epoch {state['epoch'] + 1}, step {state['step']}")
+    network = student
+    if dist.world_size() > 1:
+        network = nn.parallel.DistributedDataParallel(
+            student, device_ids=[device] if device.type == "cuda" else None)
+    teacher_acc1, teacher_top = None, None
+    if teacher is not None and val is not None:
+        teacher_logits = predict(teacher, val.images, view, device, args.amp)
+        teacher_acc1 = accuracy(teacher_logits, val.labels)[0]
+        teacher_top = teacher_logits.argmax(1)
+        run.log(f"teacher Acc@1 {teacher_acc1:.2f} on {len(val.labels)} images")
+
+    started = time.monotonic() - state["seconds"]
+    logits = None
+    with stoppable() as stop:
+        for epoch in range(state["epoch"], args.epochs):
+            losses = train_one_epoch(run, args, view, network, teacher, optimizer, source,
+                                     objective, device, epoch, state, started, stop)
+            state |= {"epoch": epoch + 1, "step": 0, "losses": None,
+                      "images_seen": (epoch + 1) * source.steps_per_epoch * args.batch_size}
+            row = {"epoch": epoch + 1, "lr": learning_rate(epoch, args),
+                   "train_loss": losses.double().mean().item(),
+                   "val_acc1": None, "val_acc5": None, "images_seen": state["images_seen"]}
+            if val is not None:
+                logits = predict(student, val.images, view, device, args.amp)
+                row["val_acc1"], row["val_acc5"] = accuracy(logits, val.labels)
+                if row["val_acc1"] > state["best_acc1"]:
+                    state |= {"best_acc1": row["val_acc1"], "best_epoch": epoch + 1}
+                    save_best(run, student, epoch + 1, row["val_acc1"])
+            state["seconds"] = time.monotonic() - started
+            row |= {"seconds": round(state["seconds"], 3),
+                    "images_per_second": round(row["images_seen"] / state["seconds"], 1)}
+            run.add_metrics(row)
+            run.log(epoch_line(row, args.epochs))
+            if dist.any_rank(run.due()) or epoch + 1 == args.epochs:
+                save(run, state, student, optimizer, source)
+            if dist.any_rank(bool(stop())):
+                save(run, state, student, optimizer, source)
+                raise Stopped(stop() or 15)
+
+    if val is not None and logits is None:  # killed between the last checkpoint and the end
+        logits = predict(student, val.images, view, device, args.amp)
+    return finish(run, args, state, student, logits, val, teacher_acc1, teacher_top, device, card)
+
+
+def train_one_epoch(run: Run, args: argparse.Namespace, view: View, network: nn.Module,
+                    teacher: nn.Module | None, optimizer: torch.optim.Optimizer, source,
+                    objective: Callable, device: torch.device, epoch: int, state: dict,
+                    started: float, stop: Callable) -> Tensor:
+    """The epoch's steps from state["step"] on; nothing is read back from the device until its end
+    or a checkpoint. Returns the losses [steps], averaged over ranks."""
+    network.train()
+    steps, first = source.steps_per_epoch, state["step"]
+    losses = torch.zeros(steps, device=device)
+    if first:
+        losses[:first] = state["losses"].to(device)
+    bar = Progress(steps, f"epoch {epoch + 1}/{args.epochs}", "steps", done=first)
+    batches = source.batches(epoch, first, network)
+    for step, (images, labels, ids) in enumerate(batches, start=first):
+        rate = learning_rate(epoch + step / steps, args)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        images = images.to(device, non_blocking=True)
+        x = view.train(images, ids, args.seed, epoch, step)
+        losses[step] = train_step(network, teacher, optimizer, objective, x,
+                                  labels.to(device, non_blocking=True),
+                                  getattr(args, "temperature", 1.0), args.amp)
+        bar.update()
+        if (dist.world_size() == 1 or step % POLL_STEPS == 0) and step + 1 < steps:
+            stopping = dist.any_rank(bool(stop()))
+            if stopping or dist.any_rank(run.due()):
+                check_finite(losses[:step + 1], epoch, args)
+                state |= {"step": step + 1, "losses": losses[:step + 1].cpu(),
+                          "seconds": time.monotonic() - started}
+                save(run, state, getattr(network, "module", network), optimizer, source)
+            if stopping:
+                raise Stopped(stop() or 15)
+    bar.close()
+    check_finite(losses, epoch, args)
+    return (dist.total(losses) / dist.world_size()).cpu()
+
+
+def check_finite(losses: Tensor, epoch: int, args: argparse.Namespace) -> None:
+    bad = (~torch.isfinite(losses)).nonzero()
+    if len(bad):
+        step = int(bad[0])
+        rate = learning_rate(epoch + step / len(losses), args)
+        raise DivergedError(
+            f"the loss became {losses[step].item()} in epoch {epoch + 1} at step {step + 1}",
+            rate=f"{rate:g}, batch {args.batch_size}, amp {args.amp}",
+            kept="the checkpoint before it (last.pt) and best.pt",
+            hint="a lower --learning-rate, --warmup-epochs 5, or --amp none; in another --out")
+
+
+def save(run: Run, state: dict, student: nn.Module, optimizer: torch.optim.Optimizer,
+         source) -> None:
+    run.save_checkpoint({**state, "model": student.state_dict(),
+                         "optimizer": optimizer.state_dict(), "source": source.state_dict()})
+
+
+def save_best(run: Run, student: nn.Module, epoch: int, acc1: float) -> None:
+    """best.pt: the weights with the highest validation accuracy so far. It picks on the data it is
+    judged on; the reported number is the last epoch's."""
+    from dm_kd import files
+
+    if dist.is_main():
+        files.durable_write(run.folder / "best.pt", files.encode_tensors(
+            {"state_dict": student.state_dict(), "epoch": epoch, "acc1": acc1}))
+
+
+def epoch_line(row: dict, epochs: int) -> str:
+    judged = "" if row["val_acc1"] is None else (
+        f"  Acc@1 {row['val_acc1']:.2f}  Acc@5 {row['val_acc5']:.2f}")
+    return (f"Epoch: [{row['epoch']}/{epochs}]  lr {row['lr']:.4g}  "
+            f"loss {row['train_loss']:.4f}{judged}  {row['images_per_second']:.0f} images/s")
+
+
+def finish(run: Run, args: argparse.Namespace, state: dict, student: nn.Module,
+           logits: Tensor | None, val, teacher_acc1: float | None, teacher_top: Tensor | None,
+           device: torch.device, card: dict) -> dict:
+    """Weights of the last epoch, predictions, curve and result.json."""
+    from dm_kd import files
+
+    result = {"acc1": None, "acc5": None, "best_acc1": None, "best_epoch": None,
+              "teacher_acc1": teacher_acc1, "agreement": None, "val_images": 0}
+    if val is not None:
+        top = logits.argmax(1)
+        result["acc1"], result["acc5"] = accuracy(logits, val.labels)
+        result |= {"best_acc1": state["best_acc1"], "best_epoch": state["best_epoch"],
+                   "val_images": len(val.labels)}
+        if teacher_top is not None:
+            result["agreement"] = 100 * (top == teacher_top).double().mean().item()
+        if dist.is_main():
+            files.write_json(run.folder / "predictions.json", {
+                "ids": val.ids.tolist(), "groups": val.groups.tolist(),
+                "labels": val.labels.tolist(), "predictions": top.tolist()})
+    if dist.is_main():
+        draw_curve(run)
+    result |= {"images_seen": state["images_seen"], "seconds": round(state["seconds"], 3),
+               "seed": args.seed, "hardware": hardware(device)}
+    run.finish(student.state_dict(), card, result)
+    if result["acc1"] is not None:
+        run.log(f"finished: Acc@1 {result['acc1']:.2f} (last epoch), best {state['best_acc1']:.2f} "
+                f"in epoch {state['best_epoch']}")
+    return result
+
+
+def draw_curve(run: Run) -> None:
+    """curve.png: loss and validation accuracy over the epochs."""
+    from dm_kd import files
+
+    rows = read_metrics(run.folder)
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 2, figsize=(8, 3), layout="constrained")
+    epochs = [row["epoch"] for row in rows]
+    axes[0].plot(epochs, [row["train_loss"] for row in rows])
+    axes[0].set(xlabel="epoch", ylabel="training loss", yscale="log")
+    if rows and rows[-1]["val_acc1"] is not None:
+        axes[1].plot(epochs, [row["val_acc1"] for row in rows])
+    axes[1].set(xlabel="epoch", ylabel="validation Acc@1 (%)")
+    for axis in axes:
+        axis.grid(alpha=0.3)
+    files.atomically(lambda path: figure.savefig(path, dpi=110, metadata={"Software": None}),
+                     run.folder / "curve.png")
+    pyplot.close(figure)

@@ -1,0 +1,470 @@
+"""The class-conditional diffusion transformer (DiT) and its samplers: the paper's generator.
+
+Network: Peebles & Xie 2023, "Scalable Diffusion Models with Transformers" (arXiv 2212.09748),
+adaLN-Zero blocks, with the key names of the original checkpoints. Sampling: ancestral DDPM (Ho et
+al. 2020, arXiv 2006.11239) on respaced steps with learned-range variance (Nichol & Dhariwal 2021,
+arXiv 2102.09672) and classifier-free guidance (Ho & Salimans 2022, arXiv 2207.12598).
+
+    python -m dm_kd.synthesize --task digits --generator dit --weights save/generators/digits_dit \\
+        --guidance-scale 2 --steps 100 --images-per-class 200 --out syn_dataset/digits
+"""
+
+import argparse
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dm_kd import files
+from dm_kd.errors import UserError
+from dm_kd.tasks import Task
+
+TRAIN_STEPS = 1000  # diffusion steps in training; beta runs linearly from 1e-4 to 0.02
+WEIGHTS_NAME = "dit"  # dit.safetensors + dit.json in a generator's folder
+SAMPLERS = ("ddpm", "ddim", "dpm++")
+
+
+# --- network --------------------------------------------------------------------------------------
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    return x * (1 + scale[:, None]) + shift[:, None]
+
+
+class TimestepEmbedder(nn.Module):
+    def __init__(self, width: int, frequencies: int = 256):
+        super().__init__()
+        self.frequencies = frequencies
+        self.mlp = nn.Sequential(nn.Linear(frequencies, width), nn.SiLU(), nn.Linear(width, width))
+
+    def forward(self, t: Tensor) -> Tensor:
+        half = self.frequencies // 2  # float32 sinusoid, cosines first: the original's rounding
+        rates = torch.exp(-math.log(10000) * torch.arange(half, dtype=torch.float32) / half)
+        angles = t.float()[:, None] * rates.to(t.device)
+        sinusoid = torch.cat([angles.cos(), angles.sin()], -1)  # [B, 256]
+        return self.mlp(sinusoid.to(self.mlp[0].weight.dtype))
+
+
+class LabelEmbedder(nn.Module):
+    """Class embedding; the last row (index num_classes) is the null class."""
+
+    def __init__(self, num_classes: int, width: int):
+        super().__init__()
+        self.embedding_table = nn.Embedding(num_classes + 1, width)
+
+    def forward(self, labels: Tensor) -> Tensor:
+        return self.embedding_table(labels)
+
+
+class PatchEmbedder(nn.Module):
+    def __init__(self, patch_size: int, channels: int, width: int):
+        super().__init__()
+        self.proj = nn.Conv2d(channels, width, patch_size, patch_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.proj(x.to(self.proj.weight.dtype)).flatten(2).transpose(1, 2)  # [B, N, width]
+
+
+class Attention(nn.Module):
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, n, c = x.shape
+        q, k, v = self.qkv(x).view(b, n, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
+        out = F.scaled_dot_product_attention(q, k, v)  # [B, heads, N, c / heads]
+        return self.proj(out.transpose(1, 2).reshape(b, n, c))
+
+
+class Mlp(nn.Module):
+    def __init__(self, width: int):
+        super().__init__()
+        self.fc1 = nn.Linear(width, 4 * width)
+        self.fc2 = nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
+
+
+class Block(nn.Module):
+    """adaLN-Zero block: shift, scale and gate of both branches come from the condition."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
+        self.attn = Attention(width, heads)
+        self.norm2 = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
+        self.mlp = Mlp(width)
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN_modulation(condition).chunk(6, 1)
+        x = x + gate1[:, None] * self.attn(modulate(self.norm1(x), shift1, scale1))
+        return x + gate2[:, None] * self.mlp(modulate(self.norm2(x), shift2, scale2))
+
+
+class FinalLayer(nn.Module):
+    def __init__(self, width: int, patch_size: int, out_channels: int):
+        super().__init__()
+        self.norm_final = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
+        self.linear = nn.Linear(width, patch_size ** 2 * out_channels)
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        dtype = self.linear.weight.dtype  # stays float32 when the blocks are bfloat16
+        shift, scale = self.adaLN_modulation(condition.to(dtype)).chunk(2, 1)
+        return self.linear(modulate(self.norm_final(x.to(dtype)), shift, scale))
+
+
+class DiT(nn.Module):
+    """Predicts the noise in x_t, and with learn_sigma the variance's place in its range.
+
+    Args:
+        input_size: pixels (or latent cells) per side; a multiple of patch_size.
+        channels: of the input: 4 for latents, 1 or 3 for pixels.
+        width, depth, heads: DiT-XL/2 has 1152, 28, 16.
+        num_classes: without the null class, which is added.
+        learn_sigma: the output has a second half of channels for the variance.
+    """
+
+    def __init__(self, input_size: int, patch_size: int, channels: int, width: int, depth: int,
+                 heads: int, num_classes: int, learn_sigma: bool = True):
+        super().__init__()
+        self.config = {"input_size": input_size, "patch_size": patch_size, "channels": channels,
+                       "width": width, "depth": depth, "heads": heads, "num_classes": num_classes,
+                       "learn_sigma": learn_sigma}
+        self.channels, self.patch_size, self.num_classes = channels, patch_size, num_classes
+        self.out_channels = channels * (2 if learn_sigma else 1)
+        self.x_embedder = PatchEmbedder(patch_size, channels, width)
+        self.t_embedder = TimestepEmbedder(width)
+        self.y_embedder = LabelEmbedder(num_classes, width)
+        self.pos_embed = nn.Parameter(position_embedding(input_size // patch_size, width)[None],
+                                      requires_grad=False)
+        self.blocks = nn.ModuleList([Block(width, heads) for _ in range(depth)])
+        self.final_layer = FinalLayer(width, patch_size, self.out_channels)
+        self._initialize()
+
+    def _initialize(self) -> None:
+        """Xavier linears, N(0, 0.02) embeddings, zero modulation and output (adaLN-Zero)."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        nn.init.xavier_uniform_(self.x_embedder.proj.weight.flatten(1))
+        nn.init.zeros_(self.x_embedder.proj.bias)
+        nn.init.normal_(self.y_embedder.embedding_table.weight, std=0.02)
+        nn.init.normal_(self.t_embedder.mlp[0].weight, std=0.02)
+        nn.init.normal_(self.t_embedder.mlp[2].weight, std=0.02)
+        for block in [*self.blocks, self.final_layer]:
+            nn.init.zeros_(block.adaLN_modulation[1].weight)
+        nn.init.zeros_(self.final_layer.linear.weight)
+
+    def forward(self, x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
+        """x [B, C, H, W]; t [B], 0 .. 999; labels [B], num_classes = null -> [B, C or 2C, H, W]."""
+        x = self.x_embedder(x)
+        x = x + self.pos_embed.to(x.dtype)  # [B, N, width]
+        condition = self.t_embedder(t) + self.y_embedder(labels)  # [B, width]
+        for block in self.blocks:
+            x = block(x, condition)
+        x = self.final_layer(x, condition)  # [B, N, p * p * out]
+        b, n, p, side = len(x), x.shape[1], self.patch_size, math.isqrt(x.shape[1])
+        assert side * side == n, n
+        x = x.view(b, side, side, p, p, self.out_channels)
+        return x.permute(0, 5, 1, 3, 2, 4).reshape(b, self.out_channels, side * p, side * p)
+
+    def lower_precision(self, dtype: torch.dtype) -> "DiT":
+        """Cast all but the last layer, whose output the sampler keeps in float32."""
+        for part in (self.x_embedder, self.t_embedder, self.y_embedder, self.blocks):
+            part.to(dtype)
+        return self
+
+
+def position_embedding(side: int, width: int) -> Tensor:
+    """Fixed 2-D sine-cosine table [side * side, width]: half for the column, half for the row."""
+    rates = 1 / 10000 ** (np.arange(width // 4, dtype=np.float64) / (width / 4))
+    rows, columns = np.divmod(np.arange(side * side), side)
+    halves = []
+    for position in (columns, rows):
+        angles = position[:, None] * rates
+        halves += [np.sin(angles), np.cos(angles)]
+    return torch.from_numpy(np.concatenate(halves, 1)).float()
+
+
+# --- diffusion process ----------------------------------------------------------------------------
+
+class Diffusion:
+    """Coefficient tables of a process of `steps` steps picked from the 1000 of training.
+
+    Computed in float64 (a float32 cumulative product ends 1e-5 off after 100 steps) and rounded
+    to float32 once, as the original rounds them. Index i = 0 is the least noisy step.
+    """
+
+    def __init__(self, steps: int = TRAIN_STEPS, device: torch.device | str = "cpu"):
+        betas = np.linspace(1e-4, 0.02, TRAIN_STEPS, dtype=np.float64)
+        self.timesteps = np.rint(np.linspace(0, TRAIN_STEPS - 1, steps)).astype(np.int64)
+        kept = np.cumprod(1 - betas)[self.timesteps]  # "alpha bar" of the kept steps
+        before = np.append(1.0, kept[:-1])
+        betas = 1 - kept / before
+        variance = betas * (1 - before) / (1 - kept)  # of the posterior, Ho et al. eq. 7
+        clipped = np.append(variance[1:2], variance[1:])  # 0 at the last step: its log is unusable
+        if steps == 1:
+            clipped = betas
+        tables = {
+            "signal": np.sqrt(kept), "noise": np.sqrt(1 - kept),
+            "recip": np.sqrt(1 / kept), "recip_noise": np.sqrt(1 / kept - 1),
+            "mean_x0": betas * np.sqrt(before) / (1 - kept),
+            "mean_xt": (1 - before) * np.sqrt(1 - betas) / (1 - kept),
+            "log_beta": np.log(betas), "log_variance": np.log(clipped),
+        }
+        self.steps = steps
+        self.tables = {k: torch.from_numpy(v).float().to(device) for k, v in tables.items()}
+        self.network_times = torch.from_numpy(self.timesteps).to(device)
+
+    def at(self, name: str, i: Tensor | int) -> Tensor:
+        """A coefficient for each of the steps i [B], shaped [B, 1, 1, 1]; or one number's."""
+        value = self.tables[name][i]
+        return value.view(-1, 1, 1, 1) if value.ndim else value
+
+    def add_noise(self, x0: Tensor, i: Tensor, noise: Tensor) -> Tensor:
+        """x_t of step i (Ho et al. eq. 4)."""
+        return self.at("signal", i) * x0 + self.at("noise", i) * noise
+
+    def predict_x0(self, x: Tensor, i: Tensor | int, eps: Tensor) -> Tensor:
+        return self.at("recip", i) * x - self.at("recip_noise", i) * eps
+
+    def posterior_mean(self, x0: Tensor, x: Tensor, i: Tensor | int) -> Tensor:
+        """Mean of q(x_{t-1} | x_t, x_0) (Ho et al. eq. 7)."""
+        return self.at("mean_x0", i) * x0 + self.at("mean_xt", i) * x
+
+    def log_variance(self, raw: Tensor | None, i: Tensor | int) -> Tensor:
+        """Learned-range log variance from raw in [-1, 1] (Nichol & Dhariwal eq. 15); without a
+        sigma half the posterior's own."""
+        low = self.at("log_variance", i)
+        if raw is None:
+            return low
+        share = (raw + 1) / 2
+        return share * self.at("log_beta", i) + (1 - share) * low
+
+
+def diffusion_loss(model: nn.Module, diffusion: Diffusion, x0: Tensor, labels: Tensor, i: Tensor,
+                   noise: Tensor) -> Tensor:
+    """Mean squared noise error, plus for learned variances the bound's term in bits per dimension
+    with the mean held fixed (Nichol & Dhariwal eq. 16, with DiT's weight 1 instead of 0.001).
+
+    Args:
+        x0: images or latents in [-1, 1] [B, C, H, W].
+        i: steps [B];  noise: like x0.
+
+    Returns:
+        Loss per sample [B].
+    """
+    x = diffusion.add_noise(x0, i, noise)
+    out = model(x, diffusion.network_times[i], labels).float()
+    eps = out[:, :x0.shape[1]]
+    loss = (eps - noise).square().mean((1, 2, 3))
+    if out.shape[1] == 2 * x0.shape[1]:
+        loss = loss + _variational_bits(diffusion, x0, x, eps.detach(), out[:, x0.shape[1]:], i)
+    return loss
+
+
+def _variational_bits(diffusion: Diffusion, x0: Tensor, x: Tensor, eps: Tensor, raw: Tensor,
+                      i: Tensor) -> Tensor:
+    """KL of the true posterior to the model's; at step 0 the decoder's likelihood of 8-bit data."""
+    mean = diffusion.posterior_mean(diffusion.predict_x0(x, i, eps), x, i)
+    log_var = diffusion.log_variance(raw, i)
+    true_mean = diffusion.posterior_mean(x0, x, i)
+    true_log_var = diffusion.log_variance(None, i)
+    kl = 0.5 * (log_var - true_log_var - 1 + torch.exp(true_log_var - log_var)
+                + (true_mean - mean).square() * torch.exp(-log_var))
+    nll = -_discretized_gaussian(x0, mean, 0.5 * log_var)
+    return torch.where(i.view(-1, 1, 1, 1) == 0, nll, kl).mean((1, 2, 3)) / math.log(2)
+
+
+def _discretized_gaussian(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
+    """Log probability of the 8-bit bin around x in [-1, 1] (Ho et al. eq. 13)."""
+    inverse = torch.exp(-log_scale)
+    upper = torch.special.ndtr((x - mean + 1 / 255) * inverse)
+    lower = torch.special.ndtr((x - mean - 1 / 255) * inverse)
+    upper = torch.where(x > 0.999, torch.ones_like(upper), upper)
+    lower = torch.where(x < -0.999, torch.zeros_like(lower), lower)
+    return (upper - lower).clamp_min(1e-12).log()
+
+
+# --- sampling -------------------------------------------------------------------------------------
+
+def guided(model: Callable, x: Tensor, t: Tensor, labels: Tensor, null: int, scale: float,
+           guided_channels: int) -> Tensor:
+    """Network output with classifier-free guidance eps_u + s (eps_c - eps_u) on the first
+    `guided_channels` channels; the others, and the variance, are the conditional ones.
+
+    s = 1 and s = 0 take one forward (conditional, unconditional); else two, in one batch.
+    The original guides 3 of 4 latent channels ("for exact reproducibility" of its FID).
+    """
+    if scale == 1:
+        return model(x, t, labels)
+    nulls = torch.full_like(labels, null)
+    if scale == 0:
+        return model(x, t, nulls)
+    out = model(torch.cat([x, x]), torch.cat([t, t]), torch.cat([labels, nulls]))
+    conditional, unconditional = out.chunk(2)
+    first = unconditional[:, :guided_channels] + scale * (
+        conditional[:, :guided_channels] - unconditional[:, :guided_channels])
+    return torch.cat([first, conditional[:, guided_channels:]], 1)
+
+
+def sample_ddpm(predict: Callable, diffusion: Diffusion, x: Tensor, draw: Callable[[], Tensor],
+                clip: bool = False) -> Tensor:
+    """Ancestral sampling from x = x_T down to x_0, state in x's own precision.
+
+    Args:
+        predict: (x, network time [B]) -> output [B, C or 2C, H, W].
+        draw: one step's noise, shaped like x; called at each step but the last.
+        clip: clamp the predicted x_0 to [-1, 1]; for pixels only.
+    """
+    channels = x.shape[1]
+    for i in reversed(range(diffusion.steps)):
+        out = predict(x, diffusion.network_times[i].expand(len(x))).to(x.dtype)
+        eps, raw = out[:, :channels], (out[:, channels:] if out.shape[1] > channels else None)
+        x0 = diffusion.predict_x0(x, i, eps)
+        x = diffusion.posterior_mean(x0.clamp(-1, 1) if clip else x0, x, i)
+        if i > 0:
+            x = x + torch.exp(0.5 * diffusion.log_variance(raw, i)) * draw()
+    return x
+
+
+def sample_with_scheduler(predict: Callable, scheduler, x: Tensor) -> Tensor:
+    """Sample with one of diffusers' deterministic schedulers (its steps are already set)."""
+    channels = x.shape[1]
+    x = x * scheduler.init_noise_sigma
+    for t in scheduler.timesteps:
+        eps = predict(x, t.expand(len(x)).to(x.device))[:, :channels].to(x.dtype)
+        x = scheduler.step(eps, t, x).prev_sample
+    return x
+
+
+def make_scheduler(sampler: str, steps: int, clip: bool):
+    """diffusers' DDIM (Song et al. 2021, eta 0) or DPM-Solver++ 2M (Lu et al. 2022) on the same
+    process and the same respaced steps."""
+    try:
+        import diffusers
+    except ImportError as error:
+        raise UserError(f"--sampler {sampler} needs diffusers", hint="pip install diffusers"
+                        ) from error
+    common = {"num_train_timesteps": TRAIN_STEPS, "beta_start": 1e-4, "beta_end": 0.02,
+              "beta_schedule": "linear", "timestep_spacing": "linspace"}
+    if sampler == "ddim":
+        scheduler = diffusers.DDIMScheduler(**common, clip_sample=clip)
+    else:
+        scheduler = diffusers.DPMSolverMultistepScheduler(**common, algorithm_type="dpmsolver++")
+    scheduler.set_timesteps(steps)
+    return scheduler
+
+
+def to_uint8(x: Tensor) -> Tensor:
+    """[-1, 1] -> 0 .. 255, rounded to the nearest, as torchvision's save_image does it."""
+    return ((x + 1) / 2 * 255 + 0.5).clamp(0, 255).to(torch.uint8)
+
+
+class DiTGenerator:
+    """A trained DiT with its sampler settings: `sample(labels, seeds) -> uint8 images`."""
+
+    def __init__(self, model: DiT, settings: dict, device: torch.device, clip: bool):
+        self.model, self.settings, self.device, self.clip = model, settings, device, clip
+        self.guided_channels = (model.channels if settings["guided_channels"] == "all"
+                                else min(3, model.channels))
+        self.diffusion = Diffusion(settings["steps"], device)
+        # without the condition an image's class says nothing
+        self.labels_known = settings["guidance_scale"] > 0
+
+    @torch.inference_mode()
+    def sample(self, labels: Tensor, seeds: list[int]) -> Tensor:
+        """labels int64 [B]; seeds: one 64-bit number per image, which keys all its noise (start
+        and every step), whatever batch it sits in -> uint8 [B, C, H, W] on the CPU."""
+        size, channels = self.model.config["input_size"], self.model.channels
+        streams = [torch.Generator().manual_seed(seed) for seed in seeds]
+
+        def draw() -> Tensor:
+            noise = [torch.randn(channels, size, size, generator=stream) for stream in streams]
+            return torch.stack(noise).to(self.device, non_blocking=True)
+
+        labels, x = labels.to(self.device), draw()
+
+        def predict(x: Tensor, t: Tensor) -> Tensor:
+            return guided(self.model, x, t, labels, self.model.num_classes,
+                          self.settings["guidance_scale"], self.guided_channels)
+
+        if self.settings["sampler"] == "ddpm":
+            x = sample_ddpm(predict, self.diffusion, x, draw, self.clip)
+        else:
+            scheduler = make_scheduler(self.settings["sampler"], self.settings["steps"], self.clip)
+            x = sample_with_scheduler(predict, scheduler, x)
+        if not torch.isfinite(x).all():
+            raise UserError("the generator made NaN or infinite values",
+                            hint="--dtype fp32, or other weights")
+        return to_uint8(x).cpu()
+
+
+# --- command line and files -----------------------------------------------------------------------
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from dm_kd.run import nonnegative_float, positive_int
+
+    group = parser.add_argument_group("dit")
+    group.add_argument("--weights", required=True, metavar="FOLDER",
+                       help="the generator's folder (dit.safetensors + dit.json)")
+    group.add_argument("--guidance-scale", type=nonnegative_float, default=2.0, metavar="S",
+                       help="classifier-free guidance; 1 = one conditional forward, 0 = "
+                            "unconditional (default: %(default)s)")
+    group.add_argument("--steps", type=positive_int, default=100, metavar="T",
+                       help="sampling steps, at most 1000 (default: %(default)s)")
+    group.add_argument("--sampler", choices=SAMPLERS, default="ddpm",
+                       help="ancestral DDPM, or diffusers' DDIM or DPM-Solver++ "
+                            "(default: %(default)s)")
+    group.add_argument("--guided-channels", choices=("3", "all"), default="3",
+                       help="channels that guidance acts on; the original DiT guides 3 of 4 "
+                            "latent ones (default: %(default)s)")
+    group.add_argument("--dtype", choices=("bf16", "fp32"), default=None,
+                       help="of the network; its state stays fp32 (default: bf16 on GPUs, fp32 "
+                            "on CPUs)")
+
+
+def build(args: argparse.Namespace, task: Task, device: torch.device) -> DiTGenerator:
+    """The generator that the flags describe.
+
+    Raises:
+        UserError: no such weights, or more than 1000 steps.  DamagedError: bad weights.
+    """
+    if args.steps > TRAIN_STEPS:
+        raise UserError(f"--steps {args.steps} is more than the {TRAIN_STEPS} of training",
+                        hint=f"--steps 1 to {TRAIN_STEPS}")
+    folder = files.must_exist(Path(args.weights), "--weights", "generator weights")
+    if not (folder / f"{WEIGHTS_NAME}.json").exists():
+        raise UserError("the folder holds no finished DiT", folder=folder,
+                        hint="train one with `python -m dm_kd.train_generator --out FOLDER`")
+    model, card = load(folder)
+    if card["task"] != task.name:
+        raise UserError(f"the generator was trained on {card['task']}, not {task.name}",
+                        weights=folder, hint=f"--task {card['task']}")
+    dtype = args.dtype or ("bf16" if device.type == "cuda" else "fp32")
+    model.eval().requires_grad_(False)
+    if dtype == "bf16":
+        model.lower_precision(torch.bfloat16)
+    settings = {"name": "dit", "weights_sha256": card["sha256"], "licence": card["licence"],
+                "trained_on": card.get("trained_on"), "guidance_scale": args.guidance_scale,
+                "steps": args.steps, "sampler": args.sampler,
+                "guided_channels": args.guided_channels, "dtype": dtype}
+    return DiTGenerator(model.to(device), settings, device, clip=card["clip"])
+
+
+def load(folder: Path) -> tuple[DiT, dict]:
+    """Network and card from a folder that `train_generator` wrote."""
+    state, card = files.read_with_card(folder, WEIGHTS_NAME)
+    model = DiT(**card["config"])
+    model.load_state_dict(state)
+    return model, card

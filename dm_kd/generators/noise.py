@@ -1,0 +1,37 @@
+"""Noise: independent Gaussian pixels with the task's mean and deviation, clipped to 0..255.
+
+The lower line of every study: what a student learns from images that carry nothing.
+
+    python -m dm_kd.synthesize --task digits --generator noise --images-per-class 200 \\
+        --out syn_dataset/digits_noise
+"""
+
+import argparse
+
+import torch
+from torch import Tensor
+
+from dm_kd.tasks import Task
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Noise has no settings."""
+
+
+class NoiseGenerator:
+    def __init__(self, task: Task):
+        self.shape = (task.channels, task.resolution, task.resolution)
+        self.mean = torch.tensor(task.mean).view(-1, 1, 1)
+        self.std = torch.tensor(task.std).view(-1, 1, 1)
+        self.settings = {"name": "noise", "licence": "none (computed)"}
+        self.labels_known = False
+
+    def sample(self, labels: Tensor, seeds: list[int]) -> Tensor:
+        """-> uint8 [B, C, H, W]; the labels are not used."""
+        noise = torch.stack([torch.randn(self.shape, generator=torch.Generator().manual_seed(seed))
+                             for seed in seeds])
+        return ((noise * self.std + self.mean) * 255 + 0.5).clamp(0, 255).to(torch.uint8)
+
+
+def build(args: argparse.Namespace, task: Task, device: torch.device) -> NoiseGenerator:
+    return NoiseGenerator(task)

@@ -1,0 +1,438 @@
+"""ImageSet: labelled images and a manifest, made in shards, the same bytes by any route.
+
+    manifest.json    every setting that makes the bytes; written first
+    images/0003/class_3_seed_0_num_17.png
+    shards/00017.json    a shard's paths, labels and digests; written after its images
+    contact_sheet.png
+    index.csv        path, label, k, digests; written last: an index means complete
+
+Position p = k * classes + c (image k of the c-th class). Shard j holds positions j B to j B + B - 1
+and is always computed in full, so no image's bytes depend on who computes it, in what order, or
+after which crash. Only images_per_class may grow.
+"""
+
+import contextlib
+import csv
+import hashlib
+import io
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from dm_kd import files
+from dm_kd.errors import DamagedError, LockedError, UserError, refuse_difference
+
+FORMAT_VERSION = 1
+INDEX_FIELDS = ("path", "label", "k", "sha256", "pixels_sha256")
+MAX_PIXELS = 64_000_000  # of one image; more is taken for a decompression bomb
+SHEET_ROWS, SHEET_COLUMNS = 20, 10
+
+
+# --- what an image's noise hangs on ---------------------------------------------------------------
+
+def image_seed(base_seed: int, label: int, k: int, shared_noise: bool = False) -> int:
+    """The 64-bit seed of image k of a class: the first 8 bytes of SHA-256("base/class/k").
+
+    With shared_noise the class is left out, so that all classes start from the same noise, as in
+    the original DM-KD."""
+    name = f"{base_seed}/{k}" if shared_noise else f"{base_seed}/{label}/{k}"
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") >> 1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which image stands at which position, from the manifest alone."""
+
+    classes: tuple[int, ...]
+    images_per_class: int
+    shard_size: int
+    base_seed: int
+    shared_noise: bool
+
+    @property
+    def images(self) -> int:
+        return len(self.classes) * self.images_per_class
+
+    @property
+    def shards(self) -> int:
+        return -(-self.images // self.shard_size)
+
+    def at(self, position: int) -> tuple[int, int]:
+        """(label, k) of a position."""
+        k, c = divmod(position, len(self.classes))
+        return self.classes[c], k
+
+    def shard(self, j: int) -> list[tuple[int, int]]:
+        """(label, k) of all positions of shard j, also those past the set's end."""
+        return [self.at(p) for p in range(j * self.shard_size, (j + 1) * self.shard_size)]
+
+    def kept(self, j: int) -> int:
+        """How many of shard j's positions belong to the set."""
+        return min(self.shard_size, self.images - j * self.shard_size)
+
+    def path(self, label: int, k: int) -> str:
+        return f"images/{label:04d}/class_{label}_seed_{self.base_seed}_num_{k}.png"
+
+    def seed(self, label: int, k: int) -> int:
+        return image_seed(self.base_seed, label, k, self.shared_noise)
+
+
+def plan_of(manifest: dict) -> Plan:
+    return Plan(tuple(manifest["classes"]), manifest["images_per_class"], manifest["shard_size"],
+                manifest["base_seed"], manifest["shared_noise"])
+
+
+# --- the folder -----------------------------------------------------------------------------------
+
+class ImageSet:
+    """An image set on disk. `manifest` is read by `open_set`, or given by the one who makes it."""
+
+    def __init__(self, folder: Path, manifest: dict):
+        self.folder, self.manifest, self.plan = Path(folder), manifest, plan_of(manifest)
+
+    @property
+    def complete(self) -> bool:
+        return (self.folder / "index.csv").exists()
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of index.csv, which holds the digest of every image."""
+        return files.sha256_file(self.folder / "index.csv")
+
+    def record_path(self, j: int) -> Path:
+        return self.folder / "shards" / f"{j:05d}.json"
+
+    def record(self, j: int) -> list[dict] | None:
+        """The shard's list of images; None if it is not made, or made for a smaller set.
+
+        Raises:
+            DamagedError: the record does not match the plan.
+        """
+        path = self.record_path(j)
+        if not path.exists():
+            return None
+        entries = files.read_json(path, hint="the same command with --repair").get("images")
+        keys = self.plan.shard(j)
+        ok = isinstance(entries, list) and len(entries) <= self.plan.kept(j) and all(
+            isinstance(e, dict) and e.get("path") == self.plan.path(*key)
+            and e.get("k") == key[1] and isinstance(e.get("sha256"), str)
+            and isinstance(e.get("pixels_sha256"), str)
+            for e, key in zip(entries, keys, strict=False))
+        if not ok:
+            raise DamagedError(f"shard record {path.name} does not match the manifest", file=path,
+                               hint="the same synthesize command with --repair")
+        return entries if len(entries) == self.plan.kept(j) else None
+
+    def shard_damage(self, j: int) -> str | None:
+        """What is wrong with a shard that has a record; None if every byte is as recorded."""
+        try:
+            entries = self.record(j)
+        except DamagedError:
+            return "its record is damaged"
+        for entry in entries or []:
+            path = self.folder / entry["path"]
+            if not path.exists():
+                return f"{entry['path']} is missing"
+            if files.sha256_file(path) != entry["sha256"]:
+                return f"{entry['path']} differs (sha256)"
+        return None
+
+    def write_shard(self, j: int, images: Tensor) -> None:
+        """Write the images that belong to the set, then the record.
+
+        images: uint8 [shard_size, C, H, W]."""
+        assert len(images) == self.plan.shard_size, (len(images), self.plan.shard_size)
+        entries = []
+        for (label, k), image in list(zip(self.plan.shard(j), images, strict=True)
+                                      )[:self.plan.kept(j)]:
+            data = encode_png(image)
+            path = self.plan.path(label, k)
+            files.durable_write(self.folder / path, data)
+            entries.append({"path": path, "label": self.known_label(label), "k": k,
+                            "sha256": files.sha256(data),
+                            "pixels_sha256": files.sha256(image.contiguous().numpy().tobytes())})
+        files.write_json(self.record_path(j), {"shard": j, "images": entries})
+
+    def known_label(self, label: int) -> int:
+        """-1 where the class of an image says nothing (noise)."""
+        return label if self.manifest["labels_known"] else -1
+
+    def missing(self) -> list[int]:
+        return [j for j in range(self.plan.shards) if self.record(j) is None]
+
+    def write_index(self) -> None:
+        """contact_sheet.png, then index.csv. Call it when no shard is missing."""
+        entries = [e for j in range(self.plan.shards) for e in self.record(j)]
+        files.durable_write(self.folder / "contact_sheet.png", self._contact_sheet())
+        text = io.StringIO()
+        writer = csv.DictWriter(text, INDEX_FIELDS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({f: e[f] for f in INDEX_FIELDS} for e in entries)
+        files.durable_write(self.folder / "index.csv", text.getvalue())
+
+    def index(self) -> list[dict]:
+        """The rows of index.csv; label and k are ints.
+
+        Raises:
+            UserError: the set is not complete.  DamagedError: a row is malformed.
+        """
+        if not self.complete:
+            made = self.plan.shards - len(self.missing())
+            raise UserError(f"the set is not complete: {made} of {self.plan.shards} shards",
+                            folder=self.folder, hint="run its synthesize command again; it goes on")
+        path = self.folder / "index.csv"
+        rows = list(csv.DictReader(io.StringIO(path.read_text(errors="replace"))))
+        for number, row in enumerate(rows, 2):
+            try:
+                row["label"], row["k"] = int(row["label"]), int(row["k"])
+                inside = (self.folder / row["path"]).resolve().is_relative_to(
+                    self.folder.resolve())
+                if not inside or None in row.values():
+                    raise ValueError("a path outside the set")
+            except (ValueError, TypeError, KeyError) as error:
+                raise DamagedError(f"index.csv line {number} is damaged", file=path,
+                                   hint="the same synthesize command with --repair") from error
+        if len(rows) != self.plan.images:
+            raise DamagedError(f"index.csv has {len(rows)} images, the manifest says "
+                               f"{self.plan.images}", file=path,
+                               hint="the same synthesize command with --repair")
+        return rows
+
+    def _contact_sheet(self) -> bytes:
+        """A row per class (the first 20), its first 10 images."""
+        classes = self.plan.classes[:SHEET_ROWS]
+        columns = min(SHEET_COLUMNS, self.plan.images_per_class)
+        rows = [[read_image((self.folder / self.plan.path(c, k)).read_bytes(),
+                            self.plan.path(c, k)) for k in range(columns)] for c in classes]
+        return encode_png(tile(rows, scale=max(1, 32 // rows[0][0].shape[1])))
+
+
+def open_set(folder: Path) -> ImageSet:
+    """An existing set.
+
+    Raises:
+        UserError: no set there, or made by a newer version.  DamagedError: a bad manifest.
+    """
+    path = Path(folder) / "manifest.json"
+    if not path.exists():
+        raise UserError("the folder holds no image set (no manifest.json)", folder=folder,
+                        hint="make one with `python -m dm_kd.synthesize --out FOLDER`")
+    manifest = files.read_json(path)
+    version = manifest.get("format_version")
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise UserError(f"the set was made by a newer version (format {version}, known: "
+                        f"{FORMAT_VERSION})", file=path, hint="a newer dm_kd")
+    whole = (int, "num_classes", "images_per_class", "shard_size", "base_seed", "resolution",
+             "channels", "format_version")
+    flags = (bool, "shared_noise", "labels_known")
+    for kind, *names in (whole, flags, (str, "task"), (dict, "generator")):
+        for name in names:
+            if type(manifest.get(name)) is not kind or kind is int and manifest[name] < 0:
+                raise DamagedError(f"manifest.json: '{name}' is missing or wrong", file=path,
+                                   found=repr(manifest.get(name))[:60])
+    classes = manifest.get("classes")
+    if (not isinstance(classes, list) or not classes or len(set(map(repr, classes))) < len(classes)
+            or not all(type(c) is int and 0 <= c < manifest["num_classes"] for c in classes)
+            or not 0 < manifest["shard_size"] < 10 ** 7 or manifest["images_per_class"] < 1
+            or len(classes) * manifest["images_per_class"] > 10 ** 9):
+        raise DamagedError("manifest.json: classes or sizes are wrong", file=path)
+    return ImageSet(folder, manifest)
+
+
+def begin(folder: Path, manifest: dict) -> ImageSet:
+    """Start a set, go on with it, or let it grow; the manifest is on disk afterwards.
+
+    Raises:
+        UserError: the folder holds a set with other settings (shown), or other files.
+    """
+    folder = Path(folder)
+    if (folder / "manifest.json").exists():
+        old = open_set(folder).manifest
+        if old["images_per_class"] <= manifest["images_per_class"]:
+            refuse_difference(_flat({**old, "images_per_class": 0}),
+                              _flat({**manifest, "images_per_class": 0}), folder,
+                              "the folder holds a set with other settings")
+        else:
+            raise UserError(f"the set has {old['images_per_class']} images per class already",
+                            folder=folder, hint="--images-per-class can only grow; distill "
+                                                "--images-per-class N uses fewer")
+        if old["images_per_class"] < manifest["images_per_class"]:
+            (folder / "index.csv").unlink(missing_ok=True)  # an index means complete
+            (folder / "contact_sheet.png").unlink(missing_ok=True)
+            files.write_json(folder / "manifest.json", manifest)
+    else:
+        if folder.exists() and any(not p.name.startswith(".") for p in folder.iterdir()):
+            raise UserError("the folder holds other files and is no image set", folder=folder,
+                            hint="another --out")
+        files.write_json(folder / "manifest.json", manifest)
+    return ImageSet(folder, manifest)
+
+
+def _flat(manifest: dict, prefix: str = "") -> dict:
+    out = {}
+    for key, value in manifest.items():
+        out |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {
+            prefix + key: value}
+    return out
+
+
+@contextlib.contextmanager
+def writing(folder: Path, rank: int, world_size: int) -> Iterator[None]:
+    """Hold the set for one (rank, world) pair.
+
+    Raises:
+        LockedError: the same rank is alive, or any rank of another world size.
+    """
+    locks, mine = Path(folder) / ".lock", f"rank{rank}of{world_size}"
+    with contextlib.ExitStack() as stack:
+        with files.locked(locks / "start", str(folder), blocking=True):
+            for other in sorted(locks.glob("rank*of*")):
+                if other.name != mine and not other.name.endswith(f"of{world_size}"):
+                    try:
+                        with files.locked(other, str(folder)):
+                            pass
+                    except LockedError as error:
+                        raise LockedError(
+                            f"{folder} is being written by {files.holder(other)} as "
+                            f"{other.name}", lock=other,
+                            hint=f"the same --world-size as it ({other.name}), or wait") from error
+            stack.enter_context(files.locked(locks / mine, str(folder)))
+        files.remove_stale_temps(folder)
+        yield
+    with contextlib.suppress(OSError):
+        locks.rmdir()  # the last one out leaves no trace
+
+
+def make(image_set: ImageSet, sample: Callable[[Tensor, list[int]], Tensor], rank: int,
+         world_size: int, progress: Callable[[int], None]) -> int:
+    """Make the missing shards of this rank; then, if none is missing at all, write the index.
+
+    Args:
+        sample: (labels int64 [B], seeds) -> uint8 [B, C, H, W]; see generators/.
+        progress: told the number of images after each shard.
+
+    Returns:
+        How many shards were made.
+    """
+    plan, made = image_set.plan, 0
+    for j in range(rank, plan.shards, world_size):
+        if image_set.record(j) is not None:
+            continue
+        keys = plan.shard(j)
+        labels = torch.tensor([label for label, _ in keys])
+        image_set.write_shard(j, sample(labels, [plan.seed(*key) for key in keys]))
+        made += 1
+        progress(plan.kept(j))
+    if not image_set.complete and not image_set.missing():
+        image_set.write_index()
+        for place in (image_set.folder / "shards", *image_set.folder.glob("images/*")):
+            files.remove_stale_temps(place)  # every shard is made: no other rank needs its own
+    return made
+
+
+def damaged_shards(image_set: ImageSet, progress: Callable[[int], None]) -> dict[int, str]:
+    """Every shard whose bytes are not as recorded, with what is wrong."""
+    found = {}
+    for j in range(image_set.plan.shards):
+        damage = image_set.shard_damage(j)
+        if damage:
+            found[j] = damage
+        progress(image_set.plan.kept(j))
+    return found
+
+
+# --- pixels ---------------------------------------------------------------------------------------
+
+def encode_png(image: Tensor) -> bytes:
+    """uint8 [C, H, W], C = 1 or 3 -> PNG."""
+    array = image.permute(1, 2, 0).contiguous().numpy()
+    buffer = io.BytesIO()
+    Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array).save(
+        buffer, "PNG", compress_level=6)
+    return buffer.getvalue()
+
+
+def read_image(data: bytes, name: object, channels: int | None = None) -> Tensor:
+    """PNG or JPEG bytes -> uint8 [C, H, W]; C is 1 for grey files and 3 for others, or `channels`.
+
+    Raises:
+        DamagedError: not such an image, truncated, or larger than 64 megapixels.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise DamagedError(f"the image has {image.width} x {image.height} pixels; "
+                                   "64 million are allowed", file=name)
+            grey = channels == 1 or channels is None and image.mode in ("L", "1")
+            array = np.array(image.convert("L" if grey else "RGB"))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DamagedError("the image is damaged or is no PNG or JPEG", file=name,
+                           found=str(error)[:100]) from error
+    return torch.from_numpy(array[None] if grey else array.transpose(2, 0, 1).copy())
+
+
+def tile(rows: list[list[Tensor]], scale: int = 1, gap: int = 2) -> Tensor:
+    """Rows of equal-sized uint8 [C, h, w] images -> one picture on white."""
+    c, h, w = rows[0][0].shape
+    h, w = h * scale, w * scale
+    height, width = len(rows) * (h + gap) + gap, max(map(len, rows)) * (w + gap) + gap
+    sheet = torch.full((c, height, width), 255, dtype=torch.uint8)
+    for r, row in enumerate(rows):
+        for i, image in enumerate(row):
+            large = image.repeat_interleave(scale, 1).repeat_interleave(scale, 2)
+            top, left = gap + r * (h + gap), gap + i * (w + gap)
+            sheet[:, top:top + h, left:left + w] = large
+    return sheet
+
+
+def packed(image_set: ImageSet, cache: Path, progress: Callable[[int], None]
+           ) -> tuple[Tensor, Tensor]:
+    """All images of a complete set as one uint8 memory map [N, C, H, W], and their labels [N].
+
+    Built once per index digest in `cache`; each file's digest is checked on the way. Processes that
+    come meanwhile wait for it.
+
+    Raises:
+        DamagedError: a file is not as the index says; nothing is left behind.
+        StorageError: no space for the map.
+    """
+    rows = image_set.index()
+    labels = torch.tensor([row["label"] for row in rows])
+    m = image_set.manifest
+    shape = (len(rows), m["channels"], m["resolution"], m["resolution"])
+    stem = Path(cache) / image_set.digest[:24]
+    data, done = stem.with_suffix(".u8"), stem.with_suffix(".json")
+    with files.locked(stem.with_suffix(".lock"), str(data), blocking=True):
+        if not (done.exists() and data.exists() and data.stat().st_size == np.prod(shape)):
+            done.unlink(missing_ok=True)
+            files.check_free_space(data.parent, int(np.prod(shape)), "the packed cache")
+            _pack(image_set, rows, shape, data, progress)
+            files.write_json(done, {"set": str(image_set.folder), "shape": list(shape)})
+    return torch.from_numpy(np.memmap(data, np.uint8, "c", shape=shape)), labels
+
+
+def _pack(image_set: ImageSet, rows: list[dict], shape: tuple, data: Path,
+          progress: Callable[[int], None]) -> None:
+    def write(temp: Path) -> None:
+        with open(temp, "wb") as file:
+            for row in rows:
+                path = image_set.folder / row["path"]
+                content = files.must_exist(path, "--source", "an image of the set").read_bytes()
+                if files.sha256(content) != row["sha256"]:
+                    raise DamagedError(f"{path.name} is damaged (sha256 differs)", file=path,
+                                       hint="its synthesize command with --repair")
+                image = read_image(content, path, shape[1])
+                if image.shape != shape[1:]:
+                    raise DamagedError(f"the image is {list(image.shape)}, the set's are "
+                                       f"{list(shape[1:])}", file=path)
+                file.write(image.numpy().tobytes())
+                progress(1)
+
+    files.atomically(write, data)
+
+

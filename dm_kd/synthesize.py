@@ -1,0 +1,195 @@
+"""Make a synthetic image set with a generator: syn_dataset/<set>/.
+
+    python -m dm_kd.synthesize --task digits --generator dit --weights save/generators/digits_dit \\
+        --guidance-scale 2 --steps 100 --images-per-class 200 --out syn_dataset/digits
+
+The same command goes on where it stopped, on any number of processes: torchrun, or one command per
+machine with --rank R --world-size W. A larger --images-per-class extends the set. Every route gives
+the same bytes.
+"""
+
+import argparse
+import importlib
+import sys
+from pathlib import Path
+
+from dm_kd import dist, files, image_set, run
+from dm_kd.errors import DamagedError, UserError, nearest
+from dm_kd.tasks import Task, get_task
+
+GENERATORS = {  # name -> module with add_arguments(parser) and build(args, task, device)
+    "dit": "dm_kd.generators.dit",
+    "noise": "dm_kd.generators.noise",
+}
+
+
+def class_list(text: str) -> tuple[int, ...]:
+    """'0-99,207' or a file of such lines -> sorted class indices."""
+    if Path(text).is_file():
+        text = ",".join(Path(text).read_text().split())
+    classes = set()
+    for part in text.split(","):
+        first, _, last = part.strip().partition("-")
+        low = run.nonnegative_int(first)
+        high = run.nonnegative_int(last) if last else low
+        if high < low or high > 10 ** 6:
+            raise argparse.ArgumentTypeError(f"'{part}' is no range of classes")
+        classes.update(range(low, high + 1))
+    return tuple(sorted(classes))
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """The flags; those of the chosen generator come from its module."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--generator", default="dit")
+    name = first.parse_known_args(argv)[0].generator
+    if name not in GENERATORS:
+        raise UserError(f"unknown generator '{name}'",
+                        hint=f"--generator: {nearest(name, GENERATORS)}")
+    parser = run.Parser("synthesize", __doc__)
+    parser.add_argument("--task", required=True, metavar="NAME", help="label space, e.g. digits")
+    parser.add_argument("--generator", choices=GENERATORS, default="dit",
+                        help="default: %(default)s")
+    parser.add_argument("--images-per-class", type=run.positive_int, default=200, metavar="N",
+                        help="default: %(default)s; may grow later")
+    parser.add_argument("--classes", type=class_list, default=None, metavar="0-99,207|FILE",
+                        help="class indices (default: all)")
+    parser.add_argument("--batch-size", type=run.positive_int, default=100, metavar="B",
+                        help="images per network batch and per shard (default: %(default)s)")
+    parser.add_argument("--out", type=Path, required=True, metavar="syn_dataset/NAME")
+    parser.add_argument("--shared-noise", action="store_true",
+                        help="the same noise for every class, as in the original DM-KD")
+    parser.add_argument("--rank", type=run.nonnegative_int, default=None, metavar="R",
+                        help="this process's number, 0 to W-1 (default: torchrun's)")
+    parser.add_argument("--world-size", type=run.positive_int, default=None, metavar="W",
+                        help="number of processes (default: torchrun's, else 1)")
+    parser.add_argument("--verify", action="store_true",
+                        help="only compare every file with its digest (exit code 5: damage)")
+    parser.add_argument("--repair", action="store_true",
+                        help="make damaged and missing shards again")
+    importlib.import_module(GENERATORS[name]).add_arguments(parser)
+    run.add_common_arguments(parser)
+    args = run.parse(parser, argv)
+    args.rank = dist.rank() if args.rank is None else args.rank
+    args.world_size = dist.world_size() if args.world_size is None else args.world_size
+    if args.rank >= args.world_size:
+        raise UserError(f"--rank {args.rank} of --world-size {args.world_size}",
+                        hint="ranks run from 0 to W-1")
+    return args
+
+
+def make_manifest(args: argparse.Namespace, task: Task, generator, device) -> dict:
+    """Every setting that makes the bytes; no dates or paths, so that it is the same anywhere."""
+    classes = args.classes or tuple(range(task.num_classes))
+    if classes[-1] >= task.num_classes:
+        raise UserError(f"class {classes[-1]} is out of range", hint=f"--classes 0-"
+                        f"{task.num_classes - 1}", task=f"{task.name}, {task.num_classes} classes")
+    return {"format_version": image_set.FORMAT_VERSION, "task": task.name,
+            "num_classes": task.num_classes, "classes": list(classes),
+            "class_names": [task.class_names[c] for c in classes],
+            "images_per_class": args.images_per_class, "resolution": task.resolution,
+            "channels": task.channels, "labels_known": generator.labels_known,
+            "generator": generator.settings, "shared_noise": args.shared_noise,
+            "base_seed": args.seed, "shard_size": args.batch_size, "device": device.type,
+            "threads": args.threads, "versions": run.versions()}
+
+
+def body(argv: list[str]) -> None:
+    args = parse(argv)
+    task = get_task(args.task)
+    if args.dry_run:
+        return dry_run(args, task)
+    if args.verify:
+        return verify(image_set.open_set(args.out))
+    device = run.use_device(args)
+    generator = importlib.import_module(GENERATORS[args.generator]).build(args, task, device)
+    manifest = make_manifest(args, task, generator, device)
+    with image_set.writing(args.out, args.rank, args.world_size):
+        images = image_set.begin(args.out, manifest)
+        damaged = check(images, args)
+        for j in damaged:
+            images.record_path(j).unlink(missing_ok=True)
+        if damaged:
+            (args.out / "index.csv").unlink(missing_ok=True)
+        todo = [j for j in images.missing() if j % args.world_size == args.rank]
+        bar = run.Progress(sum(images.plan.kept(j) for j in todo), f"synthesize {args.out.name}",
+                           "images")
+        image_set.make(images, generator.sample, args.rank, args.world_size, bar.update)
+        bar.close()
+        report(images, len(todo), args)
+
+
+def check(images: image_set.ImageSet, args: argparse.Namespace) -> dict[int, str]:
+    """Compare what is there with its digests; the damaged shards, which --repair makes again.
+
+    Raises:
+        DamagedError: there is damage, and no --repair.
+    """
+    bar = run.Progress(images.plan.images, "verify", "images")
+    damaged = image_set.damaged_shards(images, bar.update)
+    bar.close()
+    if damaged and not args.repair:
+        raise damage_error(images, damaged)
+    for j, what in damaged.items():
+        print(f"repair shard {j:05d}: {what}")
+    return damaged
+
+
+def damage_error(images: image_set.ImageSet, damaged: dict[int, str]) -> DamagedError:
+    for j, what in list(damaged.items())[1:]:
+        print(f"shard {j:05d} is damaged: {what}", file=sys.stderr)
+    j, what = next(iter(damaged.items()))
+    return DamagedError(f"shard {j:05d} is damaged, {len(damaged)} of {images.plan.shards}",
+                        found=what, file=images.record_path(j),
+                        hint="the same synthesize command with --repair (remakes it, same pixels)")
+
+
+def verify(images: image_set.ImageSet) -> None:
+    """Compare every file of a set with its digest, without a generator."""
+    bar = run.Progress(images.plan.images, "verify", "images")
+    damaged = image_set.damaged_shards(images, bar.update)
+    bar.close()
+    if damaged:
+        raise damage_error(images, damaged)
+    missing = images.missing()
+    images.index() if images.complete else None
+    state = f"complete, index sha256 {images.digest[:16]}" if images.complete else (
+        f"not complete: {len(missing)} of {images.plan.shards} shards to make")
+    print(f"{images.folder}: {images.plan.images} images, every digest holds; {state}")
+
+
+def report(images: image_set.ImageSet, made: int, args: argparse.Namespace) -> None:
+    missing = images.missing()
+    if missing:
+        print(f"{args.out}: rank {args.rank} of {args.world_size} is done, {len(missing)} shards "
+              "are left to other ranks")
+    else:
+        images.index()
+        what = f"{made} shards made" if made else "complete already, every digest holds"
+        print(f"{args.out}: {images.plan.images} images, {what}, index sha256 "
+              f"{images.digest[:16]}")
+
+
+def dry_run(args: argparse.Namespace, task: Task) -> None:
+    classes = args.classes or range(task.num_classes)
+    count = len(classes) * args.images_per_class
+    shards = -(-count // args.batch_size)
+    bytes_each = 60 + 0.55 * task.channels * task.resolution ** 2
+    state = "not made yet"
+    if (args.out / "manifest.json").exists():
+        old = image_set.open_set(args.out)
+        state = f"{old.plan.shards - len(old.missing())} shards are there"
+    weights = getattr(args, "weights", None)
+    if weights and not Path(weights).exists():
+        state += f"; {weights} not made yet"
+    print(f"would make {count} images of {task.resolution} x {task.resolution} in {shards} shards "
+          f"of {args.batch_size}, about {count * bytes_each / 1e6:.1f} MB, in {args.out} ({state})")
+    files.check_free_space(args.out, int(count * bytes_each), "the set")
+
+
+def main(argv: list[str] | None = None) -> int:
+    return run.main(body, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,250 @@
+"""Train a small class-conditional DiT on a task's real training images: save/generators/<name>/.
+
+    python -m dm_kd.train_generator --task digits --out save/generators/digits_dit
+
+This is the miniature of the paper's DiT-XL/2, on pixels. A generator trained on the task's own data
+is not data-free; the student still never sees a real image. The folder holds dit.safetensors (the
+averaged weights) with its card, checkpoints, and a grid of samples each so many steps.
+"""
+
+import argparse
+import math
+import sys
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dm_kd import augment, engine, files, image_set, run
+from dm_kd.errors import DivergedError, Stopped, UserError
+from dm_kd.generators import dit
+from dm_kd.sources.stored import StoredSource
+from dm_kd.tasks import Task, get_task, load_real
+
+LOG_STEPS = 100
+GRID_COLUMNS, GRID_STEPS = 8, 20
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    parser = run.Parser("train_generator", __doc__)
+    run.add_data_arguments(parser)
+    parser.add_argument("--out", type=Path, required=True, metavar="save/generators/NAME")
+    add = parser.add_argument_group("network").add_argument
+    add("--patch-size", type=run.positive_int, default=2, metavar="N",
+        help="pixels per token and side (default: %(default)s)")
+    add("--width", type=run.positive_int, default=96, metavar="N", help="default: %(default)s")
+    add("--depth", type=run.positive_int, default=4, metavar="N", help="default: %(default)s")
+    add("--heads", type=run.positive_int, default=4, metavar="N", help="default: %(default)s")
+    add("--fixed-sigma", action="store_true", help="no learned variance (no sigma half)")
+    add = parser.add_argument_group("recipe").add_argument
+    add("--steps", type=run.positive_int, default=1000, metavar="N",
+        help="training steps (default: %(default)s)")
+    add("--batch-size", type=run.positive_int, default=128, metavar="N",
+        help="images per step (default: %(default)s)")
+    add("--learning-rate", type=run.positive_float, default=1e-3, metavar="X",
+        help="of AdamW; warm-up, then cosine to zero (default: %(default)s)")
+    add("--warmup-steps", type=run.nonnegative_int, default=100, metavar="N",
+        help="default: %(default)s")
+    add("--weight-decay", type=run.nonnegative_float, default=0.0, metavar="X",
+        help="default: %(default)s")
+    add("--ema", type=run.probability, default=0.995, metavar="P",
+        help="decay per step of the weights' average (default: %(default)s)")
+    add("--label-dropout", type=run.probability, default=0.1, metavar="P",
+        help="share of labels that become the null class, for guidance (default: %(default)s)")
+    add("--augment", choices=("default", "none"), default="none",
+        help="the task's pad-and-crop and mirroring (default: %(default)s)")
+    add("--amp", choices=("auto", "bf16", "none"), default="auto",
+        help="bfloat16 autocast (default: on GPUs; it does not pay for tiny transformers on CPUs)")
+    add("--sample-every", type=run.positive_int, default=1000, metavar="N",
+        help="steps between sample grids (default: %(default)s)")
+    add("--checkpoint-seconds", type=run.positive_float, default=60.0, metavar="S",
+        help="seconds between checkpoints (default: %(default)s)")
+    run.add_common_arguments(parser)
+    return run.parse(parser, argv)
+
+
+def build(args: argparse.Namespace, task: Task) -> dit.DiT:
+    """The network of the flags, initialised from --seed.
+
+    Raises:
+        UserError: sizes that do not fit together."""
+    if task.resolution % args.patch_size:
+        raise UserError(f"--patch-size {args.patch_size} does not divide {task.resolution} pixels")
+    if args.width % (4 * args.heads):
+        raise UserError(f"--width {args.width} is no multiple of 4 x --heads {args.heads}",
+                        hint=f"--width {-(-args.width // (4 * args.heads)) * 4 * args.heads}")
+    torch.manual_seed(args.seed)
+    return dit.DiT(task.resolution, args.patch_size, task.channels, args.width, args.depth,
+                   args.heads, task.num_classes, learn_sigma=not args.fixed_sigma)
+
+
+def body(argv: list[str]) -> None:
+    args = parse(argv)
+    task = get_task(args.task)
+    model = build(args, task)
+    count = sum(p.numel() for p in model.parameters())
+    if args.dry_run:
+        state = "there already" if (args.out / "config.yaml").exists() else "not made yet"
+        print(f"would train a DiT of {count:,} parameters on {task.name} for {args.steps} steps "
+              f"of {args.batch_size} images, in {args.out} ({state})")
+        return
+    run.resume_threads(args)
+    device = run.use_device(args)
+    if args.amp == "auto":
+        args.amp = "bf16" if device.type == "cuda" else "none"
+    real = load_real(task, "train", args.fold, args.val, args.data)
+    source = StoredSource(real.images.to(device), real.labels.to(device), args.batch_size,
+                          args.seed)
+    with run.Run(args.out, args, {"source_images": len(real.labels)}, dit.WEIGHTS_NAME,
+                 "train_generator") as folder:
+        if folder.result:
+            print(f"{args.out} is finished: {folder.result['steps']} steps")
+            return
+        folder.log(f"DiT, {count:,} parameters, on {len(real.labels)} real images of {task.name}, "
+                   f"{device}, amp {args.amp}")
+        fit(folder, args, task, model.to(device), source, device)
+
+
+def learning_rate(step: int, args: argparse.Namespace) -> float:
+    """Linear warm-up, then a cosine to zero."""
+    if step < args.warmup_steps:
+        return args.learning_rate * (step + 1) / args.warmup_steps
+    done = (step - args.warmup_steps) / max(args.steps - args.warmup_steps, 1)
+    return args.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def step_inputs(images: Tensor, labels: Tensor, num_classes: int, step: int,
+                args: argparse.Namespace) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(x0 in [-1, 1], labels with some dropped to the null class, diffusion steps, noise), a
+    function of (seed, step). The label is dropped once, for the whole network; the steps are
+    spread evenly over the process, one in each of B strata."""
+    generator = torch.Generator().manual_seed(image_set.image_seed(args.seed, -1, step))
+    b, device = len(images), images.device
+    draws = torch.rand(2, b, generator=generator)
+    noise = torch.randn(images.shape, generator=generator).to(device)
+    strata = (torch.arange(b) + draws[0]) / b
+    i = (strata * dit.TRAIN_STEPS).long().clamp_max(dit.TRAIN_STEPS - 1).to(device)
+    dropped = (draws[1] < args.label_dropout).to(device)
+    return (images.float() / 127.5 - 1, torch.where(dropped, num_classes, labels), i, noise)
+
+
+def fit(folder: run.Run, args: argparse.Namespace, task: Task, model: dit.DiT,
+        source: StoredSource, device: torch.device) -> None:
+    """Train to --steps, from the folder's checkpoint if it has one; read top to bottom."""
+    diffusion = dit.Diffusion(device=device)
+    weights = [p for p in model.parameters() if p.requires_grad]
+    average = [p.detach().clone() for p in weights]
+    optimizer = torch.optim.AdamW(weights, lr=args.learning_rate, weight_decay=args.weight_decay,
+                                  betas=(0.9, 0.99), fused=True)
+    state = folder.load_checkpoint() or {"step": 0, "seconds": 0.0, "losses": []}
+    if "model" in state:
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        average = [a.to(device) for a in state["average"]]
+        folder.log(f"resumed at step {state['step']}")
+    started = time.monotonic() - state["seconds"]
+    bar = run.Progress(args.steps, "generator", "steps", done=state["step"])
+    losses = [torch.tensor(v) for v in state["losses"]]  # since the last row of metrics.jsonl
+
+    def save(step: int) -> None:
+        values = [float(v) for v in losses]
+        if not all(map(math.isfinite, values)):
+            raise DivergedError(f"the loss became NaN or infinite before step {step}",
+                                kept="the checkpoint before it (last.pt)",
+                                hint="a lower --learning-rate, in another --out")
+        folder.save_checkpoint({
+            "step": step, "seconds": time.monotonic() - started, "losses": values,
+            "model": model.state_dict(), "optimizer": optimizer.state_dict(), "average": average})
+
+    with run.stoppable() as stop:
+        for step in range(state["step"], args.steps):
+            epoch, at = divmod(step, source.steps_per_epoch)
+            images, labels, ids = next(source.batches(epoch, at))
+            if args.augment == "default":
+                images = augment.pad_crop_flip(
+                    images, augment.crop_offsets(args.seed, epoch, ids, task.pad),
+                    augment.flips(args.seed, epoch, ids) & task.flip, task.pad)
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(step, args)
+            x0, labels, i, noise = step_inputs(images, labels, task.num_classes, step, args)
+            with engine.autocast(args.amp, device):
+                loss = dit.diffusion_loss(model, diffusion, x0, labels, i, noise).mean()
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            decay = min(args.ema, (1 + step) / (10 + step))  # short memory while all is young
+            torch._foreach_lerp_(average, [p.detach() for p in weights], 1 - decay)
+            losses.append(loss.detach())
+            bar.update()
+            done = step + 1
+            if done % LOG_STEPS == 0 or done == args.steps:
+                log_row(folder, args, done, losses, time.monotonic() - started)
+                losses.clear()
+            if done % args.sample_every == 0 or done == args.steps:
+                draw_samples(folder, args, task, model, weights, average, done, device)
+            if folder.due() or stop() or done == args.steps:
+                save(done)
+            if stop():
+                raise Stopped(stop())
+    bar.close()
+    finish(folder, args, task, model, weights, average, time.monotonic() - started, device)
+
+
+def log_row(folder: run.Run, args: argparse.Namespace, step: int, losses: list[Tensor],
+            seconds: float) -> None:
+    """A row of metrics.jsonl for each 100 steps; "epoch" counts the rows."""
+    loss = float(torch.stack([v.cpu() for v in losses]).double().mean())
+    folder.add_metrics({"epoch": -(-step // LOG_STEPS), "step": step,
+                        "lr": learning_rate(step - 1, args),
+                        "train_loss": loss if math.isfinite(loss) else None,
+                        "images_seen": step * args.batch_size, "seconds": round(seconds, 3),
+                        "images_per_second": round(step * args.batch_size / seconds, 1)})
+    folder.log(f"step {step}/{args.steps}  loss {loss:.4f}  "
+               f"{step * args.batch_size / seconds:.0f} images/s")
+
+
+def averaged(model: dit.DiT, weights: list[Tensor], average: list[Tensor]) -> dict[str, Tensor]:
+    """The state dict with the averaged weights in place of the last ones."""
+    replaced = {id(p): a for p, a in zip(weights, average, strict=True)}
+    return {name: replaced.get(id(p), p.detach()).clone()
+            for name, p in model.named_parameters()}
+
+
+def draw_samples(folder: run.Run, args: argparse.Namespace, task: Task, model: dit.DiT,
+                 weights: list[Tensor], average: list[Tensor], step: int,
+                 device: torch.device) -> None:
+    """samples_<step>.png: a row per class (the first 20) from the averaged weights, s = 1."""
+    copy = dit.DiT(**model.config).to(device)
+    copy.load_state_dict(averaged(model, weights, average))
+    settings = {"guidance_scale": 1.0, "steps": GRID_STEPS, "sampler": "ddpm",
+                "guided_channels": "all"}
+    generator = dit.DiTGenerator(copy.eval(), settings, device, clip=True)
+    classes = min(task.num_classes, 20)
+    labels = torch.arange(classes).repeat_interleave(GRID_COLUMNS)
+    seeds = [image_set.image_seed(args.seed, int(c), n) for n, c in enumerate(labels)]
+    images = generator.sample(labels, seeds)
+    rows = [list(row) for row in images.split(GRID_COLUMNS)]
+    sheet = image_set.tile(rows, scale=max(1, 32 // task.resolution))
+    files.durable_write(folder.folder / f"samples_{step:07d}.png", image_set.encode_png(sheet))
+
+
+def finish(folder: run.Run, args: argparse.Namespace, task: Task, model: dit.DiT,
+           weights: list[Tensor], average: list[Tensor], seconds: float,
+           device: torch.device) -> None:
+    card = {"model": "dit", "task": task.name, "config": model.config, "clip": True,
+            "trained_on": f"real training images of {task.name}, fold {args.fold} "
+                          f"(--val {args.val})",
+            "fold": args.fold, "val": args.val, "licence": "that of the training data and of dm_kd"}
+    folder.finish(averaged(model, weights, average), card, {
+        "steps": args.steps, "images_seen": args.steps * args.batch_size,
+        "seconds": round(seconds, 3), "seed": args.seed, "hardware": run.hardware(device)})
+    folder.log(f"finished: {args.steps} steps")
+
+
+def main(argv: list[str] | None = None) -> int:
+    return run.main(body, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

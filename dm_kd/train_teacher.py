@@ -1,0 +1,73 @@
+"""Train a classifier on real images with cross-entropy: a teacher, or a student alone.
+
+    python -m dm_kd.train_teacher --task digits --model cnn_w32 --epochs 60 \\
+        --out save/models/digits_cnn_w32
+
+The folder is a Run folder (see run.py); as a --teacher spec it is enough by itself.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+
+from dm_kd import dist, engine, models, objectives, run
+from dm_kd.sources.stored import StoredSource
+from dm_kd.tasks import first_per_class, get_task, load_real
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    parser = run.Parser("train_teacher", __doc__)
+    run.add_data_arguments(parser)
+    parser.add_argument("--model", required=True, metavar="NAME",
+                        help=f"one of {', '.join(models.MODELS)}, torchvision:NAME")
+    parser.add_argument("--images-per-class", type=run.positive_int, default=None, metavar="N",
+                        help="real images per class (default: all)")
+    parser.add_argument("--out", type=Path, required=True, metavar="save/models/NAME")
+    engine.add_arguments(parser)
+    run.add_common_arguments(parser)
+    return run.parse(parser, argv)
+
+
+def body(argv: list[str]) -> None:
+    args = parse(argv)
+    task = get_task(args.task)
+    torch.manual_seed(args.seed)
+    student = models.build(args.model, task)
+    if args.dry_run:
+        state = "there already" if (args.out / "config.yaml").exists() else "not made yet"
+        print(f"would train {args.model} ({models.parameter_count(student):,} parameters) on "
+              f"{task.name} for {args.epochs} epochs of {args.batch_size} images a step, in "
+              f"{args.out} ({state})")
+        return
+    run.resume_threads(args)
+    device = run.use_device(args)
+    args.amp = engine.resolve_amp(args.amp, device)
+    real = load_real(task, "train", args.fold, args.val, args.data)
+    real = first_per_class(real, args.images_per_class)
+    val = load_real(task, "val", args.fold, args.val, args.data)
+    engine.check_batch(args)
+    dist.start(device)
+    source = StoredSource(real.images.to(device), real.labels.to(device), args.batch_size,
+                          args.seed, dist.rank(), dist.world_size(), args.steps_per_epoch)
+    card = {"model": args.model, "task": task.name, "num_classes": task.num_classes,
+            "class_names": list(task.class_names), "mean": task.mean, "std": task.std,
+            "fold": args.fold, "val": args.val}
+    with run.Run(args.out, args, {"source_images": len(real.labels)}, "model",
+                 "train_teacher") as folder:
+        if folder.result:
+            print(f"{args.out} is finished: Acc@1 {folder.result['acc1']}")
+            return
+        folder.log(f"{args.model}, {models.parameter_count(student):,} parameters, on "
+                   f"{len(real.labels)} real images of {task.name}, {device}, amp {args.amp}")
+        engine.fit(folder, args, engine.make_view(task, args), student, None, source,
+                   objectives.cross_entropy, val, device, card)
+
+
+def main(argv: list[str] | None = None) -> int:
+    return run.main(body, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
