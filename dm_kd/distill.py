@@ -52,7 +52,8 @@ def body(argv: list[str]) -> None:
     torch.manual_seed(args.seed)
     student = models.build(args.student, task)
     if args.dry_run:
-        return dry_run(args, student)
+        dry_run(args, student)
+        return
     run.resume_threads(args)
     device = run.use_device(args)
     args.amp = engine.resolve_amp(args.amp, device)
@@ -61,7 +62,7 @@ def body(argv: list[str]) -> None:
     images, labels, inputs = load_source(args, task)
     val = load_real(task, "val", args.fold, args.val, args.data)
     dist.start(device)
-    if (images.numel() < free_bytes(device) // 2):
+    if images.numel() < free_bytes(device) // 2:
         images, labels = images.to(device), labels.to(device)
     source = StoredSource(images, labels, args.batch_size, args.seed, dist.rank(),
                           dist.world_size(), args.steps_per_epoch)

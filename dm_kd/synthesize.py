@@ -98,9 +98,11 @@ def body(argv: list[str]) -> None:
     args = parse(argv)
     task = get_task(args.task)
     if args.dry_run:
-        return dry_run(args, task)
+        dry_run(args, task)
+        return
     if args.verify:
-        return verify(image_set.open_set(args.out))
+        verify(image_set.open_set(args.out))
+        return
     device = run.use_device(args)
     generator = importlib.import_module(GENERATORS[args.generator]).build(args, task, device)
     manifest = make_manifest(args, task, generator, device)
