@@ -68,7 +68,8 @@ def body(argv: list[str]) -> None:
                           dist.world_size(), args.steps_per_epoch)
     card = {"model": args.student, "task": task.name, "num_classes": task.num_classes,
             "class_names": list(task.class_names), "mean": task.mean, "std": task.std,
-            "fold": args.fold, "val": args.val, "teacher": teacher_card, "source": args.source}
+            "fold": args.fold, "val": args.val, "teacher": teacher_card, "source": args.source,
+            "generator": inputs.pop("generator", None)}
     inputs |= {"teacher_sha256": teacher_card["sha256"]}
     view = engine.make_view(task, args)
     with run.Run(args.out, args, inputs, "student", "distill") as folder:
@@ -89,7 +90,7 @@ def free_bytes(device: torch.device) -> int:
 
 
 def load_source(args: argparse.Namespace, task: Task) -> tuple[torch.Tensor, torch.Tensor, dict]:
-    """(images uint8 [N, C, H, W], labels int64 [N], digests of what they are).
+    """(images uint8 [N, C, H, W], labels int64 [N], digests and generator of what they are).
 
     Raises:
         UserError: no such set, another shape, not complete."""
@@ -117,7 +118,8 @@ def load_source(args: argparse.Namespace, task: Task) -> tuple[torch.Tensor, tor
                             hint="synthesize more, or a smaller --images-per-class")
         count = args.images_per_class * len(images.plan.classes)
         pixels, labels = pixels[:count], labels[:count]  # positions run over the classes first
-    return pixels, labels, {"source_sha256": images.digest, "source_images": len(labels)}
+    return pixels, labels, {"source_sha256": images.digest, "source_images": len(labels),
+                            "generator": manifest["generator"]}
 
 
 def check_teacher(folder: run.Run, args: argparse.Namespace, task: Task, view: engine.View,
@@ -130,8 +132,8 @@ def check_teacher(folder: run.Run, args: argparse.Namespace, task: Task, view: e
     known = (labels >= 0).nonzero()[:, 0]
     if args.no_label_check or not len(known):
         return
-    step = max(1, len(known) // LABEL_CHECK_IMAGES)
-    chosen = known[::step][:LABEL_CHECK_IMAGES]
+    mixed = torch.randperm(len(known), generator=torch.Generator().manual_seed(0))
+    chosen = known[mixed[:LABEL_CHECK_IMAGES]]
     teacher = teacher.to(device, memory_format=torch.channels_last)
     logits = engine.predict(teacher, images[chosen], view, device, args.amp)
     acc1, _ = engine.accuracy(logits, labels[chosen].cpu())

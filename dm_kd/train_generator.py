@@ -36,15 +36,17 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--width", type=run.positive_int, default=96, metavar="N", help="default: %(default)s")
     add("--depth", type=run.positive_int, default=4, metavar="N", help="default: %(default)s")
     add("--heads", type=run.positive_int, default=4, metavar="N", help="default: %(default)s")
-    add("--fixed-sigma", action="store_true", help="no learned variance (no sigma half)")
+    add("--learn-sigma", action="store_true",
+        help="learn the variance too, as DiT-XL/2 does; a small network in a few thousand steps "
+             "makes better images without")
     add = parser.add_argument_group("recipe").add_argument
     add("--steps", type=run.positive_int, default=1000, metavar="N",
         help="training steps (default: %(default)s)")
-    add("--batch-size", type=run.positive_int, default=128, metavar="N",
+    add("--batch-size", type=run.positive_int, default=64, metavar="N",
         help="images per step (default: %(default)s)")
-    add("--learning-rate", type=run.positive_float, default=1e-3, metavar="X",
+    add("--learning-rate", type=run.positive_float, default=6e-3, metavar="X",
         help="of AdamW; warm-up, then cosine to zero (default: %(default)s)")
-    add("--warmup-steps", type=run.nonnegative_int, default=100, metavar="N",
+    add("--warmup-steps", type=run.nonnegative_int, default=50, metavar="N",
         help="default: %(default)s")
     add("--weight-decay", type=run.nonnegative_float, default=0.0, metavar="X",
         help="default: %(default)s")
@@ -75,8 +77,14 @@ def build(args: argparse.Namespace, task: Task) -> dit.DiT:
         raise UserError(f"--width {args.width} is no multiple of 4 x --heads {args.heads}",
                         hint=f"--width {-(-args.width // (4 * args.heads)) * 4 * args.heads}")
     torch.manual_seed(args.seed)
-    return dit.DiT(task.resolution, args.patch_size, task.channels, args.width, args.depth,
-                   args.heads, task.num_classes, learn_sigma=not args.fixed_sigma)
+    model = dit.DiT(task.resolution, args.patch_size, task.channels, args.width, args.depth,
+                    args.heads, task.num_classes, learn_sigma=args.learn_sigma)
+    # DiT's N(0, 0.02) condition is meant for 400,000 steps: at 800 its samples had no class yet
+    # (11 % teacher agreement, against 92 % with a condition of size 1).
+    torch.nn.init.normal_(model.y_embedder.embedding_table.weight)
+    for layer in (model.t_embedder.mlp[0], model.t_embedder.mlp[2]):
+        torch.nn.init.xavier_uniform_(layer.weight)
+    return model
 
 
 def body(argv: list[str]) -> None:
