@@ -3,7 +3,7 @@
     python -m dm_kd.inspect_set --task digits --set syn_dataset/digits \\
         --teacher save/models/digits_cnn_w32 --out save/report/digits_set.json
 
-One JSON object on standard output, and in --out. Real validation images serve as the yardstick for
+One JSON object on standard output, or in --out and a sentence about it. Real validation images serve as the yardstick for
 copying only; nothing is tuned on them.
 """
 
@@ -51,10 +51,23 @@ def body(argv: list[str]) -> None:
     val = load_real(task, "val", args.fold, args.val, args.data)
     if val is not None:
         result["copying"] = copying(pixels, train.images, val.images)
-    text = json.dumps(result, indent=1)
-    print(text)
-    if args.out:
-        files.durable_write(args.out, text + "\n")
+    if args.out is None:
+        print(json.dumps(result, indent=1))
+        return
+    result["sentence"] = describe(result)
+    files.write_json(args.out, result)
+    print(result["sentence"])
+
+
+def describe(result: dict) -> str:
+    """The result in one sentence."""
+    text = f"{result['set']}: {result['images']} images"
+    if "teacher_agreement" in result:
+        text += f"; the teacher sees the intended class in {result['teacher_agreement']} %"
+    if "copying" in result:
+        text += (f"; nearest training image at {result['copying']['ratio']} times the distance of "
+                 "held-out real images (about 1 = new, near 0 = copies)")
+    return text + "."
 
 
 def teacher_view(logits: Tensor, labels: Tensor) -> dict:

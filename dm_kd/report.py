@@ -14,6 +14,7 @@ import html
 import json
 import re
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -233,6 +234,9 @@ def make_record(rows: list[dict], comparisons: dict, inspections: list[dict],
         "hardware": first.get("hardware"), "versions": first.get("versions"),
         "commits": sorted({t["result"].get("commit", "unknown") for r in rows
                            for t in r["trials"]}),
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "commands": list(dict.fromkeys(t["result"].get("command") for r in rows
+                                       for t in r["trials"])),
     }
 
 
@@ -293,7 +297,8 @@ def draw_samples(trials: list[dict], path: Path) -> Path | None:
     real = load_real(task, "train", trial["fold"])
     rows = []
     for c in images.plan.classes[:20]:
-        chosen = real.images[real.labels == c][:SAMPLE_COLUMNS]
+        chosen = real.images[real.labels == c]
+        chosen = chosen[::max(1, len(chosen) // SAMPLE_COLUMNS)][:SAMPLE_COLUMNS]
         made = [image_set.read_image((images.folder / images.plan.path(c, k)).read_bytes(),
                                      images.plan.path(c, k), task.channels)
                 for k in range(min(SAMPLE_COLUMNS, images.plan.images_per_class))]
@@ -354,14 +359,14 @@ def make_page(args: argparse.Namespace, rows: list[dict], record: dict, pictures
                          f"src='data:image/png;base64,{data}'><figcaption>{captions[name]}"
                          f"</figcaption></figure>")
     for inspection in record["sets"]:
-        parts.append(f"<p class=note>{esc(describe_set(inspection))}</p>")
+        parts.append(f"<p class=note>{esc(inspection['sentence'])}</p>")
     generators = [t["card"].get("generator") or {} for t in trials]
     licences = "; ".join(sorted({g["licence"] for g in generators if "licence" in g})) or "none"
     parts.append(f"<p class=note>Licence of the generators: {esc(licences)}.</p>")
-    commands = "\n".join(dict.fromkeys(str(t["result"].get("command")) for t in trials))
+    commands = "\n".join(map(str, record["commands"]))
     parts.append(f"<h2>Commands</h2><details open><summary>{len(trials)} runs</summary>"
                  f"<pre>{esc(commands)}</pre></details>")
-    facts = {k: record[k] for k in ("commits", "versions", "hardware")}
+    facts = {k: record[k] for k in ("date", "commits", "versions", "hardware")}
     parts.append(f"<h2>Made with</h2><pre>{esc(json.dumps(facts, indent=1))}</pre>")
     if problems:
         items = "".join(f"<li>{esc(p)}</li>" for p in problems)
@@ -384,14 +389,6 @@ def answer(record: dict) -> str:
             text += (f" Against the baseline: {against['difference']:+.2f} points, 95 % interval "
                      f"{low:+.2f} to {high:+.2f}.")
     return text
-
-
-def describe_set(inspection: dict) -> str:
-    copying = inspection.get("copying", {})
-    return (f"{inspection['set']}: {inspection['images']} images; the teacher sees the intended "
-            f"class in {inspection.get('teacher_agreement', 'unknown')} %; nearest training image "
-            f"at {copying.get('ratio', 'unknown')} times the distance of held-out real images "
-            f"(about 1 = new, near 0 = copies).")
 
 
 def html_table(record: dict) -> str:

@@ -27,3 +27,29 @@ setup_env() {
         cat "$@" >"$stamp"
     fi
 }
+
+# The interpreter of the active environment or of .venv, without installing anything: $PYTHON.
+find_python() {
+    if [ -z "${PYTHON:-}" ]; then
+        PYTHON=python
+        if [ -z "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ] && [ -x .venv/bin/python ]; then
+            PYTHON=.venv/bin/python
+        fi
+    fi
+}
+
+# run_folds "0 1 2" COMMANDS LOGS: for each name, the lines that `COMMANDS name` prints in one Python
+# process each, JOBS at a time (default 2); their output in LOGS/log_<name>.txt, or here in a dry run.
+run_folds() {
+    names=$1 printer=$2 logs=$3
+    if [ -n "${dry:-}" ]; then
+        for name in $names; do "$printer" "$name" | "$PYTHON" -m dm_kd; done
+        return
+    fi
+    mkdir -p "$logs"
+    for name in $names; do "$printer" "$name" >"$logs/commands_$name.txt"; done
+    echo "running $(echo $names | wc -w) jobs, ${JOBS:-2} at a time; see $logs/log_*.txt"
+    echo $names | tr ' ' '\n' | xargs -P "${JOBS:-2}" -I{} sh -c \
+        '"$1" -m dm_kd <"$2/commands_{}.txt" >>"$2/log_{}.txt" 2>&1 || { tail -n 6 "$2/log_{}.txt" >&2; exit 1; }' \
+        sh "$PYTHON" "$logs"
+}
