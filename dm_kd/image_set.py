@@ -15,6 +15,7 @@ import contextlib
 import csv
 import hashlib
 import io
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,6 +101,13 @@ class ImageSet:
         return (self.folder / "index.csv").exists()
 
     @property
+    def settings_digest(self) -> str:
+        """SHA-256 of the manifest but for images_per_class, which may grow; stands in every shard
+        record."""
+        settings = {k: v for k, v in self.manifest.items() if k != "images_per_class"}
+        return files.sha256(json.dumps(settings, sort_keys=True).encode())
+
+    @property
     def digest(self) -> str:
         """SHA-256 of index.csv, which holds the digest of every image."""
         return files.sha256_file(self.folder / "index.csv")
@@ -116,11 +124,13 @@ class ImageSet:
         path = self.record_path(j)
         if not path.exists():
             return None
-        entries = files.read_json(path, hint="the same command with --repair").get("images")
-        keys = self.plan.shard(j)
-        ok = isinstance(entries, list) and len(entries) <= self.plan.kept(j) and all(
+        record = files.read_json(path, hint="the same command with --repair")
+        entries, keys = record.get("images"), self.plan.shard(j)
+        ok = record.get("settings_sha256") == self.settings_digest
+        ok = ok and isinstance(entries, list) and len(entries) <= self.plan.kept(j) and all(
             isinstance(e, dict) and e.get("path") == self.plan.path(*key)
-            and e.get("k") == key[1] and isinstance(e.get("sha256"), str)
+            and e.get("label") == self.known_label(key[0]) and e.get("k") == key[1]
+            and isinstance(e.get("sha256"), str)
             and isinstance(e.get("pixels_sha256"), str)
             for e, key in zip(entries, keys, strict=False))
         if not ok:
@@ -156,7 +166,8 @@ class ImageSet:
             entries.append({"path": path, "label": self.known_label(label), "k": k,
                             "sha256": files.sha256(data),
                             "pixels_sha256": files.sha256(image.contiguous().numpy().tobytes())})
-        files.write_json(self.record_path(j), {"shard": j, "images": entries})
+        files.write_json(self.record_path(j), {
+            "shard": j, "settings_sha256": self.settings_digest, "images": entries})
 
     def known_label(self, label: int) -> int:
         """-1 where the class of an image says nothing (noise)."""
@@ -167,13 +178,25 @@ class ImageSet:
 
     def write_index(self) -> None:
         """contact_sheet.png, then index.csv. Call it when no shard is missing."""
-        entries = [e for j in range(self.plan.shards) for e in self.record(j)]
-        files.durable_write(self.folder / "contact_sheet.png", self._contact_sheet())
+        for name, data in self._summaries():
+            files.durable_write(self.folder / name, data)
+
+    def summary_damage(self) -> str | None:
+        """Which of a complete set's contact sheet and index is not what its shards make it."""
+        for name, data in self._summaries():
+            path = self.folder / name
+            if not path.exists() or path.read_bytes() != data:
+                return name
+        return None
+
+    def _summaries(self) -> Iterator[tuple[str, bytes]]:
+        yield "contact_sheet.png", self._contact_sheet()
         text = io.StringIO()
         writer = csv.DictWriter(text, INDEX_FIELDS, lineterminator="\n")
         writer.writeheader()
-        writer.writerows({f: e[f] for f in INDEX_FIELDS} for e in entries)
-        files.durable_write(self.folder / "index.csv", text.getvalue())
+        for j in range(self.plan.shards):
+            writer.writerows({f: e[f] for f in INDEX_FIELDS} for e in self.record(j))
+        yield "index.csv", text.getvalue().encode()
 
     def index(self) -> list[dict]:
         """The rows of index.csv; label and k are ints.

@@ -3,8 +3,8 @@
     python -m dm_kd.inspect_set --task digits --set syn_dataset/digits \\
         --teacher save/models/digits_cnn_w32 --out save/report/digits_set.json
 
-One JSON object on standard output, or in --out and a sentence about it. Real validation images serve as the yardstick for
-copying only; nothing is tuned on them.
+One JSON object on standard output, or in --out and a sentence about it. Real validation images
+serve as the yardstick for copying only; nothing is tuned on them.
 """
 
 import argparse
@@ -36,7 +36,7 @@ def body(argv: list[str]) -> None:
     task = get_task(args.task)
     if args.dry_run:
         state = "" if args.set.exists() else " (not made yet)"
-        print(f"would look at {args.set}{state} with {args.teacher}", file=sys.stderr)
+        print(f"would look at {args.set}{state} with {args.teacher}")
         return
     device = run.use_device(args)
     images = image_set.open_set(args.set)

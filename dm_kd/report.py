@@ -62,7 +62,7 @@ def body(argv: list[str]) -> None:
         comparisons = compare_all(rows, args.baseline, args.seed)
     pictures = {"curve.png": draw_curves(rows, args.out / "curve.png"),
                 "samples.png": draw_samples(trials, args.out / "samples.png")}
-    inspections = [files.read_json(path) for path in sorted(args.runs.rglob("inspect*.json"))]
+    inspections = find_inspections(args.runs, problems)
     record = make_record(rows, comparisons, inspections, problems)
     files.write_json(args.out / "results.json", record)
     files.durable_write(args.out / "report.html",
@@ -89,6 +89,18 @@ def find_trials(folder: Path) -> tuple[list[dict], list[str]]:
         except (UserError, KeyError, TypeError, ValueError) as error:
             problems.append(f"{place}: damaged ({str(error).splitlines()[0][:80]})")
     return trials, problems
+
+
+def find_inspections(folder: Path, problems: list[str]) -> list[dict]:
+    """What inspect_set wrote below a folder; unreadable ones are added to `problems`."""
+    found = []
+    for path in sorted(folder.rglob("inspect*.json")):
+        try:
+            record = files.read_json(path)
+            found.append({**record, "sentence": str(record["sentence"])})
+        except (UserError, KeyError):
+            problems.append(f"{path}: damaged")
+    return found
 
 
 def read_trial(place: Path) -> dict | None:

@@ -111,8 +111,8 @@ def body(argv: list[str]) -> None:
         damaged = check(images, args)
         for j in damaged:
             images.record_path(j).unlink(missing_ok=True)
-        if damaged:
-            (args.out / "index.csv").unlink(missing_ok=True)
+        if args.repair:
+            (args.out / "index.csv").unlink(missing_ok=True)  # written again below
         todo = [j for j in images.missing() if j % args.world_size == args.rank]
         bar = run.Progress(sum(images.plan.kept(j) for j in todo), f"synthesize {args.out.name}",
                            "images")
@@ -154,10 +154,22 @@ def verify(images: image_set.ImageSet) -> None:
     if damaged:
         raise damage_error(images, damaged)
     missing = images.missing()
-    images.index() if images.complete else None
+    check_summary(images)
     state = f"complete, index sha256 {images.digest[:16]}" if images.complete else (
         f"not complete: {len(missing)} of {images.plan.shards} shards to make")
     print(f"{images.folder}: {images.plan.images} images, every digest holds; {state}")
+
+
+def check_summary(images: image_set.ImageSet) -> None:
+    """A complete set's index and contact sheet must be what its shards make them.
+
+    Raises:
+        DamagedError: one is not."""
+    damaged = images.summary_damage() if images.complete else None
+    if damaged:
+        raise DamagedError(f"{damaged} is damaged (not what the shards say)",
+                           file=images.folder / damaged,
+                           hint="the same synthesize command with --repair")
 
 
 def report(images: image_set.ImageSet, made: int, args: argparse.Namespace) -> None:
@@ -166,7 +178,7 @@ def report(images: image_set.ImageSet, made: int, args: argparse.Namespace) -> N
         print(f"{args.out}: rank {args.rank} of {args.world_size} is done, {len(missing)} shards "
               "are left to other ranks")
     else:
-        images.index()
+        check_summary(images)
         what = f"{made} shards made" if made else "complete already, every digest holds"
         print(f"{args.out}: {images.plan.images} images, {what}, index sha256 "
               f"{images.digest[:16]}")

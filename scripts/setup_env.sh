@@ -17,15 +17,19 @@ setup_env() {
             PYTHON=.venv/bin/python
         fi
     fi
-    stamp=$("$PYTHON" -c 'import sys; print(sys.prefix)')/dm_kd_requirements.txt
-    if ! cat "$@" | cmp -s - "$stamp"; then
-        echo "installing $*: up to 3 GB to download, 6 GB on disk (torch with its GPU libraries)," \
-            "a few minutes"
-        for file in "$@"; do
-            "$PYTHON" -m pip install --disable-pip-version-check -q -r "$file" || return $?
-        done
-        cat "$@" >"$stamp"
-    fi
+    prefix=$("$PYTHON" -c 'import sys; print(sys.prefix)')
+    for file in "$@"; do
+        stamp=$prefix/dm_kd_$(echo "$file" | tr / _)
+        cmp -s "$file" "$stamp" && continue
+        if [ "$file" = requirements.txt ]; then
+            echo "installing $file: up to 3 GB to download, 6 GB on disk (torch with its GPU" \
+                "libraries), a few minutes"
+        else
+            echo "installing $file: about 40 MB"
+        fi
+        "$PYTHON" -m pip install --disable-pip-version-check -q -r "$file" || return $?
+        cp "$file" "$stamp"
+    done
 }
 
 # The interpreter of the active environment or of .venv, without installing anything: $PYTHON.

@@ -42,5 +42,5 @@ commands() { # fold
 }
 
 run_folds "0 1 2 3" commands $root
-report="report --runs $root --out $root/report --title digits:settings-on-training-writers $dry"
+report="report --runs $root --out $root/report --title 'Digits: settings, on training writers' $dry"
 echo "$report" | "$PYTHON" -m dm_kd
