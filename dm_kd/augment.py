@@ -56,7 +56,7 @@ def standardize(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...])
 
 
 def mix(x: Tensor, seed: int, epoch: int, step: int, mixup: float, cutmix: float,
-        share: float) -> Tensor:
+        share: float) -> tuple[Tensor, float, Tensor | None]:
     """Mixup (Zhang et al. 2018) or cutmix (Yun et al. 2019) of a batch with its own permutation,
     one lambda ~ Beta(a, a) per batch; with both given, each takes half of the batches.
 
@@ -64,17 +64,21 @@ def mix(x: Tensor, seed: int, epoch: int, step: int, mixup: float, cutmix: float
         x: float [B, C, H, W], given to teacher and student alike.
         mixup, cutmix: a; 0 = off.
         share: fraction of the batches that are mixed.
+
+    Returns:
+        The mixed batch, each image's own share in it (1 = not mixed), and its partner's row [B]
+        (None = not mixed).
     """
     if not (mixup or cutmix):
-        return x
+        return x, 1.0, None
     random = np.random.Generator(np.random.PCG64([seed, epoch, step]))
     coin, which = random.random(2)
     partner = torch.from_numpy(random.permutation(len(x))).to(x.device)
     if coin >= share:
-        return x
+        return x, 1.0, None
     if mixup and (not cutmix or which < 0.5):
         lam = float(random.beta(mixup, mixup))
-        return lam * x + (1 - lam) * x[partner]
+        return lam * x + (1 - lam) * x[partner], lam, partner
     lam = float(random.beta(cutmix, cutmix))
     h, w = x.shape[2:]
     side = np.sqrt(1 - lam)
@@ -83,4 +87,10 @@ def mix(x: Tensor, seed: int, epoch: int, step: int, mixup: float, cutmix: float
     left, right = (int(np.clip(column + d * w * side / 2, 0, w)) for d in (-1, 1))
     x = x.clone()
     x[:, :, top:bottom, left:right] = x[partner][:, :, top:bottom, left:right]
-    return x
+    return x, 1 - (bottom - top) * (right - left) / (h * w), partner
+
+
+def mix_labels(labels: Tensor, num_classes: int, lam: float, partner: Tensor) -> Tensor:
+    """Class probabilities float32 [B, num_classes] of a mixed batch, for cross-entropy."""
+    own = torch.nn.functional.one_hot(labels, num_classes).float()
+    return lam * own + (1 - lam) * own[partner]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from dm_kd import dist, engine, image_set, models, objectives, run
+from dm_kd import dist, engine, frozen, image_set, models, objectives, run
 from dm_kd.errors import UserError, nearest
 from dm_kd.sources.stored import StoredSource
 from dm_kd.tasks import Task, first_per_class, get_task, load_real
@@ -71,7 +71,7 @@ def body(argv: list[str]) -> None:
             "fold": args.fold, "val": args.val, "teacher": teacher_card, "source": args.source,
             "generator": inputs.pop("generator", None)}
     inputs |= {"teacher_sha256": teacher_card["sha256"]}
-    view = engine.make_view(task, args)
+    view = engine.make_view(task, args, False)
     with run.Run(args.out, args, inputs, "student", "distill") as folder:
         if folder.result:
             print(f"{args.out} is finished: Acc@1 {folder.result['acc1']}")
@@ -79,7 +79,9 @@ def body(argv: list[str]) -> None:
         folder.log(f"{args.student}, {models.parameter_count(student):,} parameters, from "
                    f"{teacher_card['name']} on {len(labels)} images of {args.source}, {device}, "
                    f"amp {args.amp}")
+        teacher = teacher.to(device, memory_format=torch.channels_last)
         check_teacher(folder, args, task, view, teacher, images, labels, device)
+        teacher = frozen.prepare(teacher, view.plain(images[:4].to(device)), args.amp)
         engine.fit(folder, args, view, student, teacher, source,
                    objectives.OBJECTIVES[args.objective], val, device, card)
 
@@ -134,7 +136,6 @@ def check_teacher(folder: run.Run, args: argparse.Namespace, task: Task, view: e
         return
     mixed = torch.randperm(len(known), generator=torch.Generator().manual_seed(0))
     chosen = known[mixed[:LABEL_CHECK_IMAGES]]
-    teacher = teacher.to(device, memory_format=torch.channels_last)
     logits = engine.predict(teacher, images[chosen], view, device, args.amp)
     acc1, _ = engine.accuracy(logits, labels[chosen].cpu())
     folder.log(f"teacher agrees with the labels of {acc1:.1f} % of {len(chosen)} source images")

@@ -90,25 +90,32 @@ class View:
     mixup: float = 0.0
     cutmix: float = 0.0
     mix_share: float = 1.0
+    num_classes: int = 0  # mixed labels become probabilities over so many; 0 = labels are not used
 
-    def train(self, images: Tensor, ids: Tensor, seed: int, epoch: int, step: int) -> Tensor:
-        """uint8 [B, C, H, W] -> augmented, standardised, mixed float32."""
+    def train(self, images: Tensor, labels: Tensor, ids: Tensor, seed: int, epoch: int, step: int
+              ) -> tuple[Tensor, Tensor]:
+        """uint8 [B, C, H, W] and int64 [B] -> augmented, standardised, mixed float32, and labels:
+        as they were, or float32 [B, num_classes] where images were mixed."""
         if self.pad or self.flip:
             offsets = augment.crop_offsets(seed, epoch, ids, self.pad)
             mirrored = (augment.flips(seed, epoch, ids) if self.flip
                         else torch.zeros(len(ids), dtype=torch.bool))
             images = augment.pad_crop_flip(images, offsets, mirrored, self.pad)
         x = augment.standardize(images, self.mean, self.std)
-        return augment.mix(x, seed, epoch, step, self.mixup, self.cutmix, self.mix_share)
+        x, lam, partner = augment.mix(x, seed, epoch, step, self.mixup, self.cutmix,
+                                      self.mix_share)
+        if partner is not None and self.num_classes:
+            labels = augment.mix_labels(labels, self.num_classes, lam, partner)
+        return x, labels
 
     def plain(self, images: Tensor) -> Tensor:
         return augment.standardize(images, self.mean, self.std)
 
 
-def make_view(task, args: argparse.Namespace) -> View:
+def make_view(task, args: argparse.Namespace, uses_labels: bool) -> View:
     on = args.augment == "default"
     return View(task.mean, task.std, task.pad if on else 0, task.flip and on, args.mixup,
-                args.cutmix, args.mix_share)
+                args.cutmix, args.mix_share, task.num_classes if uses_labels else 0)
 
 
 def resolve_amp(choice: str, device: torch.device) -> str:
@@ -287,33 +294,37 @@ def train_one_epoch(run: Run, args: argparse.Namespace, view: View, network: nn.
         rate = learning_rate(epoch + step / steps, args)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        images = images.to(device, non_blocking=True)
-        x = view.train(images, ids, args.seed, epoch, step)
-        losses[step] = train_step(network, teacher, optimizer, objective, x,
-                                  labels.to(device, non_blocking=True),
+        images, labels = (v.to(device, non_blocking=True) for v in (images, labels))
+        x, labels = view.train(images, labels, ids, args.seed, epoch, step)
+        losses[step] = train_step(network, teacher, optimizer, objective, x, labels,
                                   getattr(args, "temperature", 1.0), args.amp)
         bar.update()
         if (dist.world_size() == 1 or step % POLL_STEPS == 0) and step + 1 < steps:
             stopping = dist.any_rank(bool(stop()))
             if stopping or dist.any_rank(run.due()):
-                check_finite(losses[:step + 1], epoch, args)
+                check_finite(losses[:step + 1], network, epoch, args)
                 state |= {"step": step + 1, "losses": losses[:step + 1].cpu(),
                           "seconds": time.monotonic() - started}
                 save(run, state, getattr(network, "module", network), optimizer, source)
             if stopping:
                 raise Stopped(stop() or 15)
     bar.close()
-    check_finite(losses, epoch, args)
+    check_finite(losses, network, epoch, args)
     return (dist.total(losses) / dist.world_size()).cpu()
 
 
-def check_finite(losses: Tensor, epoch: int, args: argparse.Namespace) -> None:
+def check_finite(losses: Tensor, network: nn.Module, epoch: int, args: argparse.Namespace) -> None:
+    """Stop before anything is saved. A step with a finite loss can still leave infinite weights.
+
+    Raises:
+        DivergedError: a loss, weight or BN statistic is NaN or infinite."""
     bad = (~torch.isfinite(losses)).nonzero()
-    if len(bad):
-        step = int(bad[0])
+    if len(bad) or not all(torch.isfinite(v).all() for v in network.state_dict().values()):
+        step = int(bad[0]) if len(bad) else len(losses) - 1
         rate = learning_rate(epoch + step / len(losses), args)
+        what = f"the loss became {losses[step].item()}" if len(bad) else "weights became infinite"
         raise DivergedError(
-            f"the loss became {losses[step].item()} in epoch {epoch + 1} at step {step + 1}",
+            f"{what} in epoch {epoch + 1} at step {step + 1}",
             rate=f"{rate:g}, batch {args.batch_size}, amp {args.amp}",
             kept="the checkpoint before it (last.pt) and best.pt",
             hint="a lower --learning-rate, --warmup-epochs 5, or --amp none; in another --out")

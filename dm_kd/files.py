@@ -19,9 +19,10 @@ from dm_kd.errors import DamagedError, LockedError, StorageError, UserError
 TEMP_MARK = ".tmp."  # a crash can leave these behind; the next writer of the folder removes them
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
+_NO_PATH = {errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP}
 
 
-def storage_error(error: OSError, path: Path, size_bytes: int = 0) -> StorageError | None:
+def storage_error(error: OSError, path: Path, size_bytes: int = 0) -> UserError | None:
     """The user's version of an operating system error, or None if it is of another kind."""
     if error.errno in _FULL:
         need = f", {size_bytes / 1e6:.1f} MB were needed" if size_bytes else ""
@@ -31,6 +32,9 @@ def storage_error(error: OSError, path: Path, size_bytes: int = 0) -> StorageErr
     if error.errno in _REFUSED:
         return StorageError(f"cannot write {path.name}: {error.strerror}", file=path,
                             hint="choose a folder that you may write to")
+    if error.errno in _NO_PATH:
+        return UserError(f"the path cannot be used: {error.strerror}", path=error.filename or path,
+                         hint="another path")
     return None
 
 
@@ -91,9 +95,10 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def remove_stale_temps(folder: Path) -> None:
-    """Remove what a killed writer left half-written. Call it while holding the folder's lock."""
-    for temp in Path(folder).glob(f".*{TEMP_MARK}*"):
+def remove_stale_temps(folder: Path, name: str = "") -> None:
+    """Remove what a killed writer left half-written of files whose names begin with `name`. Call it
+    while holding their lock."""
+    for temp in Path(folder).glob(f".{name}*{TEMP_MARK}*"):
         temp.unlink(missing_ok=True)
 
 
@@ -142,15 +147,20 @@ def locked(lock_file: Path, busy: str, blocking: bool = False):
     from filelock import FileLock, Timeout
 
     lock_file = Path(lock_file)
-    try:
-        lock_file.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(lock_file)
-        lock.acquire(timeout=-1 if blocking else 0)
-    except Timeout as error:
-        raise LockedError(f"{busy} is being written by {holder(lock_file)}", lock=lock_file,
-                          hint="wait for it to end, or stop it") from error
-    except OSError as error:
-        raise storage_error(error, lock_file) or error from error
+    for tries_left in reversed(range(20)):
+        try:
+            lock_file.parent.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(lock_file)
+            lock.acquire(timeout=-1 if blocking else 0)
+            break
+        except Timeout as error:
+            raise LockedError(f"{busy} is being written by {holder(lock_file)}", lock=lock_file,
+                              hint="wait for it to end, or stop it") from error
+        except FileNotFoundError:  # a process that ended removed the empty folder meanwhile
+            if not tries_left:
+                raise
+        except OSError as error:
+            raise storage_error(error, lock_file) or error from error
     try:
         lock_file.write_text(f"pid {os.getpid()} on {socket.gethostname()} "
                              f"since {time.strftime('%H:%M')}")
@@ -195,14 +205,17 @@ def load_pt(path: Path, device: str = "cpu") -> dict:
     except pickle.UnpicklingError as error:
         import re
 
-        names = re.findall(r"GLOBAL ([\w.]+)", str(error)) or re.findall(r"`([\w.]+)`", str(error))
-        if names or "WeightsUnpickler" in str(error) and "Unsupported" in str(error):
-            asked = f"found    {', '.join(sorted(set(names))[:3]) or 'an unsupported object'}"
+        names = re.findall(r"GLOBAL ([\w.]+)", str(error))
+        with open(path, "rb") as file:
+            start = file.read(4)
+        pickled = start[:1] == b"\x80" or start == b"PK\3\4"  # bare or zipped; else it is damage
+        if names or pickled and "Unsupported" in str(error):
+            found = ", ".join(sorted(set(names))[:3]) or "an unsupported object"
             raise UserError("the file asks to run code; it was refused", file=path,
-                            found=asked[9:], hint="a file of plain tensors (safetensors, or a "
-                                                  "state dict saved with torch.save)") from error
+                            found=found, hint="a file of plain tensors (safetensors, or a "
+                                              "state dict saved with torch.save)") from error
         raise DamagedError("not a readable weights file", file=path,
-                           found=str(error).splitlines()[0][:100]) from error
+                           found="neither a zip archive nor a pickle of tensors") from error
     except OSError as error:
         raise UserError("cannot read the file", file=path, found=error.strerror) from error
     except Exception as error:  # zip, tar and storage errors come in many classes
@@ -270,8 +283,9 @@ def atomically(write: Callable[[Path], None], path: Path) -> None:
         write(temp)
         os.replace(temp, path)
     except OSError as error:
-        temp.unlink(missing_ok=True)
         raise storage_error(error, path) or error from error
+    finally:
+        temp.unlink(missing_ok=True)
 
 
 def _fsync_folder(folder: Path) -> None:

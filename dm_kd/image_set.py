@@ -31,6 +31,7 @@ from dm_kd.errors import DamagedError, LockedError, UserError, refuse_difference
 FORMAT_VERSION = 1
 INDEX_FIELDS = ("path", "label", "k", "sha256", "pixels_sha256")
 MAX_PIXELS = 64_000_000  # of one image; more is taken for a decompression bomb
+MAX_IMAGES, MAX_SHARD = 10 ** 9, 10 ** 6  # of a set, of a shard
 SHEET_ROWS, SHEET_COLUMNS = 20, 10
 
 
@@ -126,7 +127,7 @@ class ImageSet:
             return None
         record = files.read_json(path, hint="the same command with --repair")
         entries, keys = record.get("images"), self.plan.shard(j)
-        ok = record.get("settings_sha256") == self.settings_digest
+        ok = record.get("settings_sha256") == self.settings_digest and record.get("shard") == j
         ok = ok and isinstance(entries, list) and len(entries) <= self.plan.kept(j) and all(
             isinstance(e, dict) and e.get("path") == self.plan.path(*key)
             and e.get("label") == self.known_label(key[0]) and e.get("k") == key[1]
@@ -209,14 +210,20 @@ class ImageSet:
             raise UserError(f"the set is not complete: {made} of {self.plan.shards} shards",
                             folder=self.folder, hint="run its synthesize command again; it goes on")
         path = self.folder / "index.csv"
-        rows = list(csv.DictReader(io.StringIO(path.read_text(errors="replace"))))
+        try:
+            rows = list(csv.DictReader(io.StringIO(path.read_text(errors="replace"))))
+        except csv.Error as error:
+            raise DamagedError("index.csv is damaged", file=path, found=str(error),
+                               hint="the same synthesize command with --repair") from error
         for number, row in enumerate(rows, 2):
             try:
                 row["label"], row["k"] = int(row["label"]), int(row["k"])
+                label, k = self.plan.at(number - 2)
                 inside = (self.folder / row["path"]).resolve().is_relative_to(
                     self.folder.resolve())
-                if not inside or None in row.values():
-                    raise ValueError("a path outside the set")
+                if (not inside or row.keys() != set(INDEX_FIELDS) or None in row.values()
+                        or (row["label"], row["k"]) != (self.known_label(label), k)):
+                    raise ValueError("not the image that the manifest puts here")
             except (ValueError, TypeError, KeyError) as error:
                 raise DamagedError(f"index.csv line {number} is damaged", file=path,
                                    hint="the same synthesize command with --repair") from error
@@ -261,8 +268,8 @@ def open_set(folder: Path) -> ImageSet:
     classes = manifest.get("classes")
     if (not isinstance(classes, list) or not classes or len(set(map(repr, classes))) < len(classes)
             or not all(type(c) is int and 0 <= c < manifest["num_classes"] for c in classes)
-            or not 0 < manifest["shard_size"] < 10 ** 7 or manifest["images_per_class"] < 1
-            or len(classes) * manifest["images_per_class"] > 10 ** 9):
+            or not 0 < manifest["shard_size"] <= MAX_SHARD or manifest["images_per_class"] < 1
+            or len(classes) * manifest["images_per_class"] > MAX_IMAGES):
         raise DamagedError("manifest.json: classes or sizes are wrong", file=path)
     return ImageSet(folder, manifest)
 
@@ -273,7 +280,11 @@ def begin(folder: Path, manifest: dict) -> ImageSet:
     Raises:
         UserError: the folder holds a set with other settings (shown), or other files.
     """
-    folder = Path(folder)
+    with _alone(folder):
+        return _begin(Path(folder), manifest)
+
+
+def _begin(folder: Path, manifest: dict) -> ImageSet:
     if (folder / "manifest.json").exists():
         old = open_set(folder).manifest
         if old["images_per_class"] <= manifest["images_per_class"]:
@@ -305,15 +316,33 @@ def _flat(manifest: dict, prefix: str = "") -> dict:
 
 
 @contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[Path]:
+    """Only one process at a time starts, or writes the files at the top of the set; held for
+    moments. Yields the folder of locks."""
+    locks = Path(folder) / ".lock"
+    try:
+        with files.locked(locks / "start", str(folder), blocking=True):
+            yield locks
+    finally:
+        _remove_if_empty(locks)
+
+
+def _remove_if_empty(locks: Path) -> None:
+    with contextlib.suppress(OSError):
+        locks.rmdir()  # the last one out leaves no trace
+
+
+@contextlib.contextmanager
 def writing(folder: Path, rank: int, world_size: int) -> Iterator[None]:
     """Hold the set for one (rank, world) pair.
 
     Raises:
         LockedError: the same rank is alive, or any rank of another world size.
     """
-    locks, mine = Path(folder) / ".lock", f"rank{rank}of{world_size}"
+    mine = f"rank{rank}of{world_size}"
     with contextlib.ExitStack() as stack:
-        with files.locked(locks / "start", str(folder), blocking=True):
+        with _alone(folder) as locks:
+            stack.callback(_remove_if_empty, locks)
             for other in sorted(locks.glob("rank*of*")):
                 if other.name != mine and not other.name.endswith(f"of{world_size}"):
                     try:
@@ -325,10 +354,8 @@ def writing(folder: Path, rank: int, world_size: int) -> Iterator[None]:
                             f"{other.name}", lock=other,
                             hint=f"the same --world-size as it ({other.name}), or wait") from error
             stack.enter_context(files.locked(locks / mine, str(folder)))
-        files.remove_stale_temps(folder)
+            files.remove_stale_temps(folder)
         yield
-    with contextlib.suppress(OSError):
-        locks.rmdir()  # the last one out leaves no trace
 
 
 def make(image_set: ImageSet, sample: Callable[[Tensor, list[int]], Tensor], rank: int,
@@ -351,10 +378,11 @@ def make(image_set: ImageSet, sample: Callable[[Tensor, list[int]], Tensor], ran
         image_set.write_shard(j, sample(labels, [plan.seed(*key) for key in keys]))
         made += 1
         progress(plan.kept(j))
-    if not image_set.complete and not image_set.missing():
-        image_set.write_index()
-        for place in (image_set.folder / "shards", *image_set.folder.glob("images/*")):
-            files.remove_stale_temps(place)  # every shard is made: no other rank needs its own
+    with _alone(image_set.folder):
+        if not image_set.complete and not image_set.missing():
+            for place in (image_set.folder / "shards", *image_set.folder.glob("images/*")):
+                files.remove_stale_temps(place)  # every shard is made: no other rank needs its own
+            image_set.write_index()
     return made
 
 
@@ -391,6 +419,8 @@ def read_image(data: bytes, name: object, channels: int | None = None) -> Tensor
             if image.width * image.height > MAX_PIXELS:
                 raise DamagedError(f"the image has {image.width} x {image.height} pixels; "
                                    "64 million are allowed", file=name)
+            if image.mode.startswith("I"):  # 16 bits, which Pillow would clip at 255
+                image = Image.fromarray((np.array(image) >> 8).astype(np.uint8))
             grey = channels == 1 or channels is None and image.mode in ("L", "1")
             array = np.array(image.convert("L" if grey else "RGB"))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
@@ -433,6 +463,7 @@ def packed(image_set: ImageSet, cache: Path, progress: Callable[[int], None]
     with files.locked(stem.with_suffix(".lock"), str(data), blocking=True):
         if not (done.exists() and data.exists() and data.stat().st_size == np.prod(shape)):
             done.unlink(missing_ok=True)
+            files.remove_stale_temps(data.parent, stem.name)
             files.check_free_space(data.parent, int(np.prod(shape)), "the packed cache")
             _pack(image_set, rows, shape, data, progress)
             files.write_json(done, {"set": str(image_set.folder), "shape": list(shape)})

@@ -26,7 +26,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--teacher", default=None, metavar="SPEC", help="scores the images")
     parser.add_argument("--cache", type=Path, default=Path("save/cache"), metavar="DIR",
                         help="where image sets are kept unpacked (default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=None, metavar="FILE.json")
+    parser.add_argument("--out", type=Path, default=None, metavar="FILE.json",
+                        help="where to write it (default: standard output)")
     run.add_common_arguments(parser)
     return run.parse(parser, argv)
 
@@ -89,7 +90,8 @@ def nearest_distances(images: Tensor, others: Tensor, chunk: int = 500) -> Tenso
     """Root mean square pixel distance, in [0, 1], of each image to its nearest of `others`.
     Both uint8 [., C, H, W]."""
     flat = others.flatten(1).float() / 255
-    found = [torch.cdist(part.flatten(1).float() / 255, flat).min(1).values
+    exact = "donot_use_mm_for_euclid_dist"  # the product's rounding would hide exact copies
+    found = [torch.cdist(part.flatten(1).float() / 255, flat, compute_mode=exact).min(1).values
              for part in images.split(chunk)]
     return torch.cat(found) / flat.shape[1] ** 0.5
 

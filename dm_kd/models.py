@@ -7,7 +7,9 @@
 Key names are those of the public checkpoints of each family, so that their files load.
 """
 
+import contextlib
 import functools
+import sys
 from pathlib import Path
 
 import torch
@@ -267,7 +269,8 @@ def _download_torchvision(name: str, weights: str) -> dict:
 
     try:
         enum = torchvision.models.get_model_weights(name.removeprefix("torchvision:"))
-        return enum[weights].get_state_dict(progress=True, check_hash=True)
+        with contextlib.redirect_stdout(sys.stderr):  # torch announces the download
+            return enum[weights].get_state_dict(progress=True, check_hash=True)
     except KeyError as error:
         raise UserError(f"no weights '{weights}' for {name}",
                         hint=f"{name}@FILE, {name}@none, or "
@@ -292,10 +295,11 @@ def read_state(file: Path) -> dict[str, Tensor]:
             state = state[wrapper]
             break
     if not isinstance(state, dict) or not state or not all(
-            isinstance(v, Tensor) for v in state.values()):
+            isinstance(k, str) and isinstance(v, Tensor) and v.layout == torch.strided
+            and not v.is_complex() for k, v in state.items()):
         raise UserError("the file holds no state dict", file=file,
                         found=f"{type(state).__name__} with {len(state)} entries"
-                        if hasattr(state, "__len__") else type(state).__name__,
+                        if isinstance(state, (dict, list)) else type(state).__name__,
                         hint="a state dict of tensors, bare or under 'model' or 'state_dict'")
     for prefix in ("module.", "_orig_mod.", "student."):
         if all(key.startswith(prefix) for key in state):

@@ -16,7 +16,8 @@ def kd(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor,
 
 def cross_entropy(student_logits: Tensor, teacher_logits: Tensor | None, labels: Tensor,
                   temperature: float) -> Tensor:
-    """Cross-entropy with labels int64 [B]; no teacher, no temperature."""
+    """Cross-entropy with labels int64 [B], or probabilities [B, classes]; no teacher, no
+    temperature."""
     return F.cross_entropy(student_logits.float(), labels)
 
 

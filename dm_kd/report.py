@@ -24,6 +24,7 @@ from dm_kd.errors import UserError, nearest
 from dm_kd.tasks import TASKS, get_task, load_real
 
 BOOTSTRAP_DRAWS = 10_000
+MIN_GROUPS = 8  # redrawing fewer says little of the spread between them
 SAMPLE_COLUMNS = 8
 
 
@@ -191,9 +192,9 @@ def compare(ours: list[dict], base: list[dict], seed: int) -> dict:
     """Accuracy difference in points over the seeds and images that both judged, paired.
 
     test_error: standard error from the finite test set, from redrawing its groups (writers; single
-    images where groups are unknown) with the seeds kept. seed_error: the differences' standard
-    deviation over seeds over sqrt(seeds). interval and bound: 95 % two-sided and one-sided, from
-    redrawing both levels (percentile bootstrap, 10,000 draws).
+    images where groups are unknown or too few) with the seeds kept. seed_error: the differences'
+    standard deviation over seeds over sqrt(seeds). interval and lower_bound: 95 % two-sided and
+    one-sided, from redrawing both levels (percentile bootstrap, 10,000 draws).
     """
     a, b = correctness(ours), correctness(base)
     seeds = sorted(a.keys() & b.keys())
@@ -203,7 +204,7 @@ def compare(ours: list[dict], base: list[dict], seed: int) -> dict:
     if not images:
         return {"seeds": 0}
     groups = [a[seeds[0]][i][1] for i in images]
-    if -1 in groups:
+    if -1 in groups or len(set(groups)) < MIN_GROUPS:
         groups = list(range(len(images)))
     names, index = np.unique(groups, return_inverse=True)
     sums = np.zeros((len(seeds), len(names)))
@@ -315,7 +316,7 @@ def draw_samples(trials: list[dict], path: Path) -> Path | None:
                                      images.plan.path(c, k), task.channels)
                 for k in range(min(SAMPLE_COLUMNS, images.plan.images_per_class))]
         rows.append((task.class_names[c], list(chosen), made))
-    figure, axes = pyplot.subplots(1, 2, figsize=(7.6, 0.44 * len(rows) + 0.6),
+    figure, axes = pyplot.subplots(1, 2, figsize=(7.6, 3.55 * len(rows) / SAMPLE_COLUMNS + 0.4),
                                    layout="constrained")
     for axis, column, title in ((axes[0], 1, "real (training images)"), (axes[1], 2, "synthetic")):
         sheet = image_set.tile([row[column] for row in rows], scale=4)
@@ -347,7 +348,7 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 0 auto; p
 table { border-collapse: collapse; width: 100%; }
 th, td { text-align: left; padding: .3rem .6rem; border-bottom: 1px solid #8885; }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-.wide { overflow-x: auto; }
+td small { opacity: .75; display: inline-block; min-width: 13rem; } .wide { overflow-x: auto; }
 img { max-width: 100%; height: auto; background: #fff; border-radius: 6px; }
 pre { overflow-x: auto; padding: .6rem; background: #8881; border-radius: 6px; font-size: .8rem; }
 p.note, figcaption { opacity: .8; font-size: .9rem; } figure { margin: 1rem 0; }
@@ -410,7 +411,7 @@ def html_table(record: dict) -> str:
     if compared:
         head += ["difference", "95 % interval", "test error", "seed error"]
     cells = "".join(f"<th{' class=n' if i else ''}>{h}</th>" for i, h in enumerate(head))
-    lines = [f"<div class=wide><table><tr>{cells}<th>what</th></tr>"]
+    lines = [f"<div class=wide><table><tr>{cells}</tr>"]
     for row in record["rows"]:
         values = [spread(row), shown(row["best_acc1_mean"]), shown(row["agreement_mean"]),
                   f"{row['images_seen']:,}", shown(row["seconds_mean"], 0)]
@@ -420,7 +421,8 @@ def html_table(record: dict) -> str:
                         shown(c["test_error"]), shown(c["seed_error"])] if c.get("seeds")
                        else ["", "", "", ""])
         numbers = "".join(f"<td class=n>{v}</td>" for v in values)
-        lines.append(f"<tr><td>{esc(row['name'])}</td>{numbers}<td>{esc(row['what'])}</td></tr>")
+        lines.append(f"<tr><td>{esc(row['name'])}<br><small>{esc(row['what'])}</small></td>"
+                     f"{numbers}</tr>")
     return "\n".join(lines) + "</table></div>"
 
 

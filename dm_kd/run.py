@@ -11,6 +11,7 @@ import json
 import math
 import os
 import platform
+import shlex
 import signal
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from dm_kd.errors import DamagedError, Stopped, UserError, nearest, refuse_diffe
 # Settings that may change between a run and its continuation without changing its result.
 VOLATILE = {"out", "config", "debug", "dry_run", "data", "cache", "checkpoint_seconds"}
 PLAIN_PROGRESS_SECONDS = 10.0
+MAX_THREADS = 1024
 
 
 # --- flags ----------------------------------------------------------------------------------------
@@ -62,7 +64,8 @@ def _number(text: str, kind: type, ok: Callable, rule: str):
         value = kind(text)
     except ValueError:
         value = None
-    if value is None or not math.isfinite(value) or value > 1e15 or not ok(value):
+    # abs() first: isfinite() cannot take an int of 400 digits
+    if value is None or abs(value) > 1e15 or not math.isfinite(value) or not ok(value):
         raise argparse.ArgumentTypeError(f"{rule}, got {text}")
     return value
 
@@ -123,8 +126,26 @@ def parse(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespac
 
 def _config_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--config", type=Path)
+    parser.add_argument("--config", type=Path, nargs="?")  # without a value: parse() complains
     return parser
+
+
+def peek(argv: list[str], flag: str, default: str) -> str:
+    """The value of a flag that decides which others there are: typed, or in the --config file.
+    What is wrong with either is left to `parse` to say."""
+    import yaml
+
+    first = _config_parser()
+    first.add_argument(f"--{flag}", nargs="?")
+    given, _ = first.parse_known_args(argv)
+    value = getattr(given, flag)
+    if value is None and given.config:
+        with contextlib.suppress(yaml.YAMLError, OSError, ValueError, RecursionError):
+            root = yaml.compose(given.config.read_text(), Loader=yaml.SafeLoader)
+            if isinstance(root, yaml.MappingNode):  # composed, not built: aliases multiply
+                value = next((v.value for k, v in root.value if k.value == flag and isinstance(
+                    v, yaml.ScalarNode) and not v.tag.endswith(":null")), None)
+    return value or default
 
 
 def _config_as_flags(parser: argparse.ArgumentParser, path: Path) -> list[str]:
@@ -149,8 +170,10 @@ def _config_as_flags(parser: argparse.ArgumentParser, path: Path) -> list[str]:
     known = {action.dest: action for action in parser._actions if action.dest != "help"}
     flags, seen = [], set()
     for key_node, node in root.value:
-        key, line = str(key_node.value).replace("-", "_"), key_node.start_mark.line + 1
-        where = f"{path.name} line {line}"
+        where = f"{path.name} line {key_node.start_mark.line + 1}"
+        if not isinstance(key_node, yaml.ScalarNode):  # not even for the message: aliases multiply
+            raise UserError(f"{where}: a flag's name is one word", file=path)
+        key = key_node.value.replace("-", "_")
         if key not in known:
             raise UserError(f"{where}: unknown key '{key_node.value}'", file=path,
                             hint=nearest(key, known))
@@ -168,7 +191,8 @@ def _as_flag(action: argparse.Action, node, where: str) -> list[str]:
         return []
     if action.nargs == 0:
         if node.value.lower() not in ("true", "false"):
-            raise UserError(f"{where}: '{action.dest}' is true or false, got {node.value}")
+            raise UserError(f"{where}: '{action.dest}' is true or false, got {node.value}",
+                            hint=f"{action.dest}: true")
         return action.option_strings[:1] if node.value.lower() == "true" else []
     return [f"{action.option_strings[0]}={node.value}"]
 
@@ -244,9 +268,13 @@ def use_device(args: argparse.Namespace):
     if args.device == "auto":
         args.device = "cuda" if torch.cuda.is_available() else "cpu"
     args.threads = args.threads or 2  # torchrun exports OMP_NUM_THREADS=1
+    if args.threads > MAX_THREADS:
+        raise UserError(f"--threads {args.threads} is more than {MAX_THREADS}", hint="--threads 2")
     torch.set_num_threads(args.threads)
     try:
         device = torch.device(args.device)
+        if device.type not in ("cpu", "cuda"):
+            raise RuntimeError("cpu and cuda are known")
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"no device '{args.device}' here", found=str(error).splitlines()[0][:100],
@@ -344,6 +372,8 @@ class Run:
         self.checkpoint_seconds = args.checkpoint_seconds
         self._last_save = time.monotonic()
         self._lock = None
+        self._whole: list[str] = []  # digests of previous.pt and last.pt, where these are whole
+        self._last_damaged = False
 
     def __enter__(self) -> "Run":
         if dist.is_main():
@@ -373,7 +403,8 @@ class Run:
                 old |= files.read_json(inputs)
             refuse_difference(old, self.settings | self.inputs, self.folder,
                               "the folder holds another run")
-        elif any(p for p in self.folder.iterdir() if not p.name.startswith(".")):
+        elif any(p for p in self.folder.iterdir()
+                 if not p.name.startswith(".") and p != inputs):  # inputs: killed in between
             raise UserError("the folder holds other files and is no run", folder=self.folder,
                             hint="another --out")
         files.write_json(inputs, self.inputs)
@@ -426,19 +457,20 @@ class Run:
         return time.monotonic() - self._last_save >= self.checkpoint_seconds
 
     def save_checkpoint(self, state: dict) -> None:
-        """Write last.pt; the one before becomes previous.pt. Its digest is recorded first, so that
-        a file found later is either one that was written in full or refused."""
+        """Write last.pt; the one before becomes previous.pt, unless it is damaged. Its digest is
+        recorded first, so that a file found later is either one that was written in full or
+        refused; the digests of whole files stay, however often a save fails."""
         self._last_save = time.monotonic()
         if not dist.is_main():
             return
         data = files.encode_tensors(state)
-        digests = self.folder / "checkpoints.sha256"
-        known = digests.read_text().split() if digests.exists() else []
-        files.durable_write(digests, "\n".join([*known[-3:], files.sha256(data)]) + "\n")
+        digests = [*self._whole, files.sha256(data)]
+        files.durable_write(self.folder / "checkpoints.sha256", "\n".join(digests) + "\n")
         last = self.folder / "last.pt"
-        if last.exists():
+        if last.exists() and not self._last_damaged:
             os.replace(last, self.folder / "previous.pt")
         files.durable_write(last, data)
+        self._whole, self._last_damaged = digests[-2:], False
 
     def load_checkpoint(self) -> dict | None:
         """The newest checkpoint whose digest holds; None for a new run. A refused one is named.
@@ -447,18 +479,23 @@ class Run:
             DamagedError: there are checkpoints, and none is whole.
         """
         digests = self.folder / "checkpoints.sha256"
-        known = set(digests.read_text().split()) if digests.exists() else set()
-        damaged = []
-        for name in ("last.pt", "previous.pt"):
-            path = self.folder / name
+        known = digests.read_text(errors="replace").split() if digests.exists() else []
+        damaged, self._whole, newest = [], [], None
+        for path in (self.folder / "previous.pt", self.folder / "last.pt"):
             if not path.exists():
                 continue
-            if files.sha256_file(path) in known:
-                return files.load_pt(path)
-            damaged.append(path)
-            self.log(f"{name} is damaged (sha256 differs); the one before is used")
+            digest = files.sha256_file(path)
+            if digest in known:
+                self._whole.append(digest)
+                newest = path
+            else:
+                damaged.append(path)
+                self.log(f"{path.name} is damaged (sha256 differs); the other one is used")
+        self._last_damaged = self.folder / "last.pt" in damaged
+        if newest is not None:
+            return files.load_pt(newest)
         if damaged:
-            raise DamagedError("no checkpoint is whole", file=damaged[0],
+            raise DamagedError("no checkpoint is whole", file=damaged[-1],
                                hint="remove the folder to start anew")
         return None
 
@@ -479,9 +516,9 @@ class Run:
             flag = "--" + key.replace("_", "-")
             if value is True:
                 words.append(flag)
-            elif value is not None and value is not False and value != "":
-                words.append(f"{flag} {value}")
-        return " ".join([*words, f"--out {self.folder}"])
+            elif value is not None and value is not False:
+                words.append(f"{flag} {shlex.quote(str(value))}")
+        return " ".join([*words, f"--out {shlex.quote(str(self.folder))}"])
 
 
 def _plain(value: object) -> object:
@@ -515,7 +552,7 @@ def read_metrics(folder: Path) -> list[dict]:
     for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1):
         try:
             row = json.loads(line)
-            row["epoch"]
+            row["epoch"] + 0  # a number: rows are compared by it
         except (ValueError, TypeError, KeyError) as error:
             raise DamagedError(f"metrics.jsonl line {number} is damaged", file=path) from error
         rows.append(row)

@@ -25,13 +25,13 @@ GENERATORS = {  # name -> module with add_arguments(parser) and build(args, task
 
 def class_list(text: str) -> tuple[int, ...]:
     """'0-99,207' or a file of such lines -> sorted class indices."""
-    if Path(text).is_file():
+    if set(text) - set("0123456789,- ") and Path(text).is_file():
         text = ",".join(Path(text).read_text().split())
     classes = set()
     for part in text.split(","):
-        first, _, last = part.strip().partition("-")
+        first, dash, last = part.strip().partition("-")
         low = run.nonnegative_int(first)
-        high = run.nonnegative_int(last) if last else low
+        high = run.nonnegative_int(last) if dash else low
         if high < low or high > 10 ** 6:
             raise argparse.ArgumentTypeError(f"'{part}' is no range of classes")
         classes.update(range(low, high + 1))
@@ -40,9 +40,7 @@ def class_list(text: str) -> tuple[int, ...]:
 
 def parse(argv: list[str]) -> argparse.Namespace:
     """The flags; those of the chosen generator come from its module."""
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--generator", default="dit")
-    name = first.parse_known_args(argv)[0].generator
+    name = run.peek(argv, "generator", "dit")
     if name not in GENERATORS:
         raise UserError(f"unknown generator '{name}'",
                         hint=f"--generator: {nearest(name, GENERATORS)}")
@@ -81,6 +79,12 @@ def parse(argv: list[str]) -> argparse.Namespace:
 def make_manifest(args: argparse.Namespace, task: Task, generator, device) -> dict:
     """Every setting that makes the bytes; no dates or paths, so that it is the same anywhere."""
     classes = args.classes or tuple(range(task.num_classes))
+    for flag, value, most in (("--images-per-class", args.images_per_class * len(classes),
+                               image_set.MAX_IMAGES),
+                              ("--batch-size", args.batch_size, image_set.MAX_SHARD)):
+        if value > most:
+            raise UserError(f"{flag} makes {value} images, {most} are allowed",
+                            hint=f"a smaller {flag}")
     if classes[-1] >= task.num_classes:
         raise UserError(f"class {classes[-1]} is out of range", hint=f"--classes 0-"
                         f"{task.num_classes - 1}", task=f"{task.name}, {task.num_classes} classes")
@@ -173,10 +177,9 @@ def check_summary(images: image_set.ImageSet) -> None:
 
 
 def report(images: image_set.ImageSet, made: int, args: argparse.Namespace) -> None:
-    missing = images.missing()
-    if missing:
-        print(f"{args.out}: rank {args.rank} of {args.world_size} is done, {len(missing)} shards "
-              "are left to other ranks")
+    if not images.complete:  # whoever makes the last shard writes the index
+        print(f"{args.out}: rank {args.rank} of {args.world_size} is done, "
+              f"{len(images.missing())} shards are left to other ranks")
     else:
         check_summary(images)
         what = f"{made} shards made" if made else "complete already, every digest holds"

@@ -72,7 +72,8 @@ def build(args: argparse.Namespace, task: Task) -> dit.DiT:
     Raises:
         UserError: sizes that do not fit together."""
     if task.resolution % args.patch_size:
-        raise UserError(f"--patch-size {args.patch_size} does not divide {task.resolution} pixels")
+        raise UserError(f"--patch-size {args.patch_size} does not divide {task.resolution} pixels",
+                        hint="--patch-size 2")
     if args.width % (4 * args.heads):
         raise UserError(f"--width {args.width} is no multiple of 4 x --heads {args.heads}",
                         hint=f"--width {-(-args.width // (4 * args.heads)) * 4 * args.heads}")
@@ -157,8 +158,9 @@ def fit(folder: run.Run, args: argparse.Namespace, task: Task, model: dit.DiT,
 
     def save(step: int) -> None:
         values = [float(v) for v in losses]
-        if not all(map(math.isfinite, values)):
-            raise DivergedError(f"the loss became NaN or infinite before step {step}",
+        if not (all(map(math.isfinite, values))
+                and all(torch.isfinite(v).all() for v in [*weights, *average])):
+            raise DivergedError(f"the loss or weights became NaN or infinite before step {step}",
                                 kept="the checkpoint before it (last.pt)",
                                 hint="a lower --learning-rate, in another --out")
         folder.save_checkpoint({

@@ -61,7 +61,7 @@ def body(argv: list[str]) -> None:
             return
         folder.log(f"{args.model}, {models.parameter_count(student):,} parameters, on "
                    f"{len(real.labels)} real images of {task.name}, {device}, amp {args.amp}")
-        engine.fit(folder, args, engine.make_view(task, args), student, None, source,
+        engine.fit(folder, args, engine.make_view(task, args, True), student, None, source,
                    objectives.cross_entropy, val, device, card)
 
 

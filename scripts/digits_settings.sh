@@ -2,7 +2,7 @@
 # (scripts/sweeps/digits_dev.sh; save/results/digits_dev); the student's recipe and its number of
 # steps are the same for every row.
 steps="--epochs 45 --steps-per-epoch 16 --batch-size 128"
-recipe="$steps --learning-rate 0.1 --lr-schedule cosine --weight-decay 5e-4"
+recipe="$steps --learning-rate 0.2 --lr-schedule cosine --weight-decay 5e-4 --mixup 0.4 --mix-share 0.5"
 teacher_flags="--task digits --model cnn_w32 --epochs 30 --batch-size 128 --lr-schedule cosine --weight-decay 5e-4"
 generator_flags="--task digits --steps 2000"
 synthesize_flags="--task digits --generator dit --guidance-scale 1 --steps 20 --images-per-class 200"

@@ -47,7 +47,7 @@ find_python() {
 run_folds() {
     names=$1 printer=$2 logs=$3
     if [ -n "${dry:-}" ]; then
-        for name in $names; do "$printer" "$name" | "$PYTHON" -m dm_kd; done
+        for name in $names; do "$printer" "$name"; done | "$PYTHON" -m dm_kd
         return
     fi
     mkdir -p "$logs"

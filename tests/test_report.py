@@ -27,13 +27,13 @@ def write_run(folder, seed, fold, guesses, ids, labels, groups, source="real"):
 
 @pytest.fixture
 def study(tmp_path):
-    """Two rows, two seeds, two folds of 20 images in 4 groups; row `ours` has 1 error per fold
+    """Two rows, two seeds, two folds of 20 images in 4 groups each; row `ours` has 1 error per fold
     and seed, row `base` has 3."""
     for seed in (0, 1):
         for fold in (0, 1):
             ids = list(range(20 * fold, 20 * fold + 20))
             labels = [i % 10 for i in ids]
-            groups = [2 * fold + (i % 2) for i in range(20)]
+            groups = [4 * fold + (i % 4) for i in range(20)]
             for name, errors in (("ours", 1), ("base", 3)):
                 guesses = [(v + 1) % 10 if i < errors else v for i, v in enumerate(labels)]
                 write_run(tmp_path / "runs" / f"fold{fold}_seed{seed}" / name, seed, fold, guesses,
@@ -52,7 +52,7 @@ def test_trials_of_one_name_are_one_row_and_folds_are_pooled(study):
 def test_paired_difference_has_the_hand_computed_value(study):
     rows = report.make_rows(report.find_trials(study / "runs")[0], [])
     found = report.compare(rows[0]["trials"], rows[1]["trials"], seed=0)
-    assert found["difference"] == 10.0 and found["images"] == 40 and found["groups"] == 4
+    assert found["difference"] == 10.0 and found["images"] == 40 and found["groups"] == 8
     assert found["seed_error"] == 0.0 and found["test_error"] > 0
     assert found["interval"][0] <= found["lower_bound"] <= 10.0 <= found["interval"][1]
 

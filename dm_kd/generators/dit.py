@@ -11,7 +11,7 @@ arXiv 2102.09672) and classifier-free guidance (Ho & Salimans 2022, arXiv 2207.1
 
 import argparse
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -408,6 +408,76 @@ class DiTGenerator:
             raise UserError("the generator made NaN or infinite values",
                             hint="--dtype fp32, or other weights")
         return to_uint8(x).cpu()
+
+
+# --- the two public layouts of weights ------------------------------------------------------------
+
+# Ours (the original checkpoint's) module -> those of diffusers' DiTTransformer2DModel, in the order
+# in which their rows are stacked. * = block number; diffusers keeps a copy of each embedding in
+# every block. Its position table is computed, not stored.
+DIFFUSERS_NAMES = {
+    "x_embedder.proj": ("pos_embed.proj",),
+    "t_embedder.mlp.0": ("transformer_blocks.*.norm1.emb.timestep_embedder.linear_1",),
+    "t_embedder.mlp.2": ("transformer_blocks.*.norm1.emb.timestep_embedder.linear_2",),
+    "y_embedder.embedding_table": (
+        "transformer_blocks.*.norm1.emb.class_embedder.embedding_table",),
+    "blocks.*.attn.qkv": ("transformer_blocks.*.attn1.to_q", "transformer_blocks.*.attn1.to_k",
+                          "transformer_blocks.*.attn1.to_v"),
+    "blocks.*.attn.proj": ("transformer_blocks.*.attn1.to_out.0",),
+    "blocks.*.mlp.fc1": ("transformer_blocks.*.ff.net.0.proj",),
+    "blocks.*.mlp.fc2": ("transformer_blocks.*.ff.net.2",),
+    "blocks.*.adaLN_modulation.1": ("transformer_blocks.*.norm1.linear",),
+    "final_layer.linear": ("proj_out_2",),
+    "final_layer.adaLN_modulation.1": ("proj_out_1",),
+}
+
+
+def _layouts(depth: int) -> Iterator[tuple[str, list[str]]]:
+    """(our key, the keys of diffusers that make it up); ours comes again for each copy."""
+    for ours, theirs in DIFFUSERS_NAMES.items():
+        copies = depth if "*" in theirs[0] else 1
+        kinds = ("weight",) if ours.endswith("embedding_table") else ("weight", "bias")
+        for block in range(copies):
+            for kind in kinds:
+                yield (f"{ours}.{kind}".replace("*", str(block)),
+                       [f"{name}.{kind}".replace("*", str(block)) for name in theirs])
+
+
+def to_diffusers(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Our state dict -> that of diffusers' DiTTransformer2DModel, no two entries in one memory."""
+    depth = len({key.split(".")[1] for key in state if key.startswith("blocks.")})
+    return {key: part.clone() for ours, theirs in _layouts(depth)
+            for key, part in zip(theirs, state[ours].chunk(len(theirs)), strict=True)}
+
+
+def from_diffusers(state: dict[str, Tensor], input_size: int) -> dict[str, Tensor]:
+    """diffusers' state dict -> ours.
+
+    Args:
+        input_size: `sample_size` of the folder's config.json, for the position table.
+
+    Raises:
+        UserError: keys are missing or unknown, or the per-block embedding tables differ: ours, and
+            the original, have one (diffusers' training drops labels in each block on its own).
+    """
+    depth = len({key.split(".")[1] for key in state if key.startswith("transformer_blocks.")})
+    layouts = list(_layouts(depth))
+    expected = {key for _, theirs in layouts for key in theirs}
+    missing, unknown = sorted(expected - state.keys()), sorted(state.keys() - expected)
+    if missing or unknown or not depth:
+        raise UserError("the weights are not those of a DiTTransformer2DModel",
+                        missing=", ".join(missing[:2]) or "nothing",
+                        unknown=", ".join(unknown[:2]) or "nothing")
+    converted = {}
+    for ours, theirs in layouts:
+        value = torch.cat([state[key] for key in theirs])
+        if not torch.equal(converted.setdefault(ours, value), value):
+            raise UserError("the blocks' embedding tables differ; a DiT has one for all",
+                            key=theirs[0],
+                            hint="weights of the original DiT, not trained in diffusers")
+    convolution = converted["x_embedder.proj.weight"]  # [width, channels, patch, patch]
+    table = position_embedding(input_size // convolution.shape[2], convolution.shape[0])
+    return {"pos_embed": table[None], **converted}
 
 
 # --- command line and files -----------------------------------------------------------------------

@@ -1,0 +1,148 @@
+"""Two processes under torchrun, on CPUs with gloo: the same images, counted once, one writer."""
+
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from processes import ROOT, contents, run
+
+from dm_kd import files
+from dm_kd.tasks import get_task, load_real
+
+RECIPE = ("--task", "digits", "--source", "real", "--student", "cnn_w4", "--epochs", 4,
+          "--batch-size", 64, "--learning-rate", 0.1, "--lr-decay-epochs", 3, "--threads", 1,
+          "--amp", "none", "--device", "cpu", "--images-per-class", 60)
+
+
+def torchrun(entry, *argv, processes=2, code=0):
+    """Run an entry under torchrun to its end."""
+    ended = start_torchrun(entry, *argv, processes=processes)
+    out, err = ended.communicate(timeout=300)
+    assert (ended.returncode == 0) == (code == 0), err[-3000:]
+    return out, err
+
+
+def start_torchrun(entry, *argv, processes=2):
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes),
+               "--master-port", "0", "--master-addr", "127.0.0.1", "-m", f"dm_kd.{entry}"]
+    return subprocess.Popen([*command, *map(str, argv)], cwd=ROOT, text=True,
+                            env={**os.environ, "GLOO_SOCKET_IFNAME": "lo"},
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return tmp_path_factory.mktemp("dist")
+
+
+@pytest.fixture(scope="module")
+def teacher(place):
+    ended = run("train_teacher", "--task", "digits", "--model", "cnn_w8", "--epochs", 6,
+                "--batch-size", 64, "--lr-decay-epochs", 4, "--threads", 1, "--amp", "none",
+                "--device", "cpu", "--out", place / "teacher")
+    assert ended.code == 0, ended.err
+    return place / "teacher"
+
+
+@pytest.fixture(scope="module")
+def two(place, teacher):
+    """A run of two processes, and what they printed."""
+    return place / "two", torchrun("distill", *RECIPE, "--teacher", teacher, "--out",
+                                   place / "two")
+
+
+@pytest.fixture(scope="module")
+def one(place, teacher):
+    ended = run("distill", *RECIPE, "--teacher", teacher, "--out", place / "one")
+    assert ended.code == 0, ended.err
+    return place / "one"
+
+
+def result(folder):
+    return json.loads((folder / "result.json").read_text())
+
+
+def metrics(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_two_processes_count_every_validation_image_once(two):
+    folder, _ = two
+    val = load_real(get_task("digits"), "val")
+    found = json.loads((folder / "predictions.json").read_text())
+    assert result(folder)["val_images"] == len(val.labels) == len(found["predictions"])
+    assert found["ids"] == val.ids.tolist() and found["labels"] == val.labels.tolist()
+    right = sum(a == b for a, b in zip(found["predictions"], found["labels"], strict=True))
+    assert result(folder)["acc1"] == pytest.approx(100 * right / len(val.labels), abs=1e-9)
+    assert [row["images_seen"] for row in metrics(folder)] == [640, 1280, 1920, 2560]
+
+
+def test_the_accuracy_of_two_processes_is_that_of_the_weights_they_saved(two):
+    folder, _ = two
+    ended = run("evaluate", "--task", "digits", "--model", folder, "--device", "cpu")
+    assert ended.code == 0, ended.err
+    assert json.loads(ended.out)["acc1"] == pytest.approx(result(folder)["acc1"], abs=1e-9)
+    weights = files.load_safetensors(folder / "student.safetensors")
+    assert weights.keys() == files.load_pt(folder / "last.pt")["model"].keys()  # no "module."
+
+
+def test_only_rank_0_writes(two):
+    folder, (out, _) = two
+    assert len(re.findall(r"^Epoch: \[\d/4\]", out, re.M)) == 4
+    assert (folder / "log.txt").read_text().count("Epoch: [1/4]") == 1
+    assert [row["epoch"] for row in metrics(folder)] == [1, 2, 3, 4]
+    assert not [name for name in contents(folder) if ".tmp." in name or ".lock" in name]
+
+
+def test_two_processes_learn_as_well_as_one(two, one):
+    """Batch statistics are per process, so weights differ; the teacher's numbers may not."""
+    folder, _ = two
+    assert result(folder)["teacher_acc1"] == result(one)["teacher_acc1"]
+    losses = [[row["train_loss"] for row in metrics(f)] for f in (folder, one)]
+    assert losses[0][0] == pytest.approx(losses[1][0], rel=0.3)
+    assert all(later < losses[0][0] for later in losses[0][2:])
+    assert result(folder)["acc1"] > 40 and result(one)["acc1"] > 40
+
+
+def test_two_processes_resume_after_a_kill_of_one_to_the_same_bits(two, teacher, tmp_path):
+    folder, _ = two
+    command = (*RECIPE, "--teacher", teacher, "--out", tmp_path / "run", "--checkpoint-seconds",
+               1e-6)
+    running = start_torchrun("distill", *command)
+    for _ in range(6000):
+        if (tmp_path / "run" / "last.pt").exists() or running.poll() is not None:
+            break
+        time.sleep(0.01)
+    pid = (tmp_path / "run" / ".lock").read_text().split()[1]  # rank 0
+    os.kill(int(pid), signal.SIGKILL)
+    running.communicate(timeout=120)
+    assert running.returncode != 0 and not (tmp_path / "run" / "result.json").exists()
+    out, _ = torchrun("distill", *command)
+    assert "resumed at epoch" in out
+    assert ((tmp_path / "run" / "student.safetensors").read_bytes()
+            == (folder / "student.safetensors").read_bytes())
+    assert [row["epoch"] for row in metrics(tmp_path / "run")] == [1, 2, 3, 4]
+
+
+def test_a_batch_that_does_not_divide_over_the_processes_is_refused(teacher, tmp_path):
+    _, err = torchrun("distill", *RECIPE, "--teacher", teacher, "--out", tmp_path / "run",
+                      "--batch-size", 33, code=1)
+    assert "--batch-size 33 does not divide over 2 processes" in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_synthesis_under_torchrun_makes_the_bytes_of_one_process(tmp_path):
+    command = ("--task", "digits", "--generator", "noise", "--classes", "0-4", "--batch-size", 3,
+               "--images-per-class", 5, "--threads", 1, "--device", "cpu")
+    assert run("synthesize", *command, "--out", tmp_path / "one").code == 0
+    out, _ = torchrun("synthesize", *command, "--out", tmp_path / "two")
+    assert contents(tmp_path / "two") == contents(tmp_path / "one")
+    with open(tmp_path / "two" / "index.csv", newline="") as file:
+        assert len(list(csv.DictReader(file))) == 25
+    assert "index sha256" in out

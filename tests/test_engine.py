@@ -1,0 +1,432 @@
+"""The training loop: what may change, the schedule, exact counts, and the same bits after a stop."""
+
+import json
+import math
+import shutil
+import types
+
+import pytest
+import safetensors.torch
+import torch
+
+from dm_kd import distill, engine, models, objectives, run, train_teacher
+from dm_kd.errors import DivergedError, Stopped
+from dm_kd.sources.stored import StoredSource
+from dm_kd.tasks import load_real
+
+CPU = torch.device("cpu")
+
+
+def recipe(**changes):
+    return types.SimpleNamespace(**{
+        "learning_rate": 0.1, "lr_schedule": "step", "lr_decay_epochs": (30, 60, 90),
+        "warmup_epochs": 0, "epochs": 100} | changes)
+
+
+@pytest.fixture
+def parts(distill_args, digits, teacher_folder):
+    """f(folder, **changes) -> what engine.fit takes, for 2 epochs of 4 steps on 128 images."""
+
+    def make(folder, **changes):
+        args = distill_args(**{"out": folder, "checkpoint_seconds": 1e9} | changes)
+        torch.manual_seed(args.seed)
+        student = models.build("cnn_w4", digits)
+        teacher, _ = models.load_frozen(str(teacher_folder), digits)
+        train, val = (load_real(digits, split) for split in ("train", "val"))
+        source = StoredSource(train.images[:128], train.labels[:128], args.batch_size, args.seed)
+        return types.SimpleNamespace(
+            args=args, view=engine.make_view(digits, args, False), student=student,
+            teacher=teacher, source=source, objective=objectives.kd, val=val)
+
+    return make
+
+
+def train(folder, p):
+    """engine.fit in a Run folder -> the result."""
+    with run.Run(folder, p.args, {}, "student", "distill") as opened:
+        return engine.fit(opened, p.args, p.view, p.student, p.teacher, p.source, p.objective,
+                          p.val, CPU, {"model": "cnn_w4"})
+
+
+def snapshot(model) -> dict:
+    return {k: v.detach().clone() for k, v in model.state_dict().items()}
+
+
+class StopAt(StoredSource):
+    """Sends this process SIGTERM before step `at` of epoch `epoch`."""
+
+    def __init__(self, source, epoch, at):
+        super().__init__(source.images, source.labels, source.batch_size, source.seed)
+        self.when = epoch, at
+
+    def batches(self, epoch, first_step=0, student=None):
+        import os
+        import signal
+
+        for step, batch in enumerate(super().batches(epoch, first_step), first_step):
+            if (epoch, step) == self.when:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield batch
+
+
+# --- teacher and student --------------------------------------------------------------------------
+
+def test_training_changes_no_byte_of_the_teacher_and_gives_it_no_gradient(parts, tmp_path):
+    p = parts(tmp_path / "run")
+    before = snapshot(p.teacher)
+    train(tmp_path / "run", p)
+    after = p.teacher.state_dict()
+    assert all(torch.equal(before[k], after[k]) for k in before)
+    assert all(v.grad is None for v in p.teacher.parameters())
+
+
+def test_training_changes_the_students_weights_and_bn_statistics(parts, tmp_path):
+    p = parts(tmp_path / "run")
+    before = snapshot(p.student)
+    train(tmp_path / "run", p)
+    after = p.student.state_dict()
+    same = [k for k in before if torch.equal(before[k], after[k])]
+    assert same == []
+
+
+def test_the_teacher_is_asked_without_a_graph_and_sees_what_the_student_sees(parts, tmp_path):
+    p, seen = parts(tmp_path / "run", mixup=0.4), {"teacher": [], "student": []}
+    for name in seen:
+        getattr(p, name).register_forward_pre_hook(
+            lambda module, x, name=name: seen[name].append((x[0].clone(), module.training,
+                                                            torch.is_grad_enabled())))
+    p.val = None
+    train(tmp_path / "run", p)
+    assert len(seen["teacher"]) == len(seen["student"]) == 8
+    for (a, training, graph), (b, student_training, student_graph) in zip(
+            seen["teacher"], seen["student"], strict=True):
+        assert torch.equal(a, b) and not training and not graph
+        assert student_training and student_graph
+
+
+def test_a_step_is_sgd_with_momentum_on_the_objectives_gradient():
+    student, teacher = torch.nn.Linear(4, 3), torch.nn.Linear(4, 3)
+    args = types.SimpleNamespace(optimizer="sgd", learning_rate=0.1, weight_decay=1e-2)
+    optimizer, x, labels = engine.make_optimizer(student, args), torch.randn(8, 4), torch.zeros(8)
+    weight, momentum = student.weight.detach().clone(), torch.zeros(3, 4)
+    for _ in range(3):
+        logits = x @ weight.T + student.bias.detach()
+        target = teacher(x).detach()
+        gradient = 4 / 8 * ((logits / 4).softmax(1) - (target / 4).softmax(1)).T @ x
+        momentum = 0.9 * momentum + gradient + 1e-2 * weight
+        weight = weight - 0.1 * momentum
+        engine.train_step(student, teacher, optimizer, objectives.kd, x, labels, 4.0, "none")
+        assert torch.allclose(student.weight, weight, atol=1e-5)
+
+
+# --- schedule -------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize(("epoch", "rate"), [
+    (1, 0.1), (30, 0.1), (31, 0.01), (60, 0.01), (61, 1e-3), (90, 1e-3), (91, 1e-4), (100, 1e-4)])
+def test_the_rate_drops_tenfold_in_epochs_31_61_and_91(epoch, rate):
+    for part in (0.0, 0.5, 0.999):  # epochs are counted from 1; the argument is epochs done
+        assert engine.learning_rate(epoch - 1 + part, recipe()) == pytest.approx(rate)
+
+
+def test_cosine_runs_from_the_rate_to_zero():
+    args = recipe(lr_schedule="cosine")
+    values = [engine.learning_rate(e, args) for e in (0, 50, 100)]
+    assert values == pytest.approx([0.1, 0.05, 0.0])
+    rates = [engine.learning_rate(e / 7, args) for e in range(700)]
+    assert rates == sorted(rates, reverse=True)
+
+
+@pytest.mark.parametrize("epochs", [2, 100])
+@pytest.mark.parametrize("schedule", ["step", "cosine"])
+def test_warm_up_rises_from_above_zero_and_never_exceeds_the_rate(epochs, schedule):
+    args = recipe(warmup_epochs=1, epochs=epochs, lr_schedule=schedule, lr_decay_epochs=())
+    rates = [engine.learning_rate(step / 50, args) for step in range(51)]
+    assert rates[0] > 0 and rates == sorted(rates)
+    assert max(rates) <= args.learning_rate + 1e-12 and rates[-1] == pytest.approx(0.1)
+
+
+def test_the_optimizer_gets_the_rate_of_its_step(parts, tmp_path, monkeypatch):
+    p, seen = parts(tmp_path / "run", lr_schedule="cosine"), []
+    real = engine.train_step
+
+    def spy(network, teacher, optimizer, *others):
+        seen.append(optimizer.param_groups[0]["lr"])
+        return real(network, teacher, optimizer, *others)
+
+    monkeypatch.setattr(engine, "train_step", spy)
+    train(tmp_path / "run", p)
+    assert seen == [engine.learning_rate(step / 4, p.args) for step in range(8)]
+
+
+# --- judging --------------------------------------------------------------------------------------
+
+def test_accuracy_counts_each_image_once():
+    logits = torch.zeros(397, 10)
+    labels = torch.arange(397) % 10
+    logits[torch.arange(397), labels] = 5.0  # right
+    logits[:100] = torch.arange(10).float()  # always 9, then 8, 7, 6, 5
+    acc1, acc5 = engine.accuracy(logits, labels)
+    assert acc1 == pytest.approx(100 * (297 + 10) / 397)
+    assert acc5 == pytest.approx(100 * (297 + 50) / 397)
+
+
+def test_accuracy_with_fewer_than_five_classes_counts_all_as_top_5():
+    acc1, acc5 = engine.accuracy(torch.tensor([[1.0, 0, 0], [1.0, 0, 0]]), torch.tensor([0, 2]))
+    assert (acc1, acc5) == (50.0, 100.0)
+
+
+def test_predict_equals_one_batch_and_restores_the_mode(digits):
+    model = models.build("cnn_w4", digits).train()
+    images = torch.randint(0, 256, (1100, 1, 8, 8), dtype=torch.uint8)
+    view = engine.View(digits.mean, digits.std)
+    before = snapshot(model)
+    logits = engine.predict(model, images, view, CPU, "none")
+    assert model.training and all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+    with torch.no_grad():
+        assert torch.allclose(model.eval()(view.plain(images)), logits, atol=1e-5)
+
+
+def test_predict_does_not_hang_on_the_ranks(digits, monkeypatch):
+    model = models.build("cnn_w4", digits)
+    images = torch.randint(0, 256, (3, 1, 8, 8), dtype=torch.uint8)
+    view = engine.View(digits.mean, digits.std)
+    whole = engine.predict(model, images, view, CPU, "none")
+    shares = []
+    monkeypatch.setattr(engine.dist, "world_size", lambda: 5)
+    for rank in range(5):
+        monkeypatch.setattr(engine.dist, "rank", lambda rank=rank: rank)
+        shares.append(engine.predict(model, images, view, CPU, "none"))
+    assert torch.allclose(sum(shares), whole, atol=1e-5)
+
+
+# --- a run ----------------------------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    return {}
+
+
+def finished(parts, folder, cache, **changes):
+    """The bytes of an unbroken run's student, made once for each recipe."""
+    key = repr(sorted(changes.items()))
+    if key not in cache:
+        p = parts(folder / "unbroken", **changes)
+        result = train(folder / "unbroken", p)
+        cache[key] = ((folder / "unbroken/student.safetensors").read_bytes(), result,
+                      run.read_metrics(folder / "unbroken"))
+    return cache[key]
+
+
+def test_a_run_records_rows_result_and_weights_that_agree(parts, tmp_path):
+    p = parts(tmp_path / "run")
+    result = train(tmp_path / "run", p)
+    rows = run.read_metrics(tmp_path / "run")
+    assert [r["epoch"] for r in rows] == [1, 2] and rows[1]["images_seen"] == 256
+    assert [r["lr"] for r in rows] == pytest.approx([0.05, 0.005])
+    assert result["acc1"] == rows[1]["val_acc1"] and result["best_acc1"] == max(
+        r["val_acc1"] for r in rows)
+    saved = safetensors.torch.load_file(tmp_path / "run/student.safetensors")
+    assert all(torch.equal(saved[k], v) for k, v in p.student.state_dict().items())
+    for name in ("log.txt", "best.pt", "curve.png", "student.json", "predictions.json"):
+        assert (tmp_path / "run" / name).exists(), name
+    log = (tmp_path / "run/log.txt").read_text()
+    assert "Epoch: [2/2]" in log and "Acc@1" in log
+
+
+def test_the_predictions_are_those_of_the_reported_accuracy(parts, tmp_path):
+    result = train(tmp_path / "run", parts(tmp_path / "run"))
+    said = json.loads((tmp_path / "run/predictions.json").read_text())
+    right = [a == b for a, b in zip(said["predictions"], said["labels"], strict=True)]
+    assert 100 * sum(right) / len(right) == pytest.approx(result["acc1"])
+    assert len(right) == result["val_images"]
+
+
+def test_two_equal_runs_give_the_same_bytes_and_another_seed_does_not(parts, tmp_path, unbroken):
+    first = finished(parts, tmp_path, unbroken)[0]
+    again = parts(tmp_path / "again")
+    train(tmp_path / "again", again)
+    assert (tmp_path / "again/student.safetensors").read_bytes() == first
+    train(tmp_path / "other", parts(tmp_path / "other", seed=1))
+    assert (tmp_path / "other/student.safetensors").read_bytes() != first
+
+
+@pytest.mark.parametrize("changes", [{}, {"mixup": 0.4, "optimizer": "adamw"}],
+                         ids=["sgd", "mixup, adamw"])
+@pytest.mark.parametrize(("epoch", "step"), [(0, 0), (0, 2), (1, 1), (1, 3)])
+def test_a_run_stopped_at_a_step_goes_on_to_the_same_bits(parts, tmp_path, unbroken, changes,
+                                                          epoch, step):
+    expected, result, rows = finished(parts, tmp_path, unbroken, **changes)
+    p = parts(tmp_path / "run", **changes)
+    p.source = StopAt(p.source, epoch, step)
+    with pytest.raises(Stopped) as stopped:
+        train(tmp_path / "run", p)
+    assert stopped.value.exit_code == 143
+    assert not (tmp_path / "run/student.safetensors").exists()
+    again = train(tmp_path / "run", parts(tmp_path / "run", **changes))
+    assert (tmp_path / "run/student.safetensors").read_bytes() == expected
+    timeless = ("epoch", "lr", "train_loss", "val_acc1", "val_acc5", "images_seen")
+    assert [{k: row[k] for k in timeless} for row in run.read_metrics(tmp_path / "run")] == [
+        {k: row[k] for k in timeless} for row in rows]
+    for name in ("acc1", "best_acc1", "best_epoch", "images_seen", "agreement"):
+        assert again[name] == result[name], name
+
+
+def test_the_best_accuracy_is_kept_over_a_resume(parts, tmp_path, monkeypatch):
+    accuracies = iter([50.0, 90.0, 10.0, 20.0, 30.0])  # the first is the teacher's
+    monkeypatch.setattr(engine, "accuracy", lambda *_: (next(accuracies), 100.0))
+    p = parts(tmp_path / "run", epochs=3)
+    p.source = StopAt(p.source, 1, 1)
+    with pytest.raises(Stopped):
+        train(tmp_path / "run", p)
+    accuracies = iter([50.0, 10.0, 20.0, 20.0])
+    result = train(tmp_path / "run", parts(tmp_path / "run", epochs=3))
+    assert (result["best_acc1"], result["best_epoch"], result["acc1"]) == (90.0, 1, 20.0)
+    assert torch.load(tmp_path / "run/best.pt")["epoch"] == 1
+
+
+def test_a_nan_loss_stops_with_epoch_and_step_and_keeps_the_good_checkpoint(parts, tmp_path):
+    p = parts(tmp_path / "run", checkpoint_seconds=1e-9)
+    calls = []
+
+    def poisoned(*inputs):
+        calls.append(1)
+        return objectives.kd(*inputs) * (math.nan if len(calls) == 7 else 1.0)
+
+    p.objective = poisoned
+    with pytest.raises(DivergedError, match="nan in epoch 2 at step 3") as caught:
+        train(tmp_path / "run", p)
+    assert caught.value.exit_code == 4
+    with run.Run(tmp_path / "run", p.args, {}, "student", "distill") as opened:
+        state = opened.load_checkpoint()
+    assert (state["epoch"], state["step"]) == (1, 2)
+    assert all(torch.isfinite(v).all() for v in state["model"].values())
+    assert not (tmp_path / "run/student.safetensors").exists()
+
+
+def test_infinite_weights_after_a_finite_loss_are_not_saved(parts, tmp_path):
+    p = parts(tmp_path / "run", epochs=1)
+    calls = []
+
+    def poisoned(logits, *others):
+        calls.append(1)
+        loss = objectives.kd(logits, *others)
+        if len(calls) == 4:  # the last step: the loss is finite, its gradient is not
+            logits.register_hook(lambda g: g * math.inf)
+        return loss
+
+    p.objective = poisoned
+    with pytest.raises(DivergedError):
+        train(tmp_path / "run", p)
+    assert not (tmp_path / "run/student.safetensors").exists()
+
+
+def test_a_run_without_validation_reports_no_accuracy(parts, tmp_path):
+    p = parts(tmp_path / "run")
+    p.val = None
+    result = train(tmp_path / "run", p)
+    assert result["acc1"] is None and result["teacher_acc1"] is None
+    assert run.read_metrics(tmp_path / "run")[0]["val_acc1"] is None
+
+
+# --- whole commands -------------------------------------------------------------------------------
+
+def command(folder, noise_folder, teacher_folder, cache):
+    return ["--task", "digits", "--source", str(noise_folder), "--teacher", str(teacher_folder),
+            "--student", "cnn_w4", "--epochs", "2", "--batch-size", "16", "--amp", "none",
+            "--device", "cpu", "--threads", "1", "--cache", str(cache), "--out", str(folder)]
+
+
+def test_a_finished_run_says_so_and_trains_no_more(tmp_path, noise_folder, teacher_folder, capsys,
+                                                   monkeypatch):
+    argv = command(tmp_path / "run", noise_folder, teacher_folder, tmp_path / "cache")
+    assert distill.main(argv) == 0
+    before = {p: p.read_bytes() for p in (tmp_path / "run").iterdir()}
+    capsys.readouterr()
+    monkeypatch.setattr(engine, "fit", lambda *_: pytest.fail("trained again"))
+    assert distill.main(argv) == 0
+    assert "is finished: Acc@1" in capsys.readouterr().out
+    assert before == {p: p.read_bytes() for p in (tmp_path / "run").iterdir()}
+
+
+def test_a_teacher_that_disagrees_with_the_labels_is_refused(tmp_path, teacher_folder, capsys):
+    argv = ["--task", "digits", "--source", "real", "--teacher", "cnn_w4@none", "--student",
+            "cnn_w4", "--epochs", "1", "--device", "cpu", "--threads", "1", "--amp", "none",
+            "--out", str(tmp_path / "run")]
+    assert distill.main(argv) == 2
+    assert "chance is 10.0 %" in capsys.readouterr().err
+
+
+def test_unlabelled_images_need_no_label_check(tmp_path, noise_folder, capsys):
+    argv = command(tmp_path / "run", noise_folder, "cnn_w4@none", tmp_path / "cache")
+    assert distill.main(argv) == 0
+    assert "agrees" not in capsys.readouterr().out
+
+
+def test_a_set_of_which_fewer_images_are_asked_for_gives_the_first_of_each_class(
+        noise_folder, tmp_path, digits):
+    args = distill.parse(command(tmp_path / "run", noise_folder, "cnn_w4@none", tmp_path / "cache"))
+    whole, _, _ = distill.load_source(args, digits)
+    args.images_per_class = 2
+    few, labels, inputs = distill.load_source(args, digits)
+    assert torch.equal(few, whole[:20]) and len(labels) == inputs["source_images"] == 20
+
+
+def test_a_set_of_another_shape_is_refused(noise_folder, tmp_path, capsys):
+    folder = shutil.copytree(noise_folder, tmp_path / "set")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"resolution": 16}))
+    argv = command(tmp_path / "run", folder, "cnn_w4@none", tmp_path / "cache")
+    assert distill.main(argv) == 2
+    assert "resolution 16" in capsys.readouterr().err
+
+
+def test_train_teacher_mixes_the_labels_with_the_images(tmp_path, monkeypatch):
+    shapes, real = set(), objectives.cross_entropy
+
+    def spy(logits, teacher_logits, labels, temperature):
+        shapes.add(tuple(labels.shape[1:]))
+        return real(logits, teacher_logits, labels, temperature)
+
+    monkeypatch.setattr(objectives, "cross_entropy", spy)
+    assert train_teacher.main([
+        "--task", "digits", "--model", "cnn_w4", "--epochs", "1", "--steps-per-epoch", "2",
+        "--batch-size", "32", "--mixup", "0.4", "--amp", "none", "--device", "cpu", "--threads",
+        "1", "--out", str(tmp_path / "run")]) == 0
+    assert shapes == {(10,)}
+
+
+# --- stored source --------------------------------------------------------------------------------
+
+def source(count=10, batch_size=4, **options):
+    images = torch.arange(count, dtype=torch.uint8).view(-1, 1, 1, 1)
+    return StoredSource(images, torch.arange(count), batch_size, 0, **options)
+
+
+def test_an_epoch_shows_each_image_at_least_once_and_fills_the_last_batch_from_a_second_order():
+    order = source().order(0)
+    assert len(order) == 12 and len(set(order.tolist())) == 12
+    assert sorted((order % 10)[:10].tolist()) == list(range(10)) and (order[10:] >= 10).all()
+
+
+def test_the_order_differs_between_epochs_and_not_between_calls():
+    assert source().order(3).tolist() == source().order(3).tolist() != source().order(4).tolist()
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_the_ranks_share_a_batch_without_gap_or_overlap(world_size):
+    whole = [ids.tolist() for *_, ids in source().batches(0)]
+    shares = [[ids.tolist() for *_, ids in source(rank=r, world_size=world_size).batches(0)]
+              for r in range(world_size)]
+    assert [sum(parts, []) for parts in zip(*shares, strict=True)] == whole
+
+
+def test_an_epoch_from_a_step_on_is_its_suffix():
+    whole, suffix = list(source().batches(2)), list(source().batches(2, first_step=1))
+    assert len(suffix) == len(whole) - 1
+    for a, b in zip(whole[1:], suffix, strict=True):
+        assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def test_images_and_labels_belong_together():
+    for images, labels, ids in source().batches(0):
+        assert images.flatten().tolist() == labels.tolist() == (ids % 10).tolist()
