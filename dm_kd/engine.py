@@ -143,7 +143,7 @@ def learning_rate(epoch: float, args: argparse.Namespace) -> float:
         epoch: epochs done so far, with its fraction: 0 at the first step.
     """
     if epoch < args.warmup_epochs:
-        return args.learning_rate * (epoch + 1 / args.epochs) / args.warmup_epochs
+        return args.learning_rate * min((epoch + 1 / args.epochs) / args.warmup_epochs, 1)
     if args.lr_schedule == "cosine":
         done = (epoch - args.warmup_epochs) / max(args.epochs - args.warmup_epochs, 1)
         return args.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
@@ -181,7 +181,7 @@ def predict(model: nn.Module, images: Tensor, view: View, device: torch.device,
     """Float32 logits [N, classes] for uint8 images; each rank computes a share, all get all."""
     was_training = model.training
     model.eval()
-    mine = torch.arange(dist.rank(), len(images), dist.world_size())
+    mine = torch.arange(len(images))[dist.rank()::dist.world_size()]
     logits = None
     for chunk in mine.split(EVAL_BATCH):
         x = view.plain(images[chunk.to(images.device)].to(device, non_blocking=True))

@@ -216,7 +216,7 @@ def load_pt(path: Path, device: str = "cpu") -> dict:
                                               "state dict saved with torch.save)") from error
         raise DamagedError("not a readable weights file", file=path,
                            found="neither a zip archive nor a pickle of tensors") from error
-    except OSError as error:
+    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
         raise UserError("cannot read the file", file=path, found=error.strerror) from error
     except Exception as error:  # zip, tar and storage errors come in many classes
         raise DamagedError("the weights file is damaged or truncated", file=path,

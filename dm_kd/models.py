@@ -301,7 +301,7 @@ def read_state(file: Path) -> dict[str, Tensor]:
                         found=f"{type(state).__name__} with {len(state)} entries"
                         if isinstance(state, (dict, list)) else type(state).__name__,
                         hint="a state dict of tensors, bare or under 'model' or 'state_dict'")
-    for prefix in ("module.", "_orig_mod.", "student."):
+    for prefix in ("module.", "_orig_mod.", "student.") * 2:  # compile and DDP nest either way
         if all(key.startswith(prefix) for key in state):
             state = {key.removeprefix(prefix): value for key, value in state.items()}
     return state

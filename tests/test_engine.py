@@ -1,8 +1,10 @@
-"""The training loop: what may change, the schedule, exact counts, and the same bits after a stop."""
+"""The training loop: what may change, the schedule, exact counts, the same bits after a stop."""
 
 import json
 import math
+import os
 import shutil
+import signal
 import types
 
 import pytest
@@ -60,9 +62,6 @@ class StopAt(StoredSource):
         self.when = epoch, at
 
     def batches(self, epoch, first_step=0, student=None):
-        import os
-        import signal
-
         for step, batch in enumerate(super().batches(epoch, first_step), first_step):
             if (epoch, step) == self.when:
                 os.kill(os.getpid(), signal.SIGTERM)
@@ -186,7 +185,7 @@ def test_predict_equals_one_batch_and_restores_the_mode(digits):
         assert torch.allclose(model.eval()(view.plain(images)), logits, atol=1e-5)
 
 
-def test_predict_does_not_hang_on_the_ranks(digits, monkeypatch):
+def test_more_ranks_than_images_predict_the_same(digits, monkeypatch):
     model = models.build("cnn_w4", digits)
     images = torch.randint(0, 256, (3, 1, 8, 8), dtype=torch.uint8)
     view = engine.View(digits.mean, digits.std)

@@ -1,6 +1,7 @@
 """Networks by name against published sizes, and every way a teacher's weights may come, or fail."""
 
 import json
+import os
 import shutil
 
 import pytest
@@ -213,8 +214,6 @@ class Bomb:
         self.canary = canary
 
     def __reduce__(self):
-        import os
-
         return os.system, (f"touch {self.canary}",)
 
 
