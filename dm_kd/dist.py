@@ -4,6 +4,7 @@
 """
 
 import os
+from collections.abc import Iterable
 
 import torch
 import torch.distributed as dist
@@ -42,6 +43,13 @@ def total(value: torch.Tensor) -> torch.Tensor:
 def wait() -> None:
     if dist.is_initialized():
         dist.barrier()
+
+
+def copy_from_main(tensors: Iterable[torch.Tensor]) -> None:
+    """Give every rank rank 0's values, in place."""
+    if dist.is_initialized():
+        for tensor in tensors:
+            dist.broadcast(tensor, 0)
 
 
 def any_rank(flag: bool) -> bool:

@@ -250,6 +250,7 @@ def fit(run: Run, args: argparse.Namespace, view: View, student: nn.Module,
         for epoch in range(state["epoch"], args.epochs):
             losses = train_one_epoch(run, args, view, network, teacher, optimizer, source,
                                      objective, device, epoch, state, started, stop)
+            dist.copy_from_main(student.buffers())  # each rank has its own batch statistics
             state |= {"epoch": epoch + 1, "step": 0, "losses": None,
                       "images_seen": (epoch + 1) * source.steps_per_epoch * args.batch_size}
             row = {"epoch": epoch + 1, "lr": learning_rate(epoch, args),

@@ -461,13 +461,22 @@ def packed(image_set: ImageSet, cache: Path, progress: Callable[[int], None]
     stem = Path(cache) / image_set.digest[:24]
     data, done = stem.with_suffix(".u8"), stem.with_suffix(".json")
     with files.locked(stem.with_suffix(".lock"), str(data), blocking=True):
-        if not (done.exists() and data.exists() and data.stat().st_size == np.prod(shape)):
+        if not _whole(data, done):
             done.unlink(missing_ok=True)
             files.remove_stale_temps(data.parent, stem.name)
             files.check_free_space(data.parent, int(np.prod(shape)), "the packed cache")
             _pack(image_set, rows, shape, data, progress)
-            files.write_json(done, {"set": str(image_set.folder), "shape": list(shape)})
+            files.write_json(done, {"set": str(image_set.folder), "shape": list(shape),
+                                    "sha256": files.sha256_file(data)})
     return torch.from_numpy(np.memmap(data, np.uint8, "c", shape=shape)), labels
+
+
+def _whole(data: Path, done: Path) -> bool:
+    """Whether a cache file is there with the digest in its card; a damaged one is made again."""
+    try:
+        return files.read_json(done).get("sha256") == files.sha256_file(data)
+    except (OSError, DamagedError):
+        return False
 
 
 def _pack(image_set: ImageSet, rows: list[dict], shape: tuple, data: Path,

@@ -93,6 +93,7 @@ class WideResNet(nn.Module):
         self.bn1 = nn.BatchNorm2d(widths[3])
         self.fc = nn.Linear(widths[3], num_classes)
         init_he(self)
+        nn.init.zeros_(self.fc.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.block3(self.block2(self.block1(self.conv1(x))))  # [B, 64k, H/4, W/4]
@@ -224,7 +225,7 @@ def load_frozen(spec: str, task: Task) -> tuple[nn.Module, dict]:
 
 def _resolve(spec: str, task: Task) -> tuple[str, dict | None, dict]:
     """(model name, state dict or None, card) that a spec stands for."""
-    name, _, weights = spec.partition("@")
+    name, _, weights = ("", "", "") if Path(spec).exists() else spec.partition("@")
     if spec.startswith("torchvision:") and weights != "none" and not Path(weights or "/").is_file():
         return name, _download_torchvision(name, weights or "IMAGENET1K_V1"), {}
     if weights == "none":

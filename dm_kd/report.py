@@ -37,7 +37,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
                         help="order of the rows, by run name (default: by accuracy)")
     parser.add_argument("--baseline", default=None, metavar="ROW",
                         help="row that the others are compared with, image by image")
-    parser.add_argument("--title", default="Distillation without real images", metavar="TEXT")
+    parser.add_argument("--title", default="Distillation without real images", metavar="TEXT",
+                        help="of the page (default: %(default)s)")
     run.add_common_arguments(parser)
     return run.parse(parser, argv)
 

@@ -1,5 +1,8 @@
 #!/bin/sh
-# How fast sampling and distilling are, each against a re-stated rival. Hardware: 2 CPU cores, or a GPU. Time: 3 minutes.  Disk: 20 KB.  Use: sh scripts/bench.sh [synthesis|distillation] [flags]; no name = both
+# How fast sampling and distilling are, each against re-stated rivals, interleaved in one run, after
+# the results were compared; a table, and JSON in save/bench.
+# Hardware: 2 CPU cores, or a GPU.  Time: 3 minutes.  Disk: 20 KB.
+# Use: sh scripts/bench.sh [synthesis|distillation] [flags]; no name = both
 set -eu
 cd "$(dirname "$0")/.."
 . scripts/setup_env.sh

@@ -27,6 +27,7 @@ def pairs():
     ids = torch.arange(20_000)
     base = augment.uniform(0, 0, ids, 3)
     return {"draws": (base[:, 0], base[:, 1]), "neighbours": (base[:-1, 0], base[1:, 0]),
+            "a neighbour's other draw": (base[:-1, 1], base[1:, 0]),
             "epochs": (base[:, 0], augment.uniform(0, 1, ids, 1)[:, 0]),
             "seeds": (base[:, 0], augment.uniform(1, 0, ids, 1)[:, 0]),
             "seed and epoch": (augment.uniform(1, 0, ids, 1)[:, 0],

@@ -59,7 +59,8 @@ def refused(capsys):
         capsys.readouterr()
         found = call(entry, *argv)
         out, err = capsys.readouterr()
-        assert found in (code if isinstance(code, tuple) else (code,)), f"exit {found}\n{out}\n{err}"
+        codes = code if isinstance(code, tuple) else (code,)
+        assert found in codes, f"exit {found}\n{out}\n{err}"
         lines = err.splitlines()
         assert 2 <= len(lines) <= 6 and lines[0].startswith("error: "), err
         assert "Traceback" not in err

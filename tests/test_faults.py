@@ -153,15 +153,23 @@ def test_synthesis_after_25_random_kills_is_byte_identical(place, generator, dit
                                                         kills=25)
 
 
-def test_synthesis_killed_at_each_moment_of_every_write_is_byte_identical(tmp_path):
+def test_synthesis_killed_at_each_moment_of_every_write_is_byte_identical(
+        tmp_path, of_all_images=False):
     golden, ended = golden_set(TINY, tmp_path / "golden")
     assert len(ended.moments) > 60
     for index, moment in enumerate(ended.moments):
+        if not of_all_images and re.search(" (class_[12]_.*png|000[12])$", moment):
+            continue
         folder = tmp_path / f"at{index}"
         assert run("synthesize", *TINY, "--out", folder, at=index).code == 137, moment
         again = run("synthesize", *TINY, "--out", folder)
         assert again.code == 0, (moment, again.err)
         assert contents(folder) == golden, moment
+
+
+@pytest.mark.slow
+def test_synthesis_killed_at_each_moment_of_every_image_is_byte_identical(tmp_path):
+    test_synthesis_killed_at_each_moment_of_every_write_is_byte_identical(tmp_path, True)
 
 
 def test_a_second_kill_after_the_index_leaves_no_half_written_file_behind(tmp_path):
@@ -592,17 +600,17 @@ def test_divergence_ends_with_4_and_no_weights_file_holds_nan(recipe, tmp_path, 
             assert torch.isfinite(value).all(), (path.name, name)
 
 
-@pytest.mark.parametrize("file", ["last.pt", "best.pt", "config.yaml", "student.safetensors",
-                                  "log.txt"])
-def test_a_full_disk_in_distillation_is_said_and_the_run_completes(recipe, unbroken, place,
-                                                                   half_run, tmp_path, file):
+@pytest.mark.parametrize("file, times", [("last.pt", 5), ("config.yaml", 1), ("log.txt", 1),
+                                         ("student.safetensors", 1)])
+def test_a_full_disk_in_distillation_is_said_and_the_run_completes(
+        recipe, unbroken, place, half_run, tmp_path, file, times):
     start_from = place / "unbroken" if file == "student.safetensors" else half_run
     shutil.copytree(start_from, tmp_path / "run")
     (tmp_path / "run" / "result.json").unlink(missing_ok=True)
     if file == "log.txt":
         (tmp_path / "run" / "log.txt").write_text("x" * 99_000 + "\n")
     limit = (tmp_path / "run" / file).stat().st_size - 1
-    for _ in range(5):  # a user tries again before making space
+    for _ in range(times):  # a user tries again before making space
         ended = run("distill", *recipe, "--out", tmp_path / "run", file_limit_bytes=limit)
         assert ended.code == 6 and "no space left while writing" in ended.err, ended.err
         assert len(ended.err.splitlines()) <= 6 and "Traceback" not in ended.err

@@ -554,6 +554,14 @@ def test_a_flipped_file_stops_the_cache_and_leaves_nothing_behind(copy, tmp_path
     assert list((tmp_path / "cache").iterdir()) == []
 
 
+def test_a_whole_image_that_is_not_the_recorded_one_stops_the_cache(copy, tmp_path):
+    images = image_set.open_set(copy)
+    first, second = (copy / row["path"] for row in images.index()[:2])
+    first.write_bytes(second.read_bytes())
+    with pytest.raises(DamagedError, match=first.name):
+        image_set.packed(images, tmp_path / "cache", lambda n: None)
+
+
 def test_writing_into_the_cached_pixels_does_not_change_the_cache(finished, tmp_path):
     images = image_set.open_set(finished)
     pixels = image_set.packed(images, tmp_path, lambda n: None)[0]

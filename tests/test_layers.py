@@ -14,7 +14,7 @@ LEAVES = {"errors", "files"}  # anyone may import them
 MAKERS = {"tasks", "models", "image_set", "objectives", "inversion_terms", "augment"}
 ALLOWED = {  # besides the leaves; what is not listed imports nothing else of the package
     "errors": set(), "files": {"errors"}, "models": {"tasks"}, "run": {"dist"},
-    "image_set": {"dist"}, "engine": {"augment", "objectives", "run", "dist", "frozen"}}
+    "image_set": {"dist"}, "engine": {"augment", "objectives", "run", "dist"}}
 FLAG_TYPES = {"positive_int", "nonnegative_int", "positive_float", "nonnegative_float",
               "probability", "epoch_list"}
 HEAVY = {"torchvision", "diffusers", "torchmetrics", "matplotlib", "sklearn", "timm",

@@ -14,6 +14,7 @@ import importlib.util
 import sys
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -57,6 +58,16 @@ def patch(rival: nn.Module) -> nn.Module:
     return rival
 
 
+def make_scheduler(steps: int):
+    """DiTPipeline's: DDIM on the timesteps 0, 1000 / steps, 2000 / steps ..."""
+    from diffusers import DDIMScheduler
+
+    scheduler = DDIMScheduler(beta_start=1e-4, beta_end=0.02, beta_schedule="linear",
+                              timestep_spacing="leading", clip_sample=True)
+    scheduler.set_timesteps(steps)
+    return scheduler
+
+
 @torch.no_grad()
 def pipeline(rival: nn.Module, scheduler, labels: Tensor, null: int, scale: float, steps: int,
              latents: Tensor) -> Tensor:
@@ -88,7 +99,11 @@ def make_generator(model: dit.DiT, args, sampler: str, scale: float,
                    device: torch.device) -> dit.DiTGenerator:
     settings = {"guidance_scale": scale, "steps": args.steps, "sampler": sampler,
                 "guided_channels": "all"}
-    return dit.DiTGenerator(model, settings, device, clip=True)
+    generator = dit.DiTGenerator(model, settings, device, clip=True)
+    if sampler == "ddim":  # on the timesteps of the rival's scheduler
+        times = np.arange(args.steps) * (dit.TRAIN_STEPS // args.steps)
+        generator.diffusion = dit.Diffusion(args.steps, device, times)
+    return generator
 
 
 def start_noise(model: dit.DiT, seeds: list[int]) -> Tensor:
@@ -105,7 +120,7 @@ def equivalence(model: dit.DiT, rival: nn.Module, args, scale: float, labels: Te
     ours = make_generator(model, args, "ddim", scale, device).sample(labels.cpu(), seeds).float()
     checks = {}
     for name, module in (("as it is", rival), ("patched", patch(rival))):
-        theirs = pipeline(module, dit.make_scheduler("ddim", args.steps, True), labels,
+        theirs = pipeline(module, make_scheduler(args.steps), labels,
                           args.classes, scale, args.steps, noise).float()
         checks[f"s={scale:g}: mean difference to diffusers {name}, grey levels"] = {
             "value": (ours - theirs).abs().mean().item(),
@@ -138,7 +153,7 @@ def make_variants(model: dit.DiT, rival: nn.Module | None, args, scale: float, l
                   seeds: list[int], device: torch.device) -> dict[str, Callable]:
     variants = {}
     if rival is not None:
-        scheduler = dit.make_scheduler("ddim", args.steps, True)
+        scheduler = make_scheduler(args.steps)
         size, dtype = model.config["input_size"], next(rival.parameters()).dtype
 
         def theirs() -> Tensor:
