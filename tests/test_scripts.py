@@ -1,6 +1,7 @@
 """The shell scripts: readable by sh, with a header, and a dry run that touches nothing."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,9 +14,20 @@ RUNNABLE = [p for p in SCRIPTS if p.read_text().startswith("#!/bin/sh")]
 NO_DRY_RUN = {"test.sh"}  # its flags are pytest's
 
 
-def snapshot():
-    return {p: p.stat().st_mtime_ns for folder in ("save", "syn_dataset", "true_dataset")
-            for p in (ROOT / folder).rglob("*")}
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory):
+    """A copy of the project as a clone has it: nothing made yet."""
+    folder = tmp_path_factory.mktemp("clone")
+    for name in ("dm_kd", "scripts"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "requirements.txt", folder)
+    return folder
+
+
+def run_script(folder, script, *flags):
+    return subprocess.run(["sh", script.relative_to(ROOT), *flags], cwd=folder, text=True,
+                          capture_output=True, env={**os.environ, "PYTHON": sys.executable,
+                                                    "PYTHONDONTWRITEBYTECODE": "1"})
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.name)
@@ -32,17 +44,15 @@ def test_header_says_time_and_disk_and_it_stops_at_errors(script):
 
 @pytest.mark.parametrize("script", [p for p in RUNNABLE if p.name not in NO_DRY_RUN],
                          ids=lambda p: p.name)
-def test_dry_run_works_without_earlier_output_and_writes_nothing(script):
-    before = snapshot()
-    done = subprocess.run(["sh", script, "--dry-run"], capture_output=True, text=True,
-                          env={**os.environ, "PYTHON": sys.executable})
+def test_dry_run_works_without_earlier_output_and_writes_nothing(script, fresh):
+    before = sorted(fresh.rglob("*"))
+    done = run_script(fresh, script, "--dry-run")
     assert done.returncode == 0, done.stderr
-    assert "would" in done.stdout and snapshot() == before
+    assert "would" in done.stdout and sorted(fresh.rglob("*")) == before
 
 
 @pytest.mark.parametrize("script", [p for p in RUNNABLE if p.name not in NO_DRY_RUN],
                          ids=lambda p: p.name)
-def test_an_unknown_flag_is_refused(script):
-    done = subprocess.run(["sh", script, "--no-such-flag"], capture_output=True, text=True,
-                          env={**os.environ, "PYTHON": sys.executable})
+def test_an_unknown_flag_is_refused(script, fresh):
+    done = run_script(fresh, script, "--no-such-flag")
     assert done.returncode == 2 and "no-such-flag" in done.stderr
