@@ -80,8 +80,8 @@ def body(argv: list[str]) -> None:
                    f"{teacher_card['name']} on {len(labels)} images of {args.source}, {device}, "
                    f"amp {args.amp}")
         if teacher_card["fold"] not in (None, args.fold):
-            folder.log(f"note: the teacher was trained for fold {teacher_card['fold']}; it may have "
-                       f"seen images that fold {args.fold} judges on")
+            folder.log(f"note: the teacher was trained for fold {teacher_card['fold']}; it may "
+                       f"have seen images that fold {args.fold} judges on")
         teacher = teacher.to(device, memory_format=torch.channels_last)
         check_teacher(folder, args, task, view, teacher, images, labels, device)
         teacher = frozen.prepare(teacher, view.plain(images[:4].to(device)), args.amp)
