@@ -1,6 +1,6 @@
 #!/bin/sh
 # Digits, step 4: a student from synthetic images alone. Expected top-1: see the README's table.
-# Hardware: 2 CPU cores.  Time: 15 s.  Disk: 1 MB.
+# Hardware: 2 CPU cores.  Time: 45 s.  Disk: 1 MB.
 # Use: sh scripts/digits_distill.sh [flags of python -m dm_kd.distill, such as --fold 1 or --dry-run]
 set -eu
 cd "$(dirname "$0")/.."

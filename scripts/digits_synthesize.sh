@@ -1,6 +1,6 @@
 #!/bin/sh
 # Digits, step 3: 200 synthetic images per class.
-# Hardware: 2 CPU cores.  Time: 15 s.  Disk: 9 MB.
+# Hardware: 2 CPU cores.  Time: 1 minute.  Disk: 9 MB.
 # Use: sh scripts/digits_synthesize.sh [flags of python -m dm_kd.synthesize, such as --fold 1 or --dry-run]
 set -eu
 cd "$(dirname "$0")/.."
