@@ -1,8 +1,11 @@
 """Augmentation as a pure function of (seed, epoch, image id): the same view after any restart, on
 any number of processes. Mixing is keyed by (seed, epoch, step)."""
 
+import math
+
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -40,10 +43,106 @@ def pad_crop_flip(images: Tensor, offsets: Tensor, mirrored: Tensor, pad: int) -
     rows = torch.arange(h, device=device) + offsets[:, :1].to(device)  # [B, H]
     columns = torch.arange(w, device=device) + offsets[:, 1:].to(device)
     columns = torch.where(mirrored.to(device)[:, None], columns.flip(1), columns)
-    padded = torch.nn.functional.pad(images, (pad,) * 4).permute(0, 2, 3, 1)  # [B, H, W, C]
+    padded = F.pad(images, (pad,) * 4).permute(0, 2, 3, 1)  # [B, H, W, C]
     picked = padded[torch.arange(b, device=device)[:, None, None], rows[:, :, None],
                     columns[:, None, :]]
     return picked.permute(0, 3, 1, 2)
+
+
+def crop_boxes(seed: int, epoch: int, ids: Tensor, sizes: Tensor) -> Tensor:
+    """Boxes as torchvision's RandomResizedCrop draws them (Szegedy et al. 2015): 8 to 100 % of the
+    area, sides 3/4 to 4/3, ten tries, then the largest centred box of that shape.
+
+    Args:
+        sizes: int64 [B, 2], height and width of each image.
+
+    Returns:
+        int64 [B, 4]: top, left, height, width.
+    """
+    draws = uniform(seed, epoch, ids, 25)[:, 3:]  # after those of crop_offsets and flips
+    area, ratio = draws[:, :10], draws[:, 10:20]
+    height, width = sizes.double().unbind(1)
+    area = (height * width)[:, None] * (0.08 + 0.92 * area)
+    low, high = math.log(3 / 4), math.log(4 / 3)
+    ratio = torch.exp(low + (high - low) * ratio)
+    w, h = (area * ratio).sqrt().round(), (area / ratio).sqrt().round()
+    fits = (w > 0) & (w <= width[:, None]) & (h > 0) & (h <= height[:, None])
+    first = fits.int().argmax(1, keepdim=True)
+    some = fits.any(1)
+    w = torch.where(some, w.gather(1, first)[:, 0], torch.minimum(width, (height * 4 / 3).round()))
+    h = torch.where(some, h.gather(1, first)[:, 0], torch.minimum(height, (width * 4 / 3).round()))
+    free = torch.stack([height - h, width - w], 1)
+    corner = torch.where(some[:, None], (draws[:, 20:22] * (free + 1)).floor(), (free / 2).floor())
+    return torch.cat([corner, torch.stack([h, w], 1)], 1).long()
+
+
+def resized_crops(images: Tensor | list[Tensor], boxes: Tensor, mirrored: Tensor, size: int
+                  ) -> Tensor:
+    """Cut the boxes out, resize them to size x size, mirror: uint8 [B, C, size, size].
+
+    images: uint8 [B, C, H, W], or a list of [C, h, w] on the CPU. Bilinear with antialiasing, as
+    Pillow's: on CPUs by torch's own kernel, on GPUs as two batched matrix products."""
+    if isinstance(images, Tensor) and images.device.type != "cpu":
+        return _crops_by_products(images, boxes.to(images.device), mirrored.to(images.device), size)
+    out = torch.empty(len(images), images[0].shape[0], size, size, dtype=torch.uint8)
+    for image, (top, left, h, w), mirror, place in zip(images, boxes.tolist(), mirrored.tolist(),
+                                                       out, strict=True):
+        cut = image[None, :, top:top + h, left:left + w].contiguous(
+            memory_format=torch.channels_last)
+        cut = F.interpolate(cut, (size, size), mode="bilinear", antialias=True)[0]
+        place.copy_(cut.flip(2) if mirror else cut)
+    return out
+
+
+def _crops_by_products(images: Tensor, boxes: Tensor, mirrored: Tensor, size: int) -> Tensor:
+    """rows [B, size, H] @ image [B, C, H, W] @ columns [B, W, size]."""
+    rows = resize_weights(boxes[:, 0], boxes[:, 2], images.shape[2], size)
+    columns = resize_weights(boxes[:, 1], boxes[:, 3], images.shape[3], size)
+    columns = torch.where(mirrored[:, None, None], columns.flip(1), columns)
+    x = torch.matmul(rows[:, None], images.float())  # [B, C, size, W]
+    x = torch.matmul(x, columns.transpose(1, 2)[:, None])
+    return x.add_(0.5).clamp_(0, 255).to(torch.uint8)
+
+
+def resize_weights(start: Tensor, length: Tensor, inputs: int, outputs: int) -> Tensor:
+    """Weights float32 [B, outputs, inputs] of an antialiased bilinear resize of the stretch
+    [start, start + length) to `outputs` values: Pillow's triangle filter, as wide as the scale when
+    it shrinks; rows sum to 1."""
+    scale = length.double()[:, None, None] / outputs
+    centre = start.double()[:, None, None] + scale * (
+        torch.arange(outputs, device=start.device)[:, None] + 0.5)
+    place = torch.arange(inputs, device=start.device)
+    weight = (1 - (place + 0.5 - centre).abs() / scale.clamp_min(1)).clamp_min(0)
+    inside = (place >= start[:, None, None]) & (place < (start + length)[:, None, None])
+    weight = weight * inside
+    return (weight / weight.sum(2, keepdim=True)).float()
+
+
+def centre_crops(images: Tensor | list[Tensor], size: int) -> Tensor:
+    """Resize the shorter side to 8/7 of `size` (256 for 224), cut the centre out: uint8
+    [B, C, size, size]. images as in `resized_crops`."""
+    if isinstance(images, Tensor):
+        return _centre(images, size)
+    return torch.cat([_centre(image[None], size) for image in images])
+
+
+def _centre(images: Tensor, size: int) -> Tensor:
+    short = round(size * 8 / 7)
+    h, w = images.shape[2:]
+    if min(h, w) != short:
+        h, w = ((short, int(short * w / h)) if h <= w else (int(short * h / w), short))
+        images = resize(images, h, w)
+    top, left = round((h - size) / 2), round((w - size) / 2)
+    return images[:, :, top:top + size, left:left + size]
+
+
+def resize(images: Tensor, height: int, width: int) -> Tensor:
+    """Bilinear with antialiasing. uint8 [B, C, H, W] -> uint8 [B, C, height, width]."""
+    if images.device.type == "cpu":
+        images = images.contiguous(memory_format=torch.channels_last)
+        return F.interpolate(images, (height, width), mode="bilinear", antialias=True)
+    images = F.interpolate(images.float(), (height, width), mode="bilinear", antialias=True)
+    return images.add_(0.5).clamp_(0, 255).to(torch.uint8)
 
 
 def standardize(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
@@ -92,5 +191,5 @@ def mix(x: Tensor, seed: int, epoch: int, step: int, mixup: float, cutmix: float
 
 def mix_labels(labels: Tensor, num_classes: int, lam: float, partner: Tensor) -> Tensor:
     """Class probabilities float32 [B, num_classes] of a mixed batch, for cross-entropy."""
-    own = torch.nn.functional.one_hot(labels, num_classes).float()
+    own = F.one_hot(labels, num_classes).float()
     return lam * own + (1 - lam) * own[partner]

@@ -13,9 +13,21 @@ from pathlib import Path
 
 import torch
 
-from dm_kd import dist, engine, frozen, image_set, models, objectives, run
+from dm_kd import (
+    augment,
+    dist,
+    engine,
+    frozen,
+    image_files,
+    image_set,
+    models,
+    objectives,
+    run,
+)
 from dm_kd.errors import UserError, nearest
-from dm_kd.sources.stored import StoredSource
+from dm_kd.image_files import ImageFiles
+from dm_kd.real_data import RealData
+from dm_kd.sources.stored import StoredSource, gathered, load_judged, resident
 from dm_kd.tasks import Task, first_per_class, get_task, load_real
 
 LABEL_CHECK_IMAGES = 1000
@@ -24,8 +36,12 @@ LABEL_CHECK_IMAGES = 1000
 def parse(argv: list[str]) -> argparse.Namespace:
     parser = run.Parser("distill", __doc__)
     run.add_data_arguments(parser)
-    parser.add_argument("--source", required=True, metavar="SET",
-                        help="an image set's folder, or `real` for the real training images")
+    parser.add_argument("--source", required=True, metavar="SET|FOLDER|LIST|ZIP|real",
+                        help="an image set that synthesize wrote; any folder, list file or zip of "
+                             "images; or `real` for the real training images")
+    parser.add_argument("--source-labels", choices=("task", "none"), default="task",
+                        help="none: the source's images are of other classes than the task's; "
+                             "the loss needs no labels (default: %(default)s)")
     parser.add_argument("--teacher", required=True, metavar="SPEC",
                         help="a run folder, NAME@FILE, FILE, torchvision:NAME")
     parser.add_argument("--student", required=True, metavar="NAME",
@@ -38,8 +54,6 @@ def parse(argv: list[str]) -> argparse.Namespace:
                         help="use the first N images of each class (default: all)")
     parser.add_argument("--no-label-check", action="store_true",
                         help="go on when the teacher disagrees with the images' labels")
-    parser.add_argument("--cache", type=Path, default=Path("save/cache"), metavar="DIR",
-                        help="where image sets are kept unpacked (default: %(default)s)")
     parser.add_argument("--out", type=Path, required=True, metavar="save/student_model/NAME")
     engine.add_arguments(parser)
     run.add_common_arguments(parser)
@@ -48,7 +62,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 def body(argv: list[str]) -> None:
     args = parse(argv)
-    task = get_task(args.task)
+    task = get_task(args.task, args.data)
     torch.manual_seed(args.seed)
     student = models.build(args.student, task)
     if args.dry_run:
@@ -60,10 +74,9 @@ def body(argv: list[str]) -> None:
     engine.check_batch(args)
     teacher, teacher_card = models.load_frozen(args.teacher, task)
     images, labels, inputs = load_source(args, task)
-    val = load_real(task, "val", args.fold, args.val, args.data)
+    val = load_judged(task, args)
     dist.start(device)
-    if images.numel() < free_bytes(device) // 2:
-        images, labels = images.to(device), labels.to(device)
+    images, labels = resident(images, labels, device)
     source = StoredSource(images, labels, args.batch_size, args.seed, dist.rank(),
                           dist.world_size(), args.steps_per_epoch)
     card = {"model": args.student, "task": task.name, "num_classes": task.num_classes,
@@ -83,68 +96,89 @@ def body(argv: list[str]) -> None:
             folder.log(f"note: the teacher was trained for fold {teacher_card['fold']}; it may "
                        f"have seen images that fold {args.fold} judges on")
         teacher = teacher.to(device, memory_format=torch.channels_last)
-        check_teacher(folder, args, task, view, teacher, images, labels, device)
-        teacher = frozen.prepare(teacher, view.plain(images[:4].to(device)), args.amp)
+        check_teacher(folder, args, task, view, teacher, source, val, device)
+        example = view.plain(engine.take(images, torch.arange(4)), device)
+        teacher = frozen.prepare(teacher, example, args.amp)
         engine.fit(folder, args, view, student, teacher, source,
                    objectives.OBJECTIVES[args.objective], val, device, card)
 
 
-def free_bytes(device: torch.device) -> int:
-    """Memory that a resident data set may take; unbounded on CPUs, where it is mapped."""
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 1 << 62
-
-
-def load_source(args: argparse.Namespace, task: Task) -> tuple[torch.Tensor, torch.Tensor, dict]:
-    """(images uint8 [N, C, H, W], labels int64 [N], digests and generator of what they are).
+def load_source(args: argparse.Namespace, task: Task
+                ) -> tuple[torch.Tensor | ImageFiles, torch.Tensor, dict]:
+    """(images uint8 [N, C, H, W] or files of several sizes, labels int64 [N], digests and generator
+    of what they are).
 
     Raises:
-        UserError: no such set, another shape, not complete."""
+        UserError: no such images, of other classes, not complete.  DamagedError: a bad file."""
     if args.source == "real":
-        real = first_per_class(load_real(task, "train", args.fold, args.val, args.data),
-                               args.images_per_class)
-        return real.images, real.labels, {"source_images": len(real.labels)}
-    if not Path(args.source).exists():
+        real = load_real(task, "train", args.fold, args.val, args.data)
+        images, labels, inputs = real.images, real.labels, {}
+    elif (Path(args.source) / "manifest.json").exists():
+        images, labels, inputs = load_set(args, task)
+    elif Path(args.source).exists():
+        images = image_files.find(Path(args.source), task.class_names, task.channels,
+                                  args.source_labels == "task", args.data)
+        labels, inputs = images.labels, {}
+    else:
         raise UserError("--source not found", source=args.source,
                         hint=f"a folder that synthesize wrote; {nearest(args.source, ['real'])}")
+    if args.images_per_class is not None and "generator" not in inputs:
+        index = first_per_class(labels, args.images_per_class)
+        images = images.chosen(index) if isinstance(images, ImageFiles) else images[index]
+        labels = labels[index]
+    images, digest = gathered(images, task, args.cache, False)
+    if digest:
+        inputs["source_sha256"] = digest
+    return images, labels, {**inputs, "source_images": len(labels)}
+
+
+def load_set(args: argparse.Namespace, task: Task) -> tuple[torch.Tensor, torch.Tensor, dict]:
+    """An image set's images, labels (-1 where it is of another task) and digests."""
     images = image_set.open_set(Path(args.source))
     manifest = images.manifest
-    for what, here in (("channels", task.channels), ("resolution", task.resolution)):
-        if manifest[what] != here:
-            raise UserError(f"the set has {what} {manifest[what]}, {task.name} has {here}",
-                            source=args.source, hint=f"--task {manifest['task']}")
+    if manifest["channels"] != task.channels:
+        raise UserError(f"the set has {manifest['channels']} channels, {task.name} has "
+                        f"{task.channels}", source=args.source, hint=f"--task {manifest['task']}")
     bar = run.Progress(images.plan.images, "read images", "images")
     pixels, labels = image_set.packed(images, args.cache, bar.update)
     bar.close()
-    if manifest["task"] != task.name:
-        labels = torch.full_like(labels, -1)
+    side = task.resolution
+    if not task.crop and manifest["resolution"] != side:
+        pixels = torch.cat([augment.resize(p, side, side) for p in pixels.split(1000)])
     if args.images_per_class is not None:
         if args.images_per_class > images.plan.images_per_class:
             raise UserError(f"the set has {images.plan.images_per_class} images per class",
                             hint="synthesize more, or a smaller --images-per-class")
         count = args.images_per_class * len(images.plan.classes)
         pixels, labels = pixels[:count], labels[:count]  # positions run over the classes first
-    return pixels, labels, {"source_sha256": images.digest, "source_images": len(labels),
-                            "generator": manifest["generator"]}
+    if manifest["task"] != task.name or args.source_labels == "none":
+        labels = torch.full_like(labels, -1)
+    return pixels, labels, {"source_sha256": images.digest, "generator": manifest["generator"]}
 
 
 def check_teacher(folder: run.Run, args: argparse.Namespace, task: Task, view: engine.View,
-                  teacher: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor,
+                  teacher: torch.nn.Module, source: StoredSource, val: RealData | None,
                   device: torch.device) -> None:
-    """Score the teacher on labelled images of the source before any training.
+    """Score the teacher on labelled images before any training: the source's, or where those have
+    no labels what the student is judged on.
 
     Raises:
         UserError: it is right less than twice as often as by chance."""
-    known = (labels >= 0).nonzero()[:, 0]
+    images, labels, which = source.images, source.labels, "source"
+    if val is not None and labels.max() < 0:
+        images, labels, which = val.images, val.labels, "validation"
+    known = (labels >= 0).nonzero()[:, 0].cpu()
     if args.no_label_check or not len(known):
         return
     mixed = torch.randperm(len(known), generator=torch.Generator().manual_seed(0))
     chosen = known[mixed[:LABEL_CHECK_IMAGES]]
-    logits = engine.predict(teacher, images[chosen], view, device, args.amp)
-    acc1, _ = engine.accuracy(logits, labels[chosen].cpu())
-    folder.log(f"teacher agrees with the labels of {acc1:.1f} % of {len(chosen)} source images")
+    some = images.chosen(chosen) if isinstance(images, ImageFiles) else engine.take(images, chosen)
+    logits = engine.predict(teacher, some, view, device, args.amp)
+    acc1, _ = engine.accuracy(logits, labels.cpu()[chosen])
+    folder.log(f"teacher agrees with the labels of {acc1:.1f} % of {len(chosen)} {which} images")
     if acc1 < 200 / task.num_classes:
         raise UserError(
-            f"the teacher agrees with {acc1:.1f} % of the labels, chance is "
+            f"the teacher agrees with {acc1:.1f} % of the {which} labels, chance is "
             f"{100 / task.num_classes:.1f} %", teacher=args.teacher, source=args.source,
             cause="wrong class order, wrong statistics, or wrong weights",
             hint="the right --teacher; --no-label-check if it is meant")

@@ -85,6 +85,8 @@ class View:
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    size: int = 0  # of the centre crops that are judged; 0 = images are taken as they are
+    crop: bool = False  # random-resized crops of `size` in training
     pad: int = 0
     flip: bool = False
     mixup: float = 0.0
@@ -92,30 +94,54 @@ class View:
     mix_share: float = 1.0
     num_classes: int = 0  # mixed labels become probabilities over so many; 0 = labels are not used
 
-    def train(self, images: Tensor, labels: Tensor, ids: Tensor, seed: int, epoch: int, step: int
-              ) -> tuple[Tensor, Tensor]:
-        """uint8 [B, C, H, W] and int64 [B] -> augmented, standardised, mixed float32, and labels:
-        as they were, or float32 [B, num_classes] where images were mixed."""
-        if self.pad or self.flip:
+    def train(self, images: Tensor | list[Tensor], labels: Tensor, ids: Tensor, seed: int,
+              epoch: int, step: int) -> tuple[Tensor, Tensor]:
+        """uint8 [B, C, H, W], or a list of [C, h, w], and int64 [B] -> augmented, standardised,
+        mixed float32 on the labels' device, and labels: as they were, or float32 [B, num_classes]
+        where images were mixed."""
+        images = on_device(images, labels.device)
+        mirrored = (augment.flips(seed, epoch, ids) if self.flip
+                    else torch.zeros(len(ids), dtype=torch.bool))
+        if self.crop:
+            sizes = torch.tensor([image.shape[1:] for image in images])
+            boxes = augment.crop_boxes(seed, epoch, ids, sizes)
+            images = augment.resized_crops(images, boxes, mirrored, self.size)
+        elif self.size:
+            images = augment.centre_crops(images, self.size)
+        elif self.pad or self.flip:
             offsets = augment.crop_offsets(seed, epoch, ids, self.pad)
-            mirrored = (augment.flips(seed, epoch, ids) if self.flip
-                        else torch.zeros(len(ids), dtype=torch.bool))
             images = augment.pad_crop_flip(images, offsets, mirrored, self.pad)
-        x = augment.standardize(images, self.mean, self.std)
+        x = augment.standardize(images.to(labels.device, non_blocking=True), self.mean, self.std)
         x, lam, partner = augment.mix(x, seed, epoch, step, self.mixup, self.cutmix,
                                       self.mix_share)
         if partner is not None and self.num_classes:
             labels = augment.mix_labels(labels, self.num_classes, lam, partner)
         return x, labels
 
-    def plain(self, images: Tensor) -> Tensor:
-        return augment.standardize(images, self.mean, self.std)
+    def plain(self, images: Tensor | list[Tensor], device: torch.device | str = "cpu") -> Tensor:
+        """Standardised float32 [B, C, H, W], centre crops where the task has them."""
+        images = on_device(images, device)
+        if self.size:
+            images = augment.centre_crops(images, self.size)
+        return augment.standardize(images.to(device, non_blocking=True), self.mean, self.std)
+
+
+def on_device(images: Tensor | list[Tensor], device: torch.device | str
+              ) -> Tensor | list[Tensor]:
+    """A batch where it is augmented: images of several sizes stay on the CPU until they are cut."""
+    return images.to(device, non_blocking=True) if isinstance(images, Tensor) else images
 
 
 def make_view(task, args: argparse.Namespace, uses_labels: bool) -> View:
     on = args.augment == "default"
-    return View(task.mean, task.std, task.pad if on else 0, task.flip and on, args.mixup,
-                args.cutmix, args.mix_share, task.num_classes if uses_labels else 0)
+    return View(task.mean, task.std, task.resolution if task.crop else 0, task.crop and on,
+                task.pad if on else 0, task.flip and on, args.mixup, args.cutmix, args.mix_share,
+                task.num_classes if uses_labels else 0)
+
+
+def plain_view(task) -> View:
+    """How a task's images are judged."""
+    return View(task.mean, task.std, task.resolution if task.crop else 0)
 
 
 def resolve_amp(choice: str, device: torch.device) -> str:
@@ -175,8 +201,13 @@ def train_step(student: nn.Module, teacher: nn.Module | None, optimizer: torch.o
     return loss.detach()
 
 
+def take(images, index: Tensor) -> Tensor | list[Tensor]:
+    """Those at the positions `index`, of a tensor or of files, which are decoded."""
+    return images[index.to(images.device) if isinstance(images, Tensor) else index]
+
+
 @torch.inference_mode()
-def predict(model: nn.Module, images: Tensor, view: View, device: torch.device,
+def predict(model: nn.Module, images, view: View, device: torch.device,
             amp: str) -> Tensor:
     """Float32 logits [N, classes] for uint8 images; each rank computes a share, all get all."""
     was_training = model.training
@@ -184,7 +215,7 @@ def predict(model: nn.Module, images: Tensor, view: View, device: torch.device,
     mine = torch.arange(len(images))[dist.rank()::dist.world_size()]
     logits = None
     for chunk in mine.split(EVAL_BATCH):
-        x = view.plain(images[chunk.to(images.device)].to(device, non_blocking=True))
+        x = view.plain(take(images, chunk), device)
         with autocast(amp, device):
             part = model(x).float()
         if logits is None:
@@ -192,7 +223,7 @@ def predict(model: nn.Module, images: Tensor, view: View, device: torch.device,
         logits[chunk.to(device)] = part
     if logits is None:  # more ranks than images: learn the width from one image
         with autocast(amp, device):
-            width = model(view.plain(images[:1].to(device))).shape[1]
+            width = model(view.plain(take(images, torch.arange(1)), device)).shape[1]
         logits = torch.zeros(len(images), width, device=device)
     model.train(was_training)
     return dist.total(logits).cpu()
@@ -295,7 +326,7 @@ def train_one_epoch(run: Run, args: argparse.Namespace, view: View, network: nn.
         rate = learning_rate(epoch + step / steps, args)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        images, labels = (v.to(device, non_blocking=True) for v in (images, labels))
+        labels = labels.to(device, non_blocking=True)
         x, labels = view.train(images, labels, ids, args.seed, epoch, step)
         losses[step] = train_step(network, teacher, optimizer, objective, x, labels,
                                   getattr(args, "temperature", 1.0), args.amp)

@@ -9,7 +9,8 @@ import sys
 
 from dm_kd import engine, models, run
 from dm_kd.errors import UserError
-from dm_kd.tasks import get_task, load_real
+from dm_kd.sources.stored import load_judged
+from dm_kd.tasks import get_task
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -25,7 +26,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 def body(argv: list[str]) -> None:
     args = parse(argv)
-    task = get_task(args.task)
+    task = get_task(args.task, args.data)
     if args.val == "none":
         raise UserError("--val none leaves nothing to judge on", hint="--val val")
     if args.dry_run:
@@ -37,9 +38,8 @@ def body(argv: list[str]) -> None:
     if card["fold"] not in (None, args.fold):
         print(f"note: the model was trained for fold {card['fold']}; fold {args.fold} has images "
               "that it may have seen", file=sys.stderr)
-    val = load_real(task, "val", args.fold, args.val, args.data)
-    view = engine.View(task.mean, task.std)
-    logits = engine.predict(model.to(device), val.images, view, device, amp)
+    val = load_judged(task, args)
+    logits = engine.predict(model.to(device), val.images, engine.plain_view(task), device, amp)
     acc1, acc5 = engine.accuracy(logits, val.labels)
     print(json.dumps({"task": task.name, "model": args.model, "images": len(val.labels),
                       "acc1": acc1, "acc5": acc5, "ece": calibration_error(logits, val.labels)}))

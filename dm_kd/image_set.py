@@ -20,17 +20,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from dm_kd import files
+from dm_kd import files, image_files
 from dm_kd.errors import DamagedError, LockedError, UserError, refuse_difference
+from dm_kd.image_files import read_image
 
 FORMAT_VERSION = 1
 INDEX_FIELDS = ("path", "label", "k", "sha256", "pixels_sha256")
-MAX_PIXELS = 64_000_000  # of one image; more is taken for a decompression bomb
 MAX_IMAGES, MAX_SHARD = 10 ** 9, 10 ** 6  # of a set, of a shard
 SHEET_ROWS, SHEET_COLUMNS = 20, 10
 
@@ -408,27 +407,6 @@ def encode_png(image: Tensor) -> bytes:
     return buffer.getvalue()
 
 
-def read_image(data: bytes, name: object, channels: int | None = None) -> Tensor:
-    """PNG or JPEG bytes -> uint8 [C, H, W]; C is 1 for grey files and 3 for others, or `channels`.
-
-    Raises:
-        DamagedError: not such an image, truncated, or larger than 64 megapixels.
-    """
-    try:
-        with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise DamagedError(f"the image has {image.width} x {image.height} pixels; "
-                                   "64 million are allowed", file=name)
-            if image.mode.startswith("I"):  # 16 bits, which Pillow would clip at 255
-                image = Image.fromarray((np.array(image) >> 8).astype(np.uint8))
-            grey = channels == 1 or channels is None and image.mode in ("L", "1")
-            array = np.array(image.convert("L" if grey else "RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DamagedError("the image is damaged or is no PNG or JPEG", file=name,
-                           found=str(error)[:100]) from error
-    return torch.from_numpy(array[None] if grey else array.transpose(2, 0, 1).copy())
-
-
 def tile(rows: list[list[Tensor]], scale: int = 1, gap: int = 2) -> Tensor:
     """Rows of equal-sized uint8 [C, h, w] images -> one picture on white."""
     c, h, w = rows[0][0].shape
@@ -447,55 +425,32 @@ def packed(image_set: ImageSet, cache: Path, progress: Callable[[int], None]
            ) -> tuple[Tensor, Tensor]:
     """All images of a complete set as one uint8 memory map [N, C, H, W], and their labels [N].
 
-    Built once per index digest in `cache`; each file's digest is checked on the way. Processes that
-    come meanwhile wait for it.
+    Built once per index digest in `cache`; each file's digest is checked on the way.
 
     Raises:
         DamagedError: a file is not as the index says; nothing is left behind.
         StorageError: no space for the map.
     """
-    rows = image_set.index()
-    labels = torch.tensor([row["label"] for row in rows])
-    m = image_set.manifest
+    rows, m = image_set.index(), image_set.manifest
     shape = (len(rows), m["channels"], m["resolution"], m["resolution"])
-    stem = Path(cache) / image_set.digest[:24]
-    data, done = stem.with_suffix(".u8"), stem.with_suffix(".json")
-    with files.locked(stem.with_suffix(".lock"), str(data), blocking=True):
-        if not _whole(data, done):
-            done.unlink(missing_ok=True)
-            files.remove_stale_temps(data.parent, stem.name)
-            files.check_free_space(data.parent, int(np.prod(shape)), "the packed cache")
-            _pack(image_set, rows, shape, data, progress)
-            files.write_json(done, {"set": str(image_set.folder), "shape": list(shape),
-                                    "sha256": files.sha256_file(data)})
-    return torch.from_numpy(np.memmap(data, np.uint8, "c", shape=shape)), labels
+    images, _ = image_files.packed(cache, image_set.digest, shape,
+                                   lambda: _checked(image_set, rows, shape, progress),
+                                   str(image_set.folder))
+    return images, torch.tensor([row["label"] for row in rows])
 
 
-def _whole(data: Path, done: Path) -> bool:
-    """Whether a cache file is there with the digest in its card; a damaged one is made again."""
-    try:
-        return files.read_json(done).get("sha256") == files.sha256_file(data)
-    except (OSError, DamagedError):
-        return False
-
-
-def _pack(image_set: ImageSet, rows: list[dict], shape: tuple, data: Path,
-          progress: Callable[[int], None]) -> None:
-    def write(temp: Path) -> None:
-        with open(temp, "wb") as file:
-            for row in rows:
-                path = image_set.folder / row["path"]
-                content = files.must_exist(path, "--source", "an image of the set").read_bytes()
-                if files.sha256(content) != row["sha256"]:
-                    raise DamagedError(f"{path.name} is damaged (sha256 differs)", file=path,
-                                       hint="its synthesize command with --repair")
-                image = read_image(content, path, shape[1])
-                if image.shape != shape[1:]:
-                    raise DamagedError(f"the image is {list(image.shape)}, the set's are "
-                                       f"{list(shape[1:])}", file=path)
-                file.write(image.numpy().tobytes())
-                progress(1)
-
-    files.atomically(write, data)
-
-
+def _checked(image_set: ImageSet, rows: list[dict], shape: tuple,
+             progress: Callable[[int], None]) -> Iterator[Tensor]:
+    """The set's images in order, each compared with its digest."""
+    for row in rows:
+        path = image_set.folder / row["path"]
+        content = files.must_exist(path, "--source", "an image of the set").read_bytes()
+        if files.sha256(content) != row["sha256"]:
+            raise DamagedError(f"{path.name} is damaged (sha256 differs)", file=path,
+                               hint="its synthesize command with --repair")
+        image = read_image(content, path, shape[1])
+        if image.shape != shape[1:]:
+            raise DamagedError(f"the image is {list(image.shape)}, the set's are "
+                               f"{list(shape[1:])}", file=path)
+        yield image
+        progress(1)

@@ -24,8 +24,6 @@ def parse(argv: list[str]) -> argparse.Namespace:
     run.add_data_arguments(parser)
     parser.add_argument("--set", type=Path, required=True, metavar="FOLDER", help="an image set")
     parser.add_argument("--teacher", default=None, metavar="SPEC", help="scores the images")
-    parser.add_argument("--cache", type=Path, default=Path("save/cache"), metavar="DIR",
-                        help="where image sets are kept unpacked (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=None, metavar="FILE.json",
                         help="where to write it (default: standard output)")
     run.add_common_arguments(parser)
@@ -34,7 +32,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 def body(argv: list[str]) -> None:
     args = parse(argv)
-    task = get_task(args.task)
+    task = get_task(args.task, args.data)
     if args.dry_run:
         state = "" if args.set.exists() else " (not made yet)"
         print(f"would look at {args.set}{state} with {args.teacher}")
@@ -46,11 +44,11 @@ def body(argv: list[str]) -> None:
               "generator": images.manifest["generator"]}
     if args.teacher:
         teacher, _ = models.load_frozen(args.teacher, task)
-        result |= teacher_view(engine.predict(teacher.to(device), pixels, engine.View(
-            task.mean, task.std), device, "none"), labels)
-    train = load_real(task, "train", args.fold, args.val, args.data)
-    val = load_real(task, "val", args.fold, args.val, args.data)
-    if val is not None:
+        result |= teacher_view(engine.predict(
+            teacher.to(device), pixels, engine.plain_view(task), device, "none"), labels)
+    if args.val != "none" and not task.crop:  # pixel distances say little about large images
+        train = load_real(task, "train", args.fold, args.val, args.data)
+        val = load_real(task, "val", args.fold, args.val, args.data)
         result["copying"] = copying(pixels, train.images, val.images)
     if args.out is None:
         print(json.dumps(result, indent=1))

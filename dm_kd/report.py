@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dm_kd import files, image_set, run
+from dm_kd import files, image_files, image_set, run
 from dm_kd.errors import UserError, nearest
 from dm_kd.tasks import TASKS, get_task, load_real
 
@@ -313,7 +313,7 @@ def draw_samples(trials: list[dict], path: Path) -> Path | None:
     for c in images.plan.classes[:20]:
         chosen = real.images[real.labels == c]
         chosen = chosen[::max(1, len(chosen) // SAMPLE_COLUMNS)][:SAMPLE_COLUMNS]
-        made = [image_set.read_image((images.folder / images.plan.path(c, k)).read_bytes(),
+        made = [image_files.read_image((images.folder / images.plan.path(c, k)).read_bytes(),
                                      images.plan.path(c, k), task.channels)
                 for k in range(min(SAMPLE_COLUMNS, images.plan.images_per_class))]
         rows.append((task.class_names[c], list(chosen), made))

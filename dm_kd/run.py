@@ -107,6 +107,8 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--task", required=True, metavar="NAME", help="the data set, e.g. digits")
     group.add_argument("--data", type=Path, default=None, metavar="PATH",
                        help="where the real images lie (default: the usual places)")
+    group.add_argument("--cache", type=Path, default=Path("save/cache"), metavar="DIR",
+                       help="where images are kept unpacked (default: %(default)s)")
     group.add_argument("--fold", type=nonnegative_int, default=0, metavar="N",
                        help="which cross-validation fold is judged on, for tasks that have them "
                             "(default: %(default)s)")

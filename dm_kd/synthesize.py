@@ -91,8 +91,8 @@ def make_manifest(args: argparse.Namespace, task: Task, generator, device) -> di
     return {"format_version": image_set.FORMAT_VERSION, "task": task.name,
             "num_classes": task.num_classes, "classes": list(classes),
             "class_names": [task.class_names[c] for c in classes],
-            "images_per_class": args.images_per_class, "resolution": task.resolution,
-            "channels": task.channels, "labels_known": generator.labels_known,
+            "images_per_class": args.images_per_class, "resolution": generator.resolution,
+            "channels": generator.channels, "labels_known": generator.labels_known,
             "generator": generator.settings, "shared_noise": args.shared_noise,
             "base_seed": args.seed, "shard_size": args.batch_size, "device": device.type,
             "threads": args.threads, "versions": run.versions()}

@@ -1,4 +1,4 @@
-"""The data sets a student can be judged on. To add one: write its loader and one entry in TASKS.
+"""The data sets a student can be judged on. To add one: its loader in real_data.py, one entry here.
 
 A Task says what the images are (size, channels, statistics, classes), how they may be augmented,
 and where the real ones lie. Real images serve three ends only: training a teacher, training a small
@@ -10,99 +10,80 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
+from dm_kd import real_data
 from dm_kd.errors import UserError, nearest
+from dm_kd.real_data import RealData
 
 VAL_MODES = ("val", "dev", "none")
-# scikit-learn's digits lie in the file in 14 contiguous blocks, one per writer (INRIA scikit-learn
-# course, "non i.i.d. data"); a split that shares writers flatters by about two points.
-DIGITS_WRITER_STARTS = (0, 130, 256, 386, 516, 646, 776, 915, 1029, 1157, 1287, 1415, 1545, 1667)
-DIGITS_FOLDS = 5
-
-
-@dataclass(frozen=True)
-class RealData:
-    """Real images of one split. images uint8 [N, C, H, W]; labels int64 [N]; ids int64 [N], the
-    position in the whole data set; groups int64 [N], who made it (-1 where unknown)."""
-
-    images: torch.Tensor
-    labels: torch.Tensor
-    ids: torch.Tensor
-    groups: torch.Tensor
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
 class Task:
-    """A label space and its images. mean and std are per channel, for images in [0, 1]."""
+    """A label space and its images. mean and std are per channel, for images in [0, 1].
+
+    Small images (crop = False) all have `resolution` pixels per side, others are resized to it;
+    training pads, crops and mirrors. With crop = True training cuts random-resized crops out of
+    images of any size, and judging resizes the shorter side to 8/7 of the resolution (256 for 224)
+    and cuts the centre out (He et al. 2016)."""
 
     name: str
-    class_names: tuple[str, ...]  # in index order
+    num_classes: int
+    names: Callable[[], tuple[str, ...]]  # class names in index order
     resolution: int  # pixels, square
     channels: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    pad: int  # training crop: pad by so many pixels (zeros), cut out at a random place
-    flip: bool  # training: mirror half of the images
-    folds: int  # how many --fold values there are; 1 = the data set's own split
-    load: Callable[[str, int, str, Path | None], RealData]  # (split, fold, val mode, data path)
+    load: Callable[[str, str, int, Path | None], RealData]  # (split, val mode, fold, data path)
+    pad: int = 0  # training crop: pad by so many pixels (zeros), cut out at a random place
+    flip: bool = False  # training: mirror half of the images
+    crop: bool = False
+    folds: int = 1  # how many --fold values there are; 1 = the data set's own split
 
     @property
-    def num_classes(self) -> int:
-        return len(self.class_names)
+    def class_names(self) -> tuple[str, ...]:
+        return self.names()
 
 
-@functools.cache
-def _digits_arrays() -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
-    from sklearn.datasets import load_digits
+def _fashion_names() -> tuple[str, ...]:
+    from torchvision.datasets import FashionMNIST
 
-    digits = load_digits()
-    images = np.rint(digits.images * (255 / 16)).astype(np.uint8)  # levels are 0..16
-    writers = np.searchsorted(DIGITS_WRITER_STARTS, np.arange(len(images)), side="right") - 1
-    return torch.from_numpy(images)[:, None], torch.from_numpy(digits.target).long(), writers
+    return tuple(FashionMNIST.classes)
 
 
-def split_by_group(groups: np.ndarray, fold: int, val: str, folds: int) -> tuple:
-    """Indices (train, judged) of a grouped cross-validation fold; no group is in both.
+_LARGE = {"resolution": 224, "channels": 3, "mean": IMAGENET_MEAN, "std": IMAGENET_STD,
+          "flip": True, "crop": True}
 
-    val = "dev" judges on a fifth of the training groups instead, which then leave training: the
-    place to choose settings. Deterministic.
-    """
-    from sklearn.model_selection import GroupKFold
-
-    train, judged = list(GroupKFold(folds).split(groups, groups=groups))[fold]
-    if val == "dev":
-        inner, dev = next(iter(GroupKFold(folds).split(train, groups=groups[train])))
-        train, judged = train[inner], train[dev]
-    return train, judged
-
-
-def _load_digits(split: str, fold: int, val: str, data: Path | None) -> RealData:
-    if data is not None:
-        raise UserError("the digits come with scikit-learn; they have no path", data=data,
-                        hint="leave out --data")
-    images, labels, writers = _digits_arrays()
-    train, judged = split_by_group(writers, fold, val, DIGITS_FOLDS)
-    chosen = torch.from_numpy(train if split == "train" else judged)
-    return RealData(images[chosen], labels[chosen], chosen, torch.from_numpy(writers)[chosen])
+TASKS = {task.name: task for task in (
+    Task("digits", 10, lambda: tuple("0123456789"), 8, 1, (0.3053,), (0.3760,), real_data.digits,
+         pad=1, folds=real_data.DIGITS_FOLDS),
+    Task("fashion_mnist", 10, _fashion_names, 28, 1, (0.2860,), (0.3530,),
+         real_data.fashion_mnist, pad=2, flip=True),
+    Task("cifar100", 100, lambda: real_data.CIFAR100, 32, 3, (0.5071, 0.4867, 0.4408),
+         (0.2675, 0.2565, 0.2761), real_data.cifar100, pad=4, flip=True),
+    Task("imagenet", 1000, real_data.imagenet_names, load=real_data.imagenet, **_LARGE),
+    Task("imagenet100", 100, lambda: tuple(
+        real_data.imagenet_names()[i] for i in real_data.IMAGENET100.values()),
+        load=real_data.imagenet100, **_LARGE),
+    Task("flowers102", 102, real_data.flowers_names, load=real_data.flowers102, **_LARGE),
+)}
 
 
-TASKS = {
-    "digits": Task(
-        name="digits", class_names=tuple("0123456789"), resolution=8, channels=1,
-        mean=(0.3053,), std=(0.3760,), pad=1, flip=False, folds=DIGITS_FOLDS, load=_load_digits),
-}
-
-
-def get_task(name: str) -> Task:
-    """The Task of that name.
+def get_task(name: str, data: Path | None = None) -> Task:
+    """The Task of that name; "folder" is made from the class folders of `data`.
 
     Raises:
         UserError: there is none; the nearest names are given.
     """
+    if name == "folder":
+        names = real_data.folder_classes(data)
+        return Task("folder", len(names), lambda: names, **_LARGE,
+                    load=functools.partial(real_data.folder, names))
     if name not in TASKS:
-        raise UserError(f"unknown task '{name}'", hint=f"--task: {nearest(name, TASKS)}")
+        raise UserError(f"unknown task '{name}'",
+                        hint=f"--task: {nearest(name, [*TASKS, 'folder'])}")
     return TASKS[name]
 
 
@@ -123,21 +104,22 @@ def load_real(task: Task, split: str, fold: int = 0, val: str = "val",
         raise UserError(f"{task.name} has folds 0 to {task.folds - 1}, not {fold}", hint="--fold 0")
     if split == "val" and val == "none":
         return None
-    return task.load(split, fold, val, data)
+    return task.load(split, val, fold, data)
 
 
-def first_per_class(real: RealData, per_class: int | None) -> RealData:
-    """The first `per_class` images of each class (all if None).
+def first_per_class(labels: torch.Tensor, per_class: int | None) -> torch.Tensor:
+    """Positions of the first `per_class` images of each class, class by class (all if None).
 
     Raises:
-        UserError: a class has fewer.
+        UserError: a class has fewer, or labels are unknown.
     """
     if per_class is None:
-        return real
-    counts = torch.bincount(real.labels[real.labels >= 0])
+        return torch.arange(len(labels))
+    if labels.min() < 0:
+        raise UserError("--images-per-class needs images with known labels",
+                        hint="leave it out, or a list with labels")
+    counts = torch.bincount(labels)
     if counts.min() < per_class:
         raise UserError(f"class {int(counts.argmin())} has {int(counts.min())} images only",
                         hint=f"--images-per-class {int(counts.min())} or fewer")
-    chosen = torch.cat([(real.labels == c).nonzero()[:per_class, 0] for c in range(len(counts))])
-    return RealData(real.images[chosen], real.labels[chosen], real.ids[chosen],
-                    real.groups[chosen])
+    return torch.cat([(labels == c).nonzero()[:per_class, 0] for c in range(len(counts))])

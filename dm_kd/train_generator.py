@@ -19,7 +19,7 @@ from torch import Tensor
 from dm_kd import augment, engine, files, image_set, run
 from dm_kd.errors import DivergedError, Stopped, UserError
 from dm_kd.generators import dit
-from dm_kd.sources.stored import StoredSource
+from dm_kd.sources.stored import StoredSource, resident
 from dm_kd.tasks import Task, get_task, load_real
 
 LOG_STEPS = 100
@@ -90,7 +90,7 @@ def build(args: argparse.Namespace, task: Task) -> dit.DiT:
 
 def body(argv: list[str]) -> None:
     args = parse(argv)
-    task = get_task(args.task)
+    task = get_task(args.task, args.data)
     model = build(args, task)
     count = sum(p.numel() for p in model.parameters())
     if args.dry_run:
@@ -102,9 +102,12 @@ def body(argv: list[str]) -> None:
     device = run.use_device(args)
     if args.amp == "auto":
         args.amp = "bf16" if device.type == "cuda" else "none"
+    if task.crop:
+        raise UserError(f"a generator is trained here on small images; {task.name}'s are not",
+                        hint="--task digits, fashion_mnist or cifar100; for large images "
+                             "synthesize --weights facebook/DiT-XL-2-256")
     real = load_real(task, "train", args.fold, args.val, args.data)
-    source = StoredSource(real.images.to(device), real.labels.to(device), args.batch_size,
-                          args.seed)
+    source = StoredSource(*resident(real.images, real.labels, device), args.batch_size, args.seed)
     with run.Run(args.out, args, {"source_images": len(real.labels)}, dit.WEIGHTS_NAME,
                  "train_generator") as folder:
         if folder.result:

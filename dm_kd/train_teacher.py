@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from dm_kd import dist, engine, models, objectives, run
-from dm_kd.sources.stored import StoredSource
+from dm_kd.sources.stored import StoredSource, gathered, load_judged, resident
 from dm_kd.tasks import first_per_class, get_task, load_real
 
 
@@ -32,7 +32,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 def body(argv: list[str]) -> None:
     args = parse(argv)
-    task = get_task(args.task)
+    task = get_task(args.task, args.data)
     torch.manual_seed(args.seed)
     student = models.build(args.model, task)
     if args.dry_run:
@@ -45,17 +45,19 @@ def body(argv: list[str]) -> None:
     device = run.use_device(args)
     args.amp = engine.resolve_amp(args.amp, device)
     real = load_real(task, "train", args.fold, args.val, args.data)
-    real = first_per_class(real, args.images_per_class)
-    val = load_real(task, "val", args.fold, args.val, args.data)
+    if args.images_per_class is not None:
+        real = real.chosen(first_per_class(real.labels, args.images_per_class))
+    images, digest = gathered(real.images, task, args.cache, False)
+    val = load_judged(task, args)
     engine.check_batch(args)
     dist.start(device)
-    source = StoredSource(real.images.to(device), real.labels.to(device), args.batch_size,
-                          args.seed, dist.rank(), dist.world_size(), args.steps_per_epoch)
+    source = StoredSource(*resident(images, real.labels, device), args.batch_size, args.seed,
+                          dist.rank(), dist.world_size(), args.steps_per_epoch)
+    inputs = {"source_images": len(real.labels), **({"source_sha256": digest} if digest else {})}
     card = {"model": args.model, "task": task.name, "num_classes": task.num_classes,
             "class_names": list(task.class_names), "mean": task.mean, "std": task.std,
             "fold": args.fold, "val": args.val}
-    with run.Run(args.out, args, {"source_images": len(real.labels)}, "model",
-                 "train_teacher") as folder:
+    with run.Run(args.out, args, inputs, "model", "train_teacher") as folder:
         if folder.result:
             print(f"{args.out} is finished: Acc@1 {folder.result['acc1']}")
             return

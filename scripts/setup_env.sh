@@ -57,3 +57,15 @@ run_folds() {
         '"$1" -m dm_kd <"$2/commands_{}.txt" >>"$2/log_{}.txt" 2>&1 || { tail -n 6 "$2/log_{}.txt" >&2; exit 1; }' \
         sh "$PYTHON" "$logs"
 }
+
+# launch MODULE FLAGS...: one process, or NGPU of them under torchrun (one per GPU), in place of the
+# shell.
+launch() {
+    find_python
+    module=$1
+    shift
+    if [ "${NGPU:-1}" -gt 1 ]; then
+        exec "$PYTHON" -m torch.distributed.run --standalone --nproc-per-node "$NGPU" -m "$module" "$@"
+    fi
+    exec "$PYTHON" -m "$module" "$@"
+}

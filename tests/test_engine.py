@@ -355,9 +355,17 @@ def test_a_teacher_that_disagrees_with_the_labels_is_refused(tmp_path, teacher_f
     assert "chance is 10.0 %" in capsys.readouterr().err
 
 
-def test_unlabelled_images_need_no_label_check(tmp_path, noise_folder, capsys):
-    argv = command(tmp_path / "run", noise_folder, "cnn_w4@none", tmp_path / "cache")
+def test_with_unlabelled_images_the_teacher_is_scored_on_what_is_judged(
+        tmp_path, noise_folder, teacher_folder, capsys):
+    argv = command(tmp_path / "run", noise_folder, str(teacher_folder), tmp_path / "cache")
     assert distill.main(argv) == 0
+    assert "% of 267 validation images" in capsys.readouterr().out
+
+
+def test_unlabelled_images_and_nothing_judged_leave_nothing_to_score(tmp_path, noise_folder,
+                                                                     capsys):
+    argv = command(tmp_path / "run", noise_folder, "cnn_w4@none", tmp_path / "cache")
+    assert distill.main([*argv, "--val", "none"]) == 0
     assert "agrees" not in capsys.readouterr().out
 
 
@@ -370,13 +378,13 @@ def test_a_set_of_which_fewer_images_are_asked_for_gives_the_first_of_each_class
     assert torch.equal(few, whole[:20]) and len(labels) == inputs["source_images"] == 20
 
 
-def test_a_set_of_another_shape_is_refused(noise_folder, tmp_path, capsys):
+def test_a_set_with_other_channels_is_refused(noise_folder, tmp_path, capsys):
     folder = shutil.copytree(noise_folder, tmp_path / "set")
     manifest = json.loads((folder / "manifest.json").read_text())
-    (folder / "manifest.json").write_text(json.dumps(manifest | {"resolution": 16}))
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"channels": 3}))
     argv = command(tmp_path / "run", folder, "cnn_w4@none", tmp_path / "cache")
     assert distill.main(argv) == 2
-    assert "resolution 16" in capsys.readouterr().err
+    assert "3 channels" in capsys.readouterr().err
 
 
 def test_train_teacher_mixes_the_labels_with_the_images(tmp_path, monkeypatch):

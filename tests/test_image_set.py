@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from dm_kd import files, image_set
+from dm_kd import files, image_files, image_set
 from dm_kd.errors import DamagedError, LockedError, UserError
 
 
@@ -115,7 +115,7 @@ def test_images_records_and_index_hold_what_the_generator_made(finished):
         data = (finished / row["path"]).read_bytes()
         seed = image_set.image_seed(0, row["label"], row["k"])
         made = sample(torch.tensor([row["label"]]), [seed])[0]
-        assert torch.equal(image_set.read_image(data, row["path"]), made)
+        assert torch.equal(image_files.read_image(data, row["path"]), made)
         assert row["sha256"] == hashlib.sha256(data).hexdigest()
         assert row["pixels_sha256"] == hashlib.sha256(made.numpy().tobytes()).hexdigest()
 
@@ -440,13 +440,13 @@ def ramp(shape=(8, 8)):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_png_keeps_every_pixel(channels):
     image = torch.randint(0, 256, (channels, 5, 7), dtype=torch.uint8)
-    assert torch.equal(image_set.read_image(image_set.encode_png(image), "x.png"), image)
+    assert torch.equal(image_files.read_image(image_set.encode_png(image), "x.png"), image)
 
 
 def test_a_palette_image_is_read_as_its_colours():
     image = Image.fromarray(ramp()).convert("P")
     image.putpalette([v for i in range(256) for v in (i, 255 - i, 7)])
-    found = image_set.read_image(encoded(image), "x.png")
+    found = image_files.read_image(encoded(image), "x.png")
     indices = torch.from_numpy(np.array(image))
     expected = torch.stack([indices, 255 - indices, torch.full_like(indices, 7)])
     assert torch.equal(found, expected)
@@ -454,7 +454,7 @@ def test_a_palette_image_is_read_as_its_colours():
 
 def test_a_cmyk_jpeg_is_read_as_three_channels():
     image = Image.new("CMYK", (8, 8), (255, 0, 0, 0))
-    found = image_set.read_image(encoded(image, "JPEG", quality=100), "x.jpg")
+    found = image_files.read_image(encoded(image, "JPEG", quality=100), "x.jpg")
     assert found.shape == (3, 8, 8)
     assert found[0].max() < 40 and found[1:].min() > 200  # pure cyan
 
@@ -462,13 +462,13 @@ def test_a_cmyk_jpeg_is_read_as_three_channels():
 @pytest.mark.parametrize("channels", [None, 1, 3])
 def test_a_16_bit_grey_image_keeps_its_upper_8_bits(channels):
     levels = np.arange(64, dtype=np.uint16).reshape(8, 8) * 1024
-    found = image_set.read_image(encoded(Image.fromarray(levels)), "x.png", channels)
+    found = image_files.read_image(encoded(Image.fromarray(levels)), "x.png", channels)
     assert len(found) == (channels or 1)
     assert torch.equal(found[0], torch.from_numpy((levels >> 8).astype(np.uint8)))
 
 
 def test_a_grey_image_can_be_asked_for_as_colour():
-    found = image_set.read_image(encoded(Image.fromarray(ramp())), "x.png", 3)
+    found = image_files.read_image(encoded(Image.fromarray(ramp())), "x.png", 3)
     assert found.shape == (3, 8, 8) and torch.equal(found[0], found[2])
 
 
@@ -476,10 +476,10 @@ def test_a_grey_image_can_be_asked_for_as_colour():
 def test_a_truncated_image_is_refused_unless_all_pixels_are_there(kind):
     data = encoded(Image.fromarray(np.random.default_rng(0).integers(
         0, 256, (16, 16, 3), dtype=np.uint8)), kind)
-    whole, refused = image_set.read_image(data, "x"), 0
+    whole, refused = image_files.read_image(data, "x"), 0
     for length in range(len(data)):
         try:
-            assert torch.equal(image_set.read_image(data[:length], "cut.x"), whole), length
+            assert torch.equal(image_files.read_image(data[:length], "cut.x"), whole), length
         except DamagedError as error:
             refused += 1
             assert "cut.x" in str(error)
@@ -495,7 +495,7 @@ def test_flipped_bytes_never_raise_anything_but_damage(kind):
         for place in random.integers(0, len(data), 3):
             flipped[place] = random.integers(256)
         try:
-            image_set.read_image(bytes(flipped), "flipped.x")
+            image_files.read_image(bytes(flipped), "flipped.x")
         except DamagedError as error:
             assert "flipped.x" in str(error)
 
@@ -503,7 +503,7 @@ def test_flipped_bytes_never_raise_anything_but_damage(kind):
 @pytest.mark.parametrize("data", [b"", b"<svg/>", b"GIF89a" + b"\0" * 40, b"BM" + b"\0" * 60])
 def test_other_formats_are_refused(data):
     with pytest.raises(DamagedError, match="no PNG or JPEG"):
-        image_set.read_image(data, "x.png")
+        image_files.read_image(data, "x.png")
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
@@ -513,7 +513,7 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded(side):
     data[16:24] = side.to_bytes(4, "big") * 2
     data[29:33] = zlib.crc32(bytes(data[12:29])).to_bytes(4, "big")
     with pytest.raises(DamagedError):
-        image_set.read_image(bytes(data), "bomb.png")
+        image_files.read_image(bytes(data), "bomb.png")
 
 
 # --- packed cache ---------------------------------------------------------------------------------
@@ -525,7 +525,7 @@ def test_the_packed_cache_equals_the_files(finished, tmp_path):
     assert labels.tolist() == [1, 4, 7] * 5 and sum(counted) == 15
     for image, row in zip(pixels, images.index(), strict=True):
         data = (finished / row["path"]).read_bytes()
-        assert torch.equal(image, image_set.read_image(data, row["path"]))
+        assert torch.equal(image, image_files.read_image(data, row["path"]))
 
 
 def test_the_cache_is_built_once(finished, tmp_path):

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from dm_kd.errors import UserError
-from dm_kd.tasks import DIGITS_WRITER_STARTS, RealData, first_per_class, get_task, load_real
+from dm_kd.real_data import DIGITS_WRITER_STARTS, RealData
+from dm_kd.tasks import first_per_class, get_task, load_real
 
 FOLDS = range(5)
 
@@ -93,7 +94,7 @@ def test_an_unknown_task_names_the_nearest():
 
 def test_first_per_class_takes_the_first_of_each(digits):
     real = load_real(digits, "train")
-    few = first_per_class(real, 3)
+    few = real.chosen(first_per_class(real.labels, 3))
     assert few.labels.bincount().tolist() == [3] * 10
     for c in range(10):
         expected = real.ids[real.labels == c][:3]
@@ -102,4 +103,4 @@ def test_first_per_class_takes_the_first_of_each(digits):
 
 def test_first_per_class_refuses_more_than_there_are(digits):
     with pytest.raises(UserError, match="images only"):
-        first_per_class(load_real(digits, "train"), 10_000)
+        first_per_class(load_real(digits, "train").labels, 10_000)

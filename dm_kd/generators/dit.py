@@ -7,11 +7,13 @@ arXiv 2102.09672) and classifier-free guidance (Ho & Salimans 2022, arXiv 2207.1
 
     python -m dm_kd.synthesize --task digits --generator dit --weights save/generators/digits_dit \\
         --guidance-scale 2 --steps 100 --images-per-class 200 --out syn_dataset/digits
+    python -m dm_kd.synthesize --task imagenet --weights facebook/DiT-XL-2-256 \\
+        --out syn_dataset/NAME
 """
 
 import argparse
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +23,13 @@ from torch import Tensor, nn
 
 from dm_kd import files
 from dm_kd.errors import DamagedError, UserError
+from dm_kd.generators import dit_weights
+from dm_kd.generators.dit_weights import to_diffusers as to_diffusers  # for the benchmark's rival
 from dm_kd.tasks import Task
 
 TRAIN_STEPS = 1000  # diffusion steps in training; beta runs linearly from 1e-4 to 0.02
 WEIGHTS_NAME = "dit"  # dit.safetensors + dit.json in a generator's folder
+TABLE_TOLERANCE = 1e-3  # of a stored position table; float16 rounds it by 5e-4
 SAMPLERS = ("ddpm", "ddim", "dpm++")
 
 
@@ -400,10 +405,19 @@ def to_uint8(x: Tensor) -> Tensor:
 
 
 class DiTGenerator:
-    """A trained DiT with its sampler settings: `sample(labels, seeds) -> uint8 images`."""
+    """A trained DiT with its sampler settings: `sample(labels, seeds) -> uint8 images`.
 
-    def __init__(self, model: DiT, settings: dict, device: torch.device, clip: bool):
+    Args:
+        clip: clamp the predicted x_0; for pixels only.
+        vae: decoder of the latents that the DiT makes; None if it makes pixels.
+    """
+
+    def __init__(self, model: DiT, settings: dict, device: torch.device, clip: bool,
+                 vae: dit_weights.Vae | None = None):
         self.model, self.settings, self.device, self.clip = model, settings, device, clip
+        self.vae = vae
+        self.resolution = model.config["input_size"] * (vae.factor if vae else 1)
+        self.channels = vae.channels if vae else model.channels
         self.guided_channels = (model.channels if settings["guided_channels"] == "all"
                                 else min(3, model.channels))
         self.diffusion = Diffusion(settings["steps"], device)
@@ -413,7 +427,8 @@ class DiTGenerator:
     @torch.inference_mode()
     def sample(self, labels: Tensor, seeds: list[int]) -> Tensor:
         """labels int64 [B]; seeds: one 64-bit number per image, which keys all its noise (start
-        and every step), whatever batch it sits in -> uint8 [B, C, H, W] on the CPU."""
+        and every step), whatever batch it sits in -> uint8 [B, C, H, W] on the CPU, of
+        `channels` and `resolution`."""
         size, channels = self.model.config["input_size"], self.model.channels
         streams = [torch.Generator().manual_seed(seed) for seed in seeds]
 
@@ -433,80 +448,11 @@ class DiTGenerator:
             x = sample_ddim(predict, self.diffusion, x, self.clip)
         else:
             x = sample_with_scheduler(predict, make_dpm_scheduler(self.settings["steps"]), x)
+        x = self.vae.decode(x) if self.vae else x
         if not torch.isfinite(x).all():
             raise UserError("the generator made NaN or infinite values",
                             hint="--dtype fp32, or other weights")
         return to_uint8(x).cpu()
-
-
-# --- the two public layouts of weights ------------------------------------------------------------
-
-# Ours (the original checkpoint's) module -> those of diffusers' DiTTransformer2DModel, in the order
-# in which their rows are stacked. * = block number; diffusers keeps a copy of each embedding in
-# every block. Its position table is computed, not stored.
-DIFFUSERS_NAMES = {
-    "x_embedder.proj": ("pos_embed.proj",),
-    "t_embedder.mlp.0": ("transformer_blocks.*.norm1.emb.timestep_embedder.linear_1",),
-    "t_embedder.mlp.2": ("transformer_blocks.*.norm1.emb.timestep_embedder.linear_2",),
-    "y_embedder.embedding_table": (
-        "transformer_blocks.*.norm1.emb.class_embedder.embedding_table",),
-    "blocks.*.attn.qkv": ("transformer_blocks.*.attn1.to_q", "transformer_blocks.*.attn1.to_k",
-                          "transformer_blocks.*.attn1.to_v"),
-    "blocks.*.attn.proj": ("transformer_blocks.*.attn1.to_out.0",),
-    "blocks.*.mlp.fc1": ("transformer_blocks.*.ff.net.0.proj",),
-    "blocks.*.mlp.fc2": ("transformer_blocks.*.ff.net.2",),
-    "blocks.*.adaLN_modulation.1": ("transformer_blocks.*.norm1.linear",),
-    "final_layer.linear": ("proj_out_2",),
-    "final_layer.adaLN_modulation.1": ("proj_out_1",),
-}
-
-
-def _layouts(depth: int) -> Iterator[tuple[str, list[str]]]:
-    """(our key, the keys of diffusers that make it up); ours comes again for each copy."""
-    for ours, theirs in DIFFUSERS_NAMES.items():
-        copies = depth if "*" in theirs[0] else 1
-        kinds = ("weight",) if ours.endswith("embedding_table") else ("weight", "bias")
-        for block in range(copies):
-            for kind in kinds:
-                yield (f"{ours}.{kind}".replace("*", str(block)),
-                       [f"{name}.{kind}".replace("*", str(block)) for name in theirs])
-
-
-def to_diffusers(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Our state dict -> that of diffusers' DiTTransformer2DModel, no two entries in one memory."""
-    depth = len({key.split(".")[1] for key in state if key.startswith("blocks.")})
-    return {key: part.clone() for ours, theirs in _layouts(depth)
-            for key, part in zip(theirs, state[ours].chunk(len(theirs)), strict=True)}
-
-
-def from_diffusers(state: dict[str, Tensor], input_size: int) -> dict[str, Tensor]:
-    """diffusers' state dict -> ours.
-
-    Args:
-        input_size: `sample_size` of the folder's config.json, for the position table.
-
-    Raises:
-        UserError: keys are missing or unknown, or the per-block embedding tables differ: ours, and
-            the original, have one (diffusers' training drops labels in each block on its own).
-    """
-    depth = len({key.split(".")[1] for key in state if key.startswith("transformer_blocks.")})
-    layouts = list(_layouts(depth))
-    expected = {key for _, theirs in layouts for key in theirs}
-    missing, unknown = sorted(expected - state.keys()), sorted(state.keys() - expected)
-    if missing or unknown or not depth:
-        raise UserError("the weights are not those of a DiTTransformer2DModel",
-                        missing=", ".join(missing[:2]) or "nothing",
-                        unknown=", ".join(unknown[:2]) or "nothing")
-    converted = {}
-    for ours, theirs in layouts:
-        value = torch.cat([state[key] for key in theirs])
-        if not torch.equal(converted.setdefault(ours, value), value):
-            raise UserError("the blocks' embedding tables differ; a DiT has one for all",
-                            key=theirs[0],
-                            hint="weights of the original DiT, not trained in diffusers")
-    convolution = converted["x_embedder.proj.weight"]  # [width, channels, patch, patch]
-    table = position_embedding(input_size // convolution.shape[2], convolution.shape[0])
-    return {"pos_embed": table[None], **converted}
 
 
 # --- command line and files -----------------------------------------------------------------------
@@ -515,8 +461,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from dm_kd.run import nonnegative_float, positive_int
 
     group = parser.add_argument_group("dit")
-    group.add_argument("--weights", required=True, metavar="FOLDER",
-                       help="the generator's folder (dit.safetensors + dit.json)")
+    group.add_argument("--weights", required=True, metavar="FOLDER|FILE.pt|HUB_ID",
+                       help="a folder of train_generator or of diffusers, an original DiT "
+                            "checkpoint, or a hub id such as facebook/DiT-XL-2-256")
+    group.add_argument("--vae", default=None, metavar="FOLDER|HUB_ID",
+                       help="diffusers' AutoencoderKL that decodes 4-channel latents (default: the "
+                            f"one beside the weights, else {dit_weights.DEFAULT_VAE})")
     group.add_argument("--guidance-scale", type=nonnegative_float, default=2.0, metavar="S",
                        help="classifier-free guidance; 1 = one conditional forward, 0 = "
                             "unconditional (default: %(default)s)")
@@ -537,39 +487,106 @@ def build(args: argparse.Namespace, task: Task, device: torch.device) -> DiTGene
     """The generator that the flags describe.
 
     Raises:
-        UserError: no such weights, or more than 1000 steps.  DamagedError: bad weights.
+        UserError: no such weights or VAE, not of this task, or more than 1000 steps.
+        DamagedError: bad weights.
     """
     if args.steps > TRAIN_STEPS:
         raise UserError(f"--steps {args.steps} is more than the {TRAIN_STEPS} of training",
                         hint=f"--steps 1 to {TRAIN_STEPS}")
-    folder = files.must_exist(Path(args.weights), "--weights", "generator weights")
-    if not (folder / f"{WEIGHTS_NAME}.json").exists():
-        raise UserError("the folder holds no finished DiT", folder=folder,
-                        hint="train one with `python -m dm_kd.train_generator --out FOLDER`")
-    model, card = load(folder)
-    if card["task"] != task.name:
+    model, card = load(args.weights)
+    if card["task"] not in (None, task.name):
         raise UserError(f"the generator was trained on {card['task']}, not {task.name}",
-                        weights=folder, hint=f"--task {card['task']}")
+                        weights=args.weights, hint=f"--task {card['task']}")
+    if model.num_classes != task.num_classes:
+        raise UserError(f"the generator has {model.num_classes} classes, {task.name} has "
+                        f"{task.num_classes}", weights=args.weights,
+                        hint="--task with the label space of the generator; distill takes its "
+                             "images for another task, labels unknown")
+    vae = _load_vae(args, model, card)
     dtype = args.dtype or ("bf16" if device.type == "cuda" else "fp32")
-    model.eval().requires_grad_(False)
     if dtype == "bf16":
         model.lower_precision(torch.bfloat16)
     settings = {"name": "dit", "weights_sha256": card["sha256"], "licence": card["licence"],
                 "trained_on": card.get("trained_on"), "guidance_scale": args.guidance_scale,
                 "steps": args.steps, "sampler": args.sampler,
                 "guided_channels": args.guided_channels, "dtype": dtype}
-    return DiTGenerator(model.to(device), settings, device, clip=card["clip"])
+    settings |= {"weights_hub_id": card["hub_id"]} if "hub_id" in card else {}
+    if vae is not None:
+        settings |= vae.settings
+        vae.model.requires_grad_(False).to(device)
+    return DiTGenerator(model.to(device), settings, device, card["clip"], vae)
 
 
-def load(folder: Path) -> tuple[DiT, dict]:
-    """Network and card from a folder that `train_generator` wrote."""
-    state, card = files.read_with_card(folder, WEIGHTS_NAME)
+def _load_vae(args: argparse.Namespace, model: DiT, card: dict) -> dit_weights.Vae | None:
+    """--vae, else the one beside the weights, else the paper's; None for a DiT of pixels."""
+    if model.channels != dit_weights.LATENT_CHANNELS:
+        if args.vae:
+            raise UserError(f"the DiT makes pixels of {model.channels} channels; it takes no VAE",
+                            weights=args.weights, hint="leave out --vae")
+        return None
+    if not args.vae and card.get("pipeline"):
+        return dit_weights.load_vae(args.weights, "vae/")
+    return dit_weights.load_vae(args.vae or dit_weights.DEFAULT_VAE)
+
+
+def load(weights: str) -> tuple[DiT, dict]:
+    """Network in eval mode, float32, on the CPU, and card: sha256, licence, clip, task (None where
+    unknown) and more.
+
+    Args:
+        weights: a folder of train_generator, or what `dit_weights.read` takes.
+
+    Raises:
+        UserError: nothing there, or not a DiT.  DamagedError: truncated, or not as its card says.
+    """
+    path = Path(weights)
+    if path.name == f"{WEIGHTS_NAME}.safetensors":  # its card beside it knows the heads
+        path = path.parent
+    card_file = path / f"{WEIGHTS_NAME}.json"
+    if not card_file.exists():
+        config, state, card = dit_weights.read(str(weights))
+        _set_position_table(state, config, weights)
+        try:
+            return assemble(config, state, weights), card
+        except ValueError as error:
+            raise dit_weights.not_a_dit(weights, str(error)) from error
+    state, card = files.read_with_card(path, WEIGHTS_NAME)
     try:
-        model = DiT(**card["config"])
-        model.load_state_dict(state)
         card["task"], card["licence"], card["clip"]
+        return assemble(card["config"], state, path), card
     except (KeyError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
-        raise DamagedError(f"{WEIGHTS_NAME}.json does not fit the weights",
-                           file=Path(folder) / f"{WEIGHTS_NAME}.json",
+        raise DamagedError(f"{WEIGHTS_NAME}.json does not fit the weights", file=card_file,
                            found=str(error).splitlines()[0][:100]) from error
-    return model, card
+
+
+def _set_position_table(state: dict[str, Tensor], config: dict, where: str) -> None:
+    """Put ours in, so that both layouts give the same bits; one in the file must be the same."""
+    table = position_embedding(config["input_size"] // config["patch_size"], config["width"])[None]
+    given = state.get("pos_embed", table)
+    if given.shape != table.shape or not (given - table).abs().max() < TABLE_TOLERANCE:
+        raise dit_weights.not_a_dit(where, "pos_embed is not DiT's table of sines and cosines")
+    state["pos_embed"] = table
+
+
+def assemble(config: dict, state: dict[str, Tensor], where: object) -> DiT:
+    """A network in eval mode that owns copies of these weights, in float32.
+
+    Its own are never made, and each tensor is copied out of a mapped file at once: XL/2 needs 2.7
+    GB. Without the copy a result could hang on how the file aligns its tensors.
+
+    Raises:
+        ValueError: other keys or shapes.  DamagedError: NaN or infinite weights.
+    """
+    with torch.device("meta"):
+        model = DiT(**config)
+    expected = {key: value.shape for key, value in model.state_dict().items()}
+    for key in sorted(expected.keys() | state.keys()):
+        if key not in state or key not in expected:
+            raise ValueError(f"{key} is {'missing' if key in expected else 'unknown'}")
+        if state[key].shape != expected[key]:
+            raise ValueError(f"{key} is {list(state[key].shape)}, not {list(expected[key])}")
+        state[key] = state[key].to(torch.float32, copy=True)
+        if not torch.isfinite(state[key]).all():
+            raise DamagedError("the weights hold NaN or infinite values", file=where, found=key)
+    model.load_state_dict(state, assign=True)
+    return model.eval().requires_grad_(False)

@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 class NoiseGenerator:
     def __init__(self, task: Task):
-        self.shape = (task.channels, task.resolution, task.resolution)
+        self.channels, self.resolution = task.channels, task.resolution
         self.mean = torch.tensor(task.mean).view(-1, 1, 1)
         self.std = torch.tensor(task.std).view(-1, 1, 1)
         self.settings = {"name": "noise", "licence": "none (computed)"}
@@ -28,7 +28,8 @@ class NoiseGenerator:
 
     def sample(self, labels: Tensor, seeds: list[int]) -> Tensor:
         """-> uint8 [B, C, H, W]; the labels are not used."""
-        noise = torch.stack([torch.randn(self.shape, generator=torch.Generator().manual_seed(seed))
+        shape = (self.channels, self.resolution, self.resolution)
+        noise = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed))
                              for seed in seeds])
         return ((noise * self.std + self.mean) * 255 + 0.5).clamp(0, 255).to(torch.uint8)
 

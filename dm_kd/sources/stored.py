@@ -4,25 +4,96 @@ The order of an epoch is a function of (seed, epoch), so a run that starts again
 nothing but the step's number.
 """
 
+import argparse
+import dataclasses
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from dm_kd import augment, files, image_files
+from dm_kd.image_files import ImageFiles
+from dm_kd.real_data import RealData
+from dm_kd.run import Progress
+from dm_kd.tasks import Task, load_real
+
+CHUNK = 256  # images decoded at a time
+
+
+def gathered(images: Tensor | ImageFiles, task: Task, cache: Path, judged: bool
+             ) -> tuple[Tensor | ImageFiles, str | None]:
+    """Images as the loop reads them, and a digest of files (None for tensors).
+
+    Files become one memory map wherever all their images have one size: what is judged as centre
+    crops, small images resized to the task's size. For random-resized crops only files that differ
+    in size stay files, decoded when they are cut.
+
+    Args:
+        cache: folder of the maps.
+
+    Raises:
+        DamagedError: a file is bad; it is named.
+    """
+    if not isinstance(images, ImageFiles):
+        return images, None
+    sizes = set() if judged or not task.crop else set(images.sizes())
+    if len(sizes) > 1:
+        return images, images.fingerprint
+    side = task.resolution
+    shape = (len(images), images.channels, *(sizes.pop() if sizes else (side, side)))
+
+    def decoded() -> Iterator[Tensor]:
+        bar = Progress(len(images), "read images", "images")
+        for chunk in torch.arange(len(images)).split(CHUNK):
+            for image in images[chunk]:
+                if judged and task.crop:
+                    image = augment.centre_crops([image], side)[0]
+                elif not task.crop and image.shape[1:] != (side, side):
+                    image = augment.resize(image[None], side, side)[0]
+                yield image
+            bar.update(len(chunk))
+        bar.close()
+
+    how = "as they are" if shape[2:] != (side, side) else f"{side} {judged and task.crop}"
+    return image_files.packed(cache, files.sha256(f"{images.fingerprint} {how}".encode()), shape,
+                              decoded, images.names[0])
+
+
+def load_judged(task: Task, args: argparse.Namespace) -> RealData | None:
+    """What --val judges on, as a tensor; None with --val none. args: task, data, fold, val, cache.
+
+    Raises:
+        UserError: the images are not there.  DamagedError: one is bad."""
+    real = load_real(task, "val", args.fold, args.val, args.data)
+    if real is None:
+        return None
+    return dataclasses.replace(real, images=gathered(real.images, task, args.cache, True)[0])
+
+
+def resident(images: Tensor | ImageFiles, labels: Tensor, device: torch.device
+             ) -> tuple[Tensor | ImageFiles, Tensor]:
+    """On the device where they take less than half of its free memory; labels with them."""
+    if device.type == "cpu" or not isinstance(images, Tensor):
+        return images, labels
+    if images.numel() >= torch.cuda.mem_get_info(device)[0] // 2:
+        return images, labels
+    return images.to(device), labels.to(device)
 
 
 class StoredSource:
     """Images in memory, or in a memory map.
 
     Args:
-        images: uint8 [N, C, H, W].
+        images: uint8 [N, C, H, W], or files of several sizes.
         labels: int64 [N], -1 = unknown.
         batch_size: of all ranks together; a multiple of the world size.
         steps_per_epoch: default ceil(N / batch_size), the last batch filled from a second order.
     """
 
-    def __init__(self, images: Tensor, labels: Tensor, batch_size: int, seed: int, rank: int = 0,
-                 world_size: int = 1, steps_per_epoch: int | None = None):
+    def __init__(self, images: Tensor | ImageFiles, labels: Tensor, batch_size: int, seed: int,
+                 rank: int = 0, world_size: int = 1, steps_per_epoch: int | None = None):
         assert batch_size % world_size == 0, (batch_size, world_size)
         self.images, self.labels, self.seed = images, labels, seed
         self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
@@ -37,14 +108,15 @@ class StoredSource:
         return np.concatenate(rounds)[:count]
 
     def batches(self, epoch: int, first_step: int = 0, student: object = None
-                ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """(images uint8 [B/W, C, H, W], labels, virtual ids) of this rank, from `first_step`."""
+                ) -> Iterator[tuple[Tensor | list[Tensor], Tensor, Tensor]]:
+        """(images uint8 [B/W, C, H, W] or a list of [C, h, w], labels, virtual ids) of this rank,
+        from `first_step`."""
         order = torch.from_numpy(self.order(epoch))
         share = self.batch_size // self.world_size
         for step in range(first_step, self.steps_per_epoch):
             start = step * self.batch_size + self.rank * share
             ids = order[start:start + share]
-            index = (ids % len(self.images)).to(self.images.device)
+            index = (ids % len(self.images)).to(self.labels.device)
             yield self.images[index], self.labels[index], ids
 
     def state_dict(self) -> dict:

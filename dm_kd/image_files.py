@@ -1,0 +1,422 @@
+"""Image files as users have them: a list, a folder or a zip archive, with or without labels.
+
+    files = image_files.find(Path("syn_dataset/s2_st100_200k.txt"), task)
+    files[torch.tensor([0, 7])]     two decoded images, uint8 [C, h, w] each
+
+Lists are the original DM-KD's (a path per line, the label in `class_<label>_`) or hold `path label`
+lines. Nothing is unpacked: an archive's members are read where they are.
+"""
+
+import contextlib
+import io
+import re
+import threading
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from dm_kd import files
+from dm_kd.errors import DamagedError, UserError
+
+MAX_PIXELS = 64_000_000  # of one image; more is taken for a decompression bomb
+MAX_BYTES = 256_000_000  # of one image's file
+SUFFIXES = (".png", ".jpg", ".jpeg")
+NAMED_LABEL = re.compile(r"class_(\d+)_")  # the original's class_{c}_seed_{k}_num_{i}.png
+WNID = re.compile(r"n\d{8}")  # a WordNet id
+DECODERS = 8  # threads: Pillow decodes without Python's lock
+
+
+class ImageFiles:
+    """Images on disk of any size, decoded when they are asked for.
+
+    Args:
+        names: what identifies each, for messages and `read`.
+        labels: int64 [N], -1 = unknown.
+        place: where they lie: `read(name)` gives a file's bytes, `stamp(name)` changes with them.
+        channels: 1 or 3, to which every image is converted.
+    """
+
+    def __init__(self, names: list[str], labels: Tensor, place: "Folder | Archive",
+                 channels: int):
+        assert len(names) == len(labels), (len(names), len(labels))
+        self.names, self.labels, self.place, self.channels = names, labels, place, channels
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: Tensor) -> list[Tensor]:
+        """uint8 [C, h, w] of each position.
+
+        Raises:
+            DamagedError: a file is no image, or truncated; it is named."""
+        return self.map(self.decode, index.tolist())
+
+    def decode(self, position: int) -> Tensor:
+        name = self.names[position]
+        return read_image(self.place.read(name), name, self.channels)
+
+    def size(self, position: int) -> tuple[int, int]:
+        """(height, width), from the file's header alone."""
+        name = self.names[position]
+        with opened(self.place.read(name), name) as image:
+            return image.height, image.width
+
+    def sizes(self) -> list[tuple[int, int]]:
+        """(height, width) of all; finds missing, empty and foreign files before any computing."""
+        return self.map(self.size, range(len(self)))
+
+    def map(self, function: Callable, positions: Iterable[int]) -> list:
+        with ThreadPoolExecutor(DECODERS) as pool:
+            return list(pool.map(function, positions))
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of names and labels, and of each file's size and time of change: whether a
+        packed copy is still theirs."""
+        lines = (f"{name}\t{label}\t{self.place.stamp(name)}\n" for name, label in
+                 zip(self.names, self.labels.tolist(), strict=True))
+        return files.sha256("".join(lines).encode())
+
+    def chosen(self, index: Tensor, labels: Tensor | None = None) -> "ImageFiles":
+        """Those at the positions `index`, with other labels if given."""
+        return ImageFiles([self.names[i] for i in index.tolist()],
+                          self.labels[index] if labels is None else labels,
+                          self.place, self.channels)
+
+
+# --- one image ------------------------------------------------------------------------------------
+
+@contextlib.contextmanager
+def opened(data: bytes, name: object) -> Iterator[Image.Image]:
+    """An image file's bytes as a Pillow image; what is wrong with them is a DamagedError."""
+    try:
+        if not data:
+            raise ValueError("the file is empty")
+        with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise DamagedError(
+                    f"the image has {image.width} x {image.height} pixels; "
+                    f"{MAX_PIXELS // 10 ** 6} million are allowed", file=name)
+            yield image
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DamagedError("the image is damaged or is no PNG or JPEG", file=name,
+                           found=str(error)[:100]) from error
+
+
+def read_image(data: bytes, name: object, channels: int | None = None) -> Tensor:
+    """PNG or JPEG bytes -> uint8 [C, H, W]; C is 1 for grey files and 3 for others, or `channels`.
+    16 bits become 8; palettes and CMYK become RGB; transparency is dropped.
+
+    Raises:
+        DamagedError: not such an image, truncated, or larger than 64 megapixels.
+    """
+    with opened(data, name) as image:
+        if image.mode.startswith("I"):  # 16 bits, which Pillow would clip at 255
+            image = Image.fromarray((np.array(image) >> 8).astype(np.uint8))
+        grey = channels == 1 or channels is None and image.mode in ("L", "1")
+        array = np.array(image.convert("L" if grey else "RGB"))
+    return torch.from_numpy(array[None] if grey else array.transpose(2, 0, 1).copy())
+
+
+# --- packed copies --------------------------------------------------------------------------------
+
+def packed(cache: Path, key: str, shape: tuple[int, ...], images: Callable[[], Iterable[Tensor]],
+           what: str) -> tuple[Tensor, str]:
+    """Images of one size as a uint8 memory map [N, C, H, W], and the SHA-256 of its bytes.
+
+    Built once per key; processes that come meanwhile wait for it. A damaged map is made again.
+
+    Args:
+        key: changes with whatever the images are made of.
+        images: () -> the N images in order, uint8 [C, H, W].
+
+    Raises:
+        DamagedError: an image is bad; nothing is left behind.
+        StorageError: no space for the map.
+    """
+    stem = Path(cache) / key[:24]
+    data, done = stem.with_suffix(".u8"), stem.with_suffix(".json")
+
+    def write(temp: Path) -> None:
+        with open(temp, "wb") as file:
+            for image in images():
+                assert image.shape == shape[1:], (image.shape, shape)
+                file.write(image.contiguous().numpy().tobytes())
+
+    with files.locked(stem.with_suffix(".lock"), str(data), blocking=True):
+        digest = _whole(data, done)
+        if digest is None:
+            done.unlink(missing_ok=True)
+            files.remove_stale_temps(data.parent, stem.name)
+            files.check_free_space(data.parent, int(np.prod(shape)), "the packed cache")
+            files.atomically(write, data)
+            digest = files.sha256_file(data)
+            files.write_json(done, {"of": what, "shape": list(shape), "sha256": digest})
+    return torch.from_numpy(np.memmap(data, np.uint8, "c", shape=shape)), digest
+
+
+def _whole(data: Path, done: Path) -> str | None:
+    """The digest of a packed copy that is as its card says, or None."""
+    try:
+        digest = files.sha256_file(data)
+        return digest if files.read_json(done).get("sha256") == digest else None
+    except (OSError, DamagedError):
+        return None
+
+
+# --- what users bring -----------------------------------------------------------------------------
+
+def find(path: Path, class_names: tuple[str, ...], channels: int, labelled: bool = True,
+         root: Path | None = None) -> ImageFiles:
+    """The images of a list file, a folder or a zip archive.
+
+    Labels come from the lines of a list, else from file names with `class_<label>_`, else from the
+    folder that an image lies in (matched to the classes by `class_indices`), else they are -1.
+
+    Args:
+        class_names: of the task, in index order.
+        labelled: False = all labels are -1 (images of another label space).
+        root: one more place that a list's paths may be relative to.
+
+    Raises:
+        UserError: nothing there, no images, labels of other classes.
+        DamagedError: a malformed line, or a damaged archive.
+    """
+    path = files.must_exist(path, "--source or --data", "images")
+    if path.is_dir():
+        names = [p.relative_to(path).as_posix() for p in sorted(path.rglob("*"))
+                 if p.suffix.lower() in SUFFIXES and p.is_file()]
+        place = Folder(path)
+    elif zipfile.is_zipfile(path):
+        place = Archive(path)
+        names = place.names()
+    elif path.suffix.lower() in (".txt", ".csv", ".lst"):
+        return read_list(path, class_names, channels, labelled, root)
+    else:
+        raise UserError("not a folder, a .txt list or a zip archive", path=path)
+    if not names:
+        raise UserError("no PNG or JPEG images in it", path=path)
+    labels = torch.full((len(names),), -1)
+    if labelled:
+        labels = labels_of(names, class_names, path)
+    return ImageFiles(names, labels, place, channels)
+
+
+class Folder:
+    """Files by their paths relative to a folder (or absolute)."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def read(self, name: str) -> bytes:
+        path = self.path / name
+        try:
+            size = path.stat().st_size
+            if size > MAX_BYTES:
+                raise DamagedError(f"the image file has {size / 1e6:.0f} MB", file=path)
+            return path.read_bytes()
+        except OSError as error:
+            raise UserError("cannot read an image", file=path, found=error.strerror) from error
+
+    def stamp(self, name: str) -> str:
+        try:
+            status = (self.path / name).stat()
+        except OSError as error:
+            raise UserError("cannot read an image", file=self.path / name,
+                            found=error.strerror) from error
+        return f"{self.path / name}\t{status.st_size}\t{status.st_mtime_ns}"
+
+
+class Archive:
+    """A zip archive that is read in place: nothing is written, whatever its members are called."""
+
+    def __init__(self, path: Path):
+        self.path, self.lock = path, threading.Lock()
+        try:
+            self.zip = zipfile.ZipFile(path)
+        except (zipfile.BadZipFile, OSError, ValueError) as error:
+            raise DamagedError("the zip archive is damaged", file=path,
+                               found=str(error)[:100]) from error
+
+    def names(self) -> list[str]:
+        return sorted(i.filename for i in self.zip.infolist()
+                      if not i.is_dir() and PurePosixPath(i.filename).suffix.lower() in SUFFIXES
+                      and not i.filename.startswith("__MACOSX/"))
+
+    def stamp(self, name: str) -> str:
+        return f"{self.path}\t{self.zip.getinfo(name).CRC}"
+
+    def read(self, name: str) -> bytes:
+        try:
+            with self.lock:
+                info = self.zip.getinfo(name)
+                if info.file_size > MAX_BYTES:
+                    raise DamagedError(f"a member has {info.file_size / 1e6:.0f} MB unpacked",
+                                       file=self.path, member=name)
+                return self.zip.read(info)
+        except (zipfile.BadZipFile, OSError, ValueError, EOFError, RuntimeError,
+                NotImplementedError, zipfile.zlib.error) as error:
+            raise DamagedError("a member of the zip archive is damaged", file=self.path,
+                               member=name, found=str(error)[:100]) from error
+
+
+def labels_of(names: list[str], class_names: tuple[str, ...], origin: Path) -> Tensor:
+    """Labels int64 [N] from file names with `class_<label>_`, else from folders, else -1."""
+    named = [NAMED_LABEL.match(PurePosixPath(name).name) for name in names]
+    if all(named):
+        return in_range([int(m[1]) for m in named], class_names, origin, names)
+    folders = [PurePosixPath(name).parent.name for name in names]
+    if not any(folders):
+        return torch.full((len(names),), -1)
+    index = class_indices(set(folders), class_names, origin)
+    return torch.tensor([index[folder] for folder in folders])
+
+
+def in_range(labels: list[int], class_names: tuple[str, ...], origin: Path,
+             names: list[str]) -> Tensor:
+    """The labels as int64 [N].
+
+    Raises:
+        UserError: one is no index of `class_names`; its image is named."""
+    for label, name in zip(labels, names, strict=True):
+        if not 0 <= label < len(class_names):
+            raise UserError(f"label {label} is out of range: the task has {len(class_names)} "
+                            "classes", path=origin, image=name,
+                            hint="the right --task; --source-labels none if the images are of "
+                                 "other classes")
+    return torch.tensor(labels, dtype=torch.int64)
+
+
+def class_indices(folders: set[str], class_names: tuple[str, ...], origin: Path,
+                  wnids: tuple[str, ...] | None = None) -> dict[str, int]:
+    """Folder name -> class index. Folders are named by class, by index, or by WordNet id; sorting
+    the names as text would put 10 before 2.
+
+    Args:
+        wnids: the classes' WordNet ids in index order, where only some of ImageNet's are used;
+            other folders then get -1.
+
+    Raises:
+        UserError: folders of other classes, or some missing where only their number tells the
+            order (WordNet ids)."""
+    if all(WNID.fullmatch(f) for f in folders):
+        return _wordnet_indices(folders, class_names, origin, wnids)
+    if all(f.isascii() and f.isdigit() for f in folders):
+        indices = {f: int(f) for f in folders}
+    else:
+        known = {_plain(name): i for i, name in enumerate(class_names)}
+        indices = {f: known.get(_plain(f), -1) for f in folders}
+    strange = sorted(f for f, i in indices.items() if not 0 <= i < len(class_names))
+    if strange:
+        raise UserError(f"folder '{strange[0]}' is no class of the task "
+                        f"({len(strange)} of {len(folders)} are not)", path=origin,
+                        found=", ".join(sorted(folders)[:4]),
+                        expected=", ".join(class_names[:4]) + ", or 0, 1, 2 ...",
+                        hint="rename the folders; --source-labels none if labels do not matter")
+    return indices
+
+
+def _wordnet_indices(folders: set[str], class_names: tuple[str, ...], origin: Path,
+                     wnids: tuple[str, ...] | None) -> dict[str, int]:
+    order = sorted(folders) if wnids is None else list(wnids)
+    missing = len(class_names) - len(folders & set(order))
+    if missing:
+        first = next((w for w in order if w not in folders), "unknown which")
+        raise UserError(f"{abs(missing)} classes {'are missing' if missing > 0 else 'too many'}: "
+                        f"{len(folders)} WordNet folders, the task has {len(class_names)}",
+                        path=origin, **({"first": first} if wnids else {}),
+                        hint="WordNet ids give indices only when every class has its folder")
+    return {**dict.fromkeys(folders, -1), **{w: i for i, w in enumerate(order)}}
+
+
+def _plain(name: str) -> str:
+    """A class name for comparing: letters and digits, lower case."""
+    return re.sub(r"[\W_]+", "", name.casefold())
+
+
+# --- list files -----------------------------------------------------------------------------------
+
+def read_list(path: Path, class_names: tuple[str, ...], channels: int, labelled: bool = True,
+              root: Path | None = None, need_labels: bool = False) -> ImageFiles:
+    """A list: `path` or `path label` per line; labels are at the end, so paths may hold spaces.
+    Blank lines, a byte-order mark, CRLF and backslashes are fine. Paths may be relative to the
+    working directory, to the list's folder or its parent, or to `root`; else the base name is
+    looked for below the list's folder and `root`.
+
+    Raises:
+        DamagedError: a line without a label where others have one (or need_labels); no image name.
+        UserError: a label out of range, no file for a line.
+    """
+    lines = parse_list(path, need_labels)
+    places = Places([Path.cwd(), path.parent, path.parent.parent, *([root] if root else [])],
+                    [path.parent, *([root] if root else [])])
+    names = [places.find(name, path, number) for number, name, _ in lines]
+    labels = [label for _, _, label in lines]
+    if not labelled or None in labels:
+        labels = torch.full((len(names),), -1)
+    else:
+        labels = in_range(labels, class_names, path, names)
+    return ImageFiles(names, labels, Folder(Path("/")), channels)
+
+
+def parse_list(path: Path, need_labels: bool) -> list[tuple[int, str, int | None]]:
+    """(line number, image path, label or None) of each line; a list has labels on all or none."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (UnicodeDecodeError, OSError) as error:
+        raise DamagedError("not a text file", file=path, found=str(error)[:100]) from error
+    lines = []
+    for number, line in enumerate(text.split("\n"), 1):
+        line = line.strip().replace("\\", "/")
+        if not line:
+            continue
+        name, space, last = line.rpartition(" ") if " " in line else line.rpartition("\t")
+        if not space or not re.fullmatch(r"-?\d+", last):
+            name, last = line, None
+        name = name.rstrip()
+        if PurePosixPath(name).suffix.lower() not in SUFFIXES or "\0" in name:
+            raise DamagedError(f"line {number} names no PNG or JPEG image", file=path,
+                               found=line[:80], hint="a path, or a path and a label, per line")
+        written = last is not None
+        if not written and (match := NAMED_LABEL.match(PurePosixPath(name).name)):
+            last = match[1]
+        lines.append((number, name, None if last is None else int(last[:18])))
+        bare = [entry for entry in (lines[0], lines[-1]) if entry[2] is None]
+        if bare and (need_labels or len(bare) == 1 and len(lines) > 1):
+            raise DamagedError(f"line {bare[0][0]} has no label", file=path, found=bare[0][1][:80],
+                               hint="`path label` on every line")
+    if not lines:
+        raise UserError("the list is empty", file=path)
+    return lines
+
+
+class Places:
+    """Where a list's relative paths lead: the place that held the last one is tried first."""
+
+    def __init__(self, places: list[Path], below: list[Path]):
+        self.places, self.below, self.by_name = [p.absolute() for p in places], below, None
+
+    def find(self, name: str, origin: Path, number: int) -> str:
+        """The absolute path of an image.
+
+        Raises:
+            UserError: it is nowhere; the places are named."""
+        for i, place in enumerate(self.places):
+            if (place / name).is_file():
+                self.places.insert(0, self.places.pop(i))
+                return str(place / name)
+        if self.by_name is None:
+            self.by_name = {p.name: p for folder in self.below for p in folder.rglob("*")
+                            if p.suffix.lower() in SUFFIXES}
+        found = self.by_name.get(PurePosixPath(name).name)
+        if found is None:
+            raise UserError(f"line {number}: the image is not there", file=origin, image=name,
+                            tried=", ".join(dict.fromkeys(map(str, self.places)))[:160],
+                            hint="--data FOLDER that the list's paths start from")
+        return str(found.absolute())

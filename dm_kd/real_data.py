@@ -1,0 +1,427 @@
+"""Where each data set's real images lie, and how they are read: one loader per data set.
+
+A loader is f(split, val, fold, data) -> RealData, split "train" or "val". `data` is the path the
+user gave, or None for the usual places under true_dataset/. See tasks.py for the table of tasks.
+"""
+
+import functools
+import gzip
+import pickle
+import re
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dm_kd import files, image_files
+from dm_kd.class_names import CIFAR100, IMAGENET100
+from dm_kd.errors import DamagedError, UserError
+from dm_kd.image_files import ImageFiles
+
+ROOT = Path("true_dataset")
+# scikit-learn's digits lie in the file in 14 contiguous blocks, one per writer (INRIA scikit-learn
+# course, "non i.i.d. data"); a split that shares writers flatters by about two points.
+DIGITS_WRITER_STARTS = (0, 130, 256, 386, 516, 646, 776, 915, 1029, 1157, 1287, 1415, 1545, 1667)
+DIGITS_FOLDS = 5
+
+
+@dataclass(frozen=True)
+class RealData:
+    """Real images of one split. images uint8 [N, C, H, W], or files of any size; labels int64 [N];
+    ids int64 [N], the position in the whole data set; groups int64 [N], who made it (-1 where
+    unknown)."""
+
+    images: Tensor | ImageFiles
+    labels: Tensor
+    ids: Tensor
+    groups: Tensor
+
+    def chosen(self, index: Tensor) -> "RealData":
+        images = (self.images.chosen(index) if isinstance(self.images, ImageFiles)
+                  else self.images[index])
+        return RealData(images, self.labels[index], self.ids[index], self.groups[index])
+
+
+def plain(images: Tensor | ImageFiles, labels: Tensor) -> RealData:
+    """Images of nobody in particular, numbered as they come."""
+    return RealData(images, labels, torch.arange(len(labels)), torch.full((len(labels),), -1))
+
+
+def with_dev(train: RealData, split: str, val: str, load_val) -> RealData:
+    """The split asked for; with val = "dev" a fixed sixth of the training images, evenly spread, is
+    judged on instead of the validation split and leaves training."""
+    if val != "dev":
+        return train if split == "train" else load_val()
+    is_dev = torch.arange(len(train.labels)) % 6 == 5
+    return train.chosen((is_dev if split == "val" else ~is_dev).nonzero()[:, 0])
+
+
+# --- digits ---------------------------------------------------------------------------------------
+
+@functools.cache
+def _digits_arrays() -> tuple[Tensor, Tensor, np.ndarray]:
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    images = np.rint(digits.images * (255 / 16)).astype(np.uint8)  # levels are 0..16
+    writers = np.searchsorted(DIGITS_WRITER_STARTS, np.arange(len(images)), side="right") - 1
+    return torch.from_numpy(images)[:, None], torch.from_numpy(digits.target).long(), writers
+
+
+def split_by_group(groups: np.ndarray, fold: int, val: str, folds: int) -> tuple:
+    """Indices (train, judged) of a grouped cross-validation fold; no group is in both.
+
+    val = "dev" judges on a fifth of the training groups instead, which then leave training: the
+    place to choose settings. Deterministic.
+    """
+    from sklearn.model_selection import GroupKFold
+
+    train, judged = list(GroupKFold(folds).split(groups, groups=groups))[fold]
+    if val == "dev":
+        inner, dev = next(iter(GroupKFold(folds).split(train, groups=groups[train])))
+        train, judged = train[inner], train[dev]
+    return train, judged
+
+
+def digits(split: str, val: str, fold: int, data: Path | None) -> RealData:
+    if data is not None:
+        raise UserError("the digits come with scikit-learn; they have no path", data=data,
+                        hint="leave out --data")
+    images, labels, writers = _digits_arrays()
+    train, judged = split_by_group(writers, fold, val, DIGITS_FOLDS)
+    chosen = torch.from_numpy(train if split == "train" else judged)
+    return RealData(images[chosen], labels[chosen], chosen, torch.from_numpy(writers)[chosen])
+
+
+# --- Fashion-MNIST (Xiao, Rasul & Vollgraf 2017, arXiv 1708.07747) --------------------------------
+
+FASHION_PLACES = (ROOT / "fashion_mnist", ROOT / "FashionMNIST/raw",
+                  Path("/usr/share/datasets/fashion-mnist"))  # Debian's dataset-fashion-mnist
+
+
+def fashion_mnist(split: str, val: str, fold: int, data: Path | None) -> RealData:
+    folder = _fashion_folder(data)
+
+    def load(prefix: str) -> RealData:
+        images = read_idx(folder / f"{prefix}-images-idx3-ubyte")
+        labels = read_idx(folder / f"{prefix}-labels-idx1-ubyte")
+        if images.shape[1:] != (28, 28) or labels.shape != images.shape[:1] or labels.max() > 9:
+            raise DamagedError("images and labels do not fit together", file=folder / prefix,
+                               found=f"{list(images.shape)} and {list(labels.shape)}")
+        return plain(torch.from_numpy(images)[:, None], torch.from_numpy(labels).long())
+
+    if split == "val" and val == "val":
+        return load("t10k")
+    return with_dev(load("train"), split, val, None)
+
+
+def _fashion_folder(data: Path | None) -> Path:
+    places = (data,) if data else FASHION_PLACES
+    for place in places:
+        if any((place / f"t10k-images-idx3-ubyte{end}").exists() for end in ("", ".gz")):
+            return place
+    if data:
+        raise UserError("no Fashion-MNIST files there", data=data,
+                        expected="train-images-idx3-ubyte(.gz) and its three sisters")
+    from torchvision.datasets import FashionMNIST
+
+    download(FashionMNIST, "apt install dataset-fashion-mnist, or put the four .gz files in "
+                           "true_dataset/fashion_mnist/")
+    return ROOT / "FashionMNIST/raw"
+
+
+def download(dataset, hint: str, **settings) -> None:
+    """Let torchvision fetch a data set into true_dataset/.
+
+    Raises:
+        UserError: no network, or what came is not what was published."""
+    try:
+        ROOT.mkdir(exist_ok=True)
+        dataset(ROOT, download=True, **settings)
+    except (OSError, RuntimeError) as error:  # urllib's errors are OSErrors
+        raise UserError(f"could not download {dataset.__name__}", to=ROOT,
+                        found=(str(error).splitlines() or [""])[0][:100], hint=hint) from error
+
+
+def read_idx(path: Path) -> np.ndarray:
+    """Unsigned bytes in LeCun's IDX format, `path` or `path`.gz: 0, 0, 8, rank, sizes (big-endian
+    int32), values.
+
+    Raises:
+        UserError: not there.  DamagedError: truncated, or another format."""
+    packed = path.with_name(path.name + ".gz")
+    path = packed if packed.exists() else files.must_exist(path, "--data", "an IDX file")
+    try:
+        with (gzip.open if path == packed else open)(path, "rb") as file:
+            content = file.read(1 << 28)
+        rank = content[3]
+        shape = np.frombuffer(content, ">i4", rank, 4)
+        values = np.frombuffer(content, np.uint8, offset=4 + 4 * rank)
+        if content[:3] != b"\0\0\x08" or values.size != shape.astype(np.int64).prod():
+            raise ValueError(f"{values.size} bytes for {shape.tolist()}")
+    except (OSError, EOFError, ValueError, IndexError, zlib.error) as error:
+        raise DamagedError("not a whole IDX file of bytes", file=path,
+                           found=str(error)[:100]) from error
+    return values.reshape(shape).copy()
+
+
+# --- CIFAR-100 (Krizhevsky 2009) ------------------------------------------------------------------
+
+def cifar100(split: str, val: str, fold: int, data: Path | None) -> RealData:
+    folder = _cifar_folder(data)
+    if split == "val" and val == "val":
+        return _cifar_part(folder, "test", 10000)
+    return with_dev(_cifar_part(folder, "train", 50000), split, val, None)
+
+
+def _cifar_folder(data: Path | None) -> Path:
+    names = ("cifar-100-binary", "cifar-100-python", ".")
+    for place in [(data or ROOT) / name for name in names]:
+        if (place / "train.bin").exists() or (place / "train").is_file():
+            return place
+    if data:
+        raise UserError("no CIFAR-100 files there", data=data,
+                        expected="cifar-100-python/ or cifar-100-binary/ (train and test)")
+    from torchvision.datasets import CIFAR100 as dataset
+
+    download(dataset, "put cifar-100-python/ in true_dataset/, or --data PATH")
+    return ROOT / "cifar-100-python"
+
+
+def _cifar_part(folder: Path, part: str, count: int) -> RealData:
+    binary = folder / f"{part}.bin"
+    try:
+        if binary.exists():  # coarse label, fine label, 3072 values
+            rows = np.frombuffer(binary.read_bytes(), np.uint8).reshape(-1, 3074)
+            pixels, labels = rows[:, 2:], rows[:, 1]
+        else:
+            content = unpickle_arrays(folder / part)
+            pixels = np.asarray(content["data"], np.uint8)
+            labels = np.asarray(content["fine_labels"], np.int64)
+        images = torch.from_numpy(pixels.reshape(-1, 3, 32, 32).copy())
+        labels = torch.from_numpy(labels.astype(np.int64))
+        if len(images) != len(labels) or not 0 <= labels.min() <= labels.max() < len(CIFAR100):
+            raise ValueError(f"{len(images)} images, {len(labels)} labels")
+    except (KeyError, ValueError, TypeError, OSError) as error:
+        raise DamagedError(f"not CIFAR-100's '{part}' file", file=folder / part,
+                           found=str(error)[:100], hint=f"the published file, {count} images"
+                           ) from error
+    return plain(images, labels)
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Unpickles plain values and numpy arrays; any other object is refused before it is made."""
+
+    def find_class(self, module: str, name: str):
+        if name == "_reconstruct" and module.endswith("multiarray"):
+            return np._core.multiarray._reconstruct
+        if (module, name) in {("numpy", "ndarray"), ("numpy", "dtype")}:
+            return getattr(np, name)
+        if (module, name) == ("_codecs", "encode"):
+            return lambda text, encoding: text.encode("latin1")
+        raise UserError("the file asks to run code; it was refused", found=f"{module}.{name}",
+                        hint="the data set's own files")
+
+
+def unpickle_arrays(path: Path) -> dict:
+    """A pickled dict of numpy arrays, lists and strings (CIFAR's layout).
+
+    Raises:
+        UserError: it asks for other objects.  DamagedError: truncated, or no pickle."""
+    with open(files.must_exist(path, "--data", "a data file"), "rb") as file:
+        try:
+            content = _ArraysOnly(file, encoding="latin1").load()
+        except (pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, KeyError,
+                IndexError, ImportError, MemoryError, OverflowError) as error:
+            raise DamagedError("the file is damaged or is no pickle", file=path,
+                               found=str(error)[:100]) from error
+    if not isinstance(content, dict):
+        raise DamagedError("the file holds no dict", file=path, found=type(content).__name__)
+    return content
+
+
+# --- ImageNet, all classes or some (Russakovsky et al. 2015, arXiv 1409.0575) ---------------------
+
+FIRST_WNID, LAST_WNID = "n01440764", "n15075141"  # tench, toilet tissue
+
+
+def imagenet_names() -> tuple[str, ...]:
+    from torchvision.models import ResNet18_Weights
+
+    return tuple(ResNet18_Weights.IMAGENET1K_V1.meta["categories"])
+
+
+def imagenet(split: str, val: str, fold: int, data: Path | None) -> RealData:
+    train = _imagenet_files("train", data) if split == "train" or val == "dev" else None
+    if split == "val" and val == "val":
+        return _as_real(_imagenet_files("val", data))
+    return with_dev(_as_real(train), split, val, None)
+
+
+def imagenet100(split: str, val: str, fold: int, data: Path | None) -> RealData:
+    """The images of the hundred classes, with labels 0 to 99, from folders of all ImageNet or of
+    these classes only, or from a list with ImageNet's labels."""
+    which = "val" if split == "val" and val == "val" else "train"
+    found = _imagenet_files(which, data, tuple(IMAGENET100))
+    return with_dev(_as_real(found), split, val, lambda: _as_real(found))
+
+
+def _as_real(found: ImageFiles) -> RealData:
+    return plain(found, found.labels)
+
+
+def _imagenet_files(part: str, data: Path | None, wnids: tuple[str, ...] | None = None
+                    ) -> ImageFiles:
+    """Images and labels from a `path label` list (labels by sorted WordNet id), a folder per
+    WordNet id, or torchvision's layout (archives, which it unpacks)."""
+    root = data or ROOT / "imagenet"
+    lists = [root] if root.is_file() else [root / f"imagenet_{part}.txt",
+                                           ROOT / f"imagenet_{part}.txt"][:1 if data else 2]
+    for path in lists:
+        if path.is_file():
+            found = image_files.read_list(path, imagenet_names(), 3, need_labels=True,
+                                          root=root if root.is_dir() else None)
+            return found if wnids is None else _hundred(found)
+    if part == "val" and (root / "ILSVRC2012_img_val.tar").exists() and not (root / part).exists():
+        _unpack_with_torchvision(root)
+    for folder in (root / part, root):
+        if folder.is_dir() and any(image_files.WNID.fullmatch(p.name) for p in folder.iterdir()):
+            return _wordnet_folder(folder, wnids)
+    raise UserError(f"ImageNet's {part} images are not there", data=root,
+                    expected=f"imagenet_{part}.txt (path label), {part}/n01440764/*.JPEG, or "
+                             "torchvision's two archives",
+                    hint="--data PATH, or put them in true_dataset/imagenet/; --val none to train "
+                         "without judging" if part == "val" else "--data PATH")
+
+
+def _hundred(found: ImageFiles) -> ImageFiles:
+    """Those with a label among the hundred, relabelled."""
+    table = torch.full((1000,), -1)
+    table[torch.tensor(list(IMAGENET100.values()))] = torch.arange(len(IMAGENET100))
+    labels = table[found.labels]
+    index = (labels >= 0).nonzero()[:, 0]
+    return found.chosen(index, labels[index])
+
+
+def _unpack_with_torchvision(root: Path) -> None:
+    """torchvision knows that the devkit numbers classes in another order than WordNet ids."""
+    from torchvision.datasets import ImageNet
+
+    try:
+        ImageNet(root, "val")
+    except (OSError, RuntimeError) as error:
+        raise UserError("torchvision could not unpack ImageNet's archives", data=root,
+                        found=(str(error).splitlines() or [""])[0][:120],
+                        hint="ILSVRC2012_img_val.tar and ILSVRC2012_devkit_t12.tar.gz, as published"
+                        ) from error
+
+
+def _wordnet_folder(folder: Path, wnids: tuple[str, ...] | None) -> ImageFiles:
+    folders = sorted(p.name for p in folder.iterdir() if image_files.WNID.fullmatch(p.name))
+    names = imagenet_names() if wnids is None else tuple(IMAGENET100)
+    index = image_files.class_indices(set(folders), names, folder, wnids)
+    if wnids is None and (folders[0], folders[-1]) != (FIRST_WNID, LAST_WNID):
+        raise UserError("the thousand folders are not those of ImageNet-1K", data=folder,
+                        found=f"{folders[0]} to {folders[-1]}",
+                        expected=f"{FIRST_WNID} (tench) to {LAST_WNID} (toilet tissue)")
+    paths = [f"{f}/{p.name}" for f in folders if index[f] >= 0
+             for p in sorted((folder / f).iterdir()) if p.suffix.lower() in image_files.SUFFIXES]
+    labels = torch.tensor([index[path.partition("/")[0]] for path in paths], dtype=torch.int64)
+    empty = set(range(len(names))) - set(labels.tolist())
+    if empty:
+        first = next(f for f in folders if index[f] == min(empty))
+        raise UserError(f"{len(empty)} class folders hold no images", data=folder / first)
+    return ImageFiles(paths, labels, image_files.Folder(folder), 3)
+
+
+# --- Oxford Flowers-102 (Nilsback & Zisserman 2008) -----------------------------------------------
+
+def flowers_names() -> tuple[str, ...]:
+    from torchvision.datasets import Flowers102
+
+    return tuple(Flowers102.classes)
+
+
+def flowers102(split: str, val: str, fold: int, data: Path | None) -> RealData:
+    """Training: the published train and validation splits (2,040 images), judged: test (6,149).
+    --val dev judges on the published validation split."""
+    root = data or ROOT / "flowers-102"
+    if not (root / "setid.mat").exists():
+        if data:
+            raise UserError("no Flowers-102 there", data=data,
+                            expected="jpg/, imagelabels.mat and setid.mat")
+        from torchvision.datasets import Flowers102
+
+        download(Flowers102, "put jpg/, imagelabels.mat and setid.mat in "
+                             "true_dataset/flowers-102/", split="test")
+    sets, labels = (_read_mat(root / name) for name in ("setid.mat", "imagelabels.mat"))
+    parts = {"train": ("trnid",) if val == "dev" else ("trnid", "valid"),
+             "val": ("valid",) if val == "dev" else ("tstid",)}[split]
+    try:
+        ids = np.concatenate([sets[p].ravel() for p in parts]).astype(np.int64)
+        chosen = torch.from_numpy(labels["labels"].ravel().astype(np.int64)[ids - 1] - 1)
+    except (KeyError, IndexError, ValueError) as error:
+        raise DamagedError("setid.mat and imagelabels.mat do not fit together", folder=root,
+                           found=str(error)[:100]) from error
+    names = [f"jpg/image_{i:05d}.jpg" for i in ids]
+    images = ImageFiles(names, chosen, image_files.Folder(root), 3)
+    return RealData(images, chosen, torch.from_numpy(ids), torch.full((len(ids),), -1))
+
+
+def _read_mat(path: Path) -> dict:
+    from scipy.io import loadmat
+
+    try:
+        return loadmat(files.must_exist(path, "--data", "a .mat file"))
+    except (OSError, ValueError, TypeError, NotImplementedError, EOFError, zlib.error) as error:
+        raise DamagedError("the .mat file is damaged", file=path,
+                           found=str(error)[:100]) from error
+
+
+# --- any folder -----------------------------------------------------------------------------------
+
+def folder_classes(data: Path | None) -> tuple[str, ...]:
+    """The class names of an ImageFolder: its train/ (or own) subfolders, numbers by value.
+
+    Raises:
+        UserError: no --data, or no subfolders."""
+    if data is None:
+        raise UserError("--task folder needs --data FOLDER",
+                        hint="--data FOLDER with train/<class>/ and val/<class>/")
+    root = files.must_exist(data, "--data", "the data folder")
+    root = root / "train" if (root / "train").is_dir() else root
+    if not root.is_dir():
+        raise UserError("--task folder needs a folder of class folders", data=root)
+    names = [p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")]
+    if len(names) < 2:
+        raise UserError(f"the folder has {len(names)} class folders, at least 2 are needed",
+                        data=root, hint="--data FOLDER with train/<class>/ and val/<class>/")
+    number = all(re.fullmatch(r"[0-9]{1,18}", n) for n in names)
+    return tuple(sorted(names, key=int) if number else sorted(names))
+
+
+def folder(class_names: tuple[str, ...], split: str, val: str, fold: int, data: Path) -> RealData:
+    def load(part: str) -> RealData:
+        root = data / part if (data / "train").is_dir() else data
+        if not root.is_dir():
+            raise UserError(f"the data folder has no {part}/", data=data,
+                            hint=f"{part}/<class>/, or --val dev or none")
+        position = {name: i for i, name in enumerate(class_names)}
+        paths = [p.relative_to(root).as_posix() for p in sorted(root.rglob("*"))
+                 if p.suffix.lower() in image_files.SUFFIXES]
+        strange = sorted({p.split("/")[0] for p in paths} - position.keys())
+        if strange or not paths:
+            raise UserError(f"'{strange[0]}' in {part}/ is no class of train/" if strange else
+                            f"no images in {part}/", data=root)
+        labels = torch.tensor([position[p.split("/")[0]] for p in paths])
+        return plain(ImageFiles(paths, labels, image_files.Folder(root), 3), labels)
+
+    if not (data / "train").is_dir() and split == "val" and val == "val":
+        raise UserError("the data folder has no val/", data=data,
+                        hint="train/<class>/ and val/<class>/, or --val dev or none")
+    if split == "val" and val == "val":
+        return load("val")
+    return with_dev(load("train"), split, val, None)
