@@ -43,9 +43,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
                         help="none: the source's images are of other classes than the task's; "
                              "the loss needs no labels (default: %(default)s)")
     parser.add_argument("--teacher", required=True, metavar="SPEC",
-                        help="a run folder, NAME@FILE, FILE, torchvision:NAME")
+                        help="a run folder, NAME@FILE, FILE, torchvision:NAME, timm:NAME")
     parser.add_argument("--student", required=True, metavar="NAME",
-                        help=f"one of {', '.join(models.MODELS)}, torchvision:NAME")
+                        help=f"one of {', '.join(models.MODELS)}, torchvision:NAME, timm:NAME")
     parser.add_argument("--objective", choices=objectives.OBJECTIVES, default="kd",
                         help="default: %(default)s")
     parser.add_argument("--temperature", type=run.positive_float, default=10.0, metavar="TAU",
@@ -54,7 +54,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
                         help="use the first N images of each class (default: all)")
     parser.add_argument("--no-label-check", action="store_true",
                         help="go on when the teacher disagrees with the images' labels")
-    parser.add_argument("--out", type=Path, required=True, metavar="save/student_model/NAME")
+    parser.add_argument("--out", type=Path, required=True, metavar="save/student_model/NAME",
+                        help="the run: student, log, metrics, checkpoints")
     engine.add_arguments(parser)
     run.add_common_arguments(parser)
     return run.parse(parser, argv)

@@ -17,7 +17,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser = run.Parser("evaluate", __doc__)
     run.add_data_arguments(parser)
     parser.add_argument("--model", required=True, metavar="SPEC",
-                        help="a run folder, NAME@FILE, FILE, torchvision:NAME")
+                        help="a run folder, NAME@FILE, FILE, torchvision:NAME, timm:NAME")
     parser.add_argument("--amp", choices=("auto", "bf16", "none"), default="none",
                         help="bfloat16 autocast (default: %(default)s)")
     run.add_common_arguments(parser)

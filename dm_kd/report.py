@@ -32,7 +32,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser = run.Parser("report", __doc__)
     parser.add_argument("--runs", type=Path, required=True, metavar="FOLDER",
                         help="every run below it is read")
-    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER",
+                        help="where the table, the pictures and the page go")
     parser.add_argument("--rows", default="", metavar="A,B,C",
                         help="order of the rows, by run name (default: by accuracy)")
     parser.add_argument("--baseline", default=None, metavar="ROW",

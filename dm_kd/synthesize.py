@@ -46,6 +46,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
                         hint=f"--generator: {nearest(name, GENERATORS)}")
     parser = run.Parser("synthesize", __doc__)
     parser.add_argument("--task", required=True, metavar="NAME", help="label space, e.g. digits")
+    parser.add_argument("--data", type=Path, default=None, metavar="PATH",
+                        help="for --task folder: the folder whose class folders name the classes")
     parser.add_argument("--generator", choices=GENERATORS, default="dit",
                         help="default: %(default)s")
     parser.add_argument("--images-per-class", type=run.positive_int, default=200, metavar="N",
@@ -54,7 +56,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
                         help="class indices (default: all)")
     parser.add_argument("--batch-size", type=run.positive_int, default=100, metavar="B",
                         help="images per network batch and per shard (default: %(default)s)")
-    parser.add_argument("--out", type=Path, required=True, metavar="syn_dataset/NAME")
+    parser.add_argument("--out", type=Path, required=True, metavar="syn_dataset/NAME",
+                        help="the set; the same command goes on, a larger --images-per-class extends it")
     parser.add_argument("--shared-noise", action="store_true",
                         help="the same noise for every class, as in the original DM-KD")
     parser.add_argument("--rank", type=run.nonnegative_int, default=None, metavar="R",
@@ -100,7 +103,7 @@ def make_manifest(args: argparse.Namespace, task: Task, generator, device) -> di
 
 def body(argv: list[str]) -> None:
     args = parse(argv)
-    task = get_task(args.task)
+    task = get_task(args.task, args.data)
     if args.dry_run:
         dry_run(args, task)
         return
@@ -191,15 +194,16 @@ def dry_run(args: argparse.Namespace, task: Task) -> None:
     classes = args.classes or range(task.num_classes)
     count = len(classes) * args.images_per_class
     shards = -(-count // args.batch_size)
-    bytes_each = 60 + 0.55 * task.channels * task.resolution ** 2
+    side = 256 if task.crop else task.resolution  # large images come from DiT-XL/2 at 256 x 256
+    bytes_each = 60 + 0.55 * task.channels * side ** 2
     state = "not made yet"
     if (args.out / "manifest.json").exists():
         old = image_set.open_set(args.out)
         state = f"{old.plan.shards - len(old.missing())} shards are there"
     weights = getattr(args, "weights", None)
     if weights and not Path(weights).exists():
-        state += f"; {weights} not made yet"
-    print(f"would make {count} images of {task.resolution} x {task.resolution} in {shards} shards "
+        state += f"; {weights} is not here yet"
+    print(f"would make {count} images of {side} x {side} in {shards} shards "
           f"of {args.batch_size}, about {count * bytes_each / 1e6:.1f} MB, in {args.out} ({state})")
     files.check_free_space(args.out, int(count * bytes_each), "the set")
 

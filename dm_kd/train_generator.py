@@ -29,7 +29,8 @@ GRID_COLUMNS, GRID_STEPS = 8, 20
 def parse(argv: list[str]) -> argparse.Namespace:
     parser = run.Parser("train_generator", __doc__)
     run.add_data_arguments(parser)
-    parser.add_argument("--out", type=Path, required=True, metavar="save/generators/NAME")
+    parser.add_argument("--out", type=Path, required=True, metavar="save/generators/NAME",
+                        help="the run: generator, log, sample grids, checkpoints")
     add = parser.add_argument_group("network").add_argument
     add("--patch-size", type=run.positive_int, default=2, metavar="N",
         help="pixels per token and side (default: %(default)s)")

@@ -21,10 +21,11 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser = run.Parser("train_teacher", __doc__)
     run.add_data_arguments(parser)
     parser.add_argument("--model", required=True, metavar="NAME",
-                        help=f"one of {', '.join(models.MODELS)}, torchvision:NAME")
+                        help=f"one of {', '.join(models.MODELS)}, torchvision:NAME, timm:NAME")
     parser.add_argument("--images-per-class", type=run.positive_int, default=None, metavar="N",
                         help="real images per class (default: all)")
-    parser.add_argument("--out", type=Path, required=True, metavar="save/models/NAME")
+    parser.add_argument("--out", type=Path, required=True, metavar="save/models/NAME",
+                        help="the run: model, log, metrics, checkpoints")
     engine.add_arguments(parser)
     run.add_common_arguments(parser)
     return run.parse(parser, argv)

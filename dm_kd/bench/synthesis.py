@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dm_kd import run
 from dm_kd.bench import measure
-from dm_kd.generators import dit
+from dm_kd.generators import dit, dit_weights
 
 RIVAL, OURS = "A diffusers: DiTTransformer2DModel + DDIM", "ours: DDIM"
 
@@ -45,7 +45,7 @@ def make_rival(model: dit.DiT) -> nn.Module:
         in_channels=config["channels"], out_channels=model.out_channels,
         num_layers=config["depth"], sample_size=config["input_size"],
         patch_size=config["patch_size"], num_embeds_ada_norm=config["num_classes"])
-    rival.load_state_dict(dit.to_diffusers(model.state_dict()))
+    rival.load_state_dict(dit_weights.to_diffusers(model.state_dict()))
     return rival.eval().requires_grad_(False)
 
 

@@ -24,7 +24,6 @@ from torch import Tensor, nn
 from dm_kd import files
 from dm_kd.errors import DamagedError, UserError
 from dm_kd.generators import dit_weights
-from dm_kd.generators.dit_weights import to_diffusers as to_diffusers  # for the benchmark's rival
 from dm_kd.tasks import Task
 
 TRAIN_STEPS = 1000  # diffusion steps in training; beta runs linearly from 1e-4 to 0.02

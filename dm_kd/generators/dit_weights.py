@@ -361,7 +361,7 @@ class Vae:
 
     Args:
         model: diffusers' AutoencoderKL.
-        settings: vae_sha256, vae_scaling_factor and, from the hub, vae_hub_id.
+        settings: vae_sha256, vae_scaling_factor, diffusers' version and, from the hub, vae_hub_id.
     """
 
     def __init__(self, model: nn.Module, settings: dict):
@@ -386,7 +386,7 @@ def load_vae(spec: str, part: str = "") -> Vae:
         DamagedError: truncated, or its config does not fit.
     """
     try:
-        from diffusers import AutoencoderKL
+        import diffusers
     except ImportError as error:
         raise UserError("decoding latents needs diffusers", hint="pip install diffusers"
                         ) from error
@@ -406,7 +406,7 @@ def load_vae(spec: str, part: str = "") -> Vae:
     for path in paths:
         read_tensors(path)  # damage and hostile pickles end here, before diffusers reads them
     try:
-        model, loaded = AutoencoderKL.from_pretrained(
+        model, loaded = diffusers.AutoencoderKL.from_pretrained(
             folder, torch_dtype=torch.float32, low_cpu_mem_usage=False, output_loading_info=True)
         unfit = [*loaded["missing_keys"], *loaded["unexpected_keys"]]  # diffusers only warns
     except (OSError, ValueError, TypeError, ArithmeticError, RuntimeError) as error:
@@ -417,5 +417,6 @@ def load_vae(spec: str, part: str = "") -> Vae:
     scale = model.config.scaling_factor
     if scale != SD_VAE_SCALE:
         print(f"note: the VAE's scaling factor is {scale:g}, sd-vae's is {SD_VAE_SCALE}")
-    settings = {"vae_sha256": digest(paths), "vae_scaling_factor": scale}
+    settings = {"vae_sha256": digest(paths), "vae_scaling_factor": scale,
+                "diffusers": diffusers.__version__}
     return Vae(model, settings | ({"vae_hub_id": spec} if hub else {}))
