@@ -57,7 +57,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--batch-size", type=run.positive_int, default=100, metavar="B",
                         help="images per network batch and per shard (default: %(default)s)")
     parser.add_argument("--out", type=Path, required=True, metavar="syn_dataset/NAME",
-                        help="the set; the same command goes on, a larger --images-per-class extends it")
+                        help="the set; the same command goes on, a larger "
+                             "--images-per-class extends it")
     parser.add_argument("--shared-noise", action="store_true",
                         help="the same noise for every class, as in the original DM-KD")
     parser.add_argument("--rank", type=run.nonnegative_int, default=None, metavar="R",
