@@ -1,5 +1,5 @@
 #!/bin/sh
-# Set-up, lint and the test suite (CPU, offline after the install).
+# Set-up, lint and the test suite (CPU, offline after the install), JOBS=2 processes at a time.
 # Time: about 12 minutes on 2 cores, install included.  Disk: 6 GB for the packages.
 # Use: sh scripts/test.sh [pytest flags]     e.g. sh scripts/test.sh -m slow   or   -k dit
 set -eu
@@ -7,4 +7,4 @@ cd "$(dirname "$0")/.."
 . scripts/setup_env.sh
 setup_env requirements.txt tests/requirements.txt
 "$PYTHON" -m ruff check dm_kd tests
-exec "$PYTHON" -m pytest -c tests/pytest.ini tests "$@"
+exec "$PYTHON" -m pytest -c tests/pytest.ini -n "${JOBS:-2}" --dist worksteal tests "$@"
