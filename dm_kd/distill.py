@@ -47,7 +47,11 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--student", required=True, metavar="NAME",
                         help=f"one of {', '.join(models.MODELS)}, torchvision:NAME, timm:NAME")
     parser.add_argument("--objective", choices=objectives.OBJECTIVES, default="kd",
-                        help="default: %(default)s")
+                        help="kd: KL of softened outputs; mse: of logits; dkd: decoupled KD; dist: "
+                             "correlations (default: %(default)s)")
+    parser.add_argument("--label-weight", type=run.probability, default=0.0, metavar="P",
+                        help="share of cross-entropy with the source's labels in the loss "
+                             "(default: %(default)s)")
     parser.add_argument("--temperature", type=run.positive_float, default=10.0, metavar="TAU",
                         help="softens both outputs (default: %(default)s)")
     parser.add_argument("--images-per-class", type=run.positive_int, default=None, metavar="N",
@@ -85,7 +89,13 @@ def body(argv: list[str]) -> None:
             "fold": args.fold, "val": args.val, "teacher": teacher_card, "source": args.source,
             "generator": inputs.pop("generator", None)}
     inputs |= {"teacher_sha256": teacher_card["sha256"]}
-    view = engine.make_view(task, args, False)
+    if args.label_weight and labels.min() < 0:
+        raise UserError("--label-weight needs images with known labels", source=args.source,
+                        hint="leave it out: the other objectives need none")
+    view = engine.make_view(task, args, args.label_weight > 0)
+    objective = objectives.OBJECTIVES[args.objective]
+    if args.label_weight:
+        objective = objectives.with_labels(objective, args.label_weight)
     with run.Run(args.out, args, inputs, "student", "distill") as folder:
         if folder.result:
             print(f"{args.out} is finished: Acc@1 {folder.result['acc1']}")
@@ -100,8 +110,7 @@ def body(argv: list[str]) -> None:
         check_teacher(folder, args, task, view, teacher, source, val, device)
         example = view.plain(engine.take(images, torch.arange(4)), device)
         teacher = frozen.prepare(teacher, example, args.amp)
-        engine.fit(folder, args, view, student, teacher, source,
-                   objectives.OBJECTIVES[args.objective], val, device, card)
+        engine.fit(folder, args, view, student, teacher, source, objective, val, device, card)
 
 
 def load_source(args: argparse.Namespace, task: Task

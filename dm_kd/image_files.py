@@ -9,9 +9,13 @@ lines. Nothing is unpacked: an archive's members are read where they are.
 
 import contextlib
 import io
+import lzma
+import os
 import re
+import struct
 import threading
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
@@ -27,9 +31,12 @@ from dm_kd.errors import DamagedError, UserError
 MAX_PIXELS = 64_000_000  # of one image; more is taken for a decompression bomb
 MAX_BYTES = 256_000_000  # of one image's file
 SUFFIXES = (".png", ".jpg", ".jpeg")
-NAMED_LABEL = re.compile(r"class_(\d+)_")  # the original's class_{c}_seed_{k}_num_{i}.png
+NAMED_LABEL = re.compile(r"class_([0-9]+)_")  # the original's class_{c}_seed_{k}_num_{i}.png
 WNID = re.compile(r"n\d{8}")  # a WordNet id
 DECODERS = 8  # threads: Pillow decodes without Python's lock
+BAD_ZIP = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, OSError, EOFError,
+           ValueError, RuntimeError, OverflowError, MemoryError)  # what damage ends in
+Image.MAX_IMAGE_PIXELS = None  # `opened` refuses what Pillow, above its own limit, only warns of
 
 
 class ImageFiles:
@@ -117,6 +124,7 @@ def read_image(data: bytes, name: object, channels: int | None = None) -> Tensor
         DamagedError: not such an image, truncated, or larger than 64 megapixels.
     """
     with opened(data, name) as image:
+        image.info.pop("transparency", None)  # Pillow warns of some kinds of it
         if image.mode.startswith("I"):  # 16 bits, which Pillow would clip at 255
             image = Image.fromarray((np.array(image) >> 8).astype(np.uint8))
         grey = channels == 1 or channels is None and image.mode in ("L", "1")
@@ -173,7 +181,7 @@ def _whole(data: Path, done: Path) -> str | None:
 # --- what users bring -----------------------------------------------------------------------------
 
 def find(path: Path, class_names: tuple[str, ...], channels: int, labelled: bool = True,
-         root: Path | None = None) -> ImageFiles:
+         root: Path | None = None, wnids: tuple[str, ...] | None = None) -> ImageFiles:
     """The images of a list file, a folder or a zip archive.
 
     Labels come from the lines of a list, else from file names with `class_<label>_`, else from the
@@ -183,6 +191,7 @@ def find(path: Path, class_names: tuple[str, ...], channels: int, labelled: bool
         class_names: of the task, in index order.
         labelled: False = all labels are -1 (images of another label space).
         root: one more place that a list's paths may be relative to.
+        wnids: as in `class_indices`.
 
     Raises:
         UserError: nothing there, no images, labels of other classes.
@@ -190,10 +199,9 @@ def find(path: Path, class_names: tuple[str, ...], channels: int, labelled: bool
     """
     path = files.must_exist(path, "--source or --data", "images")
     if path.is_dir():
-        names = [p.relative_to(path).as_posix() for p in sorted(path.rglob("*"))
-                 if p.suffix.lower() in SUFFIXES and p.is_file()]
+        names = images_below(path)
         place = Folder(path)
-    elif zipfile.is_zipfile(path):
+    elif path.suffix.lower() == ".zip" or zipfile.is_zipfile(path):
         place = Archive(path)
         names = place.names()
     elif path.suffix.lower() in (".txt", ".csv", ".lst"):
@@ -204,8 +212,20 @@ def find(path: Path, class_names: tuple[str, ...], channels: int, labelled: bool
         raise UserError("no PNG or JPEG images in it", path=path)
     labels = torch.full((len(names),), -1)
     if labelled:
-        labels = labels_of(names, class_names, path)
+        labels = labels_of(names, class_names, path, wnids)
     return ImageFiles(names, labels, place, channels)
+
+
+def images_below(folder: Path) -> list[str]:
+    """The relative paths of the images in a folder, sorted."""
+    names = (p.relative_to(folder).as_posix() for p in sorted(folder.rglob("*"))
+             if p.suffix.lower() in SUFFIXES and p.is_file())
+    return [name for name in names if not hidden(name)]
+
+
+def hidden(name: str) -> bool:
+    """Whether a relative path is a system's own: .thumbnails/, Finder's __MACOSX/ and ._1.png."""
+    return any(re.match(r"\.[^./]|__MACOSX$", part) for part in name.split("/"))
 
 
 class Folder:
@@ -240,14 +260,14 @@ class Archive:
         self.path, self.lock = path, threading.Lock()
         try:
             self.zip = zipfile.ZipFile(path)
-        except (zipfile.BadZipFile, OSError, ValueError) as error:
+        except BAD_ZIP as error:
             raise DamagedError("the zip archive is damaged", file=path,
                                found=str(error)[:100]) from error
 
     def names(self) -> list[str]:
-        return sorted(i.filename for i in self.zip.infolist()
-                      if not i.is_dir() and PurePosixPath(i.filename).suffix.lower() in SUFFIXES
-                      and not i.filename.startswith("__MACOSX/"))
+        return sorted({i.filename for i in self.zip.infolist()
+                       if not i.is_dir() and PurePosixPath(i.filename).suffix.lower() in SUFFIXES
+                       and not hidden(i.filename)})
 
     def stamp(self, name: str) -> str:
         return f"{self.path}\t{self.zip.getinfo(name).CRC}"
@@ -256,25 +276,33 @@ class Archive:
         try:
             with self.lock:
                 info = self.zip.getinfo(name)
+                if info.flag_bits & 1:
+                    raise UserError("the zip archive is encrypted", file=self.path, member=name,
+                                    hint="unpack it, and give the folder")
                 if info.file_size > MAX_BYTES:
                     raise DamagedError(f"a member has {info.file_size / 1e6:.0f} MB unpacked",
                                        file=self.path, member=name)
-                return self.zip.read(info)
-        except (zipfile.BadZipFile, OSError, ValueError, EOFError, RuntimeError,
-                NotImplementedError, zipfile.zlib.error) as error:
+                if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                    raise DamagedError("a member is packed in a way that is not read here",
+                                       file=self.path, member=name,
+                                       hint="a zip archive with the usual compression (deflate)")
+                with self.zip.open(info) as file:
+                    return file.read(info.file_size + 1)  # the size keeps a bomb from unpacking
+        except BAD_ZIP as error:
             raise DamagedError("a member of the zip archive is damaged", file=self.path,
                                member=name, found=str(error)[:100]) from error
 
 
-def labels_of(names: list[str], class_names: tuple[str, ...], origin: Path) -> Tensor:
+def labels_of(names: list[str], class_names: tuple[str, ...], origin: Path,
+              wnids: tuple[str, ...] | None = None) -> Tensor:
     """Labels int64 [N] from file names with `class_<label>_`, else from folders, else -1."""
     named = [NAMED_LABEL.match(PurePosixPath(name).name) for name in names]
     if all(named):
-        return in_range([int(m[1]) for m in named], class_names, origin, names)
+        return in_range([int(m[1][:18]) for m in named], class_names, origin, names)
     folders = [PurePosixPath(name).parent.name for name in names]
     if not any(folders):
         return torch.full((len(names),), -1)
-    index = class_indices(set(folders), class_names, origin)
+    index = class_indices(set(folders), class_names, origin, wnids)
     return torch.tensor([index[folder] for folder in folders])
 
 
@@ -295,23 +323,26 @@ def in_range(labels: list[int], class_names: tuple[str, ...], origin: Path,
 
 def class_indices(folders: set[str], class_names: tuple[str, ...], origin: Path,
                   wnids: tuple[str, ...] | None = None) -> dict[str, int]:
-    """Folder name -> class index. Folders are named by class, by index, or by WordNet id; sorting
-    the names as text would put 10 before 2.
+    """Folder name -> class index. Folders are named by class, by index, or (ImageNet) by WordNet
+    id; sorting the names as text would put 10 before 2.
 
     Args:
         wnids: the classes' WordNet ids in index order, where only some of ImageNet's are used;
-            other folders then get -1.
+            other folders then get -1. Without them only ImageNet's thousand have ids.
 
     Raises:
         UserError: folders of other classes, or some missing where only their number tells the
             order (WordNet ids)."""
-    if all(WNID.fullmatch(f) for f in folders):
+    exact = {name: i for i, name in enumerate(class_names)}
+    if wnids is None and folders <= exact.keys():  # also where the names are numbers or ids
+        return {f: exact[f] for f in folders}
+    if (wnids or len(class_names) == 1000) and all(WNID.fullmatch(f) for f in folders):
         return _wordnet_indices(folders, class_names, origin, wnids)
     if all(f.isascii() and f.isdigit() for f in folders):
-        indices = {f: int(f) for f in folders}
+        indices = {f: int(f[:18]) for f in folders}
     else:
         known = {_plain(name): i for i, name in enumerate(class_names)}
-        indices = {f: known.get(_plain(f), -1) for f in folders}
+        indices = {f: exact.get(f, known.get(_plain(f), -1)) for f in folders}
     strange = sorted(f for f, i in indices.items() if not 0 <= i < len(class_names))
     if strange:
         raise UserError(f"folder '{strange[0]}' is no class of the task "
@@ -376,15 +407,15 @@ def parse_list(path: Path, need_labels: bool) -> list[tuple[int, str, int | None
         line = line.strip().replace("\\", "/")
         if not line:
             continue
-        name, space, last = line.rpartition(" ") if " " in line else line.rpartition("\t")
-        if not space or not re.fullmatch(r"-?\d+", last):
+        name, _, last = line.replace("\t", " ").rpartition(" ")
+        if name and re.fullmatch(r"-?[0-9]+", last):
+            name = line[:len(name)].rstrip()
+        else:
             name, last = line, None
-        name = name.rstrip()
         if PurePosixPath(name).suffix.lower() not in SUFFIXES or "\0" in name:
             raise DamagedError(f"line {number} names no PNG or JPEG image", file=path,
                                found=line[:80], hint="a path, or a path and a label, per line")
-        written = last is not None
-        if not written and (match := NAMED_LABEL.match(PurePosixPath(name).name)):
+        if last is None and (match := NAMED_LABEL.match(PurePosixPath(name).name)):
             last = match[1]
         lines.append((number, name, None if last is None else int(last[:18])))
         bare = [entry for entry in (lines[0], lines[-1]) if entry[2] is None]
@@ -408,15 +439,25 @@ class Places:
         Raises:
             UserError: it is nowhere; the places are named."""
         for i, place in enumerate(self.places):
-            if (place / name).is_file():
+            if os.path.isfile(place / name):  # Path.is_file raises for a name that is too long
                 self.places.insert(0, self.places.pop(i))
                 return str(place / name)
         if self.by_name is None:
-            self.by_name = {p.name: p for folder in self.below for p in folder.rglob("*")
-                            if p.suffix.lower() in SUFFIXES}
-        found = self.by_name.get(PurePosixPath(name).name)
-        if found is None:
+            self.by_name = {}
+            for path in {folder.absolute() / image for folder in self.below
+                         for image in images_below(folder)}:
+                self.by_name.setdefault(path.name, []).append(path)
+        found = self.by_name.get(PurePosixPath(name).name, [])
+        if len(found) > 1:  # cat/1.png and dog/1.png: the one with more folders in common
+            common = [len(os.path.commonprefix([p.parts[::-1], PurePosixPath(name).parts[::-1]]))
+                      for p in found]
+            found = [p for p, n in zip(found, common, strict=True) if n == max(common)]
+        if len(found) > 1:
+            raise UserError(f"line {number}: there are {len(found)} images of that name",
+                            file=origin, image=name, found=f"{found[0]} and {found[1]}"[:160],
+                            hint="--data FOLDER that the list's paths start from")
+        if not found:
             raise UserError(f"line {number}: the image is not there", file=origin, image=name,
                             tried=", ".join(dict.fromkeys(map(str, self.places)))[:160],
                             hint="--data FOLDER that the list's paths start from")
-        return str(found.absolute())
+        return str(found[0])

@@ -1,8 +1,13 @@
 """What a student minimises: pure functions of logits. To add one: write it and add it to
 OBJECTIVES. All compute in float32 and return a scalar, the mean over the batch."""
 
+from collections.abc import Callable
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+DKD_TARGET, DKD_OTHERS = 1.0, 8.0  # alpha and beta of most of the paper's CIFAR-100 pairs
 
 
 def kd(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor,
@@ -14,6 +19,65 @@ def kd(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor,
     return F.kl_div(student, teacher, log_target=True, reduction="batchmean") * temperature ** 2
 
 
+def mse(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor,
+        temperature: float) -> Tensor:
+    """Mean squared difference of the logits over batch and classes (Ba & Caruana 2014,
+    arXiv 1312.6184): the limit of `kd` for a high temperature, but for the logits' mean. Labels and
+    temperature are not used."""
+    return F.mse_loss(student_logits.float(), teacher_logits.float())
+
+
+def dkd(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor,
+        temperature: float) -> Tensor:
+    """Decoupled KD, Zhao et al. 2022 (arXiv 2203.08679), eq. 7: tau^2 (alpha KL of "target class
+    or not" + beta KL among the other classes), alpha 1 and beta 8.
+
+    labels: int64 [B], or shares [B, classes], whose largest counts. Where they are unknown (-1) the
+    teacher's first class is the target."""
+    target = labels if labels.ndim == 1 else labels.argmax(1)
+    target = torch.where(target < 0, teacher_logits.argmax(1), target)
+    parts = []
+    for logits in (student_logits, teacher_logits):
+        log_p = F.log_softmax(logits.float() / temperature, 1)  # [B, classes]
+        own = log_p.gather(1, target[:, None])
+        others = log_p.scatter(1, target[:, None], -torch.inf)
+        rest = others.logsumexp(1, keepdim=True)
+        parts.append((torch.cat([own, rest], 1), (others - rest).scatter(1, target[:, None], 0.0)))
+    (student, student_others), (teacher, teacher_others) = parts
+    of_target = F.kl_div(student, teacher, log_target=True, reduction="batchmean")
+    weight = teacher_others.exp().scatter(1, target[:, None], 0.0)
+    among_others = (weight * (teacher_others - student_others)).sum(1).mean()
+    return (DKD_TARGET * of_target + DKD_OTHERS * among_others) * temperature ** 2
+
+
+def dist(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor,
+         temperature: float) -> Tensor:
+    """DIST, Huang et al. 2022 (arXiv 2205.10536), eq. 9 with beta = gamma = 1: tau^2 (1 - Pearson
+    correlation of each image's softened outputs, mean over the batch, + the same of each class's
+    over the batch). Labels are not used."""
+    student = F.softmax(student_logits.float() / temperature, 1)
+    teacher = F.softmax(teacher_logits.float() / temperature, 1)
+    between, within = (_correlation(student, teacher), _correlation(student.T, teacher.T))
+    return ((1 - between.mean()) + (1 - within.mean())) * temperature ** 2
+
+
+def _correlation(a: Tensor, b: Tensor) -> Tensor:
+    """Pearson's, of each row: [N, M] -> [N]."""
+    a, b = (v - v.mean(1, keepdim=True) for v in (a, b))
+    return F.cosine_similarity(a, b, dim=1, eps=1e-8)
+
+
+def with_labels(objective: Callable, weight: float) -> Callable:
+    """(1 - weight) objective + weight cross-entropy with the labels (RepDistiller: 0.9 and 0.1)."""
+    def mixed(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor,
+              temperature: float) -> Tensor:
+        soft = objective(student_logits, teacher_logits, labels, temperature)
+        hard = cross_entropy(student_logits, None, labels, temperature)
+        return (1 - weight) * soft + weight * hard
+
+    return mixed
+
+
 def cross_entropy(student_logits: Tensor, teacher_logits: Tensor | None, labels: Tensor,
                   temperature: float) -> Tensor:
     """Cross-entropy with labels int64 [B], or probabilities [B, classes]; no teacher, no
@@ -21,4 +85,4 @@ def cross_entropy(student_logits: Tensor, teacher_logits: Tensor | None, labels:
     return F.cross_entropy(student_logits.float(), labels)
 
 
-OBJECTIVES = {"kd": kd}  # what --objective of distill offers
+OBJECTIVES = {"kd": kd, "mse": mse, "dkd": dkd, "dist": dist}  # what --objective of distill offers
