@@ -86,6 +86,7 @@ def body(argv: list[str]) -> None:
                           dist.world_size(), args.steps_per_epoch)
     card = {"model": args.student, "task": task.name, "num_classes": task.num_classes,
             "class_names": list(task.class_names), "mean": task.mean, "std": task.std,
+            "resolution": task.resolution,
             "fold": args.fold, "val": args.val, "teacher": teacher_card, "source": args.source,
             "generator": inputs.pop("generator", None)}
     inputs |= {"teacher_sha256": teacher_card["sha256"]}

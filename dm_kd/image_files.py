@@ -444,8 +444,8 @@ class Places:
                 return str(place / name)
         if self.by_name is None:
             self.by_name = {}
-            for path in {folder.absolute() / image for folder in self.below
-                         for image in images_below(folder)}:
+            for path in dict.fromkeys(folder.resolve() / image for folder in self.below
+                                      for image in images_below(folder)):
                 self.by_name.setdefault(path.name, []).append(path)
         found = self.by_name.get(PurePosixPath(name).name, [])
         if len(found) > 1:  # cat/1.png and dog/1.png: the one with more folders in common

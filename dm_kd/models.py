@@ -194,7 +194,7 @@ def _resolve(spec: str, task: Task) -> tuple[str, dict | None, dict]:
         return name, _download_timm(name, task), {}
     path = files.must_exist(Path(spec), "--teacher NAME@FILE, a FILE or a run folder:", "teacher")
     if path.is_dir():
-        return _resolve_folder(path)
+        return read_run(path)
     card_file = path.with_suffix(".json")
     if path.suffix == ".safetensors" and card_file.exists():
         state, card = files.read_with_card(path.parent, path.stem)
@@ -207,7 +207,11 @@ def _resolve(spec: str, task: Task) -> tuple[str, dict | None, dict]:
     return recognise(path, state), state, {"sha256": files.sha256_file(path)}
 
 
-def _resolve_folder(folder: Path) -> tuple[str, dict, dict]:
+def read_run(folder: Path) -> tuple[str, dict, dict]:
+    """(model name, state dict, card) of a finished run.
+
+    Raises:
+        UserError: it is not finished, or no run.  DamagedError: another digest than the card's."""
     for name in WEIGHTS_NAMES:
         if (folder / f"{name}.json").exists():
             state, card = files.read_with_card(folder, name)

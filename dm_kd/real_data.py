@@ -9,6 +9,7 @@ import gzip
 import pickle
 import re
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,6 +57,9 @@ def with_dev(train: RealData, split: str, val: str, load_val) -> RealData:
     if val != "dev":
         return train if split == "train" else load_val()
     is_dev = torch.arange(len(train.labels)) % 6 == 5
+    if not is_dev.any():
+        raise UserError(f"{len(train.labels)} training images are too few for --val dev",
+                        hint="6 or more, or --val none")
     return train.chosen((is_dev if split == "val" else ~is_dev).nonzero()[:, 0])
 
 
@@ -108,7 +112,8 @@ def fashion_mnist(split: str, val: str, fold: int, data: Path | None) -> RealDat
     def load(prefix: str) -> RealData:
         images = read_idx(folder / f"{prefix}-images-idx3-ubyte")
         labels = read_idx(folder / f"{prefix}-labels-idx1-ubyte")
-        if images.shape[1:] != (28, 28) or labels.shape != images.shape[:1] or labels.max() > 9:
+        if (images.shape[1:] != (28, 28) or labels.shape != images.shape[:1] or not labels.size
+                or labels.max() > 9):
             raise DamagedError("images and labels do not fit together", file=folder / prefix,
                                found=f"{list(images.shape)} and {list(labels.shape)}")
         return plain(torch.from_numpy(images)[:, None], torch.from_numpy(labels).long())
@@ -162,10 +167,10 @@ def read_idx(path: Path) -> np.ndarray:
         values = np.frombuffer(content, np.uint8, offset=4 + 4 * rank)
         if content[:3] != b"\0\0\x08" or values.size != shape.astype(np.int64).prod():
             raise ValueError(f"{values.size} bytes for {shape.tolist()}")
+        return values.reshape(shape).copy()
     except (OSError, EOFError, ValueError, IndexError, zlib.error) as error:
         raise DamagedError("not a whole IDX file of bytes", file=path,
                            found=str(error)[:100]) from error
-    return values.reshape(shape).copy()
 
 
 # --- CIFAR-100 (Krizhevsky 2009) ------------------------------------------------------------------
@@ -203,9 +208,10 @@ def _cifar_part(folder: Path, part: str, count: int) -> RealData:
             labels = np.asarray(content["fine_labels"], np.int64)
         images = torch.from_numpy(pixels.reshape(-1, 3, 32, 32).copy())
         labels = torch.from_numpy(labels.astype(np.int64))
-        if len(images) != len(labels) or not 0 <= labels.min() <= labels.max() < len(CIFAR100):
-            raise ValueError(f"{len(images)} images, {len(labels)} labels")
-    except (KeyError, ValueError, TypeError, OSError) as error:
+        if (not len(images) or labels.shape != images.shape[:1]
+                or not 0 <= labels.min() <= labels.max() < len(CIFAR100)):
+            raise ValueError(f"{len(images)} images, labels {list(labels.shape)}")
+    except (KeyError, ValueError, TypeError, OverflowError, OSError) as error:
         raise DamagedError(f"not CIFAR-100's '{part}' file", file=folder / part,
                            found=str(error)[:100], hint=f"the published file, {count} images"
                            ) from error
@@ -255,17 +261,16 @@ def imagenet_names() -> tuple[str, ...]:
 
 
 def imagenet(split: str, val: str, fold: int, data: Path | None) -> RealData:
-    train = _imagenet_files("train", data) if split == "train" or val == "dev" else None
     if split == "val" and val == "val":
-        return _as_real(_imagenet_files("val", data))
-    return with_dev(_as_real(train), split, val, None)
+        return _as_real(_imagenet_files("val", val, data))
+    return with_dev(_as_real(_imagenet_files("train", val, data)), split, val, None)
 
 
 def imagenet100(split: str, val: str, fold: int, data: Path | None) -> RealData:
     """The images of the hundred classes, with labels 0 to 99, from folders of all ImageNet or of
     these classes only, or from a list with ImageNet's labels."""
     which = "val" if split == "val" and val == "val" else "train"
-    found = _imagenet_files(which, data, tuple(IMAGENET100))
+    found = _imagenet_files(which, val, data, tuple(IMAGENET100))
     return with_dev(_as_real(found), split, val, lambda: _as_real(found))
 
 
@@ -273,7 +278,7 @@ def _as_real(found: ImageFiles) -> RealData:
     return plain(found, found.labels)
 
 
-def _imagenet_files(part: str, data: Path | None, wnids: tuple[str, ...] | None = None
+def _imagenet_files(part: str, val: str, data: Path | None, wnids: tuple[str, ...] | None = None
                     ) -> ImageFiles:
     """Images and labels from a `path label` list (labels by sorted WordNet id), a folder per
     WordNet id, or torchvision's layout (archives, which it unpacks)."""
@@ -282,13 +287,21 @@ def _imagenet_files(part: str, data: Path | None, wnids: tuple[str, ...] | None 
                                            ROOT / f"imagenet_{part}.txt"][:1 if data else 2]
     for path in lists:
         if path.is_file():
+            _refuse_one_place(path, root, part, val)
             found = image_files.read_list(path, imagenet_names(), 3, need_labels=True,
                                           root=root if root.is_dir() else None)
-            return found if wnids is None else _hundred(found)
+            return found if wnids is None else _hundred(found, path)
     if part == "val" and (root / "ILSVRC2012_img_val.tar").exists() and not (root / part).exists():
         _unpack_with_torchvision(root)
     for folder in (root / part, root):
-        if folder.is_dir() and any(image_files.WNID.fullmatch(p.name) for p in folder.iterdir()):
+        if not folder.is_dir():
+            continue
+        if loose := next(folder.glob("ILSVRC2012_*.JPEG"), None):
+            raise UserError(f"ImageNet's {part} images lie outside of class folders", file=loose,
+                            hint=f"imagenet_{part}.txt (path label) in true_dataset/; or, where "
+                                 f"unpacking was stopped, remove {part}/ to unpack again")
+        if any(image_files.WNID.fullmatch(p.name) for p in folder.iterdir()):
+            _refuse_one_place(folder, root, part, val)
             return _wordnet_folder(folder, wnids)
     raise UserError(f"ImageNet's {part} images are not there", data=root,
                     expected=f"imagenet_{part}.txt (path label), {part}/n01440764/*.JPEG, or "
@@ -297,12 +310,22 @@ def _imagenet_files(part: str, data: Path | None, wnids: tuple[str, ...] | None 
                          "without judging" if part == "val" else "--data PATH")
 
 
-def _hundred(found: ImageFiles) -> ImageFiles:
+def _refuse_one_place(place: Path, root: Path, part: str, val: str) -> None:
+    """One list, or one folder of class folders, is what is judged on, and then not trained on."""
+    if place == root and part == "train" and val == "val":
+        raise UserError("the images would be trained and judged on", data=root,
+                        hint="--data with train/ and val/ in it; --val dev or none")
+
+
+def _hundred(found: ImageFiles, origin: Path) -> ImageFiles:
     """Those with a label among the hundred, relabelled."""
     table = torch.full((1000,), -1)
     table[torch.tensor(list(IMAGENET100.values()))] = torch.arange(len(IMAGENET100))
     labels = table[found.labels]
     index = (labels >= 0).nonzero()[:, 0]
+    if not len(index):
+        raise UserError("no image of ImageNet-100's classes in the list", file=origin,
+                        hint="ImageNet's labels: 15, 45 and so on")
     return found.chosen(index, labels[index])
 
 
@@ -357,13 +380,13 @@ def flowers102(split: str, val: str, fold: int, data: Path | None) -> RealData:
 
         download(Flowers102, "put jpg/, imagelabels.mat and setid.mat in "
                              "true_dataset/flowers-102/", split="test")
-    sets, labels = (_read_mat(root / name) for name in ("setid.mat", "imagelabels.mat"))
+    sets, labels = (read_mat(root / name) for name in ("setid.mat", "imagelabels.mat"))
     parts = {"train": ("trnid",) if val == "dev" else ("trnid", "valid"),
              "val": ("valid",) if val == "dev" else ("tstid",)}[split]
     try:
-        ids = np.concatenate([sets[p].ravel() for p in parts]).astype(np.int64)
-        chosen = torch.from_numpy(labels["labels"].ravel().astype(np.int64)[ids - 1] - 1)
-    except (KeyError, IndexError, ValueError) as error:
+        ids = np.concatenate([_row_from_1(sets[p]) for p in parts])
+        chosen = torch.from_numpy(_row_from_1(labels["labels"], len(flowers_names()))[ids - 1] - 1)
+    except (KeyError, IndexError, ValueError, TypeError, AttributeError) as error:
         raise DamagedError("setid.mat and imagelabels.mat do not fit together", folder=root,
                            found=str(error)[:100]) from error
     names = [f"jpg/image_{i:05d}.jpg" for i in ids]
@@ -371,14 +394,58 @@ def flowers102(split: str, val: str, fold: int, data: Path | None) -> RealData:
     return RealData(images, chosen, torch.from_numpy(ids), torch.full((len(ids),), -1))
 
 
-def _read_mat(path: Path) -> dict:
-    from scipy.io import loadmat
+def _row_from_1(array: np.ndarray, last: float = 1e9) -> np.ndarray:
+    """Whole numbers from 1 to `last`, int64 [N].
 
+    Raises:
+        ValueError: they are others, or there are none."""
+    if not array.size or not ((array >= 1) & (array <= last)).all():
+        raise ValueError(f"numbers from 1 to {last:.0f} were expected")
+    return array.astype(np.int64)
+
+
+MAT_NUMBERS = {1: "i1", 2: "u1", 3: "<i2", 4: "<u2", 5: "<i4", 6: "<u4", 7: "<f4", 9: "<f8",
+               12: "<i8", 13: "<u8"}
+MAT_ARRAY, MAT_COMPRESSED = 14, 15
+MAT_MAX_BYTES = 1 << 24  # of one array
+
+
+def read_mat(path: Path) -> dict[str, np.ndarray]:
+    """The number arrays of a MATLAB 5 file (MathWorks, "MAT-File Format"), flat. By hand: at some
+    damaged bytes scipy's reader ends the whole process.
+
+    Raises:
+        UserError: not there.  DamagedError: truncated, or another format."""
+    content, arrays = files.must_exist(path, "--data", "a .mat file").read_bytes(), {}
     try:
-        return loadmat(files.must_exist(path, "--data", "a .mat file"))
-    except (OSError, ValueError, TypeError, NotImplementedError, EOFError, zlib.error) as error:
+        if content[124:128] != b"\0\1IM":
+            raise ValueError("no MATLAB 5 file")
+        for kind, data in _mat_elements(content[128:]):
+            if kind == MAT_COMPRESSED:
+                data = zlib.decompressobj().decompress(data, MAT_MAX_BYTES)
+                kind, data = next(_mat_elements(data))
+            if kind == MAT_ARRAY:
+                _, _, (_, name), (kind, values), *_ = _mat_elements(data)
+                if kind in MAT_NUMBERS:
+                    arrays[name.decode("latin1")] = np.frombuffer(values, MAT_NUMBERS[kind])
+    except (ValueError, StopIteration, zlib.error) as error:
         raise DamagedError("the .mat file is damaged", file=path,
                            found=str(error)[:100]) from error
+    return arrays
+
+
+def _mat_elements(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """(type, bytes) of each element: a tag of type and size, then the bytes, up to a multiple of 8;
+    four bytes or fewer lie in the tag itself, beside a size of 16 bits."""
+    place = 0
+    while place < len(data):
+        kind, size = np.frombuffer(data, "<u4", 2, place).tolist()
+        small = kind >> 16
+        start, size = (place + 4, small) if small else (place + 8, size)
+        if start + size > len(data) or small > 4:
+            raise ValueError("truncated")
+        yield kind & 0xFFFF, data[start:start + size]
+        place = start + (4 if small else size if kind == MAT_COMPRESSED else size + -size % 8)
 
 
 # --- any folder -----------------------------------------------------------------------------------
@@ -395,12 +462,13 @@ def folder_classes(data: Path | None) -> tuple[str, ...]:
     root = root / "train" if (root / "train").is_dir() else root
     if not root.is_dir():
         raise UserError("--task folder needs a folder of class folders", data=root)
-    names = [p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")]
+    names = sorted(p.name for p in root.iterdir()
+                   if p.is_dir() and not image_files.hidden(p.name))
     if len(names) < 2:
         raise UserError(f"the folder has {len(names)} class folders, at least 2 are needed",
                         data=root, hint="--data FOLDER with train/<class>/ and val/<class>/")
     number = all(re.fullmatch(r"[0-9]{1,18}", n) for n in names)
-    return tuple(sorted(names, key=int) if number else sorted(names))
+    return tuple(sorted(names, key=int) if number else names)
 
 
 def folder(class_names: tuple[str, ...], split: str, val: str, fold: int, data: Path) -> RealData:
@@ -410,8 +478,7 @@ def folder(class_names: tuple[str, ...], split: str, val: str, fold: int, data: 
             raise UserError(f"the data folder has no {part}/", data=data,
                             hint=f"{part}/<class>/, or --val dev or none")
         position = {name: i for i, name in enumerate(class_names)}
-        paths = [p.relative_to(root).as_posix() for p in sorted(root.rglob("*"))
-                 if p.suffix.lower() in image_files.SUFFIXES]
+        paths = image_files.images_below(root)
         strange = sorted({p.split("/")[0] for p in paths} - position.keys())
         if strange or not paths:
             raise UserError(f"'{strange[0]}' in {part}/ is no class of train/" if strange else

@@ -57,6 +57,7 @@ def body(argv: list[str]) -> None:
     inputs = {"source_images": len(real.labels), **({"source_sha256": digest} if digest else {})}
     card = {"model": args.model, "task": task.name, "num_classes": task.num_classes,
             "class_names": list(task.class_names), "mean": task.mean, "std": task.std,
+            "resolution": task.resolution,
             "fold": args.fold, "val": args.val}
     with run.Run(args.out, args, inputs, "model", "train_teacher") as folder:
         if folder.result:

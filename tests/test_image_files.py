@@ -125,6 +125,12 @@ def test_equal_base_names_are_told_apart_by_their_folders(tmp_path):
     assert levels(find(path)) == [11, 10]
 
 
+def test_a_place_given_twice_is_one_place(tmp_path):
+    save(tmp_path / "set/deep/1.png", 10)
+    path = write_list(tmp_path / "set/list.txt", "/old/1.png 1")
+    assert levels(find(path, root=Path("set/../set"))) == [10]
+
+
 def test_an_image_that_could_be_either_of_two_is_refused(tmp_path):
     for folder in ("cat", "dog"):
         save(tmp_path / "set" / folder / "1.png")
