@@ -109,7 +109,7 @@ def body(argv: list[str]) -> None:
                        f"have seen images that fold {args.fold} judges on")
         teacher = teacher.to(device, memory_format=torch.channels_last)
         check_teacher(folder, args, task, view, teacher, source, val, device)
-        example = view.plain(engine.take(images, torch.arange(4)), device)
+        example = view.plain(engine.take(images, torch.arange(min(4, len(images)))), device)
         teacher = frozen.prepare(teacher, example, args.amp)
         engine.fit(folder, args, view, student, teacher, source, objective, val, device, card)
 
@@ -128,7 +128,7 @@ def load_source(args: argparse.Namespace, task: Task
         images, labels, inputs = load_set(args, task)
     elif Path(args.source).exists():
         images = image_files.find(Path(args.source), task.class_names, task.channels,
-                                  args.source_labels == "task", args.data)
+                                  args.source_labels == "task", args.data, task.wnids)
         labels, inputs = images.labels, {}
     else:
         raise UserError("--source not found", source=args.source,

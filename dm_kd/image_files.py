@@ -9,7 +9,6 @@ lines. Nothing is unpacked: an archive's members are read where they are.
 
 import contextlib
 import io
-import lzma
 import os
 import re
 import struct
@@ -34,8 +33,8 @@ SUFFIXES = (".png", ".jpg", ".jpeg")
 NAMED_LABEL = re.compile(r"class_([0-9]+)_")  # the original's class_{c}_seed_{k}_num_{i}.png
 WNID = re.compile(r"n\d{8}")  # a WordNet id
 DECODERS = 8  # threads: Pillow decodes without Python's lock
-BAD_ZIP = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, OSError, EOFError,
-           ValueError, RuntimeError, OverflowError, MemoryError)  # what damage ends in
+BAD_ZIP = (zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError, ValueError,
+           RuntimeError, OverflowError, MemoryError)  # what damage ends in
 Image.MAX_IMAGE_PIXELS = None  # `opened` refuses what Pillow, above its own limit, only warns of
 
 

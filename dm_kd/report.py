@@ -21,7 +21,7 @@ import numpy as np
 
 from dm_kd import files, image_files, image_set, run
 from dm_kd.errors import UserError, nearest
-from dm_kd.tasks import TASKS, get_task, load_real
+from dm_kd.tasks import TASKS, load_real
 
 BOOTSTRAP_DRAWS = 10_000
 MIN_GROUPS = 8  # redrawing fewer says little of the spread between them
@@ -299,23 +299,25 @@ def draw_curves(rows: list[dict], path: Path) -> Path:
 
 
 def draw_samples(trials: list[dict], path: Path) -> Path | None:
-    """A row per class (the first 20): real images beside synthetic ones; None without a set."""
+    """A row per class (the first 20): real images beside synthetic ones. None without a set made
+    for a task of small images (a set's own contact sheet shows large ones)."""
     for trial in trials:
-        source = Path(trial["config"].get("source", "real"))
-        if (source / "manifest.json").exists() and trial["task"] in TASKS:
+        source, task = Path(trial["config"].get("source", "real")), TASKS.get(trial["task"])
+        if (source / "manifest.json").exists() and task and not task.crop:
             images = image_set.open_set(source)
-            if images.manifest["labels_known"] and images.complete:
+            if (images.manifest["labels_known"] and images.complete
+                    and images.manifest["task"] == task.name):
                 break
     else:
         return None
-    task, pyplot = get_task(trial["task"]), headless_pyplot()
-    real = load_real(task, "train", trial["fold"])
+    pyplot, data = headless_pyplot(), trial["config"].get("data")
+    real = load_real(task, "train", trial["fold"], data=Path(data) if data else None)
     rows = []
     for c in images.plan.classes[:20]:
         chosen = real.images[real.labels == c]
         chosen = chosen[::max(1, len(chosen) // SAMPLE_COLUMNS)][:SAMPLE_COLUMNS]
         made = [image_files.read_image((images.folder / images.plan.path(c, k)).read_bytes(),
-                                     images.plan.path(c, k), task.channels)
+                                       images.plan.path(c, k), task.channels)
                 for k in range(min(SAMPLE_COLUMNS, images.plan.images_per_class))]
         rows.append((task.class_names[c], list(chosen), made))
     figure, axes = pyplot.subplots(1, 2, figsize=(7.6, 3.55 * len(rows) / SAMPLE_COLUMNS + 0.4),

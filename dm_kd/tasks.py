@@ -41,6 +41,7 @@ class Task:
     flip: bool = False  # training: mirror half of the images
     crop: bool = False
     folds: int = 1  # how many --fold values there are; 1 = the data set's own split
+    wnids: tuple[str, ...] | None = None  # WordNet ids in index order, of a part of ImageNet
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -66,7 +67,7 @@ TASKS = {task.name: task for task in (
     Task("imagenet", 1000, real_data.imagenet_names, load=real_data.imagenet, **_LARGE),
     Task("imagenet100", 100, lambda: tuple(
         real_data.imagenet_names()[i] for i in real_data.IMAGENET100.values()),
-        load=real_data.imagenet100, **_LARGE),
+        load=real_data.imagenet100, wnids=tuple(real_data.IMAGENET100), **_LARGE),
     Task("flowers102", 102, real_data.flowers_names, load=real_data.flowers102, **_LARGE),
 )}
 
@@ -118,8 +119,9 @@ def first_per_class(labels: torch.Tensor, per_class: int | None) -> torch.Tensor
     if labels.min() < 0:
         raise UserError("--images-per-class needs images with known labels",
                         hint="leave it out, or a list with labels")
-    counts = torch.bincount(labels)
+    classes, counts = labels.unique(return_counts=True)
     if counts.min() < per_class:
-        raise UserError(f"class {int(counts.argmin())} has {int(counts.min())} images only",
+        few = int(classes[counts.argmin()])
+        raise UserError(f"class {few} has {int(counts.min())} images only",
                         hint=f"--images-per-class {int(counts.min())} or fewer")
-    return torch.cat([(labels == c).nonzero()[:per_class, 0] for c in range(len(counts))])
+    return torch.cat([(labels == c).nonzero()[:per_class, 0] for c in classes])

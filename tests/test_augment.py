@@ -3,7 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
 from scipy import stats
+from torchvision.transforms import RandomResizedCrop
+from torchvision.transforms.v2 import functional
 
 from dm_kd import augment
 from dm_kd.engine import View
@@ -236,3 +241,177 @@ def test_labels_are_mixed_only_where_the_objective_uses_them(num_classes, shape)
     images = torch.randint(0, 256, (8, 1, 8, 8), dtype=torch.uint8)
     view = View((0.3,), (0.4,), mixup=1.0, num_classes=num_classes)
     assert view.train(images, LABELS, LABELS, 0, 0, 0)[1].shape == shape
+
+
+# --- crops of images of any size ------------------------------------------------------------------
+
+def size_rows(height, width, count) -> torch.Tensor:
+    return torch.tensor([[height, width]]).expand(count, 2)
+
+
+def noise(height, width, channels=3, count=None) -> torch.Tensor:
+    """Random images with some structure: noise of several scales."""
+    shape = (count or 1, channels)
+    image = sum(torch.nn.functional.interpolate(torch.rand(*shape, 2 + height // s, 2 + width // s),
+                                                (height, width)) for s in (1, 7, 30)) / 3
+    image = (image * 255).round().to(torch.uint8)
+    return image if count else image[0]
+
+
+@pytest.mark.parametrize("size", [(256, 256), (375, 500), (500, 333), (100, 180), (64, 200)])
+def test_crop_boxes_are_distributed_as_torchvisions(size):
+    """The last two are so long that boxes often fit at a later try only."""
+    count = 1500
+    image = torch.empty(1, *size)
+    torch.manual_seed(0)
+    theirs = np.array([RandomResizedCrop.get_params(image, (0.08, 1), (3 / 4, 4 / 3))
+                       for _ in range(count)])
+    ours = augment.crop_boxes(0, 0, torch.arange(4 * count), size_rows(*size, 4 * count)).numpy()
+    for column in range(4):
+        assert stats.ks_2samp(ours[:, column], theirs[:, column]).pvalue > SMALLEST_P
+    for a, b in ((0, 2), (1, 3), (2, 3)):  # where it lies hangs on how large it is
+        ratio = [boxes[:, a] / (boxes[:, b] + 1) for boxes in (ours, theirs)]
+        assert stats.ks_2samp(*ratio).pvalue > SMALLEST_P
+
+
+@pytest.mark.parametrize("size", [(10, 1000), (1000, 10), (1, 1000), (3, 200), (37, 2000),
+                                  (2000, 37), (1, 2), (2, 1), (1, 1), (20, 333)])
+def test_an_extreme_shape_gets_torchvisions_largest_centred_box(size):
+    """Images so long that ten tries in a row find no box, or a few do."""
+    image = torch.empty(1, *size)
+    torch.manual_seed(0)
+    theirs = {RandomResizedCrop.get_params(image, (2, 3), (3 / 4, 4 / 3))  # larger than the image
+              for _ in range(3)}
+    boxes = augment.crop_boxes(0, 0, torch.arange(3000), size_rows(*size, 3000))
+    assert len(theirs) == 1
+    if max(size) > 40 * min(size):
+        assert {tuple(box) for box in boxes.tolist()} == theirs
+    else:
+        assert theirs <= {tuple(box) for box in boxes.tolist()}
+
+
+@settings(max_examples=100)
+@given(sizes=st.lists(st.tuples(st.integers(1, 5000), st.integers(1, 5000)), min_size=1,
+                      max_size=20), seed=st.integers(0, 10 ** 15), epoch=st.integers(0, 1000))
+def test_crop_boxes_lie_inside_their_images(sizes, seed, epoch):
+    sizes = torch.tensor(sizes)
+    top, left, height, width = augment.crop_boxes(seed, epoch, torch.arange(len(sizes)),
+                                                  sizes).unbind(1)
+    assert (top >= 0).all() and (left >= 0).all() and (height > 0).all() and (width > 0).all()
+    assert (top + height <= sizes[:, 0]).all() and (left + width <= sizes[:, 1]).all()
+
+
+def test_a_crop_box_is_the_same_in_any_batch_and_order():
+    ids, sizes = torch.arange(100), torch.randint(20, 600, (100, 2))
+    whole = augment.crop_boxes(3, 5, ids, sizes)
+    order = torch.randperm(100)
+    assert torch.equal(augment.crop_boxes(3, 5, ids[order], sizes[order]), whole[order])
+    assert torch.equal(augment.crop_boxes(3, 5, ids[42:43], sizes[42:43]), whole[42:43])
+    assert not torch.equal(augment.crop_boxes(3, 6, ids, sizes), whole)
+    assert not torch.equal(augment.crop_boxes(4, 5, ids, sizes), whole)
+
+
+def test_a_crop_box_says_nothing_about_its_mirroring():
+    ids = torch.arange(20_000)
+    boxes = augment.crop_boxes(0, 0, ids, size_rows(256, 256, len(ids)))
+    mirrored = augment.flips(0, 0, ids).long()
+    for column in range(4):
+        tenth = (boxes[:, column].argsort().argsort() * 10 // len(ids))
+        assert chi_square(torch.bincount(tenth * 2 + mirrored, minlength=20)) > SMALLEST_P
+
+
+def pillows(image, box, size) -> np.ndarray:
+    """Pillow's crop and bilinear resize, int [C, size, size]."""
+    top, left, height, width = box
+    cut = Image.fromarray(image.permute(1, 2, 0).numpy().squeeze()).crop(
+        (left, top, left + width, top + height)).resize((size, size), Image.Resampling.BILINEAR)
+    return np.array(cut).reshape(size, size, -1).transpose(2, 0, 1).astype(int)
+
+
+@pytest.mark.parametrize("route", ["cpu", "products"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_resized_crops_are_pillows_within_one_grey_level(route, channels):
+    images = noise(120, 170, channels, count=64)
+    boxes = augment.crop_boxes(0, 0, torch.arange(64), size_rows(120, 170, 64))
+    boxes[0], boxes[1] = torch.tensor([0, 0, 120, 170]), torch.tensor([119, 169, 1, 1])
+    boxes[2], boxes[3] = torch.tensor([7, 11, 64, 64]), torch.tensor([0, 0, 3, 170])
+    cut = augment.resized_crops if route == "cpu" else augment._crops_by_products
+    found = cut(images, boxes, torch.zeros(64, dtype=torch.bool), 64)
+    assert found.shape == (64, channels, 64, 64) and found.dtype == torch.uint8
+    for image, box, result in zip(images, boxes.tolist(), found, strict=True):
+        difference = np.abs(result.numpy().astype(int) - pillows(image, box, 64))
+        assert difference.max() <= 1, (box, difference.max())
+        assert difference.mean() < 0.3
+
+
+@pytest.mark.parametrize("cut", [augment.resized_crops, augment._crops_by_products])
+def test_mirrored_crops_are_the_others_mirror_images(cut):
+    images = noise(60, 80, count=8)
+    boxes = augment.crop_boxes(0, 0, torch.arange(8), size_rows(60, 80, 8))
+    mirrored = torch.arange(8) % 2 == 0
+    found, plain = cut(images, boxes, mirrored, 32), cut(images, boxes, ~mirrored, 32)
+    assert torch.equal(found, plain.flip(3))
+
+
+def test_a_crop_of_the_output_size_is_cut_out_as_it_is():
+    images, boxes = noise(40, 50, count=2), torch.tensor([[3, 7, 32, 32], [8, 18, 32, 32]])
+    keep = torch.zeros(2, dtype=torch.bool)
+    expected = torch.stack([images[0, :, 3:35, 7:39], images[1, :, 8:40, 18:50]])
+    assert torch.equal(augment.resized_crops(images, boxes, keep, 32), expected)
+    assert torch.equal(augment._crops_by_products(images, boxes, keep, 32), expected)
+
+
+def test_a_list_of_images_is_cut_as_each_by_itself():
+    images = [noise(*size) for size in ((40, 50), (50, 40), (33, 90), (40, 50))]
+    sizes = torch.tensor([image.shape[1:] for image in images])
+    boxes = augment.crop_boxes(0, 0, torch.arange(4), sizes)
+    mirrored = torch.tensor([True, False, True, False])
+    found = augment.resized_crops(images, boxes, mirrored, 24)
+    for i, image in enumerate(images):
+        alone = augment.resized_crops(image[None], boxes[i:i + 1], mirrored[i:i + 1], 24)
+        assert torch.equal(found[i:i + 1], alone)
+    centred = augment.centre_crops(images, 24)
+    for i, image in enumerate(images):
+        assert torch.equal(centred[i:i + 1], augment.centre_crops(image[None], 24))
+
+
+def test_cutting_leaves_the_images_alone():
+    images = noise(40, 50, count=2)
+    before = images.clone()
+    augment.resized_crops(images, torch.tensor([[0, 0, 20, 20]] * 2), torch.ones(2) > 0, 24)
+    augment.centre_crops(images, 24)
+    assert torch.equal(images, before)
+
+
+@pytest.mark.parametrize("length", [1, 5, 32, 33, 64, 100])
+def test_resize_weights_sum_to_one_and_stay_inside_the_stretch(length):
+    starts = torch.tensor([0, (100 - length) // 3, 100 - length])
+    weights = augment.resize_weights(starts, torch.full((3,), length), 100, 32)
+    assert weights.shape == (3, 32, 100) and weights.dtype == torch.float32
+    assert torch.allclose(weights.sum(2), torch.ones(3, 32)) and (weights >= 0).all()
+    for row, start in zip(weights, starts.tolist(), strict=True):
+        used = row.sum(0).nonzero()[:, 0]
+        assert used.min() >= start and used.max() < start + length
+    if length == 32:
+        assert torch.equal(weights[1], torch.eye(100)[22:54])
+
+
+@pytest.mark.parametrize("size", [(256, 256), (300, 256), (256, 341), (375, 500), (500, 375),
+                                  (333, 501), (257, 1000), (1001, 333), (64, 48), (17, 23),
+                                  (224, 224), (255, 257)])
+def test_centre_crops_equal_torchvisions_resize_and_center_crop(size):
+    images = noise(*size, count=2)
+    expected = functional.center_crop(functional.resize(images, [256]), [224])
+    found = augment.centre_crops(images, 224)
+    assert found.shape == (2, 3, 224, 224) and torch.equal(found, expected)
+    assert torch.equal(augment.centre_crops(list(images), 224), expected)
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (32, 32), (20, 70)])
+def test_resize_is_pillows_within_one_grey_level(height, width):
+    images = noise(45, 31, 1, count=3)
+    found = augment.resize(images, height, width)
+    for image, result in zip(images, found, strict=True):
+        expected = Image.fromarray(image[0].numpy()).resize((width, height),
+                                                            Image.Resampling.BILINEAR)
+        assert np.abs(result[0].numpy().astype(int) - np.array(expected)).max() <= 1

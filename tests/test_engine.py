@@ -11,10 +11,10 @@ import pytest
 import safetensors.torch
 import torch
 
-from dm_kd import distill, engine, models, objectives, run, train_teacher
+from dm_kd import augment, distill, engine, models, objectives, run, train_teacher
 from dm_kd.errors import DivergedError, Stopped
 from dm_kd.sources.stored import StoredSource
-from dm_kd.tasks import load_real
+from dm_kd.tasks import get_task, load_real
 
 CPU = torch.device("cpu")
 
@@ -196,6 +196,86 @@ def test_more_ranks_than_images_predict_the_same(digits, monkeypatch):
         monkeypatch.setattr(engine.dist, "rank", lambda rank=rank: rank)
         shares.append(engine.predict(model, images, view, CPU, "none"))
     assert torch.allclose(sum(shares), whole, atol=1e-5)
+
+
+
+# --- images of any size ---------------------------------------------------------------------------
+
+IMAGENET = get_task("imagenet")
+
+
+def pictures(*sizes):
+    return [torch.randint(0, 256, (3, *size), dtype=torch.uint8) for size in sizes]
+
+
+def view_of(task, **changes):
+    args = types.SimpleNamespace(**{"augment": "default", "mixup": 0.0, "cutmix": 0.0,
+                                    "mix_share": 1.0} | changes)
+    return engine.make_view(task, args, True)
+
+
+def test_a_large_tasks_training_view_is_the_mirrored_crop_of_the_images_id():
+    images, ids = pictures((40, 60), (60, 40), (300, 250)), torch.tensor([5, 2 ** 40, 17])
+    x, labels = view_of(IMAGENET).train(images, torch.arange(3), ids, 7, 3, 0)
+    boxes = augment.crop_boxes(7, 3, ids, torch.tensor([i.shape[1:] for i in images]))
+    mirrored = augment.flips(7, 3, ids)
+    expected = augment.standardize(augment.resized_crops(images, boxes, mirrored, 224),
+                                   IMAGENET.mean, IMAGENET.std)
+    assert torch.equal(x, expected) and x.shape == (3, 3, 224, 224)
+    assert labels.tolist() == [0, 1, 2]
+
+
+def test_a_crop_is_the_same_in_any_batch_and_from_files_of_any_size():
+    images, ids = torch.stack(pictures(*[(50, 70)] * 6)), torch.arange(100, 106)
+    view, labels = view_of(IMAGENET), torch.zeros(6, dtype=torch.int64)
+    whole = view.train(images, labels, ids, 0, 0, 0)[0]
+    assert torch.equal(view.train(list(images), labels, ids, 0, 0, 0)[0], whole)
+    order = torch.tensor([3, 0, 5])
+    assert torch.equal(view.train(images[order], labels[order], ids[order], 0, 0, 9)[0],
+                       whole[order])
+
+
+@pytest.mark.parametrize("view", [engine.plain_view(IMAGENET),
+                                  view_of(IMAGENET, augment="none"), view_of(IMAGENET)])
+def test_large_images_are_judged_as_centre_crops(view):
+    images = pictures((256, 300), (500, 256), (224, 224))
+    expected = augment.standardize(augment.centre_crops(images, 224), IMAGENET.mean, IMAGENET.std)
+    assert torch.equal(view.plain(images), expected)
+
+
+def test_without_augmentation_large_images_train_as_centre_crops():
+    images, view = pictures((256, 300), (300, 256)), view_of(IMAGENET, augment="none")
+    x, _ = view.train(images, torch.arange(2), torch.arange(2), 0, 0, 0)
+    assert torch.equal(x, view.plain(images))
+
+
+def test_crops_are_mixed_like_other_images():
+    images = pictures((50, 70), (70, 50), (64, 64), (90, 30))
+    ids = torch.arange(4)
+    plain = view_of(IMAGENET).train(images, ids, ids, 0, 0, 2)[0]
+    x, labels = view_of(IMAGENET, mixup=0.4).train(images, ids, ids, 0, 0, 2)
+    mixed, lam, partner = augment.mix(plain, 0, 0, 2, 0.4, 0.0, 1.0)
+    assert torch.equal(x, mixed)
+    assert torch.allclose(labels, augment.mix_labels(ids, 1000, lam, partner))
+
+
+def test_predictions_from_files_of_any_size_are_those_of_their_centre_crops(digits):
+    images = pictures((256, 300), (300, 256), (256, 256), (400, 333), (257, 256))
+    model = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(2), torch.nn.Flatten(),
+                                torch.nn.Linear(12, 1000))
+    view = engine.plain_view(IMAGENET)
+
+    class Files:
+        def __len__(self):
+            return len(images)
+
+        def __getitem__(self, index):
+            return [images[i] for i in index.tolist()]
+
+    found = engine.predict(model, Files(), view, CPU, "none")
+    tensor = augment.centre_crops(images, 224)
+    assert torch.allclose(found, engine.predict(model, tensor, engine.View(
+        IMAGENET.mean, IMAGENET.std), CPU, "none"), atol=1e-5)
 
 
 # --- a run ----------------------------------------------------------------------------------------

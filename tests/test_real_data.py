@@ -292,7 +292,7 @@ def test_a_truncated_cifar_file_is_damage(tmp_path):
     for layout, name in (("python", "train"), ("binary", "train.bin")):
         path = write_cifar(tmp_path / layout, layout) / name
         whole = path.read_bytes()
-        for length in [*range(0, 700, 23), len(whole) // 2, len(whole) - 1]:
+        for length in [*range(0, 700, 23), len(whole) // 2 + 9, len(whole) - 1]:
             path.write_bytes(whole[:length])
             with pytest.raises(DamagedError, match="train") as error:
                 load("cifar100", "train", path.parent)
@@ -513,6 +513,15 @@ def test_a_list_has_imagenets_labels(tmp_path, task, labels):
         assert real.labels.tolist() == labels == real.images.labels.tolist()
         assert numbers(real.images) == [c for c in classes if task == "imagenet"
                                         or c in IMAGENET100.values()]
+
+
+def test_a_list_for_each_split_is_read_for_that_split(tmp_path):
+    for number, (split, line) in enumerate((("train", "a.png 5"), ("val", "b.png 6"))):
+        save(tmp_path / "data" / line.split()[0], number)
+        (tmp_path / f"data/imagenet_{split}.txt").write_text(line)
+    for split, label in (("train", 5), ("val", 6)):
+        real = load("imagenet", split, tmp_path / "data")
+        assert real.labels.tolist() == [label] and numbers(real.images) == [label - 5]
 
 
 @pytest.mark.parametrize("lines, code", [

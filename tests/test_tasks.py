@@ -1,4 +1,5 @@
-"""Digits: writers are never shared between what trains and what judges, and no level is lost."""
+"""The table of tasks fits together. Digits: writers are never shared between what trains and what
+judges, and no level is lost."""
 
 import itertools
 
@@ -8,10 +9,44 @@ import torch
 
 from dm_kd.errors import UserError
 from dm_kd.real_data import DIGITS_WRITER_STARTS, RealData
-from dm_kd.tasks import first_per_class, get_task, load_real
+from dm_kd.tasks import TASKS, first_per_class, get_task, load_real
 
 FOLDS = range(5)
 
+
+# --- the table ------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_tasks_class_names_and_statistics_have_the_tasks_counts(name):
+    task = get_task(name)
+    assert task.name == name and len(task.class_names) == task.num_classes > 1
+    assert all(isinstance(n, str) and n.strip() for n in task.class_names)
+    assert len(task.mean) == len(task.std) == task.channels in (1, 3)
+    assert all(0 < m < 1 for m in task.mean) and all(0 < s < 1 for s in task.std)
+    assert len(set(task.class_names)) == task.num_classes
+
+
+@pytest.mark.parametrize("name, first, last", [
+    ("digits", "0", "9"), ("fashion_mnist", "T-shirt/top", "Ankle boot"),
+    ("cifar100", "apple", "worm"), ("imagenet", "tench", "toilet tissue"),
+    ("flowers102", "pink primrose", "blackberry lily")])
+def test_class_names_stand_in_index_order(name, first, last):
+    names = get_task(name).class_names
+    assert (names[0], names[-1]) == (first, last)
+
+
+def test_cifar100s_classes_are_in_the_order_of_the_alphabet():
+    assert list(get_task("cifar100").class_names) == sorted(get_task("cifar100").class_names)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_task_trains_on_padded_or_on_resized_crops(name):
+    task = get_task(name)
+    assert task.crop == (task.resolution == 224) and task.crop != bool(task.pad)
+    assert task.flip == (name != "digits")  # a mirrored digit is another one, or none
+
+
+# --- digits ---------------------------------------------------------------------------------------
 
 def writers(real: RealData) -> set[int]:
     return set(real.groups.tolist())

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from dm_kd import augment, files, image_files
+from dm_kd.errors import DamagedError
 from dm_kd.image_files import ImageFiles
 from dm_kd.real_data import RealData
 from dm_kd.run import Progress
@@ -38,11 +39,11 @@ def gathered(images: Tensor | ImageFiles, task: Task, cache: Path, judged: bool
     """
     if not isinstance(images, ImageFiles):
         return images, None
-    sizes = set() if judged or not task.crop else set(images.sizes())
-    if len(sizes) > 1:
-        return images, images.fingerprint
-    side = task.resolution
-    shape = (len(images), images.channels, *(sizes.pop() if sizes else (side, side)))
+    fingerprint, side = images.fingerprint, task.resolution
+    size = (side, side) if judged or not task.crop else common_size(images, fingerprint, cache)
+    if size is None:
+        return images, fingerprint
+    shape = (len(images), images.channels, *size)
 
     def decoded() -> Iterator[Tensor]:
         bar = Progress(len(images), "read images", "images")
@@ -56,9 +57,24 @@ def gathered(images: Tensor | ImageFiles, task: Task, cache: Path, judged: bool
             bar.update(len(chunk))
         bar.close()
 
-    how = "as they are" if shape[2:] != (side, side) else f"{side} {judged and task.crop}"
-    return image_files.packed(cache, files.sha256(f"{images.fingerprint} {how}".encode()), shape,
-                              decoded, images.names[0])
+    key = files.sha256(f"{fingerprint} {shape} {judged and task.crop}".encode())
+    return image_files.packed(cache, key, shape, decoded, images.names[0])
+
+
+def common_size(images: ImageFiles, fingerprint: str, cache: Path) -> tuple[int, int] | None:
+    """(height, width) of all images, None where they differ. Every file is read for it, so that bad
+    ones are found before any training; the answer is kept in the cache."""
+    known = Path(cache) / f"{fingerprint[:24]}.size.json"
+    try:
+        size = files.read_json(known)["size"]
+        if size is None or size == list(images.size(0)):
+            return size and tuple(size)
+    except (OSError, KeyError, DamagedError):
+        pass  # not known yet
+    sizes = set(images.sizes())
+    size = sizes.pop() if len(sizes) == 1 else None
+    files.write_json(known, {"size": size, "images": len(images)})
+    return size
 
 
 def load_judged(task: Task, args: argparse.Namespace) -> RealData | None:
