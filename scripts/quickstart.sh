@@ -3,16 +3,17 @@
 # that never sees a real image, beside the same student on real images and on noise.
 # Hardware: 2 CPU cores, no network after the install.  Time: about 3 minutes.  Disk: 6 GB for the
 # packages, 60 MB for the results.  Expected: student about 95 %, KD on real images about 98, noise
-# far below. Use: sh scripts/quickstart.sh [--seed N] [--dry-run]
+# far below. Use: sh scripts/quickstart.sh [--seed N] [--threads N] [--dry-run]
 set -eu
 cd "$(dirname "$0")/.."
-seed=0 dry=
+seed=0 threads=2 dry=
 while [ $# -gt 0 ]; do
     case "$1" in
     --seed) seed=${2:?--seed needs a number}; shift 2 ;;
+    --threads) threads=${2:?--threads needs a number}; shift 2 ;;
     --dry-run) dry=--dry-run; shift ;;
     *) echo "error: unknown flag '$1'
-  try      sh scripts/quickstart.sh [--seed N] [--dry-run]" >&2; exit 2 ;;
+  try      sh scripts/quickstart.sh [--seed N] [--threads N] [--dry-run]" >&2; exit 2 ;;
     esac
 done
 . scripts/setup_env.sh
@@ -33,7 +34,7 @@ $kd --source real --out $out/student_real
 $kd --source ${set}_noise --out $out/student_noise
 report --runs $out --out $out --rows teacher,student_real,student_synthetic,student_noise --baseline student_real
 "
-commands=$(echo "$commands" | sed "/^$/d; s/\$/ --seed $seed $dry/")
+commands=$(echo "$commands" | sed "/^$/d; s/\$/ --seed $seed --threads $threads $dry/")
 if [ -n "$dry" ]; then
     python=${PYTHON:-python3}
     if [ -x .venv/bin/python ] && [ -z "${VIRTUAL_ENV:-}" ]; then python=.venv/bin/python; fi

@@ -25,6 +25,7 @@ hypothesis.settings.load_profile("tests")
 
 
 def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: "test_quickstart" not in item.nodeid)  # the longest begins first
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("cuda"):

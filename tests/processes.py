@@ -192,6 +192,7 @@ def _be_child(request: dict) -> None:
     folder, catchers, code = Path(request["folder"]), [], 1
     try:
         os.setsid()
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored if pytest runs with "&"
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
         os.dup2(os.open(folder / "out", flags), 1)

@@ -8,15 +8,18 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 
 
 def run_quickstart(folder):
     env = {**os.environ, "PYTHON": sys.executable}
-    return subprocess.run(["sh", "scripts/quickstart.sh"], cwd=folder, env=env, text=True,
+    return subprocess.run(["sh", "scripts/quickstart.sh", "--threads", "1"], cwd=folder, env=env, text=True,
                           capture_output=True)
 
 
+@pytest.mark.timeout(1500)
 def test_quickstart_teaches_a_student_without_real_images_and_a_second_call_changes_nothing(
         tmp_path):
     for name in ("dm_kd", "scripts"):
