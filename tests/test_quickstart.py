@@ -15,8 +15,8 @@ ROOT = Path(__file__).parent.parent
 
 def run_quickstart(folder):
     env = {**os.environ, "PYTHON": sys.executable}
-    return subprocess.run(["sh", "scripts/quickstart.sh", "--threads", "1"], cwd=folder, env=env, text=True,
-                          capture_output=True)
+    return subprocess.run(["sh", "scripts/quickstart.sh", "--threads", "1"], cwd=folder, env=env,
+                          text=True, capture_output=True)
 
 
 @pytest.mark.timeout(1500)
