@@ -46,20 +46,31 @@ def durable_write(path: Path, data: bytes | str) -> None:
     Raises:
         StorageError: disk full, quota or file-size limit reached, read-only place.
     """
-    path = Path(path)
-    data = data.encode() if isinstance(data, str) else data
-    temp = path.with_name(f".{path.name}{TEMP_MARK}{os.getpid()}")
+    durable_write_all({Path(path): data.encode() if isinstance(data, str) else data})
+
+
+def durable_write_all(contents: dict[Path, bytes]) -> None:
+    """The same for several files, in steps for all of them: the first fsync carries the data of all
+    to the disk, and each folder needs one. A crash leaves each file old or new.
+
+    Raises:
+        StorageError: as `durable_write`."""
+    temps = {path: path.with_name(f".{path.name}{TEMP_MARK}{os.getpid()}") for path in contents}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temp, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temp, path)
-        _fsync_folder(path.parent)
+        for path, data in contents.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(temps[path], "wb") as file:
+                file.write(data)
+        for path in contents:
+            _fsync(temps[path])
+        for path in contents:
+            os.replace(temps[path], path)
+        for folder in dict.fromkeys(path.parent for path in contents):
+            _fsync(folder)
     except OSError as error:
-        temp.unlink(missing_ok=True)
-        known = storage_error(error, path, len(data))
+        for temp in temps.values():
+            temp.unlink(missing_ok=True)
+        known = storage_error(error, path, len(contents[path]))
         if known:
             raise known from error
         raise
@@ -288,8 +299,9 @@ def atomically(write: Callable[[Path], None], path: Path) -> None:
         temp.unlink(missing_ok=True)
 
 
-def _fsync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def _fsync(path: Path) -> None:
+    """Of a file or a folder."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

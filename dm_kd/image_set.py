@@ -32,6 +32,7 @@ FORMAT_VERSION = 1
 INDEX_FIELDS = ("path", "label", "k", "sha256", "pixels_sha256")
 MAX_IMAGES, MAX_SHARD = 10 ** 9, 10 ** 6  # of a set, of a shard
 SHEET_ROWS, SHEET_COLUMNS = 20, 10
+WRITTEN_AT_ONCE = 256  # images that share the wait for the disk
 
 
 # --- what an image's noise hangs on ---------------------------------------------------------------
@@ -157,15 +158,18 @@ class ImageSet:
 
         images: uint8 [shard_size, C, H, W]."""
         assert len(images) == self.plan.shard_size, (len(images), self.plan.shard_size)
-        entries = []
+        entries, contents = [], {}
         for (label, k), image in list(zip(self.plan.shard(j), images, strict=True)
                                       )[:self.plan.kept(j)]:
             data = encode_png(image)
             path = self.plan.path(label, k)
-            files.durable_write(self.folder / path, data)
+            contents[self.folder / path] = data
             entries.append({"path": path, "label": self.known_label(label), "k": k,
                             "sha256": files.sha256(data),
                             "pixels_sha256": files.sha256(image.contiguous().numpy().tobytes())})
+            if len(contents) == WRITTEN_AT_ONCE or len(entries) == self.plan.kept(j):
+                files.durable_write_all(contents)
+                contents = {}
         files.write_json(self.record_path(j), {
             "shard": j, "settings_sha256": self.settings_digest, "images": entries})
 

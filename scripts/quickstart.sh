@@ -19,12 +19,12 @@ done
 . scripts/setup_env.sh
 out=save/quickstart set=syn_dataset/quickstart
 if [ "$seed" != 0 ]; then out=${out}_seed$seed set=${set}_seed$seed; fi
-kd="distill --task digits --teacher $out/teacher --student cnn_w8 --epochs 45 --steps-per-epoch 16
+kd="distill --task digits --teacher $out/teacher --student cnn_w8 --epochs 36 --steps-per-epoch 16
  --batch-size 128 --learning-rate 0.1 --lr-schedule cosine --weight-decay 5e-4 --temperature 4
  --cache $out/cache"
 kd=$(echo $kd)
 commands="
-train_teacher --task digits --model cnn_w32 --epochs 30 --batch-size 128 --learning-rate 0.1 --lr-schedule cosine --weight-decay 5e-4 --out $out/teacher
+train_teacher --task digits --model cnn_w32 --epochs 25 --batch-size 128 --learning-rate 0.1 --lr-schedule cosine --weight-decay 5e-4 --out $out/teacher
 train_generator --task digits --steps 1000 --out $out/generator
 synthesize --task digits --generator dit --weights $out/generator --guidance-scale 1 --steps 20 --images-per-class 200 --out $set
 synthesize --task digits --generator noise --images-per-class 200 --out ${set}_noise
