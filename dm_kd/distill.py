@@ -13,18 +13,8 @@ from pathlib import Path
 
 import torch
 
-from dm_kd import (
-    augment,
-    dist,
-    engine,
-    frozen,
-    image_files,
-    image_set,
-    models,
-    objectives,
-    run,
-)
-from dm_kd.errors import UserError, nearest
+from dm_kd import dist, engine, frozen, image_files, image_set, models, objectives, run
+from dm_kd.errors import UserError
 from dm_kd.image_files import ImageFiles
 from dm_kd.real_data import RealData
 from dm_kd.sources.stored import StoredSource, gathered, load_judged, resident
@@ -132,7 +122,7 @@ def load_source(args: argparse.Namespace, task: Task
         labels, inputs = images.labels, {}
     else:
         raise UserError("--source not found", source=args.source,
-                        hint=f"a folder that synthesize wrote; {nearest(args.source, ['real'])}")
+                        hint="an image set; a folder, list or zip of images; or `real`")
     if args.images_per_class is not None and "generator" not in inputs:
         index = first_per_class(labels, args.images_per_class)
         images = images.chosen(index) if isinstance(images, ImageFiles) else images[index]
@@ -151,11 +141,9 @@ def load_set(args: argparse.Namespace, task: Task) -> tuple[torch.Tensor, torch.
         raise UserError(f"the set has {manifest['channels']} channels, {task.name} has "
                         f"{task.channels}", source=args.source, hint=f"--task {manifest['task']}")
     bar = run.Progress(images.plan.images, "read images", "images")
-    pixels, labels = image_set.packed(images, args.cache, bar.update)
+    pixels, labels = image_set.packed(images, args.cache, bar.update,
+                                      None if task.crop else task.resolution)
     bar.close()
-    side = task.resolution
-    if not task.crop and manifest["resolution"] != side:
-        pixels = torch.cat([augment.resize(p, side, side) for p in pixels.split(1000)])
     if args.images_per_class is not None:
         if args.images_per_class > images.plan.images_per_class:
             raise UserError(f"the set has {images.plan.images_per_class} images per class",

@@ -103,7 +103,9 @@ class View:
         mirrored = (augment.flips(seed, epoch, ids) if self.flip
                     else torch.zeros(len(ids), dtype=torch.bool))
         if self.crop:
-            sizes = torch.tensor([image.shape[1:] for image in images])
+            sizes = (torch.tensor(images.shape[2:]).expand(len(images), 2)
+                     if isinstance(images, Tensor) else
+                     torch.tensor([image.shape[1:] for image in images]))
             boxes = augment.crop_boxes(seed, epoch, ids, sizes)
             images = augment.resized_crops(images, boxes, mirrored, self.size)
         elif self.size:

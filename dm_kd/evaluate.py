@@ -7,6 +7,8 @@ import argparse
 import json
 import sys
 
+import torch
+
 from dm_kd import engine, models, run
 from dm_kd.errors import UserError
 from dm_kd.sources.stored import load_judged
@@ -34,6 +36,7 @@ def body(argv: list[str]) -> None:
         return
     device = run.use_device(args)
     amp = engine.resolve_amp(args.amp, device)
+    torch.manual_seed(args.seed)  # of NAME@none
     model, card = models.load_frozen(args.model, task)
     if card["fold"] not in (None, args.fold):
         print(f"note: the model was trained for fold {card['fold']}; fold {args.fold} has images "

@@ -1,6 +1,6 @@
 """Image files as users have them: a list, a folder or a zip archive, with or without labels.
 
-    files = image_files.find(Path("syn_dataset/s2_st100_200k.txt"), task)
+    files = image_files.find(Path("syn_dataset/s2_st100_200k.txt"), task.class_names, 3)
     files[torch.tensor([0, 7])]     two decoded images, uint8 [C, h, w] each
 
 Lists are the original DM-KD's (a path per line, the label in `class_<label>_`) or hold `path label`
@@ -44,7 +44,8 @@ class ImageFiles:
     Args:
         names: what identifies each, for messages and `read`.
         labels: int64 [N], -1 = unknown.
-        place: where they lie: `read(name)` gives a file's bytes, `stamp(name)` changes with them.
+        place: where they lie: `read(name)` gives a file's bytes, `stamp(name)` changes with them,
+            `where(name)` is what a message shows.
         channels: 1 or 3, to which every image is converted.
     """
 
@@ -65,12 +66,12 @@ class ImageFiles:
 
     def decode(self, position: int) -> Tensor:
         name = self.names[position]
-        return read_image(self.place.read(name), name, self.channels)
+        return read_image(self.place.read(name), self.place.where(name), self.channels)
 
     def size(self, position: int) -> tuple[int, int]:
         """(height, width), from the file's header alone."""
         name = self.names[position]
-        with opened(self.place.read(name), name) as image:
+        with opened(self.place.read(name), self.place.where(name)) as image:
             return image.height, image.width
 
     def sizes(self) -> list[tuple[int, int]]:
@@ -233,6 +234,9 @@ class Folder:
     def __init__(self, path: Path):
         self.path = path
 
+    def where(self, name: str) -> Path:
+        return self.path / name
+
     def read(self, name: str) -> bytes:
         path = self.path / name
         try:
@@ -262,6 +266,9 @@ class Archive:
         except BAD_ZIP as error:
             raise DamagedError("the zip archive is damaged", file=path,
                                found=str(error)[:100]) from error
+
+    def where(self, name: str) -> str:
+        return f"{self.path}: {name}"
 
     def names(self) -> list[str]:
         return sorted({i.filename for i in self.zip.infolist()

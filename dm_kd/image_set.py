@@ -24,7 +24,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dm_kd import files, image_files
+from dm_kd import augment, files, image_files
 from dm_kd.errors import DamagedError, LockedError, UserError, refuse_difference
 from dm_kd.image_files import read_image
 
@@ -425,26 +425,36 @@ def tile(rows: list[list[Tensor]], scale: int = 1, gap: int = 2) -> Tensor:
     return sheet
 
 
-def packed(image_set: ImageSet, cache: Path, progress: Callable[[int], None]
-           ) -> tuple[Tensor, Tensor]:
+def packed(image_set: ImageSet, cache: Path, progress: Callable[[int], None],
+           side: int | None = None) -> tuple[Tensor, Tensor]:
     """All images of a complete set as one uint8 memory map [N, C, H, W], and their labels [N].
 
     Built once per index digest in `cache`; each file's digest is checked on the way.
+
+    Args:
+        side: resize the images to side x side pixels (default: as they are).
 
     Raises:
         DamagedError: a file is not as the index says; nothing is left behind.
         StorageError: no space for the map.
     """
-    rows, m = image_set.index(), image_set.manifest
-    shape = (len(rows), m["channels"], m["resolution"], m["resolution"])
-    images, _ = image_files.packed(cache, image_set.digest, shape,
-                                   lambda: _checked(image_set, rows, shape, progress),
-                                   str(image_set.folder))
+    rows, m, key = image_set.index(), image_set.manifest, image_set.digest
+    shape = (m["channels"], m["resolution"], m["resolution"])
+    resized = side not in (None, m["resolution"])
+    if resized:
+        key = files.sha256(f"{key} {side}".encode())
+
+    def images() -> Iterator[Tensor]:
+        for image in _checked(image_set, rows, shape):
+            yield augment.resize(image[None], side, side)[0] if resized else image
+            progress(1)
+
+    final = (len(rows), shape[0], side, side) if resized else (len(rows), *shape)
+    images, _ = image_files.packed(cache, key, final, images, str(image_set.folder))
     return images, torch.tensor([row["label"] for row in rows])
 
 
-def _checked(image_set: ImageSet, rows: list[dict], shape: tuple,
-             progress: Callable[[int], None]) -> Iterator[Tensor]:
+def _checked(image_set: ImageSet, rows: list[dict], shape: tuple) -> Iterator[Tensor]:
     """The set's images in order, each compared with its digest."""
     for row in rows:
         path = image_set.folder / row["path"]
@@ -452,9 +462,8 @@ def _checked(image_set: ImageSet, rows: list[dict], shape: tuple,
         if files.sha256(content) != row["sha256"]:
             raise DamagedError(f"{path.name} is damaged (sha256 differs)", file=path,
                                hint="its synthesize command with --repair")
-        image = read_image(content, path, shape[1])
-        if image.shape != shape[1:]:
-            raise DamagedError(f"the image is {list(image.shape)}, the set's are "
-                               f"{list(shape[1:])}", file=path)
+        image = read_image(content, path, shape[0])
+        if image.shape != shape:
+            raise DamagedError(f"the image is {list(image.shape)}, the set's are {list(shape)}",
+                               file=path)
         yield image
-        progress(1)

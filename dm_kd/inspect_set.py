@@ -43,6 +43,7 @@ def body(argv: list[str]) -> None:
     result = {"set": str(args.set), "images": len(labels),
               "generator": images.manifest["generator"]}
     if args.teacher:
+        torch.manual_seed(args.seed)  # of NAME@none
         teacher, _ = models.load_frozen(args.teacher, task)
         result |= teacher_view(engine.predict(
             teacher.to(device), pixels, engine.plain_view(task), device, "none"), labels)

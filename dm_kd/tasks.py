@@ -16,7 +16,6 @@ from dm_kd import real_data
 from dm_kd.errors import UserError, nearest
 from dm_kd.real_data import RealData
 
-VAL_MODES = ("val", "dev", "none")
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 

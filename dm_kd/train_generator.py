@@ -175,6 +175,7 @@ def fit(folder: run.Run, args: argparse.Namespace, task: Task, model: dit.DiT,
         for step in range(state["step"], args.steps):
             epoch, at = divmod(step, source.steps_per_epoch)
             images, labels, ids = next(source.batches(epoch, at))
+            images, labels = images.to(device), labels.to(device)  # where they are not resident
             if args.augment == "default":
                 images = augment.pad_crop_flip(
                     images, augment.crop_offsets(args.seed, epoch, ids, task.pad),

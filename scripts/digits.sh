@@ -4,27 +4,20 @@
 # Hardware: 2 CPU cores (one job each).  Time: about 80 minutes.  Disk: 700 MB.
 # Expected top-1: the README's table. Goal: synthetic at least KD on real images - 0.5, and the
 # one-sided 95 % bound above -1.
-# Use: sh scripts/digits.sh [--seed N] [--dry-run]    seeds N, N+1, N+2 (default 0);
+# Use: sh scripts/digits.sh [--seed N] [--threads N] [--dry-run]    seeds N, N+1, N+2 (default 0);
 #      JOBS=2 processes at a time. The same command goes on after an interruption.
 set -eu
 cd "$(dirname "$0")/.."
-seed=0 dry=
-while [ $# -gt 0 ]; do
-    case "$1" in
-    --seed) seed=${2:?--seed needs a number}; shift 2 ;;
-    --dry-run) dry=--dry-run; shift ;;
-    *) echo "error: unknown flag '$1'
-  try      sh scripts/digits.sh [--seed N] [--dry-run]" >&2; exit 2 ;;
-    esac
-done
 . scripts/setup_env.sh
+threads=1
+chain_flags "scripts/digits.sh" "$@"
 . scripts/digits_settings.sh
 find_python
 root=save/digits
 
 commands() { # fold3_seed0
     d=$root/$1 set=syn_dataset/$(basename $root)_$1
-    common="--seed ${1#*seed} --threads 1 $dry" fold=${1%_*}
+    common="--seed ${1#*seed} --threads $threads $dry" fold=${1%_*}
     fold="--fold ${fold#fold}"
     echo "train_teacher $teacher_flags $fold --out $d/teacher $common"
     echo "train_generator $generator_flags $fold --out $d/generator $common"

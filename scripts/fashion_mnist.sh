@@ -4,24 +4,17 @@
 # the same number of steps for every row.
 # Hardware: 2 CPU cores.  Time: about 6 hours.  Disk: 400 MB.
 # Expected top-1: the README's table. Goal: 10,000 synthetic images within 0.5 points of 10,000 real.
-# Use: sh scripts/fashion_mnist.sh [--seed N] [--dry-run]    seeds N, N+1, N+2 (default 0);
+# Use: sh scripts/fashion_mnist.sh [--seed N] [--threads N] [--dry-run]    seeds N, N+1, N+2 (default 0);
 #      JOBS=2 processes at a time. The same command goes on after an interruption.
 set -eu
 cd "$(dirname "$0")/.."
-seed=0 dry=
-while [ $# -gt 0 ]; do
-    case "$1" in
-    --seed) seed=${2:?--seed needs a number}; shift 2 ;;
-    --dry-run) dry=--dry-run; shift ;;
-    *) echo "error: unknown flag '$1'
-  try      sh scripts/fashion_mnist.sh [--seed N] [--dry-run]" >&2; exit 2 ;;
-    esac
-done
 . scripts/setup_env.sh
+threads=1
+chain_flags "scripts/fashion_mnist.sh" "$@"
 . scripts/fashion_mnist_settings.sh
 find_python
 root=save/fashion_mnist teacher=save/models/fashion_mnist_wrn_16_2 set=syn_dataset/fashion_mnist
-common="--threads 1 $dry"
+common="--threads $threads $dry"
 
 commands() { # teacher, generator, inspect, or seed0
     case $1 in

@@ -6,17 +6,9 @@
 # far below. Use: sh scripts/quickstart.sh [--seed N] [--threads N] [--dry-run]
 set -eu
 cd "$(dirname "$0")/.."
-seed=0 threads=2 dry=
-while [ $# -gt 0 ]; do
-    case "$1" in
-    --seed) seed=${2:?--seed needs a number}; shift 2 ;;
-    --threads) threads=${2:?--threads needs a number}; shift 2 ;;
-    --dry-run) dry=--dry-run; shift ;;
-    *) echo "error: unknown flag '$1'
-  try      sh scripts/quickstart.sh [--seed N] [--threads N] [--dry-run]" >&2; exit 2 ;;
-    esac
-done
 . scripts/setup_env.sh
+threads=2
+chain_flags "scripts/quickstart.sh" "$@"
 out=save/quickstart set=syn_dataset/quickstart
 if [ "$seed" != 0 ]; then out=${out}_seed$seed set=${set}_seed$seed; fi
 kd="distill --task digits --teacher $out/teacher --student cnn_w8 --epochs 36 --steps-per-epoch 16

@@ -58,6 +58,22 @@ run_folds() {
         sh "$PYTHON" "$logs"
 }
 
+# chain_flags SCRIPT "$@": the flags of a script that runs many commands, in $seed, $threads (of each
+# command; a default is set before) and $dry.
+chain_flags() {
+    script=$1 seed=0 dry=
+    shift
+    while [ $# -gt 0 ]; do
+        case "$1" in
+        --seed) seed=${2:?--seed needs a number}; shift 2 ;;
+        --threads) threads=${2:?--threads needs a number}; shift 2 ;;
+        --dry-run) dry=--dry-run; shift ;;
+        *) echo "error: unknown flag '$1'
+  try      sh $script [--seed N] [--threads N] [--dry-run]" >&2; exit 2 ;;
+        esac
+    done
+}
+
 # launch MODULE FLAGS...: one process, or NGPU of them under torchrun (one per GPU), in place of the
 # shell.
 launch() {

@@ -393,3 +393,29 @@ def test_step_0_is_the_likelihood_of_the_8_bit_image():
     inside = float(normal.cdf(torch.tensor(1 / 255)))
     nats = -(2 * math.log(inside) + 2 * math.log(2 * inside - 1)) / 4  # two bins are half-open
     assert abs(float(loss) - nats / math.log(2)) < 1e-3
+
+
+def test_the_fused_gelu_is_used_only_where_it_computes_the_same(monkeypatch):
+    layer, x = torch.nn.Linear(32, 64), torch.randn(5, 32)
+    with torch.no_grad():
+        plain = torch.nn.functional.gelu(layer(x), approximate="tanh")
+        assert torch.allclose(dit.linear_gelu(x, layer), plain, atol=1e-6)
+        monkeypatch.setattr(dit, "_fused_gelu", lambda x, w, b: x @ w.T + b)
+        dit.fused_gelu_works.cache_clear()
+        try:
+            assert not dit.fused_gelu_works()
+            assert torch.equal(dit.linear_gelu(x, layer), plain)
+        finally:
+            dit.fused_gelu_works.cache_clear()
+
+
+def test_a_torch_without_the_fused_gelu_takes_the_two_calls(monkeypatch):
+    def missing(*_):
+        raise AttributeError("no such operator")
+
+    monkeypatch.setattr(dit, "_fused_gelu", missing)
+    dit.fused_gelu_works.cache_clear()
+    try:
+        assert not dit.fused_gelu_works()
+    finally:
+        dit.fused_gelu_works.cache_clear()

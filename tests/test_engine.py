@@ -11,7 +11,17 @@ import pytest
 import safetensors.torch
 import torch
 
-from dm_kd import augment, distill, engine, models, objectives, run, train_teacher
+from dm_kd import (
+    augment,
+    distill,
+    engine,
+    image_set,
+    models,
+    objectives,
+    run,
+    synthesize,
+    train_teacher,
+)
 from dm_kd.errors import DivergedError, Stopped
 from dm_kd.sources.stored import StoredSource
 from dm_kd.tasks import get_task, load_real
@@ -456,6 +466,20 @@ def test_a_set_of_which_fewer_images_are_asked_for_gives_the_first_of_each_class
     args.images_per_class = 2
     few, labels, inputs = distill.load_source(args, digits)
     assert torch.equal(few, whole[:20]) and len(labels) == inputs["source_images"] == 20
+
+
+def test_a_set_of_another_size_is_packed_at_the_tasks_size_once(tmp_path, digits, monkeypatch):
+    assert synthesize.main([
+        "--task", "fashion_mnist", "--generator", "noise", "--images-per-class", "2", "--device",
+        "cpu", "--threads", "1", "--out", str(tmp_path / "set")]) == 0
+    argv = command(tmp_path / "run", tmp_path / "set", "cnn_w4@none", tmp_path / "cache")
+    images, labels, _ = distill.load_source(distill.parse(argv), digits)
+    large, _ = image_set.packed(image_set.open_set(tmp_path / "set"), tmp_path / "other",
+                                lambda count: None)
+    assert large.shape == (20, 1, 28, 28) and (labels == -1).all()
+    assert torch.equal(images, augment.resize(large, 8, 8))
+    monkeypatch.setattr(image_set, "read_image", lambda *_: pytest.fail("decoded again"))
+    assert torch.equal(distill.load_source(distill.parse(argv), digits)[0], images)
 
 
 def test_a_set_with_other_channels_is_refused(noise_folder, tmp_path, capsys):
