@@ -382,6 +382,7 @@ def _plain(name: str) -> str:
 def read_list(path: Path, class_names: tuple[str, ...], channels: int, labelled: bool = True,
               root: Path | None = None, need_labels: bool = False) -> ImageFiles:
     """A list: `path` or `path label` per line; labels are at the end, so paths may hold spaces.
+    Without labels those of the images' folders count, where these are the task's classes, else -1.
     Blank lines, a byte-order mark, CRLF and backslashes are fine. Paths may be relative to the
     working directory, to the list's folder or its parent, or to `root`; else the base name is
     looked for below the list's folder and `root`.
@@ -395,11 +396,23 @@ def read_list(path: Path, class_names: tuple[str, ...], channels: int, labelled:
                     [path.parent, *([root] if root else [])])
     names = [places.find(name, path, number) for number, name, _ in lines]
     labels = [label for _, _, label in lines]
-    if not labelled or None in labels:
+    if not labelled:
         labels = torch.full((len(names),), -1)
+    elif None in labels:
+        labels = folder_labels([name for _, name, _ in lines], class_names, path)
     else:
         labels = in_range(labels, class_names, path, names)
     return ImageFiles(names, labels, Folder(Path("/")), channels)
+
+
+def folder_labels(names: list[str], class_names: tuple[str, ...], origin: Path) -> Tensor:
+    """Labels int64 [N] from the last folder of each path, all -1 where one is no class."""
+    folders = [PurePosixPath(name).parent.name for name in names]
+    try:
+        index = class_indices(set(folders), class_names, origin)
+    except UserError:
+        return torch.full((len(names),), -1)
+    return torch.tensor([index[folder] for folder in folders])
 
 
 def parse_list(path: Path, need_labels: bool) -> list[tuple[int, str, int | None]]:

@@ -214,6 +214,16 @@ def test_labels_of_another_label_space_are_left_out_on_demand(lines):
     assert found.labels.tolist() == [-1] and levels(found) == [5]
 
 
+@pytest.mark.parametrize(("places", "labels"), [
+    (["c", "a"], [2, 0]), (["9", "10"], [9, 10]), (["c", "shard7"], [-1, -1]),
+    ([".", "."], [-1, -1])])
+def test_a_list_without_labels_takes_those_of_its_images_folders(places, labels):
+    names = [f"{place}/{i}.png" for i, place in enumerate(places)]
+    for name in names:
+        save(Path(name))
+    assert find(write_list(Path("list.txt"), *names), LETTERS).labels.tolist() == labels
+
+
 @pytest.mark.parametrize("text", ["", "\n\n", "\ufeff", " \r\n\t\r\n"])
 def test_an_empty_list_is_refused(text):
     Path("list.txt").write_text(text)
