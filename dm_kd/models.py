@@ -82,9 +82,28 @@ def build(name: str, task: Task) -> nn.Module:
 
     Raises:
         UserError: no such model (the nearest names are given), timm is missing, or the model takes
-            other channels than the task has.
+            images of other channels or another size than the task has.
     """
-    return _network(name, task.num_classes, task.channels)
+    model = _network(name, task.num_classes, task.channels)
+    if ":" in name and not next(model.parameters()).is_meta:
+        _check_size(name, model, task)
+    return model
+
+
+@torch.no_grad()
+def _check_size(name: str, model: nn.Module, task: Task) -> None:
+    """One image through it: transformers take one size only, many others no small images.
+
+    Raises:
+        UserError: the network cannot take the task's images."""
+    side = task.resolution
+    try:
+        model.eval()(torch.zeros(1, task.channels, side, side))
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise UserError(f"{name} cannot take images of {side} x {side}", task=task.name,
+                        found=str(error).splitlines()[0][:100],
+                        hint="a model for small images, such as wrn_16_2") from error
+    model.train()
 
 
 def _network(name: str, num_classes: int, channels: int) -> nn.Module:

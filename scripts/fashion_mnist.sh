@@ -24,12 +24,11 @@ commands() { # teacher, generator, inspect, or seed0
         echo "synthesize $synthesize_flags --weights save/generators/fashion_mnist_dit --out $set $common" ;;
     inspect) echo "inspect_set --task fashion_mnist --set $set --teacher $teacher --out $root/inspect.json $common" ;;
     *)
-        for student in lenet5_half wrn_16_1; do
-            kd="distill $distill_flags --student $student --teacher $teacher --seed ${1#seed} $common"
-            d=$root/$1/$student
-            echo "$kd --source real --out ${d}_real"
-            echo "$kd --source real --images-per-class 1000 --out ${d}_real_10k"
-            echo "$kd --source $set --out ${d}_synthetic"
+        kd="distill $distill_flags --teacher $teacher --cache-teacher fp32 --seed ${1#seed} $common"
+        for source in "real real" "real_10k real --images-per-class 1000" "synthetic $set"; do
+            for student in lenet5_half wrn_16_1; do # the second one reads the first one's logits
+                echo "$kd --student $student --source ${source#* } --out $root/$1/${student}_${source%% *}"
+            done
         done ;;
     esac
 }

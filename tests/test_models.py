@@ -84,6 +84,12 @@ def test_torchvision_models_refuse_grey_images():
         models.build("torchvision:resnet18", DIGITS)
 
 
+@pytest.mark.parametrize("name", ["vit_b_32", "alexnet"])
+def test_a_model_that_cannot_take_the_tasks_images_says_so_before_any_training(name):
+    with pytest.raises(UserError, match="cannot take images of 32 x 32"):
+        models.build(f"torchvision:{name}", CIFAR100)
+
+
 CLASSIFIERS = [n for n in torchvision.models.list_models(torchvision.models)
                if not n.startswith("regnet")]  # they compute while they are built: no meta device
 
