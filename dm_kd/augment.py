@@ -1,12 +1,20 @@
 """Augmentation as a pure function of (seed, epoch, image id): the same view after any restart, on
 any number of processes. Mixing is keyed by (seed, epoch, step)."""
 
+import functools
 import math
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+
+def send(values: Tensor, device: torch.device | str) -> Tensor:
+    """A small tensor on the device, without waiting for the device."""
+    if torch.device(device).type == "cuda" and values.device.type == "cpu":
+        values = values.pin_memory()
+    return values.to(device, non_blocking=True)
 
 
 def uniform(seed: int, epoch: int, ids: Tensor, draws: int) -> Tensor:
@@ -40,9 +48,10 @@ def pad_crop_flip(images: Tensor, offsets: Tensor, mirrored: Tensor, pad: int) -
     channels_last memory."""
     b, _, h, w = images.shape
     device = images.device
-    rows = torch.arange(h, device=device) + offsets[:, :1].to(device)  # [B, H]
-    columns = torch.arange(w, device=device) + offsets[:, 1:].to(device)
-    columns = torch.where(mirrored.to(device)[:, None], columns.flip(1), columns)
+    offsets, mirrored = send(offsets, device), send(mirrored, device)
+    rows = torch.arange(h, device=device) + offsets[:, :1]  # [B, H]
+    columns = torch.arange(w, device=device) + offsets[:, 1:]
+    columns = torch.where(mirrored[:, None], columns.flip(1), columns)
     padded = F.pad(images, (pad,) * 4).permute(0, 2, 3, 1)  # [B, H, W, C]
     picked = padded[torch.arange(b, device=device)[:, None, None], rows[:, :, None],
                     columns[:, None, :]]
@@ -83,7 +92,8 @@ def resized_crops(images: Tensor | list[Tensor], boxes: Tensor, mirrored: Tensor
     images: uint8 [B, C, H, W], or a list of [C, h, w] on the CPU. Bilinear with antialiasing, as
     Pillow's: on CPUs by torch's own kernel, on GPUs as two batched matrix products."""
     if isinstance(images, Tensor) and images.device.type != "cpu":
-        return _crops_by_products(images, boxes.to(images.device), mirrored.to(images.device), size)
+        return _crops_by_products(images, send(boxes, images.device),
+                                  send(mirrored, images.device), size)
     out = torch.empty(len(images), images[0].shape[0], size, size, dtype=torch.uint8)
     for image, (top, left, h, w), mirror, place in zip(images, boxes.tolist(), mirrored.tolist(),
                                                        out, strict=True):
@@ -147,11 +157,19 @@ def resize(images: Tensor, height: int, width: int) -> Tensor:
 
 def standardize(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """uint8 [B, C, H, W] -> float32, (image / 255 - mean) / std per channel, channels_last."""
-    scale = torch.tensor([1 / (255 * s) for s in std], device=images.device).view(1, -1, 1, 1)
-    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)],
-                         device=images.device).view(1, -1, 1, 1)
+    scale, shift = _scale_and_shift(tuple(mean), tuple(std), images.device)
     images = images.contiguous(memory_format=torch.channels_last)
     return images.float().mul_(scale).add_(shift)
+
+
+@functools.lru_cache(32)
+@torch.inference_mode(False)
+def _scale_and_shift(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
+                     ) -> tuple[Tensor, Tensor]:
+    """1 / (255 std) and -mean / std, [1, C, 1, 1], made once on each device."""
+    scale = torch.tensor([1 / (255 * s) for s in std], device=device)
+    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=device)
+    return scale.view(1, -1, 1, 1), shift.view(1, -1, 1, 1)
 
 
 def mix(x: Tensor, seed: int, epoch: int, step: int, mixup: float, cutmix: float,
@@ -172,7 +190,7 @@ def mix(x: Tensor, seed: int, epoch: int, step: int, mixup: float, cutmix: float
         return x, 1.0, None
     random = np.random.Generator(np.random.PCG64([seed, epoch, step]))
     coin, which = random.random(2)
-    partner = torch.from_numpy(random.permutation(len(x))).to(x.device)
+    partner = send(torch.from_numpy(random.permutation(len(x))), x.device)
     if coin >= share:
         return x, 1.0, None
     if mixup and (not cutmix or which < 0.5):
@@ -191,5 +209,5 @@ def mix(x: Tensor, seed: int, epoch: int, step: int, mixup: float, cutmix: float
 
 def mix_labels(labels: Tensor, num_classes: int, lam: float, partner: Tensor) -> Tensor:
     """Class probabilities float32 [B, num_classes] of a mixed batch, for cross-entropy."""
-    own = F.one_hot(labels, num_classes).float()
+    own = (labels[:, None] == torch.arange(num_classes, device=labels.device)).float()
     return lam * own + (1 - lam) * own[partner]
