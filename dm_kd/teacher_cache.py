@@ -21,14 +21,13 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from dm_kd import files
 from dm_kd.errors import UserError
 
-STORAGE = {"fp16": np.float16, "fp32": np.float32}
+STORAGE = {"fp16": torch.float16, "fp32": torch.float32}
 DIGEST_BYTES = 32
 
 
@@ -65,7 +64,7 @@ class TeacherCache:
         self.folder, self.dtype, self.shape = Path(cache) / f"teacher_{key[:24]}", STORAGE[
             storage], shape
         self.rank, self.world_size, self.log = rank, world_size, log
-        self.logits_bytes = int(np.prod(shape)) * np.dtype(self.dtype).itemsize
+        self.logits_bytes = shape[0] * shape[1] * self.dtype.itemsize
         self._file, self._epoch, self._said = -1, -1, set()
         whole = steps_per_epoch * world_size * self.record_bytes
         missing = sum(max(0, whole - _size(self.path(epoch))) for epoch in range(epochs))
@@ -91,19 +90,18 @@ class TeacherCache:
         record = self.read(epoch, step)
         if record is None:
             found = teacher(x).float()
-            record = found.cpu().numpy().astype(self.dtype)
+            record = found.to(self.dtype).cpu()
             assert record.shape == self.shape, (record.shape, self.shape)
-            if np.isinf(record).any() and torch.isfinite(found).all():
+            if record.isinf().any() and found.isfinite().all():
                 raise UserError("the teacher's logits are too large for float16",
                                 largest=f"{found.abs().max().item():g}",
                                 hint="--cache-teacher fp32")
             self.write(epoch, step, record)
-        kept = torch.from_numpy(record)
         if x.device.type == "cuda":
-            kept = kept.pin_memory()
-        return kept.to(x.device, non_blocking=True).float()
+            record = record.pin_memory()
+        return record.to(x.device, non_blocking=True).float()
 
-    def read(self, epoch: int, step: int) -> np.ndarray | None:
+    def read(self, epoch: int, step: int) -> Tensor | None:
         """The record, or None where there is none or it is damaged (which is said, once a file)."""
         data = os.pread(self._opened(epoch), self.record_bytes, self._offset(step))
         content, digest = data[:self.logits_bytes], data[self.logits_bytes:]
@@ -115,10 +113,10 @@ class TeacherCache:
                 self.log(f"{self.path(epoch)} is damaged (sha256 differs, step {step + 1}); the "
                          "teacher computes it again")
             return None
-        return np.frombuffer(content, self.dtype).reshape(self.shape).copy()
+        return torch.frombuffer(bytearray(content), dtype=self.dtype).view(self.shape)
 
-    def write(self, epoch: int, step: int, record: np.ndarray) -> None:
-        content = record.tobytes()
+    def write(self, epoch: int, step: int, record: Tensor) -> None:
+        content = record.numpy().tobytes()
         data, offset = content + hashlib.sha256(content).digest(), self._offset(step)
         try:
             while data:  # near a limit a write may be a short one

@@ -1,11 +1,11 @@
-"""Kept teacher logits: the uncached run's bits, re-used by the next student, never trusted blindly."""
+"""Kept teacher logits: the bits of a run without, re-used by the next student, never trusted
+blindly."""
 
 import json
 import os
 import random
 import types
 
-import numpy as np
 import pytest
 import torch
 from processes import run
@@ -209,7 +209,7 @@ def test_free_space_is_asked_for_what_is_still_missing(tmp_path, monkeypatch):
                                                                           f_frsize=1))
     with pytest.raises(StorageError):
         make(tmp_path)
-    make(tmp_path, epochs=1).write(0, 0, np.zeros((4, 3), np.float32))
+    make(tmp_path, epochs=1).write(0, 0, torch.zeros(4, 3))
     make(tmp_path)
 
 
