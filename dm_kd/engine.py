@@ -483,8 +483,10 @@ def add_scalars(board, row: dict) -> None:
 def epoch_line(row: dict, epochs: int) -> str:
     judged = "" if row["val_acc1"] is None else (
         f"  Acc@1 {row['val_acc1']:.2f}  Acc@5 {row['val_acc5']:.2f}")
+    left = row["seconds"] / row["epoch"] * (epochs - row["epoch"])
     return (f"Epoch: [{row['epoch']}/{epochs}]  lr {row['lr']:.4g}  "
-            f"loss {row['train_loss']:.4f}{judged}  {row['images_per_second']:.0f} images/s")
+            f"loss {row['train_loss']:.4f}{judged}  {row['images_per_second']:.0f} images/s"
+            + (f"  {left:.0f} s left" if left else ""))
 
 
 def finish(run: Run, args: argparse.Namespace, state: dict, student: nn.Module,

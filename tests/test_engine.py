@@ -623,8 +623,12 @@ class Reads(torch.utils._python_dispatch.TorchDispatchMode):
         self.on, self.found = False, []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if self.on and func.name().split(".")[0] in self.WAITING:
-            self.found.append(func.name())
+        name = func.name().split(".")[0]
+        masked = name.startswith("aten::index") and any(
+            i is not None and i.dtype == torch.bool for i in (args[1] if len(args) > 1 and
+                                                              isinstance(args[1], list) else []))
+        if self.on and (masked or name in self.WAITING):
+            self.found.append(name)
         return func(*args, **(kwargs or {}))
 
 
