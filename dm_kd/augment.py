@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def send(values: Tensor, device: torch.device | str) -> Tensor:
-    """A small tensor on the device, without waiting for the device."""
+    """On the device, without waiting for what that still does."""
     if torch.device(device).type == "cuda" and values.device.type == "cpu":
         values = values.pin_memory()
     return values.to(device, non_blocking=True)
@@ -93,7 +93,7 @@ def resized_crops(images: Tensor | list[Tensor], boxes: Tensor, mirrored: Tensor
     Pillow's: on CPUs by torch's own kernel, on GPUs as two batched matrix products."""
     if isinstance(images, Tensor) and images.device.type != "cpu":
         return _crops_by_products(images, send(boxes, images.device),
-                                  send(mirrored, images.device), size)
+                                  send(mirrored, images.device), size, torch.float16)
     out = torch.empty(len(images), images[0].shape[0], size, size, dtype=torch.uint8)
     for image, (top, left, h, w), mirror, place in zip(images, boxes.tolist(), mirrored.tolist(),
                                                        out, strict=True):
@@ -104,13 +104,15 @@ def resized_crops(images: Tensor | list[Tensor], boxes: Tensor, mirrored: Tensor
     return out
 
 
-def _crops_by_products(images: Tensor, boxes: Tensor, mirrored: Tensor, size: int) -> Tensor:
-    """rows [B, size, H] @ image [B, C, H, W] @ columns [B, W, size]."""
-    rows = resize_weights(boxes[:, 0], boxes[:, 2], images.shape[2], size)
-    columns = resize_weights(boxes[:, 1], boxes[:, 3], images.shape[3], size)
+def _crops_by_products(images: Tensor, boxes: Tensor, mirrored: Tensor, size: int,
+                       dtype: torch.dtype = torch.float32) -> Tensor:
+    """rows [B, size, H] @ image [B, C, H, W] @ columns [B, W, size]. dtype: of the products; GPUs
+    take float16, which holds grey levels exactly."""
+    rows = resize_weights(boxes[:, 0], boxes[:, 2], images.shape[2], size).to(dtype)
+    columns = resize_weights(boxes[:, 1], boxes[:, 3], images.shape[3], size).to(dtype)
     columns = torch.where(mirrored[:, None, None], columns.flip(1), columns)
-    x = torch.matmul(rows[:, None], images.float())  # [B, C, size, W]
-    x = torch.matmul(x, columns.transpose(1, 2)[:, None])
+    x = torch.matmul(rows[:, None], images.to(dtype))  # [B, C, size, W]
+    x = torch.matmul(x, columns.transpose(1, 2)[:, None]).float()
     return x.add_(0.5).clamp_(0, 255).to(torch.uint8)
 
 
@@ -118,14 +120,14 @@ def resize_weights(start: Tensor, length: Tensor, inputs: int, outputs: int) -> 
     """Weights float32 [B, outputs, inputs] of an antialiased bilinear resize of the stretch
     [start, start + length) to `outputs` values: Pillow's triangle filter, as wide as the scale when
     it shrinks; rows sum to 1."""
-    scale = length.double()[:, None, None] / outputs
-    centre = start.double()[:, None, None] + scale * (
+    scale = length.float()[:, None, None] / outputs
+    centre = start.float()[:, None, None] + scale * (
         torch.arange(outputs, device=start.device)[:, None] + 0.5)
     place = torch.arange(inputs, device=start.device)
     weight = (1 - (place + 0.5 - centre).abs() / scale.clamp_min(1)).clamp_min(0)
     inside = (place >= start[:, None, None]) & (place < (start + length)[:, None, None])
     weight = weight * inside
-    return (weight / weight.sum(2, keepdim=True)).float()
+    return weight / weight.sum(2, keepdim=True)
 
 
 def centre_crops(images: Tensor | list[Tensor], size: int) -> Tensor:

@@ -137,7 +137,7 @@ class View:
         elif self.pad or self.flip:
             offsets = augment.crop_offsets(seed, epoch, ids, self.pad)
             images = augment.pad_crop_flip(images, offsets, mirrored, self.pad)
-        x = augment.standardize(images.to(labels.device, non_blocking=True), self.mean, self.std)
+        x = augment.standardize(augment.send(images, labels.device), self.mean, self.std)
         x, lam, partner = augment.mix(x, seed, epoch, step, self.mixup, self.cutmix,
                                       self.mix_share)
         if partner is not None and self.num_classes:
@@ -149,13 +149,13 @@ class View:
         images = on_device(images, device)
         if self.size:
             images = augment.centre_crops(images, self.size)
-        return augment.standardize(images.to(device, non_blocking=True), self.mean, self.std)
+        return augment.standardize(augment.send(images, device), self.mean, self.std)
 
 
 def on_device(images: Tensor | list[Tensor], device: torch.device | str
               ) -> Tensor | list[Tensor]:
     """A batch where it is augmented: images of several sizes stay on the CPU until they are cut."""
-    return images.to(device, non_blocking=True) if isinstance(images, Tensor) else images
+    return augment.send(images, device) if isinstance(images, Tensor) else images
 
 
 def make_view(task, args: argparse.Namespace, uses_labels: bool) -> View:
@@ -411,7 +411,7 @@ def train_one_epoch(run: Run, args: argparse.Namespace, view: View, network: nn.
         rate = learning_rate(epoch + step / steps, args)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        labels = labels.to(device, non_blocking=True)
+        labels = augment.send(labels, device)
         x, labels = view.train(images, labels, ids, args.seed, epoch, step)
         if args.compile == "on":
             torch.compiler.cudagraph_mark_step_begin()

@@ -89,11 +89,11 @@ def confusion(predictions: Tensor, labels: Tensor, num_classes: int) -> Tensor:
 
 
 def top_confusions(counts: Tensor, names: tuple[str, ...]) -> list[str]:
-    """The most frequent mistakes in words, such as "8 for 1: 12 of 174"."""
+    """The most frequent mistakes in words, such as "8 taken for 1: 12 of 174"."""
     wrong = counts.clone().fill_diagonal_(0)
     order = wrong.flatten().argsort(descending=True, stable=True)[:CONFUSIONS].tolist()
     pairs = [divmod(place, len(counts)) for place in order]
-    return [f"{names[r]} for {names[c]}: {counts[r, c]} of {counts[r].sum()}"
+    return [f"{names[r]} taken for {names[c]}: {counts[r, c]} of {counts[r].sum()}"
             for r, c in pairs if wrong[r, c]]
 
 
@@ -119,7 +119,7 @@ def draw_confusion(counts: Tensor, names: tuple[str, ...], path: Path) -> None:
             axis.text(c, r, str(int(counts[r, c])), ha="center", va="center", fontsize=8,
                       color="white" if percent[r, c] > 60 else "black")
     words = "\n".join(top_confusions(counts, names)) or "none"
-    figure.text(1.0, 0.5, f"most frequent mistakes\n(truth for prediction)\n\n{words}",
+    figure.text(1.04, 0.5, f"most frequent mistakes\n\n{words}",
                 ha="left", va="center", fontsize=9)
     files.atomically(lambda p: figure.savefig(p, dpi=110, bbox_inches="tight",
                                               metadata={"Software": None}), path)

@@ -34,7 +34,7 @@ def torchrun(entry, *argv, processes=2, code=0):
 
 def wait(running):
     try:
-        return running.communicate(timeout=150)
+        return running.communicate(timeout=300)
     except subprocess.TimeoutExpired:
         os.killpg(running.pid, signal.SIGKILL)  # torchrun and its workers
         raise
@@ -239,6 +239,19 @@ def test_the_processes_judge_397_images_without_gap_or_overlap(processes, monkey
     monkeypatch.setenv("RANK", "0")
     whole = engine.predict(model, images, engine.plain_view(task), torch.device("cpu"), "none")
     assert judged.tolist() == [1.0] * 397 and torch.allclose(total, whole, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_three_processes_train_on_the_batch_and_rate_as_written(teacher, tmp_path):
+    recipe = [15 if before == "--batch-size" else value for before, value in
+              zip((None, *RECIPE), RECIPE, strict=False)]
+    torchrun("distill", *recipe, "--epochs", 2, "--teacher", teacher, "--out", tmp_path / "three",
+             processes=3)
+    rows = metrics(tmp_path / "three")
+    assert [row["images_seen"] for row in rows] == [600, 1200]  # 40 steps of 15
+    assert [row["lr"] for row in rows] == [0.05, 0.05]
+    assert result(tmp_path / "three")["val_images"] == len(load_real(get_task("digits"),
+                                                                     "val").labels)
 
 
 def test_a_batch_that_does_not_divide_over_the_processes_is_refused(teacher, tmp_path):

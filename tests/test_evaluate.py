@@ -58,7 +58,7 @@ def test_rows_of_the_confusion_are_the_truth():
 def test_the_most_frequent_mistakes_come_first_in_words():
     counts = torch.tensor([[5, 1, 0], [0, 7, 0], [4, 2, 9]])
     assert evaluate.top_confusions(counts, ("cat", "dog", "cow")) == [
-        "cow for cat: 4 of 15", "cow for dog: 2 of 15", "cat for dog: 1 of 6"]
+        "cow taken for cat: 4 of 15", "cow taken for dog: 2 of 15", "cat taken for dog: 1 of 6"]
 
 
 def test_the_picture_names_the_classes_and_counts(monkeypatch, tmp_path):
@@ -73,7 +73,7 @@ def test_the_picture_names_the_classes_and_counts(monkeypatch, tmp_path):
     assert (axis.get_xlabel(), axis.get_ylabel()) == ("predicted class", "true class")
     assert [t.get_text() for t in axis.get_yticklabels()] == ["cat", "dog", "cow"]
     assert sorted(t.get_text() for t in axis.texts) == sorted("517429")
-    assert "cow for cat: 4 of 15" in kept[0].texts[0].get_text()
+    assert "cow taken for cat: 4 of 15" in kept[0].texts[0].get_text()
     assert axis.get_title() == "28 images, 21 right"
     many = torch.eye(100, dtype=torch.int64)
     evaluate.draw_confusion(many, tuple(map(str, range(100))), tmp_path / "many.png")
