@@ -1,12 +1,20 @@
 """Augmentation as a pure function of (seed, epoch, image id): the same view after any restart, on
 any number of processes. Mixing is keyed by (seed, epoch, step)."""
 
+import functools
 import math
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+
+def send(values: Tensor, device: torch.device | str) -> Tensor:
+    """On the device, without waiting for what that still does."""
+    if torch.device(device).type == "cuda" and values.device.type == "cpu":
+        values = values.pin_memory()
+    return values.to(device, non_blocking=True)
 
 
 def uniform(seed: int, epoch: int, ids: Tensor, draws: int) -> Tensor:
@@ -40,9 +48,10 @@ def pad_crop_flip(images: Tensor, offsets: Tensor, mirrored: Tensor, pad: int) -
     channels_last memory."""
     b, _, h, w = images.shape
     device = images.device
-    rows = torch.arange(h, device=device) + offsets[:, :1].to(device)  # [B, H]
-    columns = torch.arange(w, device=device) + offsets[:, 1:].to(device)
-    columns = torch.where(mirrored.to(device)[:, None], columns.flip(1), columns)
+    offsets, mirrored = send(offsets, device), send(mirrored, device)
+    rows = torch.arange(h, device=device) + offsets[:, :1]  # [B, H]
+    columns = torch.arange(w, device=device) + offsets[:, 1:]
+    columns = torch.where(mirrored[:, None], columns.flip(1), columns)
     padded = F.pad(images, (pad,) * 4).permute(0, 2, 3, 1)  # [B, H, W, C]
     picked = padded[torch.arange(b, device=device)[:, None, None], rows[:, :, None],
                     columns[:, None, :]]
@@ -83,7 +92,8 @@ def resized_crops(images: Tensor | list[Tensor], boxes: Tensor, mirrored: Tensor
     images: uint8 [B, C, H, W], or a list of [C, h, w] on the CPU. Bilinear with antialiasing, as
     Pillow's: on CPUs by torch's own kernel, on GPUs as two batched matrix products."""
     if isinstance(images, Tensor) and images.device.type != "cpu":
-        return _crops_by_products(images, boxes.to(images.device), mirrored.to(images.device), size)
+        return _crops_by_products(images, send(boxes, images.device),
+                                  send(mirrored, images.device), size, torch.float16)
     out = torch.empty(len(images), images[0].shape[0], size, size, dtype=torch.uint8)
     for image, (top, left, h, w), mirror, place in zip(images, boxes.tolist(), mirrored.tolist(),
                                                        out, strict=True):
@@ -94,13 +104,15 @@ def resized_crops(images: Tensor | list[Tensor], boxes: Tensor, mirrored: Tensor
     return out
 
 
-def _crops_by_products(images: Tensor, boxes: Tensor, mirrored: Tensor, size: int) -> Tensor:
-    """rows [B, size, H] @ image [B, C, H, W] @ columns [B, W, size]."""
-    rows = resize_weights(boxes[:, 0], boxes[:, 2], images.shape[2], size)
-    columns = resize_weights(boxes[:, 1], boxes[:, 3], images.shape[3], size)
+def _crops_by_products(images: Tensor, boxes: Tensor, mirrored: Tensor, size: int,
+                       dtype: torch.dtype = torch.float32) -> Tensor:
+    """rows [B, size, H] @ image [B, C, H, W] @ columns [B, W, size]. dtype: of the products; GPUs
+    take float16, which holds grey levels exactly."""
+    rows = resize_weights(boxes[:, 0], boxes[:, 2], images.shape[2], size).to(dtype)
+    columns = resize_weights(boxes[:, 1], boxes[:, 3], images.shape[3], size).to(dtype)
     columns = torch.where(mirrored[:, None, None], columns.flip(1), columns)
-    x = torch.matmul(rows[:, None], images.float())  # [B, C, size, W]
-    x = torch.matmul(x, columns.transpose(1, 2)[:, None])
+    x = torch.matmul(rows[:, None], images.to(dtype))  # [B, C, size, W]
+    x = torch.matmul(x, columns.transpose(1, 2)[:, None]).float()
     return x.add_(0.5).clamp_(0, 255).to(torch.uint8)
 
 
@@ -108,14 +120,14 @@ def resize_weights(start: Tensor, length: Tensor, inputs: int, outputs: int) -> 
     """Weights float32 [B, outputs, inputs] of an antialiased bilinear resize of the stretch
     [start, start + length) to `outputs` values: Pillow's triangle filter, as wide as the scale when
     it shrinks; rows sum to 1."""
-    scale = length.double()[:, None, None] / outputs
-    centre = start.double()[:, None, None] + scale * (
+    scale = length.float()[:, None, None] / outputs
+    centre = start.float()[:, None, None] + scale * (
         torch.arange(outputs, device=start.device)[:, None] + 0.5)
     place = torch.arange(inputs, device=start.device)
     weight = (1 - (place + 0.5 - centre).abs() / scale.clamp_min(1)).clamp_min(0)
     inside = (place >= start[:, None, None]) & (place < (start + length)[:, None, None])
     weight = weight * inside
-    return (weight / weight.sum(2, keepdim=True)).float()
+    return weight / weight.sum(2, keepdim=True)
 
 
 def centre_crops(images: Tensor | list[Tensor], size: int) -> Tensor:
@@ -147,11 +159,19 @@ def resize(images: Tensor, height: int, width: int) -> Tensor:
 
 def standardize(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """uint8 [B, C, H, W] -> float32, (image / 255 - mean) / std per channel, channels_last."""
-    scale = torch.tensor([1 / (255 * s) for s in std], device=images.device).view(1, -1, 1, 1)
-    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)],
-                         device=images.device).view(1, -1, 1, 1)
+    scale, shift = _scale_and_shift(tuple(mean), tuple(std), images.device)
     images = images.contiguous(memory_format=torch.channels_last)
     return images.float().mul_(scale).add_(shift)
+
+
+@functools.lru_cache(32)
+@torch.inference_mode(False)
+def _scale_and_shift(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
+                     ) -> tuple[Tensor, Tensor]:
+    """1 / (255 std) and -mean / std, [1, C, 1, 1], made once on each device."""
+    scale = torch.tensor([1 / (255 * s) for s in std], device=device)
+    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=device)
+    return scale.view(1, -1, 1, 1), shift.view(1, -1, 1, 1)
 
 
 def mix(x: Tensor, seed: int, epoch: int, step: int, mixup: float, cutmix: float,
@@ -172,7 +192,7 @@ def mix(x: Tensor, seed: int, epoch: int, step: int, mixup: float, cutmix: float
         return x, 1.0, None
     random = np.random.Generator(np.random.PCG64([seed, epoch, step]))
     coin, which = random.random(2)
-    partner = torch.from_numpy(random.permutation(len(x))).to(x.device)
+    partner = send(torch.from_numpy(random.permutation(len(x))), x.device)
     if coin >= share:
         return x, 1.0, None
     if mixup and (not cutmix or which < 0.5):
@@ -191,5 +211,5 @@ def mix(x: Tensor, seed: int, epoch: int, step: int, mixup: float, cutmix: float
 
 def mix_labels(labels: Tensor, num_classes: int, lam: float, partner: Tensor) -> Tensor:
     """Class probabilities float32 [B, num_classes] of a mixed batch, for cross-entropy."""
-    own = F.one_hot(labels, num_classes).float()
+    own = (labels[:, None] == torch.arange(num_classes, device=labels.device)).float()
     return lam * own + (1 - lam) * own[partner]

@@ -8,17 +8,21 @@ command goes on where it stopped, to the same bits. Defaults are the paper's Ima
 """
 
 import argparse
+import dataclasses
+import math
 import sys
 from pathlib import Path
 
 import torch
+from torch.fx import GraphModule
 
-from dm_kd import dist, engine, frozen, image_files, image_set, models, objectives, run
+from dm_kd import dist, engine, files, frozen, image_files, image_set, models, objectives, run
 from dm_kd.errors import UserError
 from dm_kd.image_files import ImageFiles
 from dm_kd.real_data import RealData
-from dm_kd.sources.stored import StoredSource, gathered, load_judged, resident
+from dm_kd.sources.stored import StoredSource, far_from, gathered, load_judged, resident
 from dm_kd.tasks import Task, first_per_class, get_task, load_real
+from dm_kd.teacher_cache import STORAGE, TeacherCache, tensors_digest
 
 LABEL_CHECK_IMAGES = 1000
 
@@ -32,8 +36,14 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--source-labels", choices=("task", "none"), default="task",
                         help="none: the source's images are of other classes than the task's; "
                              "the loss needs no labels (default: %(default)s)")
-    parser.add_argument("--teacher", required=True, metavar="SPEC",
-                        help="a run folder, NAME@FILE, FILE, torchvision:NAME, timm:NAME")
+    parser.add_argument("--teacher", required=True, action="append", metavar="SPEC",
+                        help="a run folder, NAME@FILE, FILE, torchvision:NAME, timm:NAME. Given "
+                             "several times, or as A,B: one teacher whose logits are TAU x log of "
+                             "the mean of their softmax(logits / TAU)")
+    parser.add_argument("--cache-teacher", nargs="?", choices=STORAGE, const="fp16", default=None,
+                        help="keep the teacher's logits of every image and epoch below --cache, "
+                             "2 bytes each (fp32: 4 bytes and the bits of a run without): the next "
+                             "student with this seed and these views needs no teacher forward")
     parser.add_argument("--student", required=True, metavar="NAME",
                         help=f"one of {', '.join(models.MODELS)}, torchvision:NAME, timm:NAME")
     parser.add_argument("--objective", choices=objectives.OBJECTIVES, default="kd",
@@ -52,7 +62,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
                         help="the run: student, log, metrics, checkpoints")
     engine.add_arguments(parser)
     run.add_common_arguments(parser)
-    return run.parse(parser, argv)
+    args = run.parse(parser, argv)
+    args.teacher = ",".join(args.teacher)
+    return args
 
 
 def body(argv: list[str]) -> None:
@@ -66,14 +78,16 @@ def body(argv: list[str]) -> None:
     run.resume_threads(args)
     device = run.use_device(args)
     args.amp = engine.resolve_amp(args.amp, device)
-    engine.check_batch(args)
-    teacher, teacher_card = models.load_frozen(args.teacher, task)
+    args.compile = engine.resolve_compile(args.compile, device)
+    engine.check_arguments(args)
+    teacher, teacher_card = load_teacher(args, task)
     images, labels, inputs = load_source(args, task)
     val = load_judged(task, args)
     dist.start(device)
+    digests = args.cache_teacher and logits_digests(args, teacher, teacher_card, images, inputs)
     images, labels = resident(images, labels, device)
     source = StoredSource(images, labels, args.batch_size, args.seed, dist.rank(),
-                          dist.world_size(), args.steps_per_epoch)
+                          dist.world_size(), args.steps_per_epoch, far_from(device, images))
     card = {"model": args.student, "task": task.name, "num_classes": task.num_classes,
             "class_names": list(task.class_names), "mean": task.mean, "std": task.std,
             "resolution": task.resolution,
@@ -100,8 +114,94 @@ def body(argv: list[str]) -> None:
         teacher = teacher.to(device, memory_format=torch.channels_last)
         check_teacher(folder, args, task, view, teacher, source, val, device)
         example = view.plain(engine.take(images, torch.arange(min(4, len(images)))), device)
-        teacher = frozen.prepare(teacher, example, args.amp)
-        engine.fit(folder, args, view, student, teacher, source, objective, val, device, card)
+        teacher = faster(teacher, example, args)
+        cache = None
+        if digests:
+            digests["fused"] = any(isinstance(m, GraphModule) for m in teacher.modules())
+            cache = open_cache(folder, args, task, view, source, digests, device)
+        engine.fit(folder, args, view, student, teacher, source, objective, val, device, card,
+                   cache)
+
+
+def teacher_specs(text: str) -> list[str]:
+    """The teachers that --teacher names: "A,B" is two, unless a path has that name."""
+    parts = [part for part in text.split(",") if part]
+    return [text] if Path(text).exists() or not parts else parts
+
+
+def load_teacher(args: argparse.Namespace, task: Task) -> tuple[torch.nn.Module, dict]:
+    """The frozen teacher, or several as one, and what it is.
+
+    Raises:
+        UserError, DamagedError: as models.load_frozen."""
+    loaded = [models.load_frozen(spec, task) for spec in teacher_specs(args.teacher)]
+    if len(loaded) == 1:
+        return loaded[0]
+    cards = [card for _, card in loaded]
+    folds = {card["fold"] for card in cards} - {None, args.fold}
+    known = [card["sha256"] or card["spec"] for card in cards]
+    card = {"name": " + ".join(card["name"] for card in cards), "spec": args.teacher,
+            "sha256": files.sha256(" ".join(known).encode()),
+            "fold": min(folds) if folds else args.fold, "task": task.name, "teachers": cards}
+    return Averaged([teacher for teacher, _ in loaded], args.temperature).eval(), card
+
+
+class Averaged(torch.nn.Module):
+    """Several teachers as one: softmax(forward(x) / temperature) is the mean of theirs, so that
+    every objective stays a function of logits."""
+
+    def __init__(self, teachers: list[torch.nn.Module], temperature: float):
+        super().__init__()
+        self.teachers, self.temperature = torch.nn.ModuleList(teachers), temperature
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Standardised images [B, C, H, W] -> float32 [B, classes]."""
+        soft = [(teacher(x).float() / self.temperature).log_softmax(1) for teacher in self.teachers]
+        mean = torch.stack(soft).logsumexp(0) - math.log(len(soft))
+        return self.temperature * mean
+
+
+def faster(teacher: torch.nn.Module, example: torch.Tensor, args: argparse.Namespace
+           ) -> torch.nn.Module:
+    """The teacher as it is used in training, each of several by itself."""
+    if args.compile == "on":
+        return teacher
+    if isinstance(teacher, Averaged):
+        return Averaged([frozen.prepare(t, example, args.amp) for t in teacher.teachers],
+                        teacher.temperature).eval()
+    return frozen.prepare(teacher, example, args.amp)
+
+
+def logits_digests(args: argparse.Namespace, teacher: torch.nn.Module, teacher_card: dict,
+                   images: torch.Tensor | ImageFiles, inputs: dict) -> dict:
+    """What the teacher and its images are, for the key of their logits.
+
+    Raises:
+        UserError: the images are made while the student learns."""
+    if not isinstance(images, (torch.Tensor, ImageFiles)):
+        raise UserError(f"--cache-teacher needs stored images, not --source {args.source}",
+                        hint="leave it out")
+    source = inputs.get("source_sha256") or tensors_digest({"images": images})
+    return {"teacher": teacher_card["name"], "weights": tensors_digest(teacher.state_dict()),
+            "temperature": args.temperature if isinstance(teacher, Averaged) else None,
+            "source": source, "images": len(images)}
+
+
+def open_cache(folder: run.Run, args: argparse.Namespace, task: Task, view: engine.View,
+               source: StoredSource, digests: dict, device: torch.device) -> TeacherCache:
+    """The kept logits of these images, views, batches and teacher on this hardware.
+
+    Raises:
+        StorageError: no space."""
+    settings = {**digests, "view": dataclasses.asdict(view) | {"num_classes": 0},
+                "seed": args.seed, "batch_size": args.batch_size,
+                "steps_per_epoch": source.steps_per_epoch, "amp": args.amp,
+                "compile": args.compile,
+                "hardware": run.hardware(device), "torch": torch.__version__}
+    rows = args.batch_size // dist.world_size()
+    return TeacherCache(args.cache, settings, args.cache_teacher, (rows, task.num_classes),
+                        args.epochs, source.steps_per_epoch, dist.rank(), dist.world_size(),
+                        folder.log)
 
 
 def load_source(args: argparse.Namespace, task: Task
@@ -186,7 +286,8 @@ def check_teacher(folder: run.Run, args: argparse.Namespace, task: Task, view: e
 def dry_run(args: argparse.Namespace, student: torch.nn.Module) -> None:
     state = "there already" if (args.out / "config.yaml").exists() else "not made yet"
     made = {"source": args.source == "real" or Path(args.source).exists(),
-            "teacher": "@" in args.teacher or ":" in args.teacher or Path(args.teacher).exists()}
+            "teacher": all("@" in spec or ":" in spec or Path(spec).exists()
+                           for spec in teacher_specs(args.teacher))}
     missing = "".join(f"; {k} {getattr(args, k)} not made yet" for k, ok in made.items() if not ok)
     print(f"would train {args.student} ({models.parameter_count(student):,} parameters) from "
           f"{args.teacher} on {args.source} for {args.epochs} epochs of {args.batch_size} images a "

@@ -5,12 +5,15 @@ checkpoint holds the step and no generator state, and a killed run ends in the s
 """
 
 import argparse
+import functools
+import importlib.util
 import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dm_kd import augment, dist
@@ -31,6 +34,7 @@ from dm_kd.run import (
 
 EVAL_BATCH = 512
 POLL_STEPS = 50  # ranks agree on saving and stopping each so many steps
+COMPILER = "inductor"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,16 +71,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--amp", choices=("auto", "bf16", "none"), default="auto",
                        help="bfloat16 autocast; logits and loss stay float32 (default: bf16 where "
                             "the hardware computes it)")
+    group.add_argument("--compile", choices=("auto", "on", "off"), default="auto",
+                       help="torch.compile of both networks, with CUDA graphs on one GPU (default: "
+                            "on for GPUs; on CPUs it gains nothing and takes a minute)")
+    group.add_argument("--bn-group", type=positive_int, default=None, metavar="N",
+                       help="batch norms of the trained network see groups of N images of the "
+                            "batch, as on GPUs with N images each and no SyncBN; the original: 32 "
+                            "(default: the batch of each process)")
+    group.add_argument("--tensorboard", action="store_true",
+                       help="write each epoch's numbers to OUT/tensorboard too (needs the package "
+                            "tensorboard)")
     group.add_argument("--checkpoint-seconds", type=positive_float, default=60.0, metavar="S",
                        help="seconds between checkpoints (default: %(default)s)")
 
 
-def check_batch(args: argparse.Namespace) -> None:
-    """The global batch must divide over the ranks."""
+def check_arguments(args: argparse.Namespace) -> None:
+    """What can be refused before anything is read.
+
+    Raises:
+        UserError: the batch divides neither over the ranks nor into --bn-group; no tensorboard."""
     ranks = dist.world_size()
     if args.batch_size % ranks:
         raise UserError(f"--batch-size {args.batch_size} does not divide over {ranks} processes",
                         hint=f"--batch-size {max(args.batch_size // ranks, 1) * ranks}")
+    share = args.batch_size // ranks
+    if args.bn_group and share % args.bn_group:
+        raise UserError(f"the {share} images of a process do not divide into groups of "
+                        f"{args.bn_group}", hint="a --bn-group that divides --batch-size")
+    if args.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise UserError("--tensorboard needs the package tensorboard",
+                        hint="pip install tensorboard")
 
 
 @dataclass(frozen=True)
@@ -113,7 +137,7 @@ class View:
         elif self.pad or self.flip:
             offsets = augment.crop_offsets(seed, epoch, ids, self.pad)
             images = augment.pad_crop_flip(images, offsets, mirrored, self.pad)
-        x = augment.standardize(images.to(labels.device, non_blocking=True), self.mean, self.std)
+        x = augment.standardize(augment.send(images, labels.device), self.mean, self.std)
         x, lam, partner = augment.mix(x, seed, epoch, step, self.mixup, self.cutmix,
                                       self.mix_share)
         if partner is not None and self.num_classes:
@@ -125,13 +149,13 @@ class View:
         images = on_device(images, device)
         if self.size:
             images = augment.centre_crops(images, self.size)
-        return augment.standardize(images.to(device, non_blocking=True), self.mean, self.std)
+        return augment.standardize(augment.send(images, device), self.mean, self.std)
 
 
 def on_device(images: Tensor | list[Tensor], device: torch.device | str
               ) -> Tensor | list[Tensor]:
     """A batch where it is augmented: images of several sizes stay on the CPU until they are cut."""
-    return images.to(device, non_blocking=True) if isinstance(images, Tensor) else images
+    return augment.send(images, device) if isinstance(images, Tensor) else images
 
 
 def make_view(task, args: argparse.Namespace, uses_labels: bool) -> View:
@@ -164,6 +188,52 @@ def autocast(amp: str, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=amp == "bf16")
 
 
+def resolve_compile(choice: str, device: torch.device) -> str:
+    """"on" or "off". auto: on for GPUs that have a Triton to compile with."""
+    if choice != "auto":
+        return choice
+    return "on" if device.type == "cuda" and importlib.util.find_spec("triton") else "off"
+
+
+def compiled(network: nn.Module, args: argparse.Namespace, device: torch.device) -> nn.Module:
+    """What runs the training steps: `network` itself with --compile off. Batches have one shape, so
+    on one GPU its kernels are recorded once and replayed (CUDA graphs). Weights, checkpoints and
+    judging stay with `network`, whose keys have no prefix. args.compile: "on" or anything else."""
+    if args.compile != "on":
+        return network
+    graphs = device.type == "cuda" and dist.world_size() == 1
+    return torch.compile(network, backend=COMPILER, dynamic=False,
+                         mode="reduce-overhead" if graphs else None)
+
+
+class GroupedBatchNorm2d(nn.BatchNorm2d):
+    """Batch norm with statistics of each `group` images in turn, as DistributedDataParallel without
+    SyncBN has them. The running statistics are the first group's, as they are rank 0's there."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W], B a multiple of the group; in eval mode the plain batch norm."""
+        if not self.training:
+            return super().forward(x)
+        first, *others = x.split(self.group)
+        return torch.cat([super().forward(first), *(
+            F.batch_norm(part, None, None, self.weight, self.bias, True, 0.0, self.eps)
+            for part in others)])
+
+
+def group_batch_norms(network: nn.Module, group: int) -> None:
+    """Make the batch norms of `network` grouped ones, in place; its state dict stays as it is.
+
+    Raises:
+        UserError: it has none, or some of another kind."""
+    norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    other = [type(m).__name__ for m in norms if type(m) is not nn.BatchNorm2d]
+    if other or not norms:
+        raise UserError(f"--bn-group cannot group {other[0]}" if other else
+                        "--bn-group: the network has no batch norm", hint="leave it out")
+    for norm in norms:
+        norm.__class__, norm.group = GroupedBatchNorm2d, group
+
+
 def learning_rate(epoch: float, args: argparse.Namespace) -> float:
     """The rate at a moment of training.
 
@@ -190,6 +260,7 @@ def train_step(student: nn.Module, teacher: nn.Module | None, optimizer: torch.o
                objective: Callable, x: Tensor, labels: Tensor, temperature: float,
                amp: str) -> Tensor:
     """One update; returns the loss without reading it. The teacher sees x under no_grad."""
+    optimizer.zero_grad(set_to_none=True)
     teacher_logits = None
     with autocast(amp, x.device):
         if teacher is not None:
@@ -197,7 +268,6 @@ def train_step(student: nn.Module, teacher: nn.Module | None, optimizer: torch.o
                 teacher_logits = teacher(x)
         student_logits = student(x)
     loss = objective(student_logits, teacher_logits, labels, temperature)
-    optimizer.zero_grad(set_to_none=True)
     loss.backward()
     optimizer.step()
     return loss.detach()
@@ -239,7 +309,7 @@ def accuracy(logits: Tensor, labels: Tensor) -> tuple[float, float]:
 
 def fit(run: Run, args: argparse.Namespace, view: View, student: nn.Module,
         teacher: nn.Module | None, source, objective: Callable, val, device: torch.device,
-        card: dict) -> dict:
+        card: dict, cache=None) -> dict:
     """Train `student` to the end of `args.epochs`, from the run's checkpoint if it has one.
 
     Args:
@@ -247,6 +317,7 @@ def fit(run: Run, args: argparse.Namespace, view: View, student: nn.Module,
         objective: f(student_logits, teacher_logits, labels, temperature) -> scalar.
         val: RealData to judge on after each epoch, or None.
         card: what stands in the weights' card (model, task, ...).
+        cache: `logits(teacher, epoch, step, x)` in place of the teacher; see teacher_cache.py.
 
     Returns:
         The finished run's result.
@@ -256,8 +327,12 @@ def fit(run: Run, args: argparse.Namespace, view: View, student: nn.Module,
         Stopped: a signal came; the state was saved.
     """
     student = student.to(device, memory_format=torch.channels_last)
+    if args.bn_group:
+        group_batch_norms(student, args.bn_group)
+    teach = None
     if teacher is not None:
         teacher = teacher.to(device, memory_format=torch.channels_last)
+        teach = compiled(teacher, args, device)
     optimizer = make_optimizer(student, args)
     state = run.load_checkpoint() or {"epoch": 0, "step": 0, "seconds": 0.0, "best_acc1": -1.0,
                                       "best_epoch": 0, "losses": None, "images_seen": 0}
@@ -270,6 +345,7 @@ def fit(run: Run, args: argparse.Namespace, view: View, student: nn.Module,
     if dist.world_size() > 1:
         network = nn.parallel.DistributedDataParallel(
             student, device_ids=[device] if device.type == "cuda" else None)
+    network = compiled(network, args, device)
     teacher_acc1, teacher_top = None, None
     if teacher is not None and val is not None:
         teacher_logits = predict(teacher, val.images, view, device, args.amp)
@@ -278,11 +354,12 @@ def fit(run: Run, args: argparse.Namespace, view: View, student: nn.Module,
         run.log(f"teacher Acc@1 {teacher_acc1:.2f} on {len(val.labels)} images")
 
     started = time.monotonic() - state["seconds"]
+    board = open_board(run, state["epoch"]) if args.tensorboard and dist.is_main() else None
     logits = None
     with stoppable() as stop:
         for epoch in range(state["epoch"], args.epochs):
-            losses = train_one_epoch(run, args, view, network, teacher, optimizer, source,
-                                     objective, device, epoch, state, started, stop)
+            losses = train_one_epoch(run, args, view, network, student, teach, cache, optimizer,
+                                     source, objective, device, epoch, state, started, stop)
             dist.copy_from_main(student.buffers())  # each rank has its own batch statistics
             state |= {"epoch": epoch + 1, "step": 0, "losses": None,
                       "images_seen": (epoch + 1) * source.steps_per_epoch * args.batch_size}
@@ -299,6 +376,8 @@ def fit(run: Run, args: argparse.Namespace, view: View, student: nn.Module,
             row |= {"seconds": round(state["seconds"], 3),
                     "images_per_second": round(row["images_seen"] / state["seconds"], 1)}
             run.add_metrics(row)
+            if board is not None:
+                add_scalars(board, row)
             run.log(epoch_line(row, args.epochs))
             if dist.any_rank(run.due()) or epoch + 1 == args.epochs:
                 save(run, state, student, optimizer, source)
@@ -306,44 +385,51 @@ def fit(run: Run, args: argparse.Namespace, view: View, student: nn.Module,
                 save(run, state, student, optimizer, source)
                 raise Stopped(stop() or 15)
 
+    if board is not None:
+        board.close()
     if val is not None and logits is None:  # killed between the last checkpoint and the end
         logits = predict(student, val.images, view, device, args.amp)
     return finish(run, args, state, student, logits, val, teacher_acc1, teacher_top, device, card)
 
 
 def train_one_epoch(run: Run, args: argparse.Namespace, view: View, network: nn.Module,
-                    teacher: nn.Module | None, optimizer: torch.optim.Optimizer, source,
-                    objective: Callable, device: torch.device, epoch: int, state: dict,
-                    started: float, stop: Callable) -> Tensor:
+                    student: nn.Module, teacher: nn.Module | None, cache,
+                    optimizer: torch.optim.Optimizer, source, objective: Callable,
+                    device: torch.device, epoch: int, state: dict, started: float,
+                    stop: Callable) -> Tensor:
     """The epoch's steps from state["step"] on; nothing is read back from the device until its end
-    or a checkpoint. Returns the losses [steps], averaged over ranks."""
+    or a checkpoint, but for logits that a cache keeps. Returns the losses [steps], averaged over
+    ranks. network: the student, compiled or in a DDP."""
     network.train()
     steps, first = source.steps_per_epoch, state["step"]
     losses = torch.zeros(steps, device=device)
     if first:
         losses[:first] = state["losses"].to(device)
     bar = Progress(steps, f"epoch {epoch + 1}/{args.epochs}", "steps", done=first)
-    batches = source.batches(epoch, first, network)
+    batches = source.batches(epoch, first, student)
     for step, (images, labels, ids) in enumerate(batches, start=first):
         rate = learning_rate(epoch + step / steps, args)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        labels = labels.to(device, non_blocking=True)
+        labels = augment.send(labels, device)
         x, labels = view.train(images, labels, ids, args.seed, epoch, step)
-        losses[step] = train_step(network, teacher, optimizer, objective, x, labels,
+        if args.compile == "on":
+            torch.compiler.cudagraph_mark_step_begin()
+        teach = teacher if cache is None else functools.partial(cache.logits, teacher, epoch, step)
+        losses[step] = train_step(network, teach, optimizer, objective, x, labels,
                                   getattr(args, "temperature", 1.0), args.amp)
         bar.update()
         if (dist.world_size() == 1 or step % POLL_STEPS == 0) and step + 1 < steps:
             stopping = dist.any_rank(bool(stop()))
             if stopping or dist.any_rank(run.due()):
-                check_finite(losses[:step + 1], network, epoch, args)
+                check_finite(losses[:step + 1], student, epoch, args)
                 state |= {"step": step + 1, "losses": losses[:step + 1].cpu(),
                           "seconds": time.monotonic() - started}
-                save(run, state, getattr(network, "module", network), optimizer, source)
+                save(run, state, student, optimizer, source)
             if stopping:
                 raise Stopped(stop() or 15)
     bar.close()
-    check_finite(losses, network, epoch, args)
+    check_finite(losses, student, epoch, args)
     return (dist.total(losses) / dist.world_size()).cpu()
 
 
@@ -380,11 +466,27 @@ def save_best(run: Run, student: nn.Module, epoch: int, acc1: float) -> None:
             {"state_dict": student.state_dict(), "epoch": epoch, "acc1": acc1}))
 
 
+def open_board(run: Run, epochs_done: int):
+    """TensorBoard's writer; what it wrote of epochs that are done again is taken out."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(run.folder / "tensorboard", purge_step=epochs_done + 1)
+
+
+def add_scalars(board, row: dict) -> None:
+    for name, value in row.items():
+        if name != "epoch" and value is not None:
+            board.add_scalar(name, value, row["epoch"])
+    board.flush()
+
+
 def epoch_line(row: dict, epochs: int) -> str:
     judged = "" if row["val_acc1"] is None else (
         f"  Acc@1 {row['val_acc1']:.2f}  Acc@5 {row['val_acc5']:.2f}")
+    left = row["seconds"] / row["epoch"] * (epochs - row["epoch"])
     return (f"Epoch: [{row['epoch']}/{epochs}]  lr {row['lr']:.4g}  "
-            f"loss {row['train_loss']:.4f}{judged}  {row['images_per_second']:.0f} images/s")
+            f"loss {row['train_loss']:.4f}{judged}  {row['images_per_second']:.0f} images/s"
+            + (f"  {left:.0f} s left" if left else ""))
 
 
 def finish(run: Run, args: argparse.Namespace, state: dict, student: nn.Module,

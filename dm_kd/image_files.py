@@ -32,6 +32,7 @@ MAX_BYTES = 256_000_000  # of one image's file
 SUFFIXES = (".png", ".jpg", ".jpeg")
 NAMED_LABEL = re.compile(r"class_([0-9]+)_")  # the original's class_{c}_seed_{k}_num_{i}.png
 WNID = re.compile(r"n\d{8}")  # a WordNet id
+HEAD_BYTES = 65_536  # of a file, which hold the size of nearly every image
 DECODERS = 8  # threads: Pillow decodes without Python's lock
 BAD_ZIP = (zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError, ValueError,
            RuntimeError, OverflowError, MemoryError)  # what damage ends in
@@ -44,8 +45,8 @@ class ImageFiles:
     Args:
         names: what identifies each, for messages and `read`.
         labels: int64 [N], -1 = unknown.
-        place: where they lie: `read(name)` gives a file's bytes, `stamp(name)` changes with them,
-            `where(name)` is what a message shows.
+        place: where they lie: `read(name, limit)` gives a file's first bytes, or all of them;
+            `stamp(name)` changes with them, `where(name)` is what a message shows.
         channels: 1 or 3, to which every image is converted.
     """
 
@@ -69,9 +70,13 @@ class ImageFiles:
         return read_image(self.place.read(name), self.place.where(name), self.channels)
 
     def size(self, position: int) -> tuple[int, int]:
-        """(height, width), from the file's header alone."""
-        name = self.names[position]
-        with opened(self.place.read(name), self.place.where(name)) as image:
+        """(height, width), from the file's header: its first bytes, unless that is longer."""
+        with contextlib.suppress(DamagedError):  # or the file is damaged: then all of it is read
+            return self._size(self.names[position], HEAD_BYTES)
+        return self._size(self.names[position], None)
+
+    def _size(self, name: str, limit: int | None) -> tuple[int, int]:
+        with opened(self.place.read(name, limit), self.place.where(name)) as image:
             return image.height, image.width
 
     def sizes(self) -> list[tuple[int, int]]:
@@ -237,13 +242,15 @@ class Folder:
     def where(self, name: str) -> Path:
         return self.path / name
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, limit: int | None = None) -> bytes:
+        """A file's bytes, or the first of them."""
         path = self.path / name
         try:
             size = path.stat().st_size
             if size > MAX_BYTES:
                 raise DamagedError(f"the image file has {size / 1e6:.0f} MB", file=path)
-            return path.read_bytes()
+            with open(path, "rb") as file:
+                return file.read(limit)
         except OSError as error:
             raise UserError("cannot read an image", file=path, found=error.strerror) from error
 
@@ -278,7 +285,8 @@ class Archive:
     def stamp(self, name: str) -> str:
         return f"{self.path}\t{self.zip.getinfo(name).CRC}"
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, limit: int | None = None) -> bytes:
+        """A member's bytes, or the first of them."""
         try:
             with self.lock:
                 info = self.zip.getinfo(name)
@@ -293,7 +301,8 @@ class Archive:
                                        file=self.path, member=name,
                                        hint="a zip archive with the usual compression (deflate)")
                 with self.zip.open(info) as file:
-                    return file.read(info.file_size + 1)  # the size keeps a bomb from unpacking
+                    # a number of bytes, which keeps a bomb from unpacking
+                    return file.read(limit or info.file_size + 1)
         except BAD_ZIP as error:
             raise DamagedError("a member of the zip archive is damaged", file=self.path,
                                member=name, found=str(error)[:100]) from error

@@ -24,7 +24,8 @@ from dm_kd import dist, files
 from dm_kd.errors import DamagedError, Stopped, UserError, nearest, refuse_difference
 
 # Settings that may change between a run and its continuation without changing its result.
-VOLATILE = {"out", "config", "debug", "dry_run", "data", "cache", "checkpoint_seconds"}
+VOLATILE = {"out", "config", "debug", "dry_run", "data", "cache", "checkpoint_seconds",
+            "tensorboard"}
 PLAIN_PROGRESS_SECONDS = 10.0
 MAX_THREADS = 1024
 
@@ -122,7 +123,11 @@ def parse(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespac
     """Flags over a --config file over defaults. A config line means what the flag would."""
     first, _ = _config_parser().parse_known_args(argv)
     if first.config:
-        argv = _config_as_flags(parser, first.config) + argv
+        typed = {word.split("=")[0] for word in argv}
+        adding = {flag for a in parser._actions if isinstance(a, argparse._AppendAction)
+                  for flag in a.option_strings} & typed  # these would add to the file's
+        argv = [flag for flag in _config_as_flags(parser, first.config)
+                if flag.split("=")[0] not in adding] + argv
     return parser.parse_args(argv)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from dm_kd import dist, engine, models, objectives, run
-from dm_kd.sources.stored import StoredSource, gathered, load_judged, resident
+from dm_kd.sources.stored import StoredSource, far_from, gathered, load_judged, resident
 from dm_kd.tasks import first_per_class, get_task, load_real
 
 
@@ -45,15 +45,17 @@ def body(argv: list[str]) -> None:
     run.resume_threads(args)
     device = run.use_device(args)
     args.amp = engine.resolve_amp(args.amp, device)
+    args.compile = engine.resolve_compile(args.compile, device)
     real = load_real(task, "train", args.fold, args.val, args.data)
     if args.images_per_class is not None:
         real = real.chosen(first_per_class(real.labels, args.images_per_class))
     images, digest = gathered(real.images, task, args.cache, False)
     val = load_judged(task, args)
-    engine.check_batch(args)
+    engine.check_arguments(args)
     dist.start(device)
-    source = StoredSource(*resident(images, real.labels, device), args.batch_size, args.seed,
-                          dist.rank(), dist.world_size(), args.steps_per_epoch)
+    images, labels = resident(images, real.labels, device)
+    source = StoredSource(images, labels, args.batch_size, args.seed, dist.rank(),
+                          dist.world_size(), args.steps_per_epoch, far_from(device, images))
     inputs = {"source_images": len(real.labels), **({"source_sha256": digest} if digest else {})}
     card = {"model": args.model, "task": task.name, "num_classes": task.num_classes,
             "class_names": list(task.class_names), "mean": task.mean, "std": task.std,

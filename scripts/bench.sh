@@ -1,8 +1,9 @@
 #!/bin/sh
 # How fast sampling and distilling are, each against re-stated rivals, interleaved in one run, after
 # the results were compared; a table, and JSON in save/bench.
-# Hardware: 2 CPU cores, or a GPU.  Time: 3 minutes.  Disk: 20 KB.
-# Use: sh scripts/bench.sh [synthesis|distillation] [flags]; no name = both
+# Hardware: 2 CPU cores, or a GPU.  Time: 7 minutes.  Disk: 20 KB.
+# Use: sh scripts/bench.sh [synthesis|distillation] [flags]; no name = both.
+#      distillation --parts small,large,loader,gpu chooses; gpu needs no GPU, but is slow without one
 set -eu
 cd "$(dirname "$0")/.."
 . scripts/setup_env.sh

@@ -5,7 +5,7 @@
 # images and 8 GB of packed validation images.
 # Hours are estimates from operation counts; nothing was measured on a GPU yet.
 # Needs: syn_dataset/imagenet_s2_t100 (imagenet_synthesize.sh) and ImageNet's validation set.
-# Use: [NGPU=n] sh scripts/imagenet_distill.sh [flags of python -m dm_kd.distill, such as --dry-run]
+# Use: [NGPU=n] [MAX_RESTARTS=n] sh scripts/imagenet_distill.sh [flags of python -m dm_kd.distill, such as --dry-run]
 set -eu
 cd "$(dirname "$0")/.."
 . scripts/setup_env.sh

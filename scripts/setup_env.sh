@@ -75,13 +75,15 @@ chain_flags() {
 }
 
 # launch MODULE FLAGS...: one process, or NGPU of them under torchrun (one per GPU), in place of the
-# shell.
+# shell. With MAX_RESTARTS=n all of them start again, up to n times, where one was killed; they go on
+# from the last checkpoint.
 launch() {
     find_python
     module=$1
     shift
     if [ "${NGPU:-1}" -gt 1 ]; then
-        exec "$PYTHON" -m torch.distributed.run --standalone --nproc-per-node "$NGPU" -m "$module" "$@"
+        exec "$PYTHON" -m torch.distributed.run --standalone --nproc-per-node "$NGPU" \
+            --max-restarts "${MAX_RESTARTS:-0}" -m "$module" "$@"
     fi
     exec "$PYTHON" -m "$module" "$@"
 }

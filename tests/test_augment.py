@@ -1,5 +1,7 @@
 """Augmentation: uniform, independent, the same view by any route, and mixing as published."""
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -98,6 +100,18 @@ def test_standardize_subtracts_the_mean_and_divides_by_the_deviation():
     found = augment.standardize(images, mean, std)
     assert found.dtype == torch.float32
     assert torch.allclose(found.double(), expected, atol=1e-5)
+
+
+def test_constants_made_while_judging_serve_a_training_step():
+    mean, std = (0.123,), (0.456,)
+    images = torch.randint(0, 256, (2, 1, 4, 4), dtype=torch.uint8)
+    with torch.inference_mode():
+        augment.standardize(images, mean, std)
+    weight = torch.ones(4, requires_grad=True)
+    x = augment.standardize(images, list(mean), list(std)) * augment._scale_and_shift(
+        mean, std, images.device)[0]
+    (x * weight).sum().backward()
+    assert weight.grad is not None
 
 
 def test_standardize_leaves_its_input_alone():
@@ -328,14 +342,17 @@ def pillows(image, box, size) -> np.ndarray:
     return np.array(cut).reshape(size, size, -1).transpose(2, 0, 1).astype(int)
 
 
-@pytest.mark.parametrize("route", ["cpu", "products"])
+HALF = functools.partial(augment._crops_by_products, dtype=torch.float16)  # as on GPUs
+
+
+@pytest.mark.parametrize("cut", [augment.resized_crops, augment._crops_by_products, HALF],
+                         ids=["cpu", "products", "half"])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_resized_crops_are_pillows_within_one_grey_level(route, channels):
+def test_resized_crops_are_pillows_within_one_grey_level(cut, channels):
     images = noise(120, 170, channels, count=64)
     boxes = augment.crop_boxes(0, 0, torch.arange(64), size_rows(120, 170, 64))
     boxes[0], boxes[1] = torch.tensor([0, 0, 120, 170]), torch.tensor([119, 169, 1, 1])
     boxes[2], boxes[3] = torch.tensor([7, 11, 64, 64]), torch.tensor([0, 0, 3, 170])
-    cut = augment.resized_crops if route == "cpu" else augment._crops_by_products
     found = cut(images, boxes, torch.zeros(64, dtype=torch.bool), 64)
     assert found.shape == (64, channels, 64, 64) and found.dtype == torch.uint8
     for image, box, result in zip(images, boxes.tolist(), found, strict=True):
@@ -344,7 +361,7 @@ def test_resized_crops_are_pillows_within_one_grey_level(route, channels):
         assert difference.mean() < 0.3
 
 
-@pytest.mark.parametrize("cut", [augment.resized_crops, augment._crops_by_products])
+@pytest.mark.parametrize("cut", [augment.resized_crops, augment._crops_by_products, HALF])
 def test_mirrored_crops_are_the_others_mirror_images(cut):
     images = noise(60, 80, count=8)
     boxes = augment.crop_boxes(0, 0, torch.arange(8), size_rows(60, 80, 8))
@@ -359,6 +376,7 @@ def test_a_crop_of_the_output_size_is_cut_out_as_it_is():
     expected = torch.stack([images[0, :, 3:35, 7:39], images[1, :, 8:40, 18:50]])
     assert torch.equal(augment.resized_crops(images, boxes, keep, 32), expected)
     assert torch.equal(augment._crops_by_products(images, boxes, keep, 32), expected)
+    assert torch.equal(HALF(images, boxes, keep, 32), expected)
 
 
 def test_a_list_of_images_is_cut_as_each_by_itself():

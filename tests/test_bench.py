@@ -13,8 +13,8 @@ from dm_kd.bench import distillation, measure, synthesis
 from dm_kd.errors import UserError
 
 COMMON = {"bench", "settings", "device", "hardware", "versions", "commit", "dtype"}
-DISTILL = ["--teacher", "wrn_16_2", "--student", "wrn_16_1", "--batch-size", "32",
-           "--classes", "10", "--repeats", "1", "--threads", "1", "--device", "cpu"]
+DISTILL = ["--parts", "small", "--teacher", "wrn_16_2", "--student", "wrn_16_1", "--batch-size",
+           "32", "--classes", "10", "--repeats", "1", "--threads", "1", "--device", "cpu"]
 SAMPLE = ["--steps", "3", "--batch-size", "4", "--width", "32", "--depth", "2", "--repeats", "1",
           "--threads", "1", "--device", "cpu"]
 
@@ -30,8 +30,55 @@ def test_distillation_checks_gradients_and_writes_its_record(tmp_path, capsys):
     assert COMMON | {"equivalence", "rows", "ratios", "ceiling_gflops", "amp"} <= record.keys()
     exact = record["equivalence"]["A with only no_grad changed: gradient error"]
     assert exact["value"] <= exact["limit"] == 1e-6
-    assert len(record["rows"]) == 6 and "goal" in capsys.readouterr().out
+    assert len(record["rows"]) == 7 and "goal" in capsys.readouterr().out
+    assert record["equivalence"]["ours with cached teacher logits: 1 - cosine"]["value"] <= 1e-5
+    assert [r["goal"] for r in record["ratios"]] == [5.0, 5.0, 12.0, 12.0, 0.95]
     assert all({"median", "q25", "q75"} <= row["ratio_cpu"].keys() for row in record["rows"])
+
+
+def test_the_large_step_and_the_loader_are_compared_and_recorded(tmp_path, monkeypatch):
+    monkeypatch.setattr(distillation, "STORED", 40)
+    monkeypatch.setattr(distillation, "LARGE", 32)
+    assert distillation.main(["--parts", "large,loader", "--large-network", "wrn_16_1",
+                              "--large-batch-size", "4", "--loader-images", "6", "--repeats", "1",
+                              "--threads", "1", "--device", "cpu", "--out", str(tmp_path)]) == 0
+    record = json.loads((tmp_path / "distillation.json").read_text())
+    assert COMMON - {"dtype"} <= record.keys() and "rows" not in record
+    assert record["large"]["ratios"][0]["goal"] == 2.5 and len(record["large"]["rows"]) >= 6
+    check, = record["loader"]["equivalence"].values()
+    assert 0 < check["value"] <= check["limit"] == 2
+    assert [r["goal"] for r in record["loader"]["ratios"]] == [5.0, 5.0]
+
+
+def test_other_crops_are_no_equivalent_loader(tmp_path, monkeypatch, capsys):
+    cut = distillation.augment.resized_crops
+    monkeypatch.setattr(distillation.augment, "resized_crops",
+                        lambda images, boxes, *rest: cut(images, boxes.roll(1, 0), *rest))
+    monkeypatch.setattr(distillation, "STORED", 40)
+    assert distillation.main(["--parts", "loader", "--loader-images", "3", "--device", "cpu",
+                              "--out", str(tmp_path)]) == 2
+    assert "not equivalent" in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+def test_the_gpu_part_runs_at_small_size(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(distillation.engine, "COMPILER", "eager")
+    monkeypatch.setattr(distillation, "GPU_PAIRS", ((("wrn_16_1", "wrn_16_1"), 9000.0, 45000.0),))
+    assert distillation.main([
+        "--parts", "gpu", "--gpu-batch-size", "16", "--gpu-pixels", "28",
+        "--gpu-steps", "1", "--repeats", "1", "--threads", "1", "--device", "cpu", "--out",
+        str(tmp_path)]) == 0
+    gpu = json.loads((tmp_path / "distillation.json").read_text())["gpu"]
+    pair, = gpu["pairs"]
+    assert pair["goal"] == 9000 and pair["wall"] == 45000 and not pair["reached"]
+    assert pair["share_of_wall_percent"] == pytest.approx(
+        100 * pair["images_per_second"]["ours"] / 45000)
+    assert len(pair["ratios"]) == 2 and gpu["crops_per_second"] > 0
+    assert "% of the wall" in capsys.readouterr().out
+
+
+def test_an_unknown_part_of_a_benchmark_is_refused(capsys):
+    assert distillation.main(["--parts", "small,loder"]) == 2
+    assert "loder" in capsys.readouterr().err
 
 
 def test_synthesis_checks_images_and_writes_its_record(tmp_path):

@@ -135,6 +135,27 @@ def test_files_are_looked_through_for_their_sizes_once(monkeypatch):
     assert gathered(found, IMAGENET, CACHE, False)[0] is found
 
 
+@pytest.mark.parametrize("place", ["folder", "zip"])
+def test_sizes_are_read_from_the_first_bytes_of_files(monkeypatch, place):
+    noise = np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8)
+    Path("set").mkdir()
+    for label, suffix in enumerate(("png", "jpg")):
+        Image.fromarray(noise).save(f"set/class_{label}_seed_0_num_0.{suffix}")
+        assert os.path.getsize(f"set/class_{label}_seed_0_num_0.{suffix}") > image_files.HEAD_BYTES
+    found = found_in("set" if place == "folder" else zipped("set.zip", "set"), IMAGENET)
+    asked, real = [], type(found.place).read
+    monkeypatch.setattr(type(found.place), "read", lambda self, name, limit=None: (
+        asked.append(limit), real(self, name, limit))[1])
+    assert found.sizes() == [(300, 400)] * 2 and asked == [image_files.HEAD_BYTES] * 2
+    assert len(real(found.place, found.names[0], 10)) == 10
+
+
+def test_a_header_longer_than_the_first_bytes_is_read_with_the_rest():
+    Path("set").mkdir()
+    Image.new("RGB", (30, 20)).save("set/class_1_seed_0_num_0.jpg", icc_profile=bytes(100_000))
+    assert found_in("set", IMAGENET).sizes() == [(20, 30)]
+
+
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"size": [41, 60]}', '{"size": 3}',
                                   '{"size": "40"}', '{"size": [[40, 60]]}'])
 def test_a_damaged_note_of_the_size_is_made_again(text):

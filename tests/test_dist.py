@@ -1,5 +1,6 @@
 """Two processes under torchrun, on CPUs with gloo: the same images, counted once, one writer."""
 
+import contextlib
 import csv
 import json
 import os
@@ -8,11 +9,13 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
+import torch
 from processes import ROOT, contents, run
 
-from dm_kd import augment, files
+from dm_kd import augment, engine, files
 from dm_kd.models import load_frozen
 from dm_kd.tasks import get_task, load_real
 
@@ -31,16 +34,18 @@ def torchrun(entry, *argv, processes=2, code=0):
 
 def wait(running):
     try:
-        return running.communicate(timeout=150)
+        return running.communicate(timeout=300)
     except subprocess.TimeoutExpired:
         os.killpg(running.pid, signal.SIGKILL)  # torchrun and its workers
         raise
 
 
-def start_torchrun(entry, *argv, processes=2):
+def start_torchrun(entry, *argv, processes=2, max_restarts=0):
+    """entry: of the package, or the path of a Python file."""
+    started = [entry] if str(entry).endswith(".py") else ["-m", f"dm_kd.{entry}"]
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes),
                "--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", "--local-addr",
-               "127.0.0.1", "-m", f"dm_kd.{entry}"]
+               "127.0.0.1", "--max-restarts", str(max_restarts), *started]
     return subprocess.Popen([*command, *map(str, argv)], cwd=ROOT, text=True,
                             env={**os.environ, "GLOO_SOCKET_IFNAME": "lo"}, start_new_session=True,
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -144,6 +149,109 @@ def test_two_processes_resume_after_a_kill_of_one_to_the_same_bits(two, teacher,
     assert ((tmp_path / "run" / "student.safetensors").read_bytes()
             == (folder / "student.safetensors").read_bytes())
     assert [row["epoch"] for row in metrics(tmp_path / "run")] == [1, 2, 3, 4]
+
+
+def process_of_rank(rank, parent):
+    """The pid of a rank among the children of a torchrun."""
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            if int(status.read_text().rsplit(")", 1)[1].split()[1]) == parent:
+                environment = (status.parent / "environ").read_bytes().split(b"\0")
+                if f"RANK={rank}".encode() in environment:
+                    return int(status.parent.name)
+    raise AssertionError(f"no rank {rank} below {parent}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_killed_rank_restarts_by_itself_and_ends_in_the_bits_of_an_unbroken_run(
+        two, teacher, tmp_path, rank):
+    folder, _ = two
+    running = start_torchrun("distill", *RECIPE, "--teacher", teacher, "--out", tmp_path / "run",
+                             "--checkpoint-seconds", 1e-6, max_restarts=1)
+    for _ in range(12000):
+        if (tmp_path / "run" / "previous.pt").exists() or running.poll() is not None:
+            break
+        time.sleep(0.01)
+    os.kill(process_of_rank(rank, running.pid), signal.SIGKILL)
+    out, err = wait(running)
+    assert running.returncode == 0, err[-3000:]
+    assert out.count("resumed at epoch") == 1
+    assert ((tmp_path / "run" / "student.safetensors").read_bytes()
+            == (folder / "student.safetensors").read_bytes())
+    assert [row["epoch"] for row in metrics(tmp_path / "run")] == [1, 2, 3, 4]
+
+
+COUNT = """
+import json, sys, torch
+from dm_kd import dist, engine, models
+from dm_kd.tasks import get_task, load_real
+
+torch.set_num_threads(1)
+cpu, task = torch.device("cpu"), get_task("digits")
+dist.start(cpu)
+real, engine.EVAL_BATCH, judged = load_real(task, "train"), 64, []
+model, _ = models.load_frozen(sys.argv[1], task)
+model.register_forward_hook(lambda module, x, logits: judged.append(len(logits)))
+logits = engine.predict(model, real.images[:397], engine.plain_view(task), cpu, "none")
+judged = int(dist.total(torch.tensor(sum(judged))))
+right = int((logits.argmax(1) == real.labels[:397]).sum())
+if dist.is_main():
+    print(json.dumps({"judged": judged, "logits": len(logits), "right": right}))
+dist.stop()
+"""
+
+
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow),
+                                       pytest.param(3, marks=pytest.mark.slow)])
+def test_each_of_397_images_is_judged_once_on_any_number_of_processes(teacher, tmp_path,
+                                                                      monkeypatch, processes):
+    (tmp_path / "count.py").write_text(COUNT)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
+    if processes == 1:
+        out = subprocess.run([sys.executable, tmp_path / "count.py", teacher], text=True,
+                             check=True, capture_output=True).stdout
+    else:
+        out, _ = torchrun(tmp_path / "count.py", teacher, processes=processes)
+    found = json.loads(out.splitlines()[-1])
+    task = get_task("digits")
+    real, (model, _) = load_real(task, "train"), load_frozen(str(teacher), task)
+    logits = model(augment.standardize(real.images[:397], task.mean, task.std))
+    right = int((logits.argmax(1) == real.labels[:397]).sum())
+    assert found == {"judged": 397, "logits": 397, "right": right}
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_the_processes_judge_397_images_without_gap_or_overlap(processes, monkeypatch):
+    """The same in one process: each rank's share in turn, added up as the ranks do."""
+    task, judged = get_task("digits"), torch.zeros(397)
+    model = load_frozen("cnn_w4@none", task)[0]
+    images = load_real(task, "train").images[:397]
+    monkeypatch.setattr(engine, "EVAL_BATCH", 64)
+    monkeypatch.setenv("WORLD_SIZE", str(processes))
+    total = 0
+    for rank in range(processes):
+        monkeypatch.setenv("RANK", str(rank))
+        share = engine.predict(model, images, engine.plain_view(task), torch.device("cpu"), "none")
+        judged += share.abs().sum(1) > 0
+        total = total + share
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    monkeypatch.setenv("RANK", "0")
+    whole = engine.predict(model, images, engine.plain_view(task), torch.device("cpu"), "none")
+    assert judged.tolist() == [1.0] * 397 and torch.allclose(total, whole, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_three_processes_train_on_the_batch_and_rate_as_written(teacher, tmp_path):
+    recipe = [15 if before == "--batch-size" else value for before, value in
+              zip((None, *RECIPE), RECIPE, strict=False)]
+    torchrun("distill", *recipe, "--epochs", 2, "--teacher", teacher, "--out", tmp_path / "three",
+             processes=3)
+    rows = metrics(tmp_path / "three")
+    assert [row["images_seen"] for row in rows] == [600, 1200]  # 40 steps of 15
+    assert [row["lr"] for row in rows] == [0.05, 0.05]
+    assert result(tmp_path / "three")["val_images"] == len(load_real(get_task("digits"),
+                                                                     "val").labels)
 
 
 def test_a_batch_that_does_not_divide_over_the_processes_is_refused(teacher, tmp_path):

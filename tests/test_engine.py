@@ -1,10 +1,13 @@
 """The training loop: what may change, the schedule, exact counts, the same bits after a stop."""
 
+import copy
 import json
 import math
 import os
 import shutil
 import signal
+import threading
+import time
 import types
 
 import pytest
@@ -22,7 +25,7 @@ from dm_kd import (
     synthesize,
     train_teacher,
 )
-from dm_kd.errors import DivergedError, Stopped
+from dm_kd.errors import DivergedError, Stopped, UserError
 from dm_kd.sources.stored import StoredSource
 from dm_kd.tasks import get_task, load_real
 
@@ -541,3 +544,268 @@ def test_an_epoch_from_a_step_on_is_its_suffix():
 def test_images_and_labels_belong_together():
     for images, labels, ids in source().batches(0):
         assert images.flatten().tolist() == labels.tolist() == (ids % 10).tolist()
+
+
+def ids_of(batches):
+    return [(images.clone(), labels.clone(), ids.clone()) for images, labels, ids in batches]
+
+
+@pytest.mark.parametrize("first_step", [0, 1, 2, 3])
+def test_batches_gathered_ahead_are_the_same(first_step):
+    plain, ahead = (ids_of(source(ahead=a).batches(1, first_step)) for a in (False, True))
+    assert len(plain) == len(ahead) == 3 - first_step
+    for a, b in zip(plain, ahead, strict=True):
+        assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def test_the_next_batch_is_gathered_by_a_thread_while_this_one_is_used():
+    made, here = [], threading.get_ident()
+    gather = StoredSource.gather
+    ahead = source(40, ahead=True)
+    ahead.gather = lambda index: (made.append(threading.get_ident()), gather(ahead, index))[1]
+    for step, _ in enumerate(ahead.batches(0), 1):
+        for _ in range(1000):  # the thread works meanwhile; never more than one ahead
+            if len(made) == min(step + 1, 10):
+                break
+            time.sleep(0.005)
+        assert len(made) == min(step + 1, 10)
+    assert here not in made and len(set(made)) == 1
+
+
+def test_an_error_while_gathering_ahead_reaches_the_loop():
+    broken = source(ahead=True)
+    broken.labels = broken.labels[:3]
+    with pytest.raises(IndexError):
+        list(broken.batches(0))
+
+
+def test_a_loop_that_ends_early_leaves_no_thread_behind():
+    before = threading.active_count()
+    for _ in source(40, ahead=True).batches(0):
+        break
+    assert threading.active_count() == before
+
+
+def test_a_signal_while_batches_are_gathered_ahead_saves_and_goes_on_to_the_same_bits(
+        parts, tmp_path, unbroken, monkeypatch):
+    real, steps = engine.train_step, []
+
+    def step(*args):
+        steps.append(1)
+        if len(steps) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(*args)
+
+    whole = finished(parts, tmp_path, unbroken)[0]
+    monkeypatch.setattr(engine, "train_step", step)
+    p = parts(tmp_path / "run")
+    p.source.ahead = True
+    with pytest.raises(Stopped) as stopped:
+        train(tmp_path / "run", p)
+    assert stopped.value.exit_code == 143
+    p = parts(tmp_path / "run")
+    p.source.ahead = True
+    train(tmp_path / "run", p)
+    assert len(steps) == 2 * 4  # none was done twice
+    assert (tmp_path / "run" / "student.safetensors").read_bytes() == whole
+
+
+# --- the step on a GPU, as far as a CPU shows it --------------------------------------------------
+
+class Reads(torch.utils._python_dispatch.TorchDispatchMode):
+    """Notes every operation whose result Python or the host waits for, while `on`."""
+
+    WAITING = {"aten::_local_scalar_dense", "aten::nonzero", "aten::equal", "aten::masked_select",
+               "aten::is_nonzero"}
+
+    def __init__(self):
+        super().__init__()
+        self.on, self.found = False, []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.name().split(".")[0]
+        masked = name.startswith("aten::index") and any(
+            i is not None and i.dtype == torch.bool for i in (args[1] if len(args) > 1 and
+                                                              isinstance(args[1], list) else []))
+        if self.on and (masked or name in self.WAITING):
+            self.found.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+class Watched(StoredSource):
+    """Switches `reads` on between its batches."""
+
+    def __init__(self, source, reads):
+        super().__init__(source.images, source.labels, source.batch_size, source.seed)
+        self.reads, self.host = reads, []  # host: ids, which live on the CPU
+
+    def batches(self, epoch, first_step=0, student=None):
+        for images, labels, ids in super().batches(epoch, first_step):
+            self.host.append(ids)
+            self.reads.on = True
+            yield images, labels, ids
+            self.reads.on = False
+
+
+@pytest.mark.parametrize("changes", [{}, {"mixup": 0.4, "cutmix": 1.0, "mix_share": 0.5,
+                                          "label_weight": 0.5}], ids=["plain", "mixed"])
+@pytest.mark.parametrize("mistake", [None, "item", "cpu", "mask"])
+def test_no_step_waits_for_the_device(parts, tmp_path, monkeypatch, changes, mistake, digits):
+    p, reads = parts(tmp_path / "run", **changes), Reads()
+    p.source = Watched(p.source, reads)
+    p.view = engine.make_view(digits, p.args, bool(changes))
+    if changes:
+        p.objective = objectives.with_labels(objectives.kd, 0.5)
+    for name in ("cpu", "numpy", "tolist"):
+        real = getattr(torch.Tensor, name)
+
+        def spy(tensor, *args, real=real, name=name):
+            if reads.on and not any(tensor is ids for ids in p.source.host):
+                reads.found.append(name)
+            return real(tensor, *args)
+
+        monkeypatch.setattr(torch.Tensor, name, spy)
+    if mistake:  # the watch sees what it is for
+        kd = p.objective
+        p.objective = lambda s, t, labels, tau: (
+            {"item": lambda: s.sum().item(), "cpu": lambda: s.cpu(),
+             "mask": lambda: s[s > 0]}[mistake](), kd(s, t, labels, tau))[1]
+    with reads:
+        train(tmp_path / "run", p)
+    assert bool(reads.found) == bool(mistake), reads.found
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_compiled_networks_train_to_the_same_weights_and_keys(parts, tmp_path, unbroken,
+                                                              monkeypatch, backend):
+    expected = safetensors.torch.load(finished(parts, tmp_path, unbroken)[0])
+    monkeypatch.setattr(engine, "COMPILER", backend)
+    compiled, real = [], torch.compile
+    monkeypatch.setattr(torch, "compile", lambda m, **o: (compiled.append(m), real(m, **o))[1])
+    p = parts(tmp_path / "run", compile="on")
+    train(tmp_path / "run", p)
+    assert compiled == [p.teacher, p.student]
+    found = safetensors.torch.load_file(tmp_path / "run" / "student.safetensors")
+    assert found.keys() == expected.keys()
+    assert all(torch.allclose(found[k], expected[k], rtol=1e-4, atol=1e-6) for k in found)
+    for name in ("last.pt", "best.pt"):
+        state = torch.load(tmp_path / "run" / name, weights_only=True)
+        assert state.get("model", state.get("state_dict")).keys() == expected.keys()
+
+
+def test_networks_are_compiled_on_gpus_only_unless_asked_for():
+    cuda = torch.device("cuda")
+    assert engine.resolve_compile("auto", CPU) == "off"
+    assert engine.resolve_compile("on", CPU) == "on"
+    assert engine.resolve_compile("off", cuda) == "off"
+
+
+def test_without_triton_a_gpu_runs_uncompiled(monkeypatch):
+    for there, found in ((None, "off"), (object(), "on")):
+        monkeypatch.setattr(engine.importlib.util, "find_spec", lambda name, there=there: there)
+        assert engine.resolve_compile("auto", torch.device("cuda")) == found
+
+
+@pytest.mark.parametrize("device, world_size, mode", [
+    ("cuda", 1, "reduce-overhead"), ("cuda", 2, None), ("cpu", 1, None)])
+def test_cuda_graphs_are_for_one_gpu(monkeypatch, device, world_size, mode):
+    monkeypatch.setenv("WORLD_SIZE", str(world_size))
+    monkeypatch.setattr(torch, "compile", lambda m, **options: options)
+    args = types.SimpleNamespace(compile="on")
+    options = engine.compiled(torch.nn.Linear(1, 1), args, torch.device(device))
+    assert options == {"backend": "inductor", "dynamic": False, "mode": mode}
+
+
+# --- batch norm in groups -------------------------------------------------------------------------
+
+def norms(group):
+    """A plain batch norm and a grouped one with the same weights."""
+    plain = torch.nn.BatchNorm2d(3)
+    torch.nn.init.uniform_(plain.weight)
+    torch.nn.init.uniform_(plain.bias)
+    grouped = copy.deepcopy(plain)
+    engine.group_batch_norms(torch.nn.Sequential(grouped), group)
+    return plain, grouped
+
+
+@pytest.mark.parametrize("group", [2, 4, 12])
+def test_grouped_batch_norm_equals_a_loop_over_the_groups(group):
+    plain, grouped = norms(group)
+    x = torch.randn(12, 3, 5, 4) * 3 + 1
+    a, b = x.clone().requires_grad_(), x.clone().requires_grad_()
+    copies = [copy.deepcopy(plain) for _ in range(12 // group)]
+    expected = torch.cat([norm(part) for norm, part in zip(copies, a.split(group), strict=True)])
+    found, weights = grouped(b), torch.randn(12, 3, 5, 4)
+    (expected * weights).sum().backward()
+    (found * weights).sum().backward()
+    assert torch.equal(found, expected) and torch.equal(a.grad, b.grad)
+    assert torch.allclose(grouped.weight.grad, sum(c.weight.grad for c in copies), rtol=1e-5)
+    assert torch.allclose(grouped.bias.grad, sum(c.bias.grad for c in copies), rtol=1e-5)
+    for name, value in copies[0].named_buffers():  # the first group's: rank 0's in a DDP
+        assert torch.equal(value, getattr(grouped, name)), name
+
+
+def test_grouped_batch_norm_is_the_plain_one_in_eval_mode_and_in_the_state_dict():
+    plain, grouped = norms(2)
+    x = torch.randn(5, 3, 4, 4)
+    assert torch.equal(plain.eval()(x), grouped.eval()(x))
+    assert plain.state_dict().keys() == grouped.state_dict().keys()
+
+
+def test_a_group_of_the_whole_batch_changes_no_bit_and_a_smaller_one_does(parts, tmp_path,
+                                                                          unbroken):
+    whole = finished(parts, tmp_path, unbroken)[0]
+    for group, same in ((32, True), (8, False)):
+        folder = tmp_path / f"group{group}"
+        train(folder, parts(folder, bn_group=group))
+        assert ((folder / "student.safetensors").read_bytes() == whole) == same
+    kept = safetensors.torch.load(whole)
+    assert safetensors.torch.load_file(folder / "student.safetensors").keys() == kept.keys()
+
+
+def test_a_group_that_does_not_divide_the_batch_is_refused(distill_args, monkeypatch):
+    with pytest.raises(UserError, match="groups of 12"):
+        engine.check_arguments(distill_args(bn_group=12))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="16 images of a process .* groups of 32"):
+        engine.check_arguments(distill_args(bn_group=32))
+
+
+def test_a_network_without_batch_norm_has_nothing_to_group():
+    with pytest.raises(UserError, match="no batch norm"):
+        engine.group_batch_norms(torch.nn.Linear(2, 2), 4)
+    with pytest.raises(UserError, match="cannot group BatchNorm1d"):
+        engine.group_batch_norms(torch.nn.BatchNorm1d(2), 4)
+
+
+# --- TensorBoard ----------------------------------------------------------------------------------
+
+def test_a_missing_tensorboard_is_named_with_its_pip_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(engine.importlib.util, "find_spec", lambda name: None)
+    assert train_teacher.main(["--task", "digits", "--model", "cnn_w4", "--tensorboard", "--device",
+                               "cpu", "--out", str(tmp_path / "run")]) == 2
+    assert "pip install tensorboard" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_tensorboard_holds_the_rows_of_metrics_also_after_a_stop(parts, tmp_path):
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    folder = tmp_path / "run"
+    p = parts(folder, tensorboard=True)
+    p.source = StopAt(p.source, 1, 2)
+    with pytest.raises(Stopped):
+        train(folder, p)
+    train(folder, parts(folder, tensorboard=True))
+    events = reader.EventAccumulator(str(folder / "tensorboard")).Reload()
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert set(events.Tags()["scalars"]) == rows[0].keys() - {"epoch"}
+    for name in ("train_loss", "val_acc1", "lr", "images_seen"):
+        scalars = events.Scalars(name)
+        assert [s.step for s in scalars] == [1, 2]
+        assert [s.value for s in scalars] == pytest.approx([row[name] for row in rows])
+
+
+def test_tensorboard_may_be_switched_on_for_a_run_that_goes_on(distill_args, tmp_path):
+    for on in (False, True):
+        with run.Run(tmp_path / "run", distill_args(tensorboard=on), {}, "student", "distill"):
+            pass

@@ -1,6 +1,7 @@
 """Flags, config files, exit codes and the Run folder: whose value counts, and what is refused."""
 
 import argparse
+import os
 import shlex
 import time
 
@@ -10,7 +11,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dm_kd import distill, run, synthesize, train_generator, train_teacher
+from dm_kd import distill, files, run, synthesize, train_generator, train_teacher
 from dm_kd.errors import DamagedError, LockedError, UserError, nearest, refuse_difference
 from dm_kd.run import Run
 
@@ -380,6 +381,34 @@ def test_two_damaged_checkpoints_are_damage(folder):
             (made.folder / name).write_bytes(b"x")
         with pytest.raises(DamagedError, match="no checkpoint is whole"):
             made.load_checkpoint()
+
+
+class Touch:
+    """Unpickling it makes a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"touch '{self.path}'",)
+
+
+@pytest.mark.parametrize("digest", ["as it was", "forged"])
+@pytest.mark.parametrize("name", ["last.pt", "previous.pt"])
+def test_a_hostile_checkpoint_runs_nothing(folder, tmp_path, name, digest):
+    with folder() as made:
+        for step in (1, 2):
+            made.save_checkpoint({"step": step})
+        torch.save({"step": 3, "model": Touch(tmp_path / "canary")}, made.folder / name)
+        if digest == "forged":
+            known = made.folder / "checkpoints.sha256"
+            known.write_text(known.read_text() + files.sha256_file(made.folder / name) + "\n")
+        if digest == "forged" and name == "last.pt":
+            with pytest.raises(UserError, match="asks to run code"):
+                made.load_checkpoint()
+        else:
+            assert made.load_checkpoint()["step"] == (1 if name == "last.pt" else 2)
+    assert not (tmp_path / "canary").exists()
 
 
 def test_saving_after_a_fall_back_keeps_a_whole_checkpoint(folder):

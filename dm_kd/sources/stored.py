@@ -6,7 +6,8 @@ nothing but the step's number.
 
 import argparse
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +99,11 @@ def resident(images: Tensor | ImageFiles, labels: Tensor, device: torch.device
     return images.to(device), labels.to(device)
 
 
+def far_from(device: torch.device, images: Tensor | ImageFiles) -> bool:
+    """Whether a GPU would wait for each batch to be gathered or decoded on the CPU."""
+    return device.type == "cuda" and not (isinstance(images, Tensor) and images.is_cuda)
+
+
 class StoredSource:
     """Images in memory, or in a memory map.
 
@@ -106,14 +112,18 @@ class StoredSource:
         labels: int64 [N], -1 = unknown.
         batch_size: of all ranks together; a multiple of the world size.
         steps_per_epoch: default ceil(N / batch_size), the last batch filled from a second order.
+        ahead: gather the next batch in a thread while the step before it runs, into pinned memory
+            where there is a GPU. The same batches.
     """
 
     def __init__(self, images: Tensor | ImageFiles, labels: Tensor, batch_size: int, seed: int,
-                 rank: int = 0, world_size: int = 1, steps_per_epoch: int | None = None):
+                 rank: int = 0, world_size: int = 1, steps_per_epoch: int | None = None,
+                 ahead: bool = False):
         assert batch_size % world_size == 0, (batch_size, world_size)
         self.images, self.labels, self.seed = images, labels, seed
         self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
         self.steps_per_epoch = steps_per_epoch or -(-len(images) // batch_size)
+        self.ahead, self.pinned = ahead, ahead and torch.cuda.is_available()
 
     def order(self, epoch: int) -> np.ndarray:
         """Virtual ids of an epoch, int64 [steps_per_epoch * batch_size]: position + N times the
@@ -129,11 +139,26 @@ class StoredSource:
         from `first_step`."""
         order = torch.from_numpy(self.order(epoch))
         share = self.batch_size // self.world_size
-        for step in range(first_step, self.steps_per_epoch):
+
+        def batch(step: int) -> tuple[Tensor | list[Tensor], Tensor, Tensor]:
             start = step * self.batch_size + self.rank * share
             ids = order[start:start + share]
-            index = (ids % len(self.images)).to(self.labels.device)
-            yield self.images[index], self.labels[index], ids
+            return *self.gather(ids % len(self.images)), ids
+
+        steps = range(first_step, self.steps_per_epoch)
+        yield from one_ahead(batch, steps) if self.ahead else map(batch, steps)
+
+    def gather(self, index: Tensor) -> tuple[Tensor | list[Tensor], Tensor]:
+        """(images, labels) at the positions `index`, int64 [B] on the CPU."""
+        index = augment.send(index, self.labels.device)
+        if not self.pinned:
+            return self.images[index], self.labels[index]
+        labels = self.labels[index].pin_memory()
+        if not isinstance(self.images, Tensor):
+            return self.images[index], labels
+        images = torch.empty((len(index), *self.images.shape[1:]), dtype=torch.uint8,
+                             pin_memory=True)  # of torch's pool: not used again before it was sent
+        return torch.index_select(self.images, 0, index, out=images), labels
 
     def state_dict(self) -> dict:
         """Nothing: the order is a function."""
@@ -141,3 +166,15 @@ class StoredSource:
 
     def load_state_dict(self, state: dict) -> None:
         assert state == {}, state
+
+
+def one_ahead(make: Callable, items: range) -> Iterator:
+    """make(item) of each in turn; a thread makes the next one while the caller has this one."""
+    with ThreadPoolExecutor(1, "gather") as thread:
+        coming = None
+        for item in items:
+            ready, coming = coming, thread.submit(make, item)
+            if ready is not None:
+                yield ready.result()
+        if coming is not None:
+            yield coming.result()

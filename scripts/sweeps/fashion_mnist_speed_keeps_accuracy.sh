@@ -1,0 +1,39 @@
+#!/bin/sh
+# Question: as digits_speed_keeps_accuracy.sh, on Fashion-MNIST: LeNet-5-half from one WRN-16-2, real
+# images, seeds 0 to 2. Decision rule: the 95 % interval of each difference to float32 lies above -0.5
+# points. Expected: no difference that the intervals can tell from 0.
+# Hardware: 2 CPU cores (one job each).  Time: about 90 minutes.  Disk: 300 MB.
+# Use: sh scripts/sweeps/fashion_mnist_speed_keeps_accuracy.sh [--seed N] [--threads N] [--dry-run]
+#      ROWS="float32 bf16 compiled" on a GPU also tells what compiling does; JOBS=2 processes at a time.
+set -eu
+cd "$(dirname "$0")/../.."
+. scripts/setup_env.sh
+threads=1
+chain_flags "scripts/sweeps/fashion_mnist_speed_keeps_accuracy.sh" "$@"
+. scripts/fashion_mnist_settings.sh
+find_python
+root=save/fashion_mnist_speed teacher=save/models/fashion_mnist_wrn_16_2
+rows=${ROWS:-float32 bf16 cached both} common="--threads $threads $dry"
+
+commands() { # teacher, or seed0
+    if [ "$1" = teacher ]; then
+        echo "train_teacher $teacher_flags --out $teacher $common"
+        return
+    fi
+    for row in $rows; do
+        case $row in
+        float32) faster="--amp none --compile off" ;;
+        bf16) faster="--amp bf16 --compile off" ;;
+        cached) faster="--amp none --compile off --cache-teacher" ;;
+        both) faster="--amp bf16 --compile off --cache-teacher" ;;
+        compiled) faster="--amp bf16 --compile on" ;;
+        *) echo "error: unknown row '$row' in ROWS" >&2; exit 2 ;;
+        esac
+        echo "distill $distill_flags --student lenet5_half --teacher $teacher --source real --cache $root/cache $faster --seed ${1#seed} --out $root/$1/$row $common"
+    done
+}
+
+run_folds teacher commands $root
+run_folds "seed$seed seed$((seed + 1)) seed$((seed + 2))" commands $root
+echo "report --runs $root --out $root/report --baseline float32 --rows $(echo $rows | tr ' ' ,) --title 'Fashion-MNIST: faster, at the same accuracy' $dry" |
+    "$PYTHON" -m dm_kd

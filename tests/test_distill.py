@@ -1,0 +1,121 @@
+"""Several teachers as one."""
+
+import json
+import types
+
+import pytest
+import torch
+import yaml
+
+from dm_kd import distill, objectives
+
+RECIPE = ["--task", "digits", "--student", "cnn_w4", "--epochs", "1", "--batch-size", "32",
+          "--amp", "none", "--no-label-check", "--device", "cpu", "--threads", "1",
+          "--temperature", "4"]
+
+
+class Fixed(torch.nn.Module):
+    def __init__(self, logits):
+        super().__init__()
+        self.logits = torch.tensor(logits)
+
+    def forward(self, x):
+        return self.logits.expand(len(x), -1)
+
+
+@pytest.fixture
+def trained(tmp_path, noise_folder):
+    """f(name, *flags) -> the run's folder."""
+
+    def train(name, *flags):
+        argv = [*RECIPE, "--source", str(noise_folder), "--cache", str(tmp_path / "cache"), "--out",
+                str(tmp_path / name), *map(str, flags)]
+        assert distill.main(argv) == 0
+        return tmp_path / name
+
+    return train
+
+
+def weights(folder):
+    return (folder / "student.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_the_soft_labels_are_the_mean_of_the_teachers_softened_outputs(temperature):
+    logits = [[2.0, 0.0, -1.0], [0.0, 3.0, 1.0], [1.0, 1.0, 1.0]]
+    one = distill.Averaged([Fixed(row) for row in logits], temperature)
+    soft = [torch.tensor(row).div(temperature).softmax(0) for row in logits]
+    expected = torch.stack(soft).mean(0)
+    found = (one(torch.zeros(2, 1)) / temperature).softmax(1)
+    assert torch.allclose(found, expected.expand(2, 3), atol=1e-6)
+
+
+def test_two_teachers_at_temperature_1_have_the_hand_computed_logits():
+    one = distill.Averaged([Fixed([0.0, 0.0]), Fixed([1.0986123, 0.0])], 1.0)  # 1/2, 1/2; 3/4, 1/4
+    expected = torch.tensor([[5 / 8, 3 / 8]]).log()
+    assert torch.allclose(one(torch.zeros(1, 1)), expected, atol=1e-6)
+
+
+def test_equal_teachers_teach_what_one_of_them_does():
+    logits, student = [2.0, 0.0, -1.0], torch.randn(1, 3)
+    one = distill.Averaged([Fixed(logits)] * 3, 4.0)(torch.zeros(1, 1))
+    assert objectives.kd(student, one, None, 4.0).item() == pytest.approx(
+        objectives.kd(student, torch.tensor([logits]), None, 4.0).item(), rel=1e-5)
+
+
+def test_extreme_logits_stay_finite():
+    one = distill.Averaged([Fixed([1e4, -1e4]), Fixed([-1e4, 1e4])], 1.0)
+    assert torch.isfinite(one(torch.zeros(1, 1))).all()
+
+
+def test_several_flags_and_one_list_are_the_same_and_the_card_names_all(trained, teacher_folder):
+    flags = trained("flags", "--teacher", teacher_folder, "--teacher", "cnn_w8@none")
+    listed = trained("list", "--teacher", f"{teacher_folder},cnn_w8@none")
+    alone = trained("alone", "--teacher", teacher_folder)
+    assert weights(flags) == weights(listed) != weights(alone)
+    card = json.loads((flags / "student.json").read_text())["teacher"]
+    assert card["name"] == "cnn_w4 + cnn_w8"
+    assert [t["spec"] for t in card["teachers"]] == [str(teacher_folder), "cnn_w8@none"]
+    assert "teachers" not in json.loads((alone / "student.json").read_text())["teacher"]
+    settings = yaml.safe_load((flags / "config.yaml").read_text())
+    assert settings["teacher"] == f"{teacher_folder},cnn_w8@none"
+    again = distill.parse(["--config", str(flags / "config.yaml"), "--out", "x"])
+    assert again.teacher == settings["teacher"]
+
+
+def test_typed_teachers_replace_those_of_the_config(tmp_path):
+    config = tmp_path / "c.yaml"
+    config.write_text("teacher: a,b\ntask: digits\nsource: real\nstudent: cnn_w4\nout: x\n")
+    assert distill.parse(["--config", str(config)]).teacher == "a,b"
+    assert distill.parse(["--config", str(config), "--teacher", "c"]).teacher == "c"
+    assert distill.parse(["--config", str(config), "--teacher=c", "--teacher=d"]).teacher == "c,d"
+
+
+def test_a_path_may_hold_a_comma(tmp_path):
+    (tmp_path / "a,b").mkdir()
+    assert distill.teacher_specs(str(tmp_path / "a,b")) == [str(tmp_path / "a,b")]
+    assert distill.teacher_specs("a,b") == ["a", "b"] and distill.teacher_specs("") == [""]
+
+
+def test_the_temperature_of_several_teachers_is_part_of_their_kept_logits(trained, teacher_folder,
+                                                                          tmp_path):
+    both = ("--teacher", f"{teacher_folder},cnn_w8@none", "--cache-teacher")
+    for name, tau in (("a", 4), ("b", 2), ("c", 4)):
+        trained(name, *both, "--temperature", tau)
+    assert len(list((tmp_path / "cache").glob("teacher_*"))) == 2
+    for name, tau in (("d", 4), ("e", 2)):
+        trained(name, "--teacher", teacher_folder, "--cache-teacher", "--temperature", tau)
+    assert len(list((tmp_path / "cache").glob("teacher_*"))) == 3
+
+
+def test_images_that_are_made_while_the_student_learns_have_no_kept_logits():
+    args = types.SimpleNamespace(source="dafl", temperature=1.0)
+    with pytest.raises(distill.UserError, match="--cache-teacher needs stored images"):
+        distill.logits_digests(args, Fixed([0.0]), {"name": "t"}, None, {})
+
+
+def test_the_source_is_known_by_its_pixels_where_it_has_no_digest():
+    args = types.SimpleNamespace(source="real", temperature=1.0)
+    digest = [distill.logits_digests(args, Fixed([0.0]), {"name": "t"}, images, {})["source"]
+              for images in (torch.zeros(3, 1, 8, 8), torch.ones(3, 1, 8, 8))]
+    assert digest[0] != digest[1]
