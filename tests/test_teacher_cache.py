@@ -168,14 +168,29 @@ def test_what_was_written_is_read(tmp_path):
     assert all(make(tmp_path).read(1, step) is None for step in (0, 1, 2, 4))
 
 
+def test_the_loss_sees_the_number_on_the_disk_and_the_teacher_is_asked_once(tmp_path):
+    asked, x, exact = [], torch.randn(4, 6), linear()
+
+    def teacher(x):
+        asked.append(1)
+        return exact(x)
+
+    cache = make(tmp_path, "fp16")
+    first, second = (cache.logits(teacher, 0, 0, x) for _ in range(2))
+    assert torch.equal(first, exact(x).half().float()) and not torch.equal(first, exact(x))
+    assert torch.equal(first, second) and asked == [1]
+
+
 def test_ranks_keep_records_of_their_own(tmp_path):
     caches = [make(tmp_path, rank=rank, world_size=3) for rank in range(3)]
-    found = [[cache.logits(linear(), 0, step, torch.randn(4, 6)) for step in range(5)]
-             for cache in caches]
+    x = torch.randn(3, 5, 4, 6)  # [rank, step, images, features]
+    for rank, cache in enumerate(caches):
+        for step in range(5):
+            cache.logits(linear(), 0, step, x[rank, step])
     for rank in range(3):
         again = make(tmp_path, rank=rank, world_size=3)
         for step in range(5):
-            assert torch.equal(again.logits(None, 0, step, torch.zeros(4, 6)), found[rank][step])
+            assert torch.equal(again.logits(None, 0, step, x[0, 0]), linear()(x[rank, step]))
     assert make(tmp_path, world_size=2).read(0, 0) is None
 
 
