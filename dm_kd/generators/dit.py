@@ -516,7 +516,7 @@ def build(args: argparse.Namespace, task: Task, device: torch.device) -> DiTGene
                         f"{task.num_classes}", weights=args.weights,
                         hint="--task with the label space of the generator; distill takes its "
                              "images for another task, labels unknown")
-    vae = _load_vae(args, model, card)
+    vae = load_vae(args, model, card)
     dtype = args.dtype or ("bf16" if device.type == "cuda" else "fp32")
     if dtype == "bf16":
         model.lower_precision(torch.bfloat16)
@@ -531,7 +531,7 @@ def build(args: argparse.Namespace, task: Task, device: torch.device) -> DiTGene
     return DiTGenerator(model.to(device), settings, device, card["clip"], vae)
 
 
-def _load_vae(args: argparse.Namespace, model: DiT, card: dict) -> dit_weights.Vae | None:
+def load_vae(args: argparse.Namespace, model: DiT, card: dict) -> dit_weights.Vae | None:
     """--vae, else the one beside the weights, else the paper's; None for a DiT of pixels."""
     if model.channels != dit_weights.LATENT_CHANNELS:
         if args.vae:
@@ -559,7 +559,7 @@ def load(weights: str) -> tuple[DiT, dict]:
     card_file = path / f"{WEIGHTS_NAME}.json"
     if not card_file.exists():
         config, state, card = dit_weights.read(str(weights))
-        _set_position_table(state, config, weights)
+        set_position_table(state, config, weights)
         try:
             return assemble(config, state, weights), card
         except ValueError as error:
@@ -573,7 +573,7 @@ def load(weights: str) -> tuple[DiT, dict]:
                            found=str(error).splitlines()[0][:100]) from error
 
 
-def _set_position_table(state: dict[str, Tensor], config: dict, where: str) -> None:
+def set_position_table(state: dict[str, Tensor], config: dict, where: str) -> None:
     """Put ours in, so that both layouts give the same bits; one in the file must be the same."""
     table = position_embedding(config["input_size"] // config["patch_size"], config["width"])[None]
     given = state.get("pos_embed", table)
