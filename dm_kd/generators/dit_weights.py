@@ -160,7 +160,8 @@ def _heads(width: int, where: Path) -> int:
 def _card(config: dict, paths: list[Path], folder: Path | None = None) -> dict:
     """What the weights do not say of themselves; `folder` is that of diffusers' layout."""
     licence = PUBLISHED_LICENCE if PUBLISHED.items() <= config.items() else "unknown"
-    return {"sha256": digest(paths), "licence": (_licence(folder) if folder else None) or licence,
+    said = model_card_licence(folder) if folder else None
+    return {"sha256": digest(paths), "licence": said or licence,
             "task": None, "clip": config["channels"] != LATENT_CHANNELS,
             "pipeline": folder is not None}
 
@@ -285,7 +286,7 @@ def _check_config(theirs: dict, ours: dict, file: Path) -> None:
                             hint="config.json and weights of one DiT")
 
 
-def _licence(folder: Path) -> str | None:
+def model_card_licence(folder: Path) -> str | None:
     """What the model card (README.md, the YAML between its first two rules) says."""
     card = folder / "README.md"
     parts = card.read_text(errors="replace").split("---") if card.is_file() else []
