@@ -10,6 +10,7 @@ card, checkpoints, and a grid of samples each so many steps.
 """
 
 import argparse
+import dataclasses
 import math
 import sys
 import time
@@ -21,7 +22,7 @@ from torch import Tensor
 from dm_kd import augment, engine, files, image_set, run
 from dm_kd.errors import DivergedError, Stopped, UserError
 from dm_kd.generators import dit, gan
-from dm_kd.sources.stored import StoredSource, resident
+from dm_kd.sources.stored import StoredSource, gathered, resident
 from dm_kd.tasks import Task, get_task, load_real
 
 LOG_STEPS = 100
@@ -40,6 +41,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
                         help="the run: generator, log, sample grids, checkpoints")
     add_gan_arguments(parser) if kind == "gan" else add_dit_arguments(parser)
     add = parser.add_argument_group("both kinds").add_argument
+    add("--resolution", type=run.positive_int, default=None, metavar="PIXELS",
+        help="for tasks of large images: side that their centres are resized to (small images "
+             "keep their own)")
     add("--batch-size", type=run.positive_int, default=64, metavar="N",
         help="images per step (default: %(default)s)")
     add("--ema", type=run.probability, default=0.995, metavar="P",
@@ -96,6 +100,21 @@ def add_dit_arguments(parser: argparse.ArgumentParser) -> None:
         help="bfloat16 autocast (default: on GPUs; it does not pay for tiny transformers on CPUs)")
 
 
+def at_resolution(task: Task, resolution: int | None) -> Task:
+    """The task with images of the generator's size.
+
+    Raises:
+        UserError: none given for large images, or one for small ones."""
+    if task.crop and resolution is None:
+        raise UserError(f"{task.name}'s images are too large for a generator trained here",
+                        hint="--resolution 64 --patch-size 4; or synthesize --weights "
+                             "facebook/DiT-XL-2-256")
+    if not task.crop and resolution not in (None, task.resolution):
+        raise UserError(f"{task.name}'s images have {task.resolution} pixels per side",
+                        hint="leave out --resolution")
+    return dataclasses.replace(task, resolution=resolution or task.resolution)
+
+
 def build(args: argparse.Namespace, task: Task) -> dit.DiT:
     """The network of the flags, initialised from --seed.
 
@@ -133,7 +152,7 @@ def build_gan(args: argparse.Namespace, task: Task) -> gan.Generator:
 
 def body(argv: list[str]) -> None:
     args = parse(argv)
-    task = get_task(args.task, args.data)
+    task = at_resolution(get_task(args.task, args.data), args.resolution)
     model = build_gan(args, task) if args.kind == "gan" else build(args, task)
     name = NAMES[args.kind]
     count = sum(p.numel() for p in model.parameters())
@@ -146,12 +165,9 @@ def body(argv: list[str]) -> None:
     device = run.use_device(args)
     if args.kind == "dit" and args.amp == "auto":
         args.amp = "bf16" if device.type == "cuda" else "none"
-    if task.crop:
-        raise UserError(f"a generator is trained here on small images; {task.name}'s are not",
-                        hint="--task digits, fashion_mnist or cifar100; for large images "
-                             "synthesize --weights facebook/DiT-XL-2-256")
     real = load_real(task, "train", args.fold, args.val, args.data)
-    source = StoredSource(*resident(real.images, real.labels, device), args.batch_size, args.seed)
+    images, _ = gathered(real.images, task, args.cache, judged=True)  # centres, all of one size
+    source = StoredSource(*resident(images, real.labels, device), args.batch_size, args.seed)
     with run.Run(args.out, args, {"source_images": len(real.labels)}, args.kind,
                  "train_generator") as folder:
         if folder.result:

@@ -9,6 +9,7 @@ import torch
 from dm_kd import synthesize
 from dm_kd.errors import DamagedError, UserError
 from dm_kd.generators import dit, sit
+from dm_kd.tasks import get_task
 
 MEAN, STD = 0.7, 0.4  # of the data
 
@@ -203,6 +204,17 @@ def test_other_files_are_refused(digits, tmp_path, checkpoint):
         made(digits, tmp_path / "cut.pt")
     with pytest.raises(UserError, match="5 classes"):
         made(digits, checkpoint(num_classes=5))
+
+
+def test_a_task_of_some_imagenet_classes_gets_imagenets_own(checkpoint):
+    """ImageNet-100's first and last class are ImageNet's 15 and 994."""
+    task = get_task("imagenet100")
+    generator = made(task, checkpoint(num_classes=1000, channels=1), "--steps", "1")
+    seen = []
+    generator.model.y_embedder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    generator.sample(torch.tensor([0, 99]), [1, 2])
+    assert seen[0][:2].tolist() == [15, 994]
+    assert generator.settings["generator_classes"][:2] == [15, 45]
 
 
 @pytest.mark.parametrize("generator", ["sit", "dit"])

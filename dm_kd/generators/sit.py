@@ -143,8 +143,9 @@ class SiTGenerator:
         """As `dit.DiTGenerator.sample`."""
         size, settings = self.model.config["input_size"], self.settings
         draw = noise_source(seeds, (self.model.channels, size, size), self.device)
+        labels = dit.as_generator_classes(labels, settings).to(self.device)
         velocity = predicted_velocity(
-            self.model, settings["velocity"], labels.to(self.device), self.model.num_classes,
+            self.model, settings["velocity"], labels, self.model.num_classes,
             settings["guidance_scale"], self.guided_channels,
             tuple(settings["guidance_interval"]))
         x = draw()
@@ -211,7 +212,7 @@ def build(args: argparse.Namespace, task: Task, device: torch.device) -> SiTGene
         DamagedError: bad weights.
     """
     model, card = load(args.weights, args.velocity)
-    check_classes(model.num_classes, task, args.weights)
+    classes = dit.generator_classes(model.num_classes, task, args.weights)
     vae = dit.load_vae(args, model, card)
     dtype = args.dtype or ("bf16" if device.type == "cuda" else "fp32")
     if dtype == "bf16":
@@ -223,18 +224,11 @@ def build(args: argparse.Namespace, task: Task, device: torch.device) -> SiTGene
                 "sampler": args.sampler, "dtype": dtype,
                 "guided_channels": args.guided_channels or (
                     "3" if convention == "sit" else "all")}
+    settings |= {"generator_classes": classes} if classes else {}
     if vae is not None:
         settings |= vae.settings
         vae.model.requires_grad_(False).to(device)
     return SiTGenerator(model.to(device), settings, device, vae)
-
-
-def check_classes(num_classes: int, task: Task, weights: str) -> None:
-    if num_classes != task.num_classes:
-        raise UserError(f"the generator has {num_classes} classes, {task.name} has "
-                        f"{task.num_classes}", weights=weights,
-                        hint="--task with the label space of the generator; distill takes its "
-                             "images for another task, labels unknown")
 
 
 def read_file(weights: str, name: str) -> dict[str, Tensor]:
