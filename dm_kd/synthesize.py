@@ -21,6 +21,8 @@ GENERATORS = {  # name -> module with add_arguments(parser) and build(args, task
     "dit": "dm_kd.generators.dit",
     "sit": "dm_kd.generators.sit",
     "gan": "dm_kd.generators.gan",
+    "imf": "dm_kd.generators.imf",
+    "biggan": "dm_kd.generators.biggan",
     "text_to_image": "dm_kd.generators.text_to_image",
     "one_image": "dm_kd.generators.one_image",
     "noise": "dm_kd.generators.noise",
