@@ -19,6 +19,12 @@ from dm_kd.tasks import Task, get_task
 
 GENERATORS = {  # name -> module with add_arguments(parser) and build(args, task, device)
     "dit": "dm_kd.generators.dit",
+    "sit": "dm_kd.generators.sit",
+    "gan": "dm_kd.generators.gan",
+    "imf": "dm_kd.generators.imf",
+    "biggan": "dm_kd.generators.biggan",
+    "text_to_image": "dm_kd.generators.text_to_image",
+    "one_image": "dm_kd.generators.one_image",
     "noise": "dm_kd.generators.noise",
 }
 

@@ -46,6 +46,12 @@ class Task:
     def class_names(self) -> tuple[str, ...]:
         return self.names()
 
+    @property
+    def imagenet_classes(self) -> tuple[int, ...] | None:
+        """Where its classes stand among ImageNet's thousand, in index order; None where its
+        classes are not such a part."""
+        return tuple(real_data.IMAGENET100[wnid] for wnid in self.wnids) if self.wnids else None
+
 
 def _fashion_names() -> tuple[str, ...]:
     from torchvision.datasets import FashionMNIST

@@ -204,7 +204,7 @@ def test_sizes_and_parameters_of_the_published_models(width, depth, heads, milli
         network = dit.DiT(32, 2, 4, width, depth, heads, 1000)
     count = sum(p.numel() for p in network.parameters()) / 1e6
     assert abs(count - millions) < (0.5 if millions == 458 else 0.05)
-    assert dit_weights._sizes(network.state_dict(), Path("a file")) == network.config
+    assert dit_weights.sizes(network.state_dict(), Path("a file")) == network.config
 
 
 # --- what is refused ------------------------------------------------------------------------------

@@ -450,7 +450,7 @@ class DiTGenerator:
             noise = [torch.randn(channels, size, size, generator=stream) for stream in streams]
             return torch.stack(noise).to(self.device, non_blocking=True)
 
-        labels, x = labels.to(self.device), draw()
+        labels, x = as_generator_classes(labels, self.settings).to(self.device), draw()
 
         def predict(x: Tensor, t: Tensor) -> Tensor:
             return guided(self.model, x, t, labels, self.model.num_classes,
@@ -511,12 +511,8 @@ def build(args: argparse.Namespace, task: Task, device: torch.device) -> DiTGene
     if card["task"] not in (None, task.name):
         raise UserError(f"the generator was trained on {card['task']}, not {task.name}",
                         weights=args.weights, hint=f"--task {card['task']}")
-    if model.num_classes != task.num_classes:
-        raise UserError(f"the generator has {model.num_classes} classes, {task.name} has "
-                        f"{task.num_classes}", weights=args.weights,
-                        hint="--task with the label space of the generator; distill takes its "
-                             "images for another task, labels unknown")
-    vae = _load_vae(args, model, card)
+    classes = generator_classes(model.num_classes, task, args.weights)
+    vae = load_vae(args, model, card)
     dtype = args.dtype or ("bf16" if device.type == "cuda" else "fp32")
     if dtype == "bf16":
         model.lower_precision(torch.bfloat16)
@@ -525,13 +521,36 @@ def build(args: argparse.Namespace, task: Task, device: torch.device) -> DiTGene
                 "steps": args.steps, "sampler": args.sampler,
                 "guided_channels": args.guided_channels, "dtype": dtype}
     settings |= {"weights_hub_id": card["hub_id"]} if "hub_id" in card else {}
+    settings |= {"generator_classes": classes} if classes else {}
     if vae is not None:
         settings |= vae.settings
         vae.model.requires_grad_(False).to(device)
     return DiTGenerator(model.to(device), settings, device, card["clip"], vae)
 
 
-def _load_vae(args: argparse.Namespace, model: DiT, card: dict) -> dit_weights.Vae | None:
+def generator_classes(num_classes: int, task: Task, weights: str) -> list[int] | None:
+    """The generator's class for each of the task's: ImageNet's own for a task made of some of
+    them; None where the label spaces are one.
+
+    Raises:
+        UserError: it knows other classes."""
+    if num_classes == task.num_classes:
+        return None
+    if num_classes == 1000 and task.imagenet_classes:
+        return list(task.imagenet_classes)
+    raise UserError(f"the generator has {num_classes} classes, {task.name} has "
+                    f"{task.num_classes}", weights=weights,
+                    hint="--task with the label space of the generator; distill takes its "
+                         "images for another task, labels unknown")
+
+
+def as_generator_classes(labels: Tensor, settings: dict) -> Tensor:
+    """The task's labels as the classes that the generator knows them by."""
+    classes = settings.get("generator_classes")
+    return torch.tensor(classes)[labels] if classes else labels
+
+
+def load_vae(args: argparse.Namespace, model: DiT, card: dict) -> dit_weights.Vae | None:
     """--vae, else the one beside the weights, else the paper's; None for a DiT of pixels."""
     if model.channels != dit_weights.LATENT_CHANNELS:
         if args.vae:
@@ -559,7 +578,7 @@ def load(weights: str) -> tuple[DiT, dict]:
     card_file = path / f"{WEIGHTS_NAME}.json"
     if not card_file.exists():
         config, state, card = dit_weights.read(str(weights))
-        _set_position_table(state, config, weights)
+        set_position_table(state, config, weights)
         try:
             return assemble(config, state, weights), card
         except ValueError as error:
@@ -573,7 +592,7 @@ def load(weights: str) -> tuple[DiT, dict]:
                            found=str(error).splitlines()[0][:100]) from error
 
 
-def _set_position_table(state: dict[str, Tensor], config: dict, where: str) -> None:
+def set_position_table(state: dict[str, Tensor], config: dict, where: str) -> None:
     """Put ours in, so that both layouts give the same bits; one in the file must be the same."""
     table = position_embedding(config["input_size"] // config["patch_size"], config["width"])[None]
     given = state.get("pos_embed", table)

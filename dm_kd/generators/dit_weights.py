@@ -62,10 +62,19 @@ def read(spec: str) -> tuple[dict, dict[str, Tensor], dict]:
         raise UserError("the folder holds no finished DiT", folder=path,
                         hint="train one with `python -m dm_kd.train_generator --out FOLDER`, or "
                              "give a diffusers folder")
+    refuse_pickle(path)
     if path.suffix not in FILE_KINDS:
         raise UserError("the file is no weights file by its name", file=path,
                         hint="--weights FOLDER, HUB_ID, or FILE" + ", ".join(FILE_KINDS))
     return _read_original(path)
+
+
+def refuse_pickle(path: Path) -> None:
+    """EDM2's networks are only published as pickled Python objects; loading one runs its code."""
+    if path.suffix == ".pkl":
+        raise UserError("a .pkl file runs code when it is loaded (EDM2's networks are such files); "
+                        "it was refused, nothing was read", file=path,
+                        hint="a generator whose weights are plain tensors: .pt or .safetensors")
 
 
 def not_a_dit(where: object, found: str) -> UserError:
@@ -76,11 +85,11 @@ def not_a_dit(where: object, found: str) -> UserError:
 # --- the original layout --------------------------------------------------------------------------
 
 def _read_original(file: Path) -> tuple[dict, dict[str, Tensor], dict]:
-    state = _unwrap(read_tensors(file), file)
+    state = unwrap(read_tensors(file), file)
     if any(key.startswith("transformer_blocks.") for key in state):
         raise UserError("a diffusers file cannot be read without its config.json", file=file,
                         hint="--weights with the folder that holds transformer/")
-    config = _sizes(state, file)
+    config = sizes(state, file)
     return config, state, _card(config, [file])
 
 
@@ -101,7 +110,7 @@ def read_tensors(file: Path) -> dict:
         return files.load_pt(file)
 
 
-def _unwrap(state: object, file: Path) -> dict[str, Tensor]:
+def unwrap(state: object, file: Path) -> dict[str, Tensor]:
     """The averaged weights of a training checkpoint, else its model's, else the file's own."""
     for wrapper in ("ema", "model"):
         if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
@@ -115,7 +124,7 @@ def _unwrap(state: object, file: Path) -> dict[str, Tensor]:
     return dict(state)
 
 
-def _sizes(state: dict[str, Tensor], where: Path, input_size: int | None = None,
+def sizes(state: dict[str, Tensor], where: Path, input_size: int | None = None,
            heads: int | None = None) -> dict:
     """DiT's config from the shapes of a state dict in our layout.
 
@@ -151,7 +160,8 @@ def _heads(width: int, where: Path) -> int:
 def _card(config: dict, paths: list[Path], folder: Path | None = None) -> dict:
     """What the weights do not say of themselves; `folder` is that of diffusers' layout."""
     licence = PUBLISHED_LICENCE if PUBLISHED.items() <= config.items() else "unknown"
-    return {"sha256": digest(paths), "licence": (_licence(folder) if folder else None) or licence,
+    said = model_card_licence(folder) if folder else None
+    return {"sha256": digest(paths), "licence": said or licence,
             "task": None, "clip": config["channels"] != LATENT_CHANNELS,
             "pipeline": folder is not None}
 
@@ -232,9 +242,9 @@ def _read_diffusers(folder: Path) -> tuple[dict, dict[str, Tensor], dict]:
                                found=repr(theirs.get(name))[:60])
     paths, state = weight_files(folder / "transformer"), {}
     for path in paths:
-        state |= _unwrap(read_tensors(path), path)
+        state |= unwrap(read_tensors(path), path)
     state = from_diffusers(state, folder)
-    config = _sizes(state, folder, theirs["sample_size"], theirs["num_attention_heads"])
+    config = sizes(state, folder, theirs["sample_size"], theirs["num_attention_heads"])
     _check_config(theirs, config, config_file)
     return config, state, _card(config, paths, folder)
 
@@ -276,7 +286,7 @@ def _check_config(theirs: dict, ours: dict, file: Path) -> None:
                             hint="config.json and weights of one DiT")
 
 
-def _licence(folder: Path) -> str | None:
+def model_card_licence(folder: Path) -> str | None:
     """What the model card (README.md, the YAML between its first two rules) says."""
     card = folder / "README.md"
     parts = card.read_text(errors="replace").split("---") if card.is_file() else []

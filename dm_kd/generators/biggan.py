@@ -1,0 +1,107 @@
+"""BigGAN-deep, the public ImageNet generators: truncation is the fidelity knob.
+
+Brock et al. 2019 (arXiv 1809.11096); networks and weights of pytorch-pretrained-biggan (an extra;
+128, 256 and 512 pixels), for the table's BigGAN row: 215 images per class.
+
+    python -m dm_kd.synthesize --task imagenet --generator biggan --weights FOLDER \\
+        --truncation 1 --images-per-class 215 --out syn_dataset/imagenet_biggan
+
+FOLDER holds config.json and pytorch_model.bin of one size (files biggan-deep-256-config.json and
+biggan-deep-256-pytorch_model.bin, renamed). Weights are read here as plain tensors, since the
+package's own loader unpickles whatever the file holds. The statistics that the checkpoints hold for
+51 truncations are interpolated here too: the package swaps the two weights and rounds downwards.
+"""
+
+import argparse
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dm_kd import files
+from dm_kd.errors import DamagedError, UserError
+from dm_kd.generators import dit, gan
+from dm_kd.tasks import Task
+
+PACKAGE = "pytorch-pretrained-biggan"
+LICENCE = "weights: DeepMind's BigGAN modules on TF Hub, Apache-2.0; network code: MIT"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("biggan")
+    group.add_argument("--weights", required=True, metavar="FOLDER",
+                       help="config.json and pytorch_model.bin of a BigGAN-deep")
+    gan.add_truncation(group)
+
+
+class BigGANGenerator:
+    """A BigGAN-deep with its truncation: `sample(labels, seeds) -> uint8 images`."""
+
+    labels_known, channels = True, 3
+
+    def __init__(self, model, settings: dict, device: torch.device):
+        self.model, self.settings, self.device = model, settings, device
+        self.resolution = model.config.output_dim
+
+    @torch.inference_mode()
+    def sample(self, labels: Tensor, seeds: list[int]) -> Tensor:
+        """z = truncation x a normal cut at +-2, from each image's own seed."""
+        truncation, config = self.settings["truncation"], self.model.config
+        z = torch.stack([gan.truncated_normal(seed, config.z_dim) for seed in seeds]) * truncation
+        classes = dit.as_generator_classes(labels, self.settings)
+        one_hot = torch.nn.functional.one_hot(classes, config.num_classes).float()
+        images = self.model(z.to(self.device), one_hot.to(self.device), truncation)
+        return dit.to_uint8(images).cpu()
+
+
+def build(args: argparse.Namespace, task: Task, device: torch.device) -> BigGANGenerator:
+    """The generator that the flags describe.
+
+    Raises:
+        UserError: the package or the files are missing, or not of this task.
+        DamagedError: bad weights or config.
+    """
+    try:
+        import pytorch_pretrained_biggan as package
+    except ImportError as error:
+        raise UserError(f"--generator biggan needs {PACKAGE}", found=str(error)[:100],
+                        hint=f"pip install {PACKAGE}") from error
+    model, digest = load(package, Path(args.weights))
+    classes = dit.generator_classes(model.config.num_classes, task, args.weights)
+    set_truncation(model, args.truncation)
+    settings = {"name": "biggan", "weights_sha256": digest, "licence": LICENCE,
+                "truncation": args.truncation, "package": f"{PACKAGE} {package.__version__}"}
+    settings |= {"generator_classes": classes} if classes else {}
+    return BigGANGenerator(model.to(device), settings, device)
+
+
+def load(package, folder: Path) -> tuple[torch.nn.Module, str]:
+    """The package's network with the folder's weights, in eval mode on the CPU, and their SHA-256.
+
+    Raises:
+        UserError: a file is missing, or would run code.  DamagedError: they do not fit.
+    """
+    config_file = files.must_exist(folder / "config.json", "--weights FOLDER", "BigGAN's config")
+    weights = files.must_exist(folder / "pytorch_model.bin", "--weights FOLDER", "BigGAN's weights")
+    config, state = files.read_json(config_file), files.load_pt(weights)
+    try:
+        model = package.BigGAN(package.BigGANConfig.from_dict(config))
+        model.load_state_dict(state)
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError,
+            RuntimeError) as error:
+        raise DamagedError("config.json does not fit the weights", folder=folder,
+                           found=" ".join(str(error).split())[:110]) from error
+    return model.eval().requires_grad_(False), files.sha256_file(weights)
+
+
+def set_truncation(model: torch.nn.Module, truncation: float) -> None:
+    """Replace every layer's table of statistics, whose row i holds for the truncation i / 50, by
+    the interpolated ones of this truncation."""
+    for module in model.modules():
+        for name in ("running_means", "running_vars"):
+            table = getattr(module, name, None)
+            if table is not None:
+                place = truncation * (len(table) - 1)
+                low = min(math.floor(place + 1e-9), len(table) - 2)
+                table.copy_(torch.lerp(table[low], table[low + 1], place - low).expand_as(table))

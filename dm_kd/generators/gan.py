@@ -1,0 +1,220 @@
+"""A small class-conditional GAN for small images, with truncation as its fidelity knob.
+
+Networks after Miyato & Koyama 2018 (arXiv 1802.05637: projection discriminator) and Brock et al.
+2019, "BigGAN" (arXiv 1809.11096: class-conditional gains, spectral norm, hinge loss, truncation);
+trained by `train_generator --kind gan` on the task's own images, so a study with it is not
+data-free.
+
+    python -m dm_kd.train_generator --kind gan --task digits --out save/generators/digits_gan
+    python -m dm_kd.synthesize --task digits --generator gan --weights save/generators/digits_gan \\
+        --truncation 1 --images-per-class 200 --out syn_dataset/digits_gan
+"""
+
+import argparse
+import math
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dm_kd import files
+from dm_kd.errors import DamagedError, UserError
+from dm_kd.generators import dit
+from dm_kd.tasks import Task
+
+WEIGHTS_NAME = "gan"  # gan.safetensors + gan.json in a generator's folder
+GROUPS = 8  # of the normalisation
+CUT = 2.0  # standard deviations at which the normal distribution is cut (BigGAN's public networks)
+
+
+# --- networks -------------------------------------------------------------------------------------
+
+def start_size(resolution: int) -> tuple[int, int]:
+    """(side of the first map, number of doublings) that give the resolution: 8 = 4 x 2, 28 = 7 x
+    4."""
+    side, doublings = resolution, 0
+    while side % 2 == 0 and side > 4:
+        side, doublings = side // 2, doublings + 1
+    return side, doublings
+
+
+class ConditionalNorm(nn.Module):
+    """Group norm with a gain and a bias per class. Not BigGAN's batch norm: an image must not hang
+    on the batch that it is made in, and the averaged weights need no statistics of their own."""
+
+    def __init__(self, width: int, num_classes: int):
+        super().__init__()
+        self.gain = nn.Embedding(num_classes, width)
+        self.bias = nn.Embedding(num_classes, width)
+        nn.init.ones_(self.gain.weight)
+        nn.init.zeros_(self.bias.weight)
+
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        x = F.group_norm(x, GROUPS)
+        return x * self.gain(labels)[..., None, None] + self.bias(labels)[..., None, None]
+
+
+class GeneratorBlock(nn.Module):
+    """Twice the size: norm, ReLU, nearest neighbour, convolution, twice, beside a plain path."""
+
+    def __init__(self, width: int, num_classes: int):
+        super().__init__()
+        self.norm1, self.norm2 = (ConditionalNorm(width, num_classes) for _ in range(2))
+        self.conv1, self.conv2 = (nn.Conv2d(width, width, 3, padding=1) for _ in range(2))
+
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        h = F.interpolate(F.relu(self.norm1(x, labels)), scale_factor=2)
+        h = self.conv2(F.relu(self.norm2(self.conv1(h), labels)))
+        return F.interpolate(x, scale_factor=2) + h
+
+
+class Generator(nn.Module):
+    """(z [B, latent_size], labels [B]) -> images [B, C, H, H] in [-1, 1].
+
+    Args:
+        width: channels of every map, a multiple of 8.
+    """
+
+    def __init__(self, resolution: int, channels: int, num_classes: int, width: int,
+                 latent_size: int):
+        super().__init__()
+        self.config = {"resolution": resolution, "channels": channels, "num_classes": num_classes,
+                       "width": width, "latent_size": latent_size}
+        self.side, doublings = start_size(resolution)
+        self.embed = nn.Embedding(num_classes, latent_size)
+        self.first = nn.Linear(2 * latent_size, width * self.side ** 2)
+        self.blocks = nn.ModuleList(GeneratorBlock(width, num_classes) for _ in range(doublings))
+        self.norm = ConditionalNorm(width, num_classes)
+        self.last = nn.Conv2d(width, channels, 3, padding=1)
+
+    def forward(self, z: Tensor, labels: Tensor) -> Tensor:
+        x = self.first(torch.cat([z, self.embed(labels)], 1))
+        x = x.view(len(z), -1, self.side, self.side)
+        for block in self.blocks:
+            x = block(x, labels)
+        return torch.tanh(self.last(F.relu(self.norm(x, labels))))
+
+
+class Discriminator(nn.Module):
+    """(images [B, C, H, H], labels [B]) -> [B], psi(h) + <embedding of the class, h>."""
+
+    def __init__(self, resolution: int, channels: int, num_classes: int, width: int):
+        super().__init__()
+        spectral = nn.utils.parametrizations.spectral_norm
+        layers, doublings = [], start_size(resolution)[1]
+        for i in range(doublings + 1):
+            layers += [spectral(nn.Conv2d(width if i else channels, width, 3, padding=1)),
+                       nn.LeakyReLU(0.2)]
+            if i < doublings:
+                layers += [spectral(nn.Conv2d(width, width, 4, stride=2, padding=1)),
+                           nn.LeakyReLU(0.2)]
+        self.features = nn.Sequential(*layers)
+        self.psi = spectral(nn.Linear(width, 1))
+        self.embed = spectral(nn.Embedding(num_classes, width))
+
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        h = self.features(x).mean((2, 3))
+        return self.psi(h)[:, 0] + (self.embed(labels) * h).sum(1)
+
+
+def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """Hinge (Lim & Ye 2017, arXiv 1705.02894) of the discriminator's outputs [B] each."""
+    return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
+
+
+def generator_loss(fake: Tensor) -> Tensor:
+    return -fake.mean()
+
+
+# --- sampling -------------------------------------------------------------------------------------
+
+def truncated_normal(seed: int, count: int) -> Tensor:
+    """Unit normal numbers cut at +-CUT, float32 [count], by the inverse of the distribution: a
+    fixed number of draws from the seed's generator."""
+    low = 0.5 * (1 + math.erf(-CUT / math.sqrt(2)))
+    uniform = torch.rand(count, generator=torch.Generator().manual_seed(seed),
+                         dtype=torch.float64)
+    return torch.special.ndtri(low + uniform * (1 - 2 * low)).float()
+
+
+class GanGenerator:
+    """A trained generator with its truncation: `sample(labels, seeds) -> uint8 images`."""
+
+    labels_known = True
+
+    def __init__(self, model: Generator, settings: dict, device: torch.device):
+        self.model, self.settings, self.device = model, settings, device
+        self.resolution, self.channels = model.config["resolution"], model.config["channels"]
+
+    @torch.inference_mode()
+    def sample(self, labels: Tensor, seeds: list[int]) -> Tensor:
+        """z = truncation x a cut normal, from each image's own seed."""
+        z = torch.stack([truncated_normal(seed, self.model.config["latent_size"])
+                         for seed in seeds]) * self.settings["truncation"]
+        return dit.to_uint8(self.model(z.to(self.device), labels.to(self.device))).cpu()
+
+
+# --- command line and files -----------------------------------------------------------------------
+
+def truncation(text: str) -> float:
+    """A number in (0, 1]."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not above 0 and at most 1")
+    return value
+
+
+def add_truncation(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--truncation", type=truncation, default=1.0, metavar="X",
+                       help="size of the latent noise, 0 to 1: less is more alike and more "
+                            "typical, 1 the most varied (default: %(default)s)")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("gan")
+    group.add_argument("--weights", required=True, metavar="FOLDER",
+                       help="a folder of train_generator --kind gan")
+    add_truncation(group)
+
+
+def build(args: argparse.Namespace, task: Task, device: torch.device) -> GanGenerator:
+    """The generator that the flags describe.
+
+    Raises:
+        UserError: no such folder, or not of this task.  DamagedError: bad weights.
+    """
+    model, card = load(Path(args.weights))
+    if card["task"] != task.name or model.config["num_classes"] != task.num_classes:
+        raise UserError(f"the generator was trained on {card['task']}, not {task.name}",
+                        weights=args.weights, hint=f"--task {card['task']}")
+    settings = {"name": "gan", "weights_sha256": card["sha256"], "licence": card["licence"],
+                "trained_on": card["trained_on"], "truncation": args.truncation}
+    return GanGenerator(model.to(device), settings, device)
+
+
+def load(folder: Path) -> tuple[Generator, dict]:
+    """Network in eval mode on the CPU, and its card.
+
+    Raises:
+        UserError: no finished GAN there.  DamagedError: weights or card are bad.
+    """
+    card_file = folder / f"{WEIGHTS_NAME}.json"
+    if not card_file.exists():
+        raise UserError("the folder holds no finished GAN", folder=folder,
+                        hint="train one with `python -m dm_kd.train_generator --kind gan --out "
+                             "FOLDER`")
+    state, card = files.read_with_card(folder, WEIGHTS_NAME)
+    try:
+        card["task"], card["licence"], card["trained_on"]
+        model = Generator(**card["config"])
+        model.load_state_dict(state)
+    except (KeyError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
+        raise DamagedError(f"{WEIGHTS_NAME}.json does not fit the weights", file=card_file,
+                           found=str(error).splitlines()[0][:100]) from error
+    if not all(torch.isfinite(value).all() for value in state.values()):
+        raise DamagedError("the weights hold NaN or infinite values", file=folder)
+    return model.eval().requires_grad_(False), card

@@ -1,0 +1,285 @@
+"""Improved MeanFlow (iMF): images of DiT's kind in one or two network evaluations.
+
+Geng et al. 2025, "Improved Mean Flows" (arXiv 2512.02012). On the linear path z_t = (1 - t) x + t e
+the network gives the average velocity u between two times, so one step goes from t to r:
+z_r = z_t - (t - r) u(z_t, t - r, ...). It is not DiT's backbone: all conditions are tokens in front
+of the image's, with rotary positions, RMS norms, gated MLPs and no modulation.
+
+    python -m dm_kd.synthesize --task imagenet --generator imf --weights MiT_XL_2.pth --steps 1 \\
+        --network-guidance 8 --network-guidance-interval 0.4-0.65 --out syn_dataset/NAME
+
+The guidance is an *input* of the network, trained in, with the interval of times in which it acts.
+It is not DM-KD's s (no second forward, no extrapolation) and has flags and manifest entries of its
+own; compare the two at equal recall or teacher agreement, never at equal numbers.
+
+The layout read is that of the official `torch` branch (github.com/Lyy-iiis/imeanflow, MIT): keys
+`net.`..., linear layers under `_flax_linear`, the embedding under `_flax_embedding`. It was taken
+from the branch's public source, not from a weights file: the shapes of all four published sizes
+agree with the paper's parameter counts, images have not been compared. Latents are taken to be
+sd-vae-ft-mse's times 0.18215, as DiT's. Every other layout (the JAX checkpoints too) is refused.
+"""
+
+import argparse
+import itertools
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dm_kd import files
+from dm_kd.errors import DamagedError, UserError
+from dm_kd.generators import dit, dit_weights, sit
+from dm_kd.tasks import Task
+
+HEAD_WIDTH, HEAD_DEPTH = 64, 8  # of all published sizes: channels per head, blocks of the u head
+TOKENS = {"class": 8, "omega": 4, "t_min": 2, "t_max": 2, "time": 4}  # in their order
+LICENCE = "MIT (Lyy-iiis/imeanflow)"
+ROPE_BASE = 10000.0
+TRAINING_ONLY = ("v_heads.", "v_final_layer.")  # of the second head
+
+
+# --- network --------------------------------------------------------------------------------------
+
+class Attention(nn.Module):
+    """Rotary positions on RMS-normed queries and keys; no biases."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.q_proj, self.k_proj, self.v_proj, self.out_proj = (
+            nn.Linear(width, width, bias=False) for _ in range(4))
+        self.q_norm, self.k_norm = (nn.RMSNorm(HEAD_WIDTH, eps=1e-6) for _ in range(2))
+
+    def forward(self, x: Tensor, turns: tuple[Tensor, Tensor]) -> Tensor:
+        q, k, v = (layer(x).unflatten(2, (-1, HEAD_WIDTH)).transpose(1, 2)  # [B, heads, N, 64]
+                   for layer in (self.q_proj, self.k_proj, self.v_proj))
+        q, k = rotate(self.q_norm(q), turns), rotate(self.k_norm(k), turns)
+        out = F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v)
+        return self.out_proj(out.transpose(1, 2).flatten(2))
+
+
+def rotary_turns(tokens: int) -> tuple[Tensor, Tensor]:
+    """cos and sin [N, 32] of position x rate (Su et al. 2021, arXiv 2104.09864)."""
+    rates = ROPE_BASE ** (-torch.arange(0, HEAD_WIDTH, 2, dtype=torch.float32) / HEAD_WIDTH)
+    angles = torch.arange(tokens, dtype=torch.float32)[:, None] * rates
+    return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, turns: tuple[Tensor, Tensor]) -> Tensor:
+    """Turn each pair of neighbouring channels [B, heads, N, 64] by its position's angle."""
+    cos, sin = turns
+    even, odd = x[..., ::2], x[..., 1::2]
+    return torch.stack([even * cos - odd * sin, even * sin + odd * cos], -1).flatten(3)
+
+
+class Mlp(nn.Module):
+    """SwiGLU."""
+
+    def __init__(self, width: int, hidden: int):
+        super().__init__()
+        self.w1, self.w3 = (nn.Linear(width, hidden, bias=False) for _ in range(2))
+        self.w2 = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.w2(F.silu(self.w1(x)) * self.w3(x))
+
+
+class Block(nn.Module):
+    def __init__(self, width: int, hidden: int):
+        super().__init__()
+        self.norm1, self.norm2 = (nn.RMSNorm(width, eps=1e-6) for _ in range(2))
+        self.attn, self.mlp = Attention(width), Mlp(width, hidden)
+        self.attn_scale, self.mlp_scale = (nn.Parameter(torch.zeros(width)) for _ in range(2))
+
+    def forward(self, x: Tensor, turns: tuple[Tensor, Tensor]) -> Tensor:
+        x = x + self.attn(self.norm1(x), turns) * self.attn_scale
+        return x + self.mlp(self.norm2(x)) * self.mlp_scale
+
+
+class FinalLayer(nn.Module):
+    def __init__(self, width: int, outputs: int):
+        super().__init__()
+        self.norm, self.linear = nn.RMSNorm(width, eps=1e-6), nn.Linear(width, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(self.norm(x.to(self.linear.weight.dtype)))
+
+
+class IMF(nn.Module):
+    """The network without its training-only second head. XL/2 has width 1024, depth 48."""
+
+    def __init__(self, input_size: int, patch_size: int, channels: int, width: int, hidden: int,
+                 depth: int, num_classes: int):
+        super().__init__()
+        self.config = {"input_size": input_size, "patch_size": patch_size, "channels": channels,
+                       "width": width, "hidden": hidden, "depth": depth,
+                       "num_classes": num_classes}
+        self.channels, self.patch_size, self.num_classes = channels, patch_size, num_classes
+        self.x_embedder = dit.PatchEmbedder(patch_size, channels, width)
+        self.h_embedder, self.omega_embedder, self.cfg_t_start_embedder, self.cfg_t_end_embedder = (
+            dit.TimestepEmbedder(width) for _ in range(4))
+        self.y_embedder = dit.LabelEmbedder(num_classes, width)
+        for name, count in TOKENS.items():
+            setattr(self, f"{name}_tokens", nn.Parameter(torch.zeros(count, width)))
+        self.shared_blocks = nn.ModuleList(Block(width, hidden) for _ in range(depth - HEAD_DEPTH))
+        self.u_heads = nn.ModuleList(Block(width, hidden) for _ in range(HEAD_DEPTH))
+        self.u_final_layer = FinalLayer(width, patch_size ** 2 * channels)
+
+    def forward(self, z: Tensor, span: Tensor, omega: float, interval: tuple[float, float],
+                labels: Tensor) -> Tensor:
+        """z [B, C, H, W]; span = t - r [B]; omega >= 1; labels [B] -> u like z."""
+        ones = torch.ones_like(span)
+        conditions = {"class": self.y_embedder(labels),
+                      "omega": self.omega_embedder((1 - 1 / omega) * ones),
+                      "t_min": self.cfg_t_start_embedder(interval[0] * ones),
+                      "t_max": self.cfg_t_end_embedder(interval[1] * ones),
+                      "time": self.h_embedder(span)}
+        x = torch.cat([getattr(self, f"{name}_tokens") + conditions[name][:, None]
+                       for name in TOKENS] + [self.x_embedder(z)], 1)  # [B, 20 + N, width]
+        turns = tuple(part.to(x.device) for part in rotary_turns(x.shape[1]))
+        for block in [*self.shared_blocks, *self.u_heads]:
+            x = block(x, turns)
+        x = self.u_final_layer(x[:, sum(TOKENS.values()):])
+        b, p, side = len(x), self.patch_size, math.isqrt(x.shape[1])
+        x = x.view(b, side, side, p, p, self.channels)
+        return x.permute(0, 5, 1, 3, 2, 4).reshape(b, self.channels, side * p, side * p)
+
+    def lower_precision(self, dtype: torch.dtype) -> "IMF":
+        """Cast all but the last layer, whose output the sampler keeps in float32."""
+        last = self.u_final_layer
+        self.to(dtype)
+        last.float()
+        return self
+
+
+# --- sampling -------------------------------------------------------------------------------------
+
+def sample_mean_flow(average_velocity: Callable, z: Tensor, steps: int) -> Tensor:
+    """From noise z at t = 1 to t = 0 in even steps (the paper's Alg. 2).
+
+    Args:
+        average_velocity: (z, t, r) -> the mean of dz/dt between r and t, like z."""
+    for t, r in itertools.pairwise(sit.ode_times(steps)):
+        z = z - (t - r) * average_velocity(z, t, r)
+    return z
+
+
+class IMFGenerator:
+    """A trained iMF with its settings: `sample(labels, seeds) -> uint8 images`."""
+
+    labels_known = True
+
+    def __init__(self, model: IMF, settings: dict, device: torch.device,
+                 vae: dit_weights.Vae | None = None):
+        self.model, self.settings, self.device, self.vae = model, settings, device, vae
+        self.resolution = model.config["input_size"] * (vae.factor if vae else 1)
+        self.channels = vae.channels if vae else model.channels
+
+    @torch.inference_mode()
+    def sample(self, labels: Tensor, seeds: list[int]) -> Tensor:
+        """As `dit.DiTGenerator.sample`."""
+        size, settings = self.model.config["input_size"], self.settings
+        labels = dit.as_generator_classes(labels, settings).to(self.device)
+
+        def average_velocity(z: Tensor, t: float, r: float) -> Tensor:
+            span = torch.full((len(z),), t - r, device=z.device)
+            return self.model(z, span, settings["network_guidance"],
+                              settings["network_guidance_interval"], labels).to(z.dtype)
+
+        z = sit.noise_source(seeds, (self.model.channels, size, size), self.device)()
+        return sit.finished(sample_mean_flow(average_velocity, z, settings["steps"]), self.vae)
+
+
+# --- command line and files -----------------------------------------------------------------------
+
+def omega(text: str) -> float:
+    """A number of 1 or more."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 1 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"'{text}' is no number of 1 or more")
+    return value
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from dm_kd.run import positive_int
+
+    group = parser.add_argument_group("imf")
+    sit.add_network_arguments(group, "a checkpoint of the official PyTorch branch")
+    group.add_argument("--steps", type=positive_int, default=1, metavar="T",
+                       help="network evaluations; the paper takes 1 or 2 (default: %(default)s)")
+    group.add_argument("--network-guidance", type=omega, default=8.0, metavar="OMEGA",
+                       help="the network's guidance input, 1 (none) to 8; not DM-KD's s (default: "
+                            "%(default)s, its authors' for B/2)")
+    group.add_argument("--network-guidance-interval", type=sit.interval, default=(0.4, 0.65),
+                       metavar="A-B",
+                       help="the network's input for the times at which its guidance acts, 0 the "
+                            "image, 1 the noise (default: 0.4-0.65)")
+
+
+def build(args: argparse.Namespace, task: Task, device: torch.device) -> IMFGenerator:
+    """The generator that the flags describe.
+
+    Raises:
+        UserError: no such weights or VAE, another layout, or not of this task.
+        DamagedError: bad weights.
+    """
+    model, card = load(args.weights)
+    classes = dit.generator_classes(model.num_classes, task, args.weights)
+    vae = dit.load_vae(args, model, card)
+    dtype = args.dtype or ("bf16" if device.type == "cuda" else "fp32")
+    if dtype == "bf16":
+        model.lower_precision(torch.bfloat16)
+    settings = {"name": "imf", "weights_sha256": card["sha256"], "licence": LICENCE,
+                "steps": args.steps, "network_guidance": args.network_guidance,
+                "network_guidance_interval": list(args.network_guidance_interval), "dtype": dtype}
+    settings |= {"generator_classes": classes} if classes else {}
+    if vae is not None:
+        settings |= vae.settings
+        vae.model.requires_grad_(False).to(device)
+    return IMFGenerator(model.to(device), settings, device, vae)
+
+
+def load(weights: str) -> tuple[IMF, dict]:
+    """Network in eval mode, float32, on the CPU, and a card with its sha256.
+
+    Raises:
+        UserError: nothing there, or another layout.  DamagedError: truncated.
+    """
+    state = from_official(sit.read_file(weights, "iMF"))
+    try:
+        model = _assembled(state)
+    except (KeyError, ValueError, IndexError, ArithmeticError, RuntimeError) as error:
+        raise UserError("the weights are not those of iMF's PyTorch branch", weights=weights,
+                        found=" ".join(str(error).split())[:110],
+                        hint="a file such as MiT_XL_2.pth of github.com/Lyy-iiis/imeanflow, branch "
+                             "torch") from error
+    if not all(torch.isfinite(value).all() for value in state.values()):
+        raise DamagedError("the weights hold NaN or infinite values", file=weights)
+    return model, {"sha256": files.sha256_file(Path(weights))}
+
+
+def from_official(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The official keys as ours, in float32: without the wrappers' names and the second head."""
+    renamed = {}
+    for key, value in state.items():
+        key = key.removeprefix("net.")
+        if not key.startswith(TRAINING_ONLY):
+            key = key.replace("._flax_linear.", ".").replace("._flax_embedding.", ".")
+            renamed[key] = value.to(torch.float32, copy=True)
+    return renamed
+
+
+def _assembled(state: dict[str, Tensor]) -> IMF:
+    """The network of these weights; the files hold no picture size: published ones are 32."""
+    width, channels, patch_size, _ = state["x_embedder.proj.weight"].shape
+    depth = len({key.split(".")[1] for key in state if key.startswith("shared_blocks.")})
+    with torch.device("meta"):
+        model = IMF(32, patch_size, channels, width, len(state["u_heads.0.mlp.w1.weight"]),
+                    depth + HEAD_DEPTH, len(state["y_embedder.embedding_table.weight"]) - 1)
+    model.load_state_dict(state, assign=True)
+    return model.eval().requires_grad_(False)

@@ -1,0 +1,129 @@
+"""One-Image: strongly augmented patches of a single picture, of which no label is known.
+
+Asano & Saeed 2022, "The augmented image prior" (arXiv 2112.00725): the paper's patches - a square
+half as wide as the picture, of that a crop of 1/500 to all of its area, resized to sqrt(2) times
+the size, turned and sheared by up to 30 degrees, the centre cut out, colours jittered in half of
+them. They are stored as PNG, not JPEG. The default pictures come with scikit-learn.
+
+    python -m dm_kd.synthesize --task cifar100 --generator one_image --picture FILE \\
+        --images-per-class 500 --out syn_dataset/cifar100_one_image
+"""
+
+import argparse
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from dm_kd import files
+from dm_kd.errors import UserError
+from dm_kd.image_files import read_image
+from dm_kd.tasks import Task
+
+BUNDLED = ("china.jpg", "flower.jpg")  # scikit-learn's
+BUNDLED_LICENCE = "CC BY 2.0, as shipped by scikit-learn (its datasets/images/README.txt)"
+SMALLEST_AREA, ASPECT = 1 / 500, (3 / 4, 4 / 3)  # of the inner crop
+DEGREES = 30.0  # of turning and of shearing
+JITTER, HUE, JITTER_SHARE = 0.4, 0.1, 0.5  # brightness, contrast and saturation; hue; of images
+LARGE_SIDE = 256  # pixels of a patch for tasks of large images, as the paper's
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("one_image")
+    group.add_argument("--picture", default=BUNDLED[0], metavar="FILE",
+                       help=f"any picture; {' and '.join(BUNDLED)} are scikit-learn's own where no "
+                            "such file is here (default: %(default)s)")
+
+
+class OneImageGenerator:
+    """Patches of `picture` (RGB or grey PIL image): `sample(labels, seeds) -> uint8 images`."""
+
+    labels_known = False
+
+    def __init__(self, picture: Image.Image, resolution: int, settings: dict):
+        self.picture, self.resolution, self.settings = picture, resolution, settings
+        self.channels = len(picture.getbands())
+
+    def sample(self, labels: Tensor, seeds: list[int]) -> Tensor:
+        """-> uint8 [B, C, H, H], each a function of its seed; the labels are not used."""
+        patches = [patch(self.picture, self.resolution, torch.Generator().manual_seed(seed))
+                   for seed in seeds]
+        arrays = np.stack([np.array(image).reshape(self.resolution, self.resolution, self.channels)
+                           for image in patches])
+        return torch.from_numpy(arrays).permute(0, 3, 1, 2).contiguous()
+
+
+def patch(picture: Image.Image, size: int, generator: torch.Generator) -> Image.Image:
+    """One augmented square of `size` pixels."""
+    from torchvision.transforms import InterpolationMode
+    from torchvision.transforms import functional as transforms
+
+    def uniform(low: float, high: float) -> float:
+        return low + (high - low) * float(torch.rand((), generator=generator, dtype=torch.float64))
+
+    outer = min(picture.size) // 2
+    left, top = (uniform(0, side - outer + 1) // 1 for side in picture.size)
+    width, height = inner_size(outer, uniform)
+    left += uniform(0, outer - width + 1) // 1
+    top += uniform(0, outer - height + 1) // 1
+    side = int(math.sqrt(2) * size)
+    image = picture.resize((side, side), Image.Resampling.BICUBIC,
+                           box=(left, top, left + width, top + height))
+    image = transforms.affine(
+        image, angle=uniform(-DEGREES, DEGREES), translate=[0, 0], scale=1.0,
+        shear=[uniform(-DEGREES, DEGREES), 0.0], interpolation=InterpolationMode.BILINEAR, fill=0)
+    image = transforms.center_crop(image, [size, size])
+    if uniform(0, 1) >= JITTER_SHARE:
+        return image
+    changes = [(transforms.adjust_brightness, uniform(1 - JITTER, 1 + JITTER)),
+               (transforms.adjust_contrast, uniform(1 - JITTER, 1 + JITTER)),
+               (transforms.adjust_saturation, uniform(1 - JITTER, 1 + JITTER)),
+               (transforms.adjust_hue, uniform(-HUE, HUE))]
+    for i in torch.randperm(len(changes), generator=generator).tolist():
+        change, amount = changes[i]
+        image = change(image, amount)
+    return image
+
+
+def inner_size(outer: int, uniform) -> tuple[int, int]:
+    """Width and height of a crop of a square of `outer` pixels: area uniform, aspect log-uniform,
+    drawn until it fits.
+
+    Args:
+        uniform: (low, high) -> a random number between."""
+    while True:
+        area = uniform(SMALLEST_AREA, 1) * outer ** 2
+        aspect = math.exp(uniform(math.log(ASPECT[0]), math.log(ASPECT[1])))
+        width, height = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < width <= outer and 0 < height <= outer:
+            return width, height
+
+
+def build(args: argparse.Namespace, task: Task, device: torch.device) -> OneImageGenerator:
+    """The generator that the flags describe.
+
+    Raises:
+        UserError: no such picture, or too small a one.  DamagedError: no picture in the file.
+    """
+    path = Path(args.picture)
+    bundled = not path.exists() and args.picture in BUNDLED
+    if bundled:
+        import sklearn.datasets
+
+        path = Path(sklearn.datasets.__file__).parent / "images" / args.picture
+    files.must_exist(path, "--picture", "picture")
+    if path.is_dir():
+        raise UserError("--picture is a folder", folder=path, hint="--picture FILE")
+    data = path.read_bytes()
+    pixels = read_image(data, path, task.channels)
+    if min(pixels.shape[1:]) < 16:
+        raise UserError("the picture has fewer than 16 pixels per side", file=path,
+                        hint="the larger and the more varied the picture, the better")
+    picture = Image.fromarray(pixels[0].numpy() if task.channels == 1
+                              else pixels.permute(1, 2, 0).contiguous().numpy())
+    settings = {"name": "one_image", "picture_sha256": files.sha256(data),
+                "licence": BUNDLED_LICENCE if bundled else "that of the picture"}
+    return OneImageGenerator(picture, LARGE_SIDE if task.crop else task.resolution, settings)

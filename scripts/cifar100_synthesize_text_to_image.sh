@@ -1,0 +1,14 @@
+#!/bin/sh
+# CIFAR-100: 50,000 images of a text-to-image model prompted with the class names, stored at 32 x 32.
+# Hardware: one GPU with 16 GB or more.  Time: about 2 hours on an H200.  Disk: 150 MB, and 7 GB of weights.
+# Hours are estimates from operation counts; nothing was measured on a GPU yet.
+# Needs: pip install transformers; SDXL-Turbo's weights (its own non-commercial licence), downloaded; or
+# --weights with any other text-to-image pipeline of diffusers, a hub id or a folder.
+# Use: [NGPU=n] sh scripts/cifar100_synthesize_text_to_image.sh [flags of python -m dm_kd.synthesize, such as --dry-run]
+set -eu
+cd "$(dirname "$0")/.."
+. scripts/setup_env.sh
+launch dm_kd.synthesize \
+    --task cifar100 --generator text_to_image --weights stabilityai/sdxl-turbo \
+    --prompt "a photo of a {}" --steps 1 --guidance-scale 0 --render-size 512 --batch-size 50 \
+    --images-per-class 500 --out syn_dataset/cifar100_text_to_image "$@"

@@ -1,0 +1,14 @@
+#!/bin/sh
+# ImageNet-100: 50,000 labelled images (64 x 64) of the small DiT that imagenet100_generator.sh trained on the
+# task's own real images (not data-free).
+# Hardware: one GPU.  Time: about 1 hour on an H200.  Disk: 600 MB.
+# Hours are estimates from operation counts; nothing was measured on a GPU yet.
+# Needs: imagenet100_generator.sh.
+# Use: [NGPU=n] sh scripts/imagenet100_synthesize_own_dit.sh [flags of python -m dm_kd.synthesize, such as --dry-run]
+set -eu
+cd "$(dirname "$0")/.."
+. scripts/setup_env.sh
+launch dm_kd.synthesize \
+    --task imagenet100 --generator dit --weights save/generators/imagenet100_dit --guidance-scale 1.5 \
+    --guided-channels all --steps 100 --images-per-class 500 --batch-size 500 \
+    --out syn_dataset/imagenet100_own_dit "$@"

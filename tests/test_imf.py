@@ -1,0 +1,234 @@
+"""iMF: its sampler where the answer is known, its network piece by piece, its keys."""
+
+import argparse
+import json
+import math
+
+import pytest
+import torch
+
+from dm_kd import synthesize
+from dm_kd.errors import DamagedError, UserError
+from dm_kd.generators import imf
+from dm_kd.tasks import get_task
+
+MEAN, STD = 0.7, 0.4  # of the data
+
+
+def network(**changes) -> imf.IMF:
+    torch.manual_seed(0)
+    model = imf.IMF(**{"input_size": 32, "patch_size": 8, "channels": 3, "width": 64, "hidden": 96,
+                       "depth": 9, "num_classes": 100} | changes)
+    for parameter in model.parameters():  # the gates start at zero
+        torch.nn.init.normal_(parameter, std=0.1)
+    return model.eval().requires_grad_(False)
+
+
+def official(state: dict) -> dict:
+    """Our keys as the official branch's, the second head's last layer included."""
+    renamed = {}
+    for key, value in state.items():
+        parts = key.split(".")
+        owner = parts[-2] if len(parts) > 1 else ""
+        if owner == "embedding_table":
+            parts.insert(-1, "_flax_embedding")
+        elif owner in ("0", "2", "linear", "w1", "w2", "w3") or owner.endswith("_proj"):
+            parts.insert(-1, "_flax_linear")
+        renamed["net." + ".".join(parts)] = value
+    for name in ("norm.weight", "linear._flax_linear.weight", "linear._flax_linear.bias"):
+        renamed[f"net.v_final_layer.{name}"] = renamed[f"net.u_final_layer.{name}"] + 1
+    return renamed
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    def make(change=lambda state: state, **changes):
+        file = tmp_path / "MiT_tiny.pth"
+        torch.save(change(official(network(**changes).state_dict())), file)
+        return file
+
+    return make
+
+
+def made(file, *argv, task="cifar100") -> imf.IMFGenerator:
+    args = synthesize.parse(["--task", task, "--generator", "imf", "--weights", str(file), "--out",
+                             "unused", *argv])
+    return imf.build(args, get_task(task), torch.device("cpu"))
+
+
+# --- the sampler ----------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_the_exact_average_velocity_of_gaussian_data_needs_one_step(steps):
+    """Along the flow z_t = mean_t + std_t z; the average velocity is the way over the time."""
+    def spread(t):
+        return math.sqrt((1 - t) ** 2 * STD ** 2 + t ** 2)
+
+    def average_velocity(z, t, r):
+        unit = (z - (1 - t) * MEAN) / spread(t)
+        return (z - (1 - r) * MEAN - spread(r) * unit) / (t - r)
+
+    noise = torch.randn(50, dtype=torch.float64)
+    found = imf.sample_mean_flow(average_velocity, noise, steps)
+    assert torch.allclose(found, MEAN + STD * noise)
+
+
+def test_the_network_is_given_the_span_and_not_the_time(checkpoint):
+    generator, spans = made(checkpoint(), "--steps", "2"), []
+    generator.model.h_embedder.register_forward_pre_hook(lambda _, x: spans.append(x[0].tolist()))
+    generator.sample(torch.tensor([1]), [2])
+    assert spans == [[0.5], [0.5]]
+
+
+def test_the_conditions_are_what_the_network_was_trained_with(checkpoint):
+    """Guidance enters as 1 - 1 / omega, beside its interval."""
+    generator, seen = made(checkpoint(), "--network-guidance", "4",
+                           "--network-guidance-interval", "0.2-0.9"), {}
+    for name in ("omega_embedder", "cfg_t_start_embedder", "cfg_t_end_embedder", "h_embedder"):
+        getattr(generator.model, name).register_forward_pre_hook(
+            lambda _, x, name=name: seen.update({name: float(x[0][0])}))
+    generator.sample(torch.tensor([1]), [2])
+    assert seen == pytest.approx({"omega_embedder": 0.75, "cfg_t_start_embedder": 0.2,
+                                  "cfg_t_end_embedder": 0.9, "h_embedder": 1.0})
+
+
+# --- the network ----------------------------------------------------------------------------------
+
+def test_rotary_positions_turn_complex_pairs():
+    x = torch.randn(1, 2, 5, 64, dtype=torch.float64)
+    rates = 10000.0 ** (-torch.arange(0, 64, 2, dtype=torch.float64) / 64)
+    turns = torch.exp(1j * torch.arange(5, dtype=torch.float64)[:, None] * rates)
+    expected = torch.view_as_real(torch.view_as_complex(x.unflatten(3, (32, 2))) * turns).flatten(3)
+    assert torch.allclose(imf.rotate(x, imf.rotary_turns(5)), expected, atol=1e-6)
+
+
+def test_attention_equals_the_written_out_product():
+    torch.manual_seed(1)
+    layer, x = imf.Attention(128).double(), torch.randn(2, 7, 128, dtype=torch.float64)
+    turns = imf.rotary_turns(7)
+
+    def heads(projection):
+        return projection(x).view(2, 7, 2, 64).permute(0, 2, 1, 3)
+
+    def normed(v):  # the norms' weights are ones here
+        return imf.rotate(v / (v.square().mean(-1, keepdim=True) + 1e-6).sqrt(), turns)
+
+    q, k, v = normed(heads(layer.q_proj)), normed(heads(layer.k_proj)), heads(layer.v_proj)
+    weights = torch.softmax(q @ k.transpose(2, 3) / 8, -1)
+    expected = layer.out_proj((weights @ v).permute(0, 2, 1, 3).reshape(2, 7, 128))
+    assert torch.allclose(layer(x, turns), expected, atol=1e-6)
+
+
+def test_a_block_adds_gated_branches():
+    torch.manual_seed(1)
+    block, x = imf.Block(64, 96), torch.randn(2, 5, 64)
+    turns = imf.rotary_turns(5)
+    assert torch.equal(block(x, turns), x)  # gates of zero
+    block.mlp_scale.data.fill_(2.0)
+    h = x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt()
+    w1, w2, w3 = (getattr(block.mlp, f"w{i}").weight for i in (1, 2, 3))
+    gate = h @ w1.T
+    expected = x + 2 * ((gate * torch.sigmoid(gate) * (h @ w3.T)) @ w2.T)
+    assert torch.allclose(block(x, turns), expected, atol=1e-5)
+
+
+def test_the_conditions_stand_before_the_image_in_their_order():
+    model, seen = network(depth=8), []
+    model.u_heads[0].register_forward_pre_hook(lambda _, x: seen.append(x[0][0]))
+    z = torch.randn(1, 3, 32, 32)
+    model(z, torch.tensor([0.5]), 2.0, (0.1, 0.9), torch.tensor([7]))
+    tokens = seen[0]
+    assert tokens.shape == (20 + 16, 64)
+    half = torch.tensor([0.5])
+    expected = [model.class_tokens + model.y_embedder(torch.tensor([7])),
+                model.omega_tokens + model.omega_embedder(half),
+                model.t_min_tokens + model.cfg_t_start_embedder(torch.tensor([0.1])),
+                model.t_max_tokens + model.cfg_t_end_embedder(torch.tensor([0.9])),
+                model.time_tokens + model.h_embedder(half), model.x_embedder(z)[0]]
+    assert torch.allclose(tokens, torch.cat(expected), atol=1e-6)
+
+
+def test_patches_go_back_where_they_came_from():
+    """With a last layer that gives each patch its own number, the image shows the patches."""
+    model = network(depth=8, patch_size=16)
+    model.u_final_layer.forward = lambda x: torch.arange(4.0).view(1, 4, 1).expand(1, 4, 768)
+    image = model(torch.zeros(1, 3, 32, 32), torch.ones(1), 1.0, (0.0, 1.0), torch.tensor([0]))
+    assert image.shape == (1, 3, 32, 32)
+    assert image[0, 0, ::16, ::16].tolist() == [[0, 1], [2, 3]]
+
+
+@pytest.mark.parametrize(("width", "depth", "millions"), [
+    (768, 12, 89), (768, 24, 174), (1024, 32, 409), (1024, 48, 610)])
+def test_the_published_sizes_have_the_papers_parameter_counts(width, depth, millions):
+    with torch.device("meta"):
+        model = imf.IMF(32, 2, 4, width, int(width * 8 / 3), depth, 1000)
+    assert round(sum(p.numel() for p in model.parameters()) / 1e6) == millions
+
+
+# --- checkpoints ----------------------------------------------------------------------------------
+
+def test_the_official_keys_become_ours(checkpoint):
+    found, expected = imf.load(str(checkpoint()))[0].state_dict(), network().state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[key], expected[key]) for key in expected)
+
+
+def test_the_manifest_names_the_networks_guidance_apart_from_dm_kds(checkpoint):
+    settings = made(checkpoint()).settings
+    assert settings["name"] == "imf" and settings["licence"].startswith("MIT")
+    assert settings["network_guidance"] == 8
+    assert settings["network_guidance_interval"] == [0.4, 0.65]
+    assert "guidance_scale" not in settings and json.dumps(settings)
+
+
+def test_dm_kds_guidance_flag_is_not_taken(capsys):
+    assert synthesize.main(["--task", "cifar100", "--generator", "imf", "--weights", "x",
+                            "--guidance-scale", "2", "--out", "unused"]) == 2
+    assert "guidance-scale" in capsys.readouterr().err
+
+
+def without(name):
+    return lambda state: {k: v for k, v in state.items() if name not in k}
+
+
+@pytest.mark.parametrize("change", [
+    without("omega_tokens"), without("x_embedder"), without("u_heads.7."),
+    lambda state: state | {"net.extra": torch.zeros(1)},
+    lambda state: {k.replace("_flax_linear", "layer"): v for k, v in state.items()},
+    lambda state: state | {"net.omega_tokens": torch.zeros(5, 64)}],
+    ids=["a token", "the patches", "a block", "one more", "other names", "other shapes"])
+def test_another_layout_is_refused(checkpoint, change):
+    with pytest.raises(UserError, match="not those of iMF's PyTorch branch"):
+        made(checkpoint(change))
+
+
+def test_nan_weights_are_damage(checkpoint):
+    with pytest.raises(DamagedError, match="NaN"):
+        made(checkpoint(lambda s: s | {"net.omega_tokens": torch.full((4, 64), math.nan)}))
+
+
+@pytest.mark.parametrize("text", ["0.5", "x", "inf"])
+def test_guidance_below_1_is_refused(text):
+    with pytest.raises(argparse.ArgumentTypeError):
+        imf.omega(text)
+
+
+# --- images ---------------------------------------------------------------------------------------
+
+def test_an_image_hangs_on_its_seed_and_class_and_not_on_its_batch(checkpoint):
+    generator = made(checkpoint(), "--steps", "2")
+    together = generator.sample(torch.tensor([1, 2, 2]), [5, 6, 7])
+    alone = generator.sample(torch.tensor([2]), [6])
+    assert together.shape == (3, 3, 32, 32) and together.dtype == torch.uint8
+    assert (together[1].int() - alone[0].int()).abs().max() <= 1
+    assert not torch.equal(together[1], together[2])
+    assert not torch.equal(generator.sample(torch.tensor([3]), [6]), alone)
+
+
+def test_bfloat16_keeps_the_last_layer_in_float32(checkpoint):
+    generator = made(checkpoint(), "--dtype", "bf16")
+    assert generator.model.u_heads[0].mlp.w1.weight.dtype == torch.bfloat16
+    assert generator.model.u_final_layer.linear.weight.dtype == torch.float32
+    low, full = generator.sample(torch.tensor([1]), [2]), made(checkpoint()).sample(
+        torch.tensor([1]), [2])
+    assert (low.int() - full.int()).abs().float().mean() < 3

@@ -1,0 +1,58 @@
+"""Small generators on large images: their centres, resized, whichever kind is trained."""
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+from dm_kd import synthesize, train_generator
+from dm_kd.errors import UserError
+from dm_kd.tasks import get_task
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """An ImageFolder of two classes, three pictures each of several sizes: one colour a class."""
+    root = tmp_path_factory.mktemp("large")
+    for name, colour in (("cat", (250, 0, 0)), ("dog", (0, 0, 250))):
+        for split in ("train", "val"):
+            (root / split / name).mkdir(parents=True)
+            for i in range(3):
+                Image.new("RGB", (50 + 10 * i, 70), colour).save(
+                    root / split / name / f"{i}.png")
+    return root
+
+
+@pytest.mark.parametrize(("kind", "small"), [
+    ("dit", ["--patch-size", "4", "--width", "16", "--depth", "1", "--heads", "1"]),
+    ("gan", ["--width", "8", "--latent-size", "4"])])
+def test_a_generator_of_large_images_learns_their_resized_centres(large, tmp_path, monkeypatch,
+                                                                  kind, small):
+    seen = []
+    real = train_generator.StoredSource
+    monkeypatch.setattr(train_generator, "StoredSource",
+                        lambda images, *rest: seen.append(images) or real(images, *rest))
+    out = tmp_path / kind
+    assert train_generator.main([
+        "--kind", kind, "--task", "folder", "--data", str(large), "--resolution", "16", *small,
+        "--steps", "2", "--batch-size", "4", "--cache", str(tmp_path / "cache"), "--device", "cpu",
+        "--threads", "1", "--out", str(out)]) == 0
+    images = torch.as_tensor(seen[0])
+    assert images.shape == (6, 3, 16, 16)
+    assert images.flatten(2).float().mean(2).tolist() == [[250, 0, 0]] * 3 + [[0, 0, 250]] * 3
+    assert synthesize.main([
+        "--task", "folder", "--data", str(large), "--generator", kind, "--weights", str(out),
+        *(["--steps", "2"] if kind == "dit" else []), "--images-per-class", "2", "--batch-size",
+        "2", "--device", "cpu", "--threads", "1", "--out", str(tmp_path / "set")]) == 0
+    manifest = json.loads((tmp_path / "set" / "manifest.json").read_text())
+    assert manifest["resolution"] == 16 and manifest["class_names"] == ["cat", "dog"]
+
+
+def test_large_images_need_a_resolution_and_small_ones_keep_theirs():
+    with pytest.raises(UserError, match="too large"):
+        train_generator.at_resolution(get_task("imagenet100"), None)
+    with pytest.raises(UserError, match="8 pixels"):
+        train_generator.at_resolution(get_task("digits"), 16)
+    assert train_generator.at_resolution(get_task("digits"), None).resolution == 8
+    assert train_generator.at_resolution(get_task("imagenet100"), 64).resolution == 64
