@@ -69,8 +69,8 @@ def frechet_distance(features: Tensor, real: Tensor) -> float:
 
 
 def neighbourhoods(real: Tensor, made: Tensor, k: int = 5) -> dict[str, float]:
-    """Precision and recall (Kynkaanniemi et al. 2019, arXiv 1904.06991, eq. 1), density and coverage
-    (Naeem et al. 2020, arXiv 2002.09797, eq. 4 and 6) of features [N, D] and [M, D].
+    """Precision and recall (Kynkaanniemi et al. 2019, arXiv 1904.06991, eq. 1), density and
+    coverage (Naeem et al. 2020, arXiv 2002.09797, eq. 4 and 6) of features [N, D] and [M, D].
 
     Each point's ball reaches to its k-th nearest neighbour in its own set. precision: share of made
     points inside some real ball; recall: of real points inside some made ball; density: real balls

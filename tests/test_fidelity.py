@@ -1,5 +1,5 @@
-"""Frechet distance, precision and recall, density and coverage, copies: against values worked out by
-hand, torchmetrics' formula and the published package."""
+"""Frechet distance, precision and recall, density and coverage, copies: against values worked out
+by hand and the published package."""
 
 import pytest
 import torch

@@ -438,11 +438,16 @@ class DiTGenerator:
         # without the condition an image's class says nothing
         self.labels_known = settings["guidance_scale"] > 0
 
-    @torch.inference_mode()
     def sample(self, labels: Tensor, seeds: list[int]) -> Tensor:
         """labels int64 [B]; seeds: one 64-bit number per image, which keys all its noise (start
         and every step), whatever batch it sits in -> uint8 [B, C, H, W] on the CPU, of
         `channels` and `resolution`."""
+        return self.finish(self.latents(labels, seeds))
+
+    @torch.inference_mode()
+    def latents(self, labels: Tensor, seeds: list[int]) -> Tensor:
+        """The sampler's part of `sample`: float32 [B, C, H, W] on the device, latents or pixels.
+        On a GPU it returns before they are computed."""
         size, channels = self.model.config["input_size"], self.model.channels
         streams = [torch.Generator().manual_seed(seed) for seed in seeds]
 
@@ -462,11 +467,25 @@ class DiTGenerator:
             x = sample_ddim(predict, self.diffusion, x, self.clip)
         else:
             x = sample_with_scheduler(predict, make_dpm_scheduler(self.settings["steps"]), x)
+        return x
+
+    @torch.inference_mode()
+    def finish(self, x: Tensor) -> Tensor:
+        """The rest of `sample`: decoding, rounding and the way to the CPU. Another thread may do it
+        while the next batch is sampled; on a GPU in a stream of its own.
+
+        Raises:
+            UserError: the sampler made NaN or infinite values."""
+        if x.device.type == "cuda":
+            return self._finish_beside(x)
+        return self._to_images(x).cpu()
+
+    def _to_images(self, x: Tensor) -> Tensor:
         x = self.vae.decode(x) if self.vae else x
         if not torch.isfinite(x).all():
             raise UserError("the generator made NaN or infinite values",
                             hint="--dtype fp32, or other weights")
-        return to_uint8(x).cpu()
+        return to_uint8(x)
 
 
 # --- command line and files -----------------------------------------------------------------------
