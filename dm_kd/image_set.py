@@ -17,6 +17,7 @@ import hashlib
 import io
 import json
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +34,7 @@ INDEX_FIELDS = ("path", "label", "k", "sha256", "pixels_sha256")
 MAX_IMAGES, MAX_SHARD = 10 ** 9, 10 ** 6  # of a set, of a shard
 SHEET_ROWS, SHEET_COLUMNS = 20, 10
 WRITTEN_AT_ONCE = 256  # images that share the wait for the disk
+ENCODERS, LARGE_SIDE = 4, 64  # threads that encode images of so many pixels per side or more
 
 
 # --- what an image's noise hangs on ---------------------------------------------------------------
@@ -159,9 +161,8 @@ class ImageSet:
         images: uint8 [shard_size, C, H, W]."""
         assert len(images) == self.plan.shard_size, (len(images), self.plan.shard_size)
         entries, contents = [], {}
-        for (label, k), image in list(zip(self.plan.shard(j), images, strict=True)
-                                      )[:self.plan.kept(j)]:
-            data = encode_png(image)
+        kept = list(zip(self.plan.shard(j), images, strict=True))[:self.plan.kept(j)]
+        for ((label, k), image), data in zip(kept, encode_all([i for _, i in kept]), strict=True):
             path = self.plan.path(label, k)
             contents[self.folder / path] = data
             entries.append({"path": path, "label": self.known_label(label), "k": k,
@@ -362,25 +363,42 @@ def writing(folder: Path, rank: int, world_size: int) -> Iterator[None]:
 
 
 def make(image_set: ImageSet, sample: Callable[[Tensor, list[int]], Tensor], rank: int,
-         world_size: int, progress: Callable[[int], None]) -> int:
+         world_size: int, progress: Callable[[int], None],
+         finish: Callable[[Tensor], Tensor] | None = None) -> int:
     """Make the missing shards of this rank; then, if none is missing at all, write the index.
+
+    A second thread encodes and writes a shard while the next one is sampled. At most one shard
+    waits for it, in order, so a kill loses two shards at most; what stops the thread (a full disk)
+    is raised here.
 
     Args:
         sample: (labels int64 [B], seeds) -> uint8 [B, C, H, W]; see generators/.
         progress: told the number of images after each shard.
+        finish: what makes uint8 [B, C, H, W] on the CPU of sample's value, in the second thread.
 
     Returns:
         How many shards were made.
     """
     plan, made = image_set.plan, 0
-    for j in range(rank, plan.shards, world_size):
-        if image_set.record(j) is not None:
-            continue
-        keys = plan.shard(j)
-        labels = torch.tensor([label for label, _ in keys])
-        image_set.write_shard(j, sample(labels, [plan.seed(*key) for key in keys]))
-        made += 1
-        progress(plan.kept(j))
+
+    def write(j: int, value: Tensor) -> int:
+        image_set.write_shard(j, finish(value) if finish else value)
+        return plan.kept(j)
+
+    with ThreadPoolExecutor(1) as writer:
+        pending = None
+        for j in range(rank, plan.shards, world_size):
+            if image_set.record(j) is not None:
+                continue
+            keys = plan.shard(j)
+            labels = torch.tensor([label for label, _ in keys])
+            value = sample(labels, [plan.seed(*key) for key in keys])
+            if pending:
+                progress(pending.result())
+            pending = writer.submit(write, j, value)
+            made += 1
+        if pending:
+            progress(pending.result())
     with _alone(image_set.folder):
         if not image_set.complete and not image_set.missing():
             for place in (image_set.folder / "shards", *image_set.folder.glob("images/*")):
@@ -409,6 +427,16 @@ def encode_png(image: Tensor) -> bytes:
     Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array).save(
         buffer, "PNG", compress_level=6)
     return buffer.getvalue()
+
+
+def encode_all(images: list[Tensor]) -> Iterator[bytes]:
+    """`encode_png` of each in order; large ones by several threads (zlib works without Python's
+    lock)."""
+    if images[0].shape[1] < LARGE_SIDE:
+        yield from map(encode_png, images)
+        return
+    with ThreadPoolExecutor(ENCODERS) as pool:
+        yield from pool.map(encode_png, images)
 
 
 def tile(rows: list[list[Tensor]], scale: int = 1, gap: int = 2) -> Tensor:

@@ -1,13 +1,16 @@
-"""Look at an image set: does the teacher see the intended classes, and does the generator copy?
+"""Look at an image set: does the teacher see the intended classes, is the set like real images, and
+does the generator copy?
 
     python -m dm_kd.inspect_set --task digits --set syn_dataset/digits \\
         --teacher save/models/digits_cnn_w32 --out save/report/digits_set.json
 
-One JSON object on standard output, or in --out and a sentence about it. Real validation images
-serve as the yardstick for copying only; nothing is tuned on them.
+One JSON object on standard output, or in --out, with a picture beside it (digits_set.png) and a
+sentence about both. Real images are the yardstick only; nothing is tuned on them. Without them, a
+teacher or labels, the figures that need them are null.
 """
 
 import argparse
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -15,8 +18,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dm_kd import engine, files, image_set, models, run
-from dm_kd.tasks import get_task, load_real
+from dm_kd import augment, engine, fidelity, files, image_set, models, run
+from dm_kd.errors import UserError
+from dm_kd.real_data import RealData
+from dm_kd.sources.stored import gathered
+from dm_kd.tasks import Task, get_task, load_real
+
+NEAR_DUPLICATE = 0.02  # root mean square difference, of the grey range, of thumbnails
+ENTROPY_BINS = 20
+SHOWN_CONFUSIONS, SHOWN_IMAGES, SHOWN_PAIRS = 6, 8, 8  # of the picture
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -24,8 +34,17 @@ def parse(argv: list[str]) -> argparse.Namespace:
     run.add_data_arguments(parser)
     parser.add_argument("--set", type=Path, required=True, metavar="FOLDER", help="an image set")
     parser.add_argument("--teacher", default=None, metavar="SPEC", help="scores the images")
+    parser.add_argument("--features", default=None, metavar="SPEC",
+                        help="network whose last hidden layer the distances to real images are "
+                             "taken in, of the task's classes (default: the teacher)")
+    parser.add_argument("--compare", type=run.positive_int, default=10000, metavar="N",
+                        help="images of the set, and of the real ones, that distances are taken "
+                             "between, evenly spread (default: %(default)s)")
+    parser.add_argument("--neighbours", type=run.positive_int, default=5, metavar="K",
+                        help="of precision, recall, density and coverage (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=None, metavar="FILE.json",
-                        help="where to write it (default: standard output)")
+                        help="where to write it, the picture beside it as FILE.png (default: "
+                             "standard output, no picture)")
     run.add_common_arguments(parser)
     return run.parse(parser, argv)
 
@@ -38,73 +57,260 @@ def body(argv: list[str]) -> None:
         print(f"would look at {args.set}{state} with {args.teacher}")
         return
     device = run.use_device(args)
-    images = image_set.open_set(args.set)
-    pixels, labels = image_set.packed(images, args.cache, lambda n: None)
-    result = {"set": str(args.set), "images": len(labels),
-              "generator": images.manifest["generator"]}
+    pixels, labels, manifest = load_set(args, task)
+    result = {"set": str(args.set), "images": len(labels), "generator": manifest["generator"],
+              **view_of_nobody()}
+    logits, feature_of = None, None
+    torch.manual_seed(args.seed)  # of NAME@none
     if args.teacher:
-        torch.manual_seed(args.seed)  # of NAME@none
-        teacher, _ = models.load_frozen(args.teacher, task)
-        result |= teacher_view(engine.predict(
-            teacher.to(device), pixels, engine.plain_view(task), device, "none"), labels)
-    if args.val != "none" and not task.crop:  # pixel distances say little about large images
-        train = load_real(task, "train", args.fold, args.val, args.data)
-        val = load_real(task, "val", args.fold, args.val, args.data)
-        result["copying"] = copying(pixels, train.images, val.images)
+        teacher = models.load_frozen(args.teacher, task)[0].to(device)
+        logits, features = look(teacher, pixels, engine.plain_view(task), device)
+        result |= teacher_view(logits, labels)
+        feature_of = teacher
+    if args.features:
+        feature_of = models.load_frozen(args.features, task)[0].to(device)
+        features = None
+    chosen = spread(len(labels), args.compare)
+    thumbnails = fidelity.thumbnails(pixels[chosen])
+    result |= duplicates(thumbnails)
+    train, val = reference(args, task, "train"), reference(args, task, "val")
+    if feature_of is None:
+        ours = real = None
+    else:
+        ours = (features[chosen] if features is not None else
+                look(feature_of, pixels[chosen], engine.plain_view(task), device)[1])
+        view = dataclasses.replace(engine.plain_view(task), size=0)  # they are cut out already
+        real = {name: look(feature_of, data.images, view, device)[1]
+                for name, data in (("train", train), ("val", val)) if data is not None}
+        result |= distances(ours, real, args.neighbours)
+    nearest_of = None
+    if train is not None and val is not None:
+        points = (thumbnails, fidelity.thumbnails(train.images), fidelity.thumbnails(val.images))
+        if task.crop and ours is not None:  # pixel distances say little about large images
+            points = ours, real["train"], real["val"]
+        result["copying"], nearest_of = copying(*points)
+        result["copying"]["measured_in"] = "features" if points[0] is ours else "pixels"
     if args.out is None:
         print(json.dumps(result, indent=1))
         return
     result["sentence"] = describe(result)
+    draw(args.out.with_suffix(".png"), task, pixels, labels, logits, chosen, train, nearest_of)
     files.write_json(args.out, result)
     print(result["sentence"])
 
 
-def describe(result: dict) -> str:
-    """The result in one sentence."""
-    text = f"{result['set']}: {result['images']} images"
-    if "teacher_agreement" in result:
-        text += f"; the teacher sees the intended class in {result['teacher_agreement']} %"
-    if "copying" in result:
-        text += (f"; nearest training image at {result['copying']['ratio']} times the distance of "
-                 "held-out real images (about 1 = new, near 0 = copies)")
-    return text + "."
+def load_set(args: argparse.Namespace, task: Task) -> tuple[Tensor, Tensor, dict]:
+    """Images of the task's size (small tasks) or as they are, labels (-1 where the set is of other
+    classes), manifest."""
+    images = image_set.open_set(args.set)
+    manifest = images.manifest
+    if manifest["channels"] != task.channels:
+        raise UserError(f"the set has {manifest['channels']} channels, {task.name} has "
+                        f"{task.channels}", set=args.set, hint=f"--task {manifest['task']}")
+    pixels, labels = image_set.packed(images, args.cache, lambda n: None,
+                                      None if task.crop else task.resolution)
+    return (pixels, labels if manifest["task"] == task.name else torch.full_like(labels, -1),
+            manifest)
+
+
+def reference(args: argparse.Namespace, task: Task, split: str) -> RealData | None:
+    """At most --compare real images of a split, centre crops where the task has them; None with
+    --val none, and where the task's images are not at their usual place."""
+    if args.val == "none":
+        return None
+    try:
+        real = load_real(task, split, args.fold, args.val, args.data)
+    except UserError as error:
+        if args.data is not None:
+            raise
+        print(f"note: no real images to compare with ({split}): "
+              f"{str(error).splitlines()[0].removeprefix('error: ')}", file=sys.stderr)
+        return None
+    real = real.chosen(spread(len(real.labels), args.compare))
+    return dataclasses.replace(real, images=gathered(real.images, task, args.cache, True)[0])
+
+
+def spread(count: int, most: int) -> Tensor:
+    """At most `most` positions among `count`, evenly spread."""
+    return torch.arange(min(count, most)) * count // min(count, most)
+
+
+def look(model: torch.nn.Module, images: Tensor, view: engine.View, device: torch.device
+         ) -> tuple[Tensor, Tensor]:
+    """Logits [N, classes], and features [N, D] of the last hidden layer."""
+    with fidelity.penultimate(model) as collected:
+        logits = engine.predict(model, images, view, device, "none")
+    return logits, torch.cat(collected)
+
+
+# --- figures --------------------------------------------------------------------------------------
+
+def view_of_nobody() -> dict:
+    """Every figure, before anything is measured."""
+    return dict.fromkeys((
+        "teacher_entropy", "teacher_agreement", "teacher_agreement_by_class", "confusions",
+        "entropy_histogram", "duplicates", "frechet", "frechet_train_to_val", "precision",
+        "recall", "density", "coverage", "copying"))
+
+
+def entropies(logits: Tensor) -> Tensor:
+    """Of the softmax, in nats [N]."""
+    log_p = logits.double().log_softmax(1)
+    return -(log_p.exp() * log_p).sum(1)
 
 
 def teacher_view(logits: Tensor, labels: Tensor) -> dict:
-    """Agreement with the intended labels in percent (where known), overall and per class, and the
-    mean entropy in nats. logits [N, classes], labels [N]."""
-    known = labels >= 0
-    log_p = logits.log_softmax(1)
-    result = {"teacher_entropy": round(float(-(log_p.exp() * log_p).sum(1).mean()), 4)}
+    """Agreement with the intended labels in percent (where known), overall and per class, the
+    commonest confusions, and the entropy in nats: its mean, and counts in equal bins from 0 to that
+    of a uniform guess. logits [N, classes], labels [N]."""
+    known, classes = labels >= 0, logits.shape[1]
+    entropy = entropies(logits)
+    top = float(torch.tensor(float(classes)).log())
+    counts = torch.histc(entropy.clamp(0, top).float(), ENTROPY_BINS, 0, top)
+    result = {"teacher_entropy": round(float(entropy.mean()), 4),
+              "entropy_histogram": {"to": round(top, 4), "counts": [int(c) for c in counts]}}
     if known.any():
         right = (logits.argmax(1) == labels)[known].double()
         result["teacher_agreement"] = round(100 * float(right.mean()), 2)
         result["teacher_agreement_by_class"] = {
             int(c): round(100 * float(right[labels[known] == c].mean()), 1)
             for c in labels[known].unique()}
+        result["confusions"] = confusions(logits[known].argmax(1), labels[known], classes)
     return result
 
 
-def nearest_distances(images: Tensor, others: Tensor, chunk: int = 500) -> Tensor:
-    """Root mean square pixel distance, in [0, 1], of each image to its nearest of `others`.
-    Both uint8 [., C, H, W]."""
-    flat = others.flatten(1).float() / 255
-    exact = "donot_use_mm_for_euclid_dist"  # the product's rounding would hide exact copies
-    found = [torch.cdist(part.flatten(1).float() / 255, flat, compute_mode=exact).min(1).values
-             for part in images.split(chunk)]
-    return torch.cat(found) / flat.shape[1] ** 0.5
+def confusions(seen: Tensor, labels: Tensor, classes: int, most: int = 20) -> list[dict]:
+    """The pairs of (intended, seen) classes that are commonest in percent of the intended class's
+    images, at most so many; ties in class order."""
+    counts = torch.bincount(labels * classes + seen, minlength=classes ** 2).view(classes, classes)
+    share = 100 * counts.double() / counts.sum(1, keepdim=True).clamp_min(1)
+    share.fill_diagonal_(0)
+    order = share.flatten().argsort(descending=True, stable=True)[:most].tolist()
+    return [{"intended": at // classes, "seen": at % classes,
+             "percent": round(float(share.flatten()[at]), 1)}
+            for at in order if share.flatten()[at] > 0]
 
 
-def copying(images: Tensor, train: Tensor, held_out: Tensor) -> dict:
+def duplicates(thumbnails: Tensor) -> dict:
+    """How many images have another of the set so near that it adds next to nothing. thumbnails
+    [N, D] in [0, 1]."""
+    distance = fidelity.nearest_other(thumbnails)
+    return {"duplicates": {
+        "exact_percent": round(100 * float((distance == 0).double().mean()), 2),
+        "near_percent": round(100 * float((distance < NEAR_DUPLICATE).double().mean()), 2),
+        "near_below_rms": NEAR_DUPLICATE, "compared": len(thumbnails)}}
+
+
+def distances(ours: Tensor, real: dict[str, Tensor], k: int) -> dict:
+    """Frechet distance, precision, recall, density and coverage against real validation images,
+    and as the yardstick the Frechet distance of real training images to the same. Features [., D];
+    {} without validation images."""
+    if "val" not in real:
+        return {}
+    val = real["val"]
+    result = {"frechet": round(fidelity.frechet_distance(ours, val), 4),
+              "compared": {"images": len(ours), "real": len(val), "neighbours": k}}
+    if "train" in real:
+        result["frechet_train_to_val"] = round(fidelity.frechet_distance(real["train"], val), 4)
+    if k < min(len(ours), len(val)):
+        result |= {name: round(value, 4) for name, value in
+                   fidelity.neighbourhoods(val, ours, k).items()}
+    return result
+
+
+def copying(ours: Tensor, train: Tensor, held_out: Tensor) -> tuple[dict, tuple[Tensor, Tensor]]:
     """Does the generator copy its training images? Mean distance of its images to the nearest
     training image over the same for real images it never saw: about 1 = as new as real ones, near
-    0 = copies. copies_percent: images nearer than 99 % of the held-out ones are."""
-    ours, real = nearest_distances(images, train), nearest_distances(held_out, train)
+    0 = copies. copies_percent: images nearer than 99 % of the held-out ones are.
+
+    Args:
+        ours, train, held_out: float32 [., D], thumbnails or features.
+
+    Returns:
+        The figures, and each image's distance and nearest training image.
+    """
+    distance, which = fidelity.nearest(ours, train)
+    real, _ = fidelity.nearest(held_out, train)
     limit = real.quantile(0.01)
-    return {"ratio": round(float(ours.mean() / real.mean()), 4),
-            "ratio_of_medians": round(float(ours.median() / real.median()), 4),
-            "copies_percent": round(100 * float((ours < limit).double().mean()), 2),
-            "held_out_images": len(held_out), "training_images": len(train)}
+    return {"ratio": round(float(distance.mean() / real.mean()), 4),
+            "ratio_of_medians": round(float(distance.median() / real.median()), 4),
+            "copies_percent": round(100 * float((distance < limit).double().mean()), 2),
+            "held_out_images": len(held_out), "training_images": len(train)}, (distance, which)
+
+
+def describe(result: dict) -> str:
+    """The result in one sentence."""
+    text = f"{result['set']}: {result['images']} images"
+    if result["teacher_agreement"] is not None:
+        text += f"; the teacher sees the intended class in {result['teacher_agreement']} %"
+    if result["teacher_entropy"] is not None:
+        text += f"; its entropy is {result['teacher_entropy']} nats"
+    if result["frechet"] is not None:
+        text += f"; Frechet distance {result['frechet']} to real validation images"
+        if result["frechet_train_to_val"] is not None:
+            text += f" (real training images: {result['frechet_train_to_val']})"
+    if result["precision"] is not None:
+        text += ", " + ", ".join(f"{name} {result[name]:.3f}" for name in (
+            "precision", "recall", "density", "coverage"))
+    text += f"; {result['duplicates']['near_percent']} % near-duplicates within the set"
+    if result["copying"] is not None:
+        text += (f"; nearest training image at {result['copying']['ratio']} times the distance of "
+                 "held-out real images (about 1 = new, near 0 = copies)")
+    return text + "."
+
+
+# --- picture --------------------------------------------------------------------------------------
+
+def draw(path: Path, task: Task, pixels: Tensor, labels: Tensor, logits: Tensor | None,
+         chosen: Tensor, train: RealData | None, nearest_of: tuple[Tensor, Tensor] | None) -> None:
+    """Worst confusions, the histogram of the teacher's entropy, and the images that are nearest to
+    real training ones beside them; what there is of it."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 3, figsize=(13, 4.5), layout="constrained")
+    for axis in axes:
+        axis.set_axis_off()
+    if logits is not None:
+        draw_confusions(axes[0], task, pixels, labels, logits)
+        axes[1].set_axis_on()
+        axes[1].hist(entropies(logits).numpy(), ENTROPY_BINS)
+        axes[1].set(title="Teacher's entropy", xlabel="nats", ylabel="images")
+    if nearest_of is not None:
+        distance, which = nearest_of
+        first = distance.argsort(stable=True)[:SHOWN_PAIRS]
+        side = train.images.shape[2:]
+        made = augment.resize(pixels[chosen[first]], *side)
+        pairs = [list(made), list(train.images[which[first]])]
+        show(axes[2], pairs, ["set", "real"], "Nearest to real training images")
+    files.atomically(lambda p: figure.savefig(p, dpi=110, metadata={"Software": None}), path)
+    pyplot.close(figure)
+
+
+def draw_confusions(axis, task: Task, pixels: Tensor, labels: Tensor, logits: Tensor) -> None:
+    known, seen = labels >= 0, logits.argmax(1)
+    rows, names = [], []
+    if known.any():
+        for pair in confusions(seen[known], labels[known], logits.shape[1], SHOWN_CONFUSIONS):
+            at = ((labels == pair["intended"]) & (seen == pair["seen"])).nonzero()[:, 0]
+            rows.append(list(pixels[at[:SHOWN_IMAGES]]))
+            names.append(f"{task.class_names[pair['intended']][:14]}, seen as\n"
+                         f"{task.class_names[pair['seen']][:14]} {pair['percent']:.1f} %")
+    if rows:
+        show(axis, rows, names, "Worst confusions")
+
+
+def show(axis, rows: list[list[Tensor]], names: list[str], title: str) -> None:
+    """Rows of uint8 images with a name each."""
+    sheet = image_set.tile(rows, scale=max(1, 32 // rows[0][0].shape[1]))
+    axis.set_axis_on()
+    axis.imshow(sheet.permute(1, 2, 0).numpy().squeeze(), cmap="gray", vmin=0, vmax=255)
+    height = sheet.shape[1] / len(rows)
+    axis.set_yticks([height * (r + 0.5) for r in range(len(rows))], names, fontsize=8)
+    axis.set_xticks([])
+    axis.set_title(title)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -100,7 +100,9 @@ def find_inspections(folder: Path, problems: list[str]) -> list[dict]:
     for path in sorted(folder.rglob("inspect*.json")):
         try:
             record = files.read_json(path)
-            found.append({**record, "sentence": str(record["sentence"])})
+            picture = path.with_suffix(".png")
+            found.append({**record, "sentence": str(record["sentence"]),
+                          "picture": str(picture) if picture.exists() else None})
         except (UserError, KeyError):
             problems.append(f"{path}: damaged")
     return found
@@ -377,6 +379,10 @@ def make_page(args: argparse.Namespace, rows: list[dict], record: dict, pictures
                          f"</figcaption></figure>")
     for inspection in record["sets"]:
         parts.append(f"<p class=note>{esc(inspection['sentence'])}</p>")
+        if inspection["picture"]:
+            data = base64.b64encode(Path(inspection["picture"]).read_bytes()).decode()
+            parts.append("<img alt='Worst confusions, entropy, nearest real images' "
+                         f"src='data:image/png;base64,{data}'>")
     generators = [t["card"].get("generator") or {} for t in trials]
     licences = "; ".join(sorted({g["licence"] for g in generators if "licence" in g})) or "none"
     parts.append(f"<p class=note>Licence of the generators: {esc(licences)}.</p>")

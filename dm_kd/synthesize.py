@@ -5,15 +5,17 @@
 
 The same command goes on where it stopped, on any number of processes: torchrun, or one command per
 machine with --rank R --world-size W. A larger --images-per-class extends the set. Every route gives
-the same bytes.
+the same bytes. --import PATH makes a set of somebody's images, --export DIR copies one to the names
+of the original DM-KD.
 """
 
 import argparse
+import contextlib
 import importlib
 import sys
 from pathlib import Path
 
-from dm_kd import dist, files, image_set, run
+from dm_kd import dist, files, image_set, import_export, run
 from dm_kd.errors import DamagedError, UserError, nearest
 from dm_kd.tasks import Task, get_task
 
@@ -27,6 +29,7 @@ GENERATORS = {  # name -> module with add_arguments(parser) and build(args, task
     "one_image": "dm_kd.generators.one_image",
     "noise": "dm_kd.generators.noise",
 }
+IMAGES_PER_CLASS = 200
 
 
 def class_list(text: str) -> tuple[int, ...]:
@@ -56,8 +59,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
                         help="for --task folder: the folder whose class folders name the classes")
     parser.add_argument("--generator", choices=GENERATORS, default="dit",
                         help="default: %(default)s")
-    parser.add_argument("--images-per-class", type=run.positive_int, default=200, metavar="N",
-                        help="default: %(default)s; may grow later")
+    parser.add_argument("--images-per-class", type=run.positive_int, default=None, metavar="N",
+                        help=f"default: {IMAGES_PER_CLASS}, with --import as many as each class "
+                             "has; may grow later")
     parser.add_argument("--classes", type=class_list, default=None, metavar="0-99,207|FILE",
                         help="class indices (default: all)")
     parser.add_argument("--batch-size", type=run.positive_int, default=100, metavar="B",
@@ -75,9 +79,22 @@ def parse(argv: list[str]) -> argparse.Namespace:
                         help="only compare every file with its digest (exit code 5: damage)")
     parser.add_argument("--repair", action="store_true",
                         help="make damaged and missing shards again")
+    parser.add_argument("--import", default=None, type=Path, metavar="PATH",
+                        help="make the set of the images of a list, folder, zip or tar archive "
+                             "(PNG and JPEG), with their labels")
+    parser.add_argument("--export", default=None, type=Path, metavar="DIR",
+                        help="copy the set --out into DIR, with the original's names and list file")
+    parser.add_argument("--export-format", choices=("list", "imagefolder"), default="list",
+                        help="one folder and a list of paths, or a folder per class "
+                             "(default: %(default)s)")
     importlib.import_module(GENERATORS[name]).add_arguments(parser)
     run.add_common_arguments(parser)
+    if any(argument.split("=")[0] in ("--verify", "--import", "--export") for argument in argv):
+        for action in parser._actions:  # no generator is needed
+            action.required = action.dest in ("task", "out")
     args = run.parse(parser, argv)
+    if args.images_per_class is None and not getattr(args, "import"):
+        args.images_per_class = IMAGES_PER_CLASS
     args.rank = dist.rank() if args.rank is None else args.rank
     args.world_size = dist.world_size() if args.world_size is None else args.world_size
     if args.rank >= args.world_size:
@@ -113,26 +130,83 @@ def body(argv: list[str]) -> None:
     task = get_task(args.task, args.data)
     if args.dry_run:
         dry_run(args, task)
-        return
-    if args.verify:
+    elif args.verify:
         verify(image_set.open_set(args.out))
-        return
+    elif args.export:
+        export(image_set.open_set(args.out), args)
+    elif getattr(args, "import"):
+        import_images(args, task)
+    else:
+        device = run.use_device(args)
+        generator = importlib.import_module(GENERATORS[args.generator]).build(args, task, device)
+        manifest = make_manifest(args, task, generator, device)
+        with image_set.writing(args.out, args.rank, args.world_size):
+            fill(args, manifest, generator)
+
+
+def fill(args: argparse.Namespace, manifest: dict, generator) -> None:
+    """Make what is missing of the set, or damaged; the caller holds it for writing."""
+    images = image_set.begin(args.out, manifest)
+    damaged = check(images, args)
+    for j in damaged:
+        images.record_path(j).unlink(missing_ok=True)
+    if args.repair:
+        (args.out / "index.csv").unlink(missing_ok=True)  # written again below
+    todo = [j for j in images.missing() if j % args.world_size == args.rank]
+    bar = run.Progress(sum(images.plan.kept(j) for j in todo), f"synthesize {args.out.name}",
+                       "images")
+    sample, finish = generator.sample, None
+    if hasattr(generator, "finish"):  # sample's last part, which can overlap with the next batch
+        sample, finish = generator.latents, generator.finish
+    image_set.make(images, sample, args.rank, args.world_size, bar.update, finish)
+    bar.close()
+    report(images, len(todo), args)
+
+
+def import_images(args: argparse.Namespace, task: Task) -> None:
+    """Make the set of --import's images.
+
+    Raises:
+        UserError: too few images, or flags that say what a generator should make."""
+    if args.world_size > 1 or args.classes:
+        raise UserError("--import takes all classes, in one process",
+                        hint="leave out --classes, --rank and --world-size")
+    source = files.must_exist(getattr(args, "import"), "--import", "images")
     device = run.use_device(args)
-    generator = importlib.import_module(GENERATORS[args.generator]).build(args, task, device)
-    manifest = make_manifest(args, task, generator, device)
-    with image_set.writing(args.out, args.rank, args.world_size):
-        images = image_set.begin(args.out, manifest)
-        damaged = check(images, args)
-        for j in damaged:
-            images.record_path(j).unlink(missing_ok=True)
-        if args.repair:
-            (args.out / "index.csv").unlink(missing_ok=True)  # written again below
-        todo = [j for j in images.missing() if j % args.world_size == args.rank]
-        bar = run.Progress(sum(images.plan.kept(j) for j in todo), f"synthesize {args.out.name}",
-                           "images")
-        image_set.make(images, generator.sample, args.rank, args.world_size, bar.update)
-        bar.close()
-        report(images, len(todo), args)
+    try:
+        with (image_set.writing(args.out, 0, 1),
+              import_export.opened(source, task, args.out, args.data) as found):
+            bar = run.Progress(len(found), f"read {source.name}", "images")
+            generator = import_export.Importer(found, task, args.seed, bar.update)
+            bar.close()
+            fill(args, import_manifest(args, task, generator, device), generator)
+    finally:
+        with contextlib.suppress(OSError):
+            args.out.rmdir()  # where nothing was begun
+
+
+def import_manifest(args: argparse.Namespace, task: Task,
+                    generator: "import_export.Importer", device) -> dict:
+    args.images_per_class = args.images_per_class or generator.per_class
+    if args.images_per_class > generator.per_class:
+        raise UserError(f"a class has {generator.per_class} images only",
+                        path=getattr(args, "import"),
+                        hint=f"--images-per-class {generator.per_class} or fewer")
+    left_out = (generator.settings["source_images"]
+                - args.images_per_class * len(generator.classes))
+    if left_out:
+        print(f"note: {left_out} images are left out: every class gets {args.images_per_class}")
+    args.classes = tuple(generator.classes)
+    # any machine reads the same pixels
+    return make_manifest(args, task, generator, device) | {"device": "any", "threads": None}
+
+
+def export(images: image_set.ImageSet, args: argparse.Namespace) -> None:
+    """Copy the set to --export."""
+    bar = run.Progress(images.plan.images, f"export {images.folder.name}", "images")
+    place = import_export.export(images, args.export, args.export_format, bar.update)
+    bar.close()
+    print(f"{place}: {images.plan.images} images")
 
 
 def check(images: image_set.ImageSet, args: argparse.Namespace) -> dict[int, str]:
@@ -198,6 +272,10 @@ def report(images: image_set.ImageSet, made: int, args: argparse.Namespace) -> N
 
 
 def dry_run(args: argparse.Namespace, task: Task) -> None:
+    if args.export or getattr(args, "import"):
+        print(f"would copy the images of {args.out} into {args.export}" if args.export else
+              f"would read the images of {getattr(args, 'import')} into {args.out}")
+        return
     classes = args.classes or range(task.num_classes)
     count = len(classes) * args.images_per_class
     shards = -(-count // args.batch_size)

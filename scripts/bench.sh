@@ -1,7 +1,7 @@
 #!/bin/sh
 # How fast sampling and distilling are, each against re-stated rivals, interleaved in one run, after
 # the results were compared; a table, and JSON in save/bench.
-# Hardware: 2 CPU cores, or a GPU.  Time: 7 minutes.  Disk: 20 KB.
+# Hardware: 2 CPU cores, or a GPU.  Time: 12 minutes; synthesis under 5 (8 on a GPU).  Disk: 80 MB.
 # Use: sh scripts/bench.sh [synthesis|distillation] [flags]; no name = both.
 #      distillation --parts small,large,loader,gpu chooses; gpu needs no GPU, but is slow without one
 set -eu

@@ -1,6 +1,7 @@
 """The benchmarks at tiny sizes: equivalence is checked, the record has its fields. Speed is not
 judged here."""
 
+import argparse
 import importlib.util
 import json
 import types
@@ -8,15 +9,15 @@ import types
 import pytest
 import torch
 
-from dm_kd import frozen, models
-from dm_kd.bench import distillation, measure, synthesis
+from dm_kd import files, frozen, models
+from dm_kd.bench import distillation, full_size, ladder, measure, synthesis
 from dm_kd.errors import UserError
 
 COMMON = {"bench", "settings", "device", "hardware", "versions", "commit", "dtype"}
 DISTILL = ["--parts", "small", "--teacher", "wrn_16_2", "--student", "wrn_16_1", "--batch-size",
            "32", "--classes", "10", "--repeats", "1", "--threads", "1", "--device", "cpu"]
 SAMPLE = ["--steps", "3", "--batch-size", "4", "--width", "32", "--depth", "2", "--repeats", "1",
-          "--threads", "1", "--device", "cpu"]
+          "--threads", "1", "--device", "cpu", "--ladder-images", "0"]
 
 
 @pytest.fixture(autouse=True)
@@ -88,7 +89,7 @@ def test_synthesis_checks_images_and_writes_its_record(tmp_path):
     assert record.keys() >= COMMON | {"results"}
     for result, scale in zip(record["results"], (2, 1), strict=True):
         checks = result["equivalence"]
-        assert result["guidance_scale"] == scale and len(result["rows"]) == 3
+        assert result["guidance_scale"] == scale and len(result["rows"]) == 5
         patched = [c for name, c in checks.items() if "patched" in name]
         assert len(patched) == 3 and all(c["value"] <= c["limit"] for c in patched)
 
@@ -100,7 +101,51 @@ def test_synthesis_runs_without_diffusers_and_says_so(tmp_path, monkeypatch, cap
     assert synthesis.main([*SAMPLE, "--out", str(tmp_path)]) == 0
     record = json.loads((tmp_path / "synthesis.json").read_text())
     assert "diffusers is not installed" in capsys.readouterr().out
-    assert not record["diffusers"] and len(record["results"][0]["rows"]) == 1
+    assert not record["diffusers"] and len(record["results"][0]["rows"]) == 3
+
+
+def test_the_original_style_loop_makes_our_images_from_the_same_noise():
+    args = types.SimpleNamespace(size=8, channels=1, width=32, depth=2, heads=2, classes=10,
+                                 steps=6, batch_size=4)
+    check = synthesis.original_equivalence(synthesis.make_model(args), args, 2.0,
+                                           torch.device("cpu"))
+    (found,) = check.values()
+    assert found["value"] < 1e-6 and found["limit"] <= 1e-5
+
+
+def test_the_ladder_is_zero_for_the_exact_rung_and_small_for_bf16(tmp_path, teacher_folder):
+    args = types.SimpleNamespace(size=8, channels=1, width=32, depth=3, heads=2, classes=10)
+    torch.manual_seed(0)
+    model = synthesis.make_model(args)
+    files.write_with_card(tmp_path / "dit", "dit", model.state_dict(), {
+        "model": "dit", "task": "digits", "config": model.config, "clip": True, "licence": "none"})
+    args = types.SimpleNamespace(generator_run=str(tmp_path / "dit"), teacher=str(teacher_folder),
+                                 ladder_images=12, ladder_steps=6, threads=1, out=tmp_path)
+    rows = {row["rung"]: row for row in ladder.climb(args, torch.device("cpu"))}
+    exact, low = rows[ladder.EXACT], rows["bf16 network, fp32 state"]
+    assert exact["kl_to_exact"] == 0 and abs(exact["frechet_to_exact"]) < 1e-6
+    assert exact["forwards"] == 12 and rows["3 steps"]["forwards"] == 6
+    assert exact["trajectory_error"] is None and 0 < low["trajectory_error"] < 0.2
+    assert 0 < rows["fp8 products in the inner blocks"]["trajectory_error"] < 0.5
+    assert rows["guidance in 0.2-0.8 only"]["forwards"] == 6 + 4  # of t = 999, 799 ... 0
+
+
+def test_the_full_size_bench_runs_on_the_cpu_at_small_size(capsys):
+    small = argparse.Namespace(**vars(full_size.XL) | {
+        "size": 4, "width": 32, "depth": 3, "heads": 2, "classes": 10, "steps": (4, 6), "batch": 3,
+        "sweep": (2,), "repeats": 1, "vae_blocks": (8, 8), "groups": 4, "backend": "aot_eager"})
+    found = full_size.bench(small, torch.device("cpu"))
+    assert found["sweep"][0]["batch"] == 2 and found["sweep"][0]["ceiling_percent"] > 0
+    names = {row["variant"] for row in found["rows"]}
+    assert {full_size.ORIGINAL, "exact, T = 4", "exact, T = 6", "fp8, T = 4"} <= names
+    assert all(row["images_per_second"]["median"] > 0 for row in found["rows"])
+    assert "images/s" in capsys.readouterr().out
+
+
+def test_the_needed_operations_are_the_published_ones():
+    """118.62 GMAC of a forward of DiT-XL/2; embeddings and the last layer are 0.02 of it."""
+    config = {"input_size": 32, "patch_size": 2, "width": 1152, "depth": 28}
+    assert full_size.image_flops(config, 100) == pytest.approx(2 * 100 * 2 * 118.62e9, rel=1e-3)
 
 
 def test_no_speed_is_printed_when_the_results_differ(tmp_path, monkeypatch, capsys):

@@ -1,16 +1,25 @@
 """The DiT, its process and samplers against golden values of the original definition, closed forms
 and hand-written recursions."""
 
+import argparse
+import copy
 import math
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import safetensors.torch
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
+from dm_kd import files, image_set, synthesize
+from dm_kd.bench import synthesis
 from dm_kd.errors import UserError
-from dm_kd.generators import dit
+from dm_kd.generators import dit, dit_weights
 from dm_kd.image_set import image_seed
+from dm_kd.tasks import get_task
 
 DATA = Path(__file__).parent / "data"
 
@@ -419,3 +428,272 @@ def test_a_torch_without_the_fused_gelu_takes_the_two_calls(monkeypatch):
         assert not dit.fused_gelu_works()
     finally:
         dit.fused_gelu_works.cache_clear()
+
+
+# --- every path agrees with the golden values -----------------------------------------------------
+
+def in_dtype(state, dtype):
+    model = dit.DiT(8, 2, 4, width=32, depth=2, heads=4, num_classes=10)
+    model.load_state_dict(state)
+    return model.to(dtype).eval().requires_grad_(False)
+
+
+def golden_network(path, dtype, tmp_path):
+    """The golden weights, as each path makes a network of them."""
+    state = safetensors.torch.load_file(DATA / "dit_tiny_weights.safetensors")
+    if path == "original layout":
+        torch.save(state, tmp_path / "dit.pt")
+        with mock.patch.object(dit_weights, "_heads", return_value=4):  # a .pt does not tell them
+            return dit.load(str(tmp_path / "dit.pt"))[0].to(dtype)
+    if path == "diffusers layout":
+        diffusers = pytest.importorskip("diffusers")
+        rival = synthesis.make_rival(in_dtype(state, torch.float32))
+        rival.save_pretrained(tmp_path / "transformer")
+        diffusers.DDIMScheduler(beta_start=1e-4, beta_end=0.02, beta_schedule="linear",
+                                clip_sample=False).save_pretrained(tmp_path / "scheduler")
+        return dit.load(str(tmp_path))[0].to(dtype)
+    model = in_dtype(state, dtype)
+    return dit.compile_blocks(model, "aot_eager") if path == "compiled" else model
+
+
+PATHS = ("eager", "original layout", "diffusers layout", "compiled")
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_every_path_agrees_with_the_golden_values_in_float64(golden, tmp_path, path):
+    network = golden_network(path, torch.float64, tmp_path)
+    with torch.no_grad():
+        out = network(golden["x"], golden["t"], golden["y"])
+        assert relative(out, golden["forward"]) < 1e-6
+        for scale in (2, 4):
+            out = dit.guided(network, golden["cfg_in"], golden["cfg_t"], golden["cfg_y"], 10,
+                             scale, 3)
+            assert relative(out, golden[f"cfg_s{scale}"]) < 1e-6
+        for steps in (10, 100):
+            assert relative(golden_run(golden, network, steps), golden[f"sample_{steps}"]) < 1e-6
+
+
+@pytest.mark.parametrize("steps", [10, 100])
+@pytest.mark.parametrize("path", [*PATHS, "fused"])
+def test_every_path_with_a_float32_network_is_close_to_the_golden_run(golden, tmp_path, path,
+                                                                      steps):
+    network = golden_network(path, torch.float32, tmp_path)
+    with torch.inference_mode(path == "fused"), torch.set_grad_enabled(path != "fused"):
+        if path == "fused" and not dit.fused_gelu_works():
+            pytest.skip("no oneDNN")
+        out = golden_run(golden, lambda x, t, y: network(x.float(), t, y), steps)
+    assert 0 < relative(out, golden[f"sample_{steps}"]) < 1e-4
+
+
+@pytest.mark.parametrize("path", ["eager", "compiled"])
+def test_any_batch_agrees_with_the_golden_run(golden, tmp_path, path):
+    """The two golden images among others, in batches of 1, 2 and 5."""
+    network = golden_network(path, torch.float64, tmp_path)
+    start = torch.randn(5, 4, 8, 8, dtype=torch.float64)
+    noise = torch.randn(10, 5, 4, 8, 8, dtype=torch.float64)
+    labels = torch.tensor([1, 4, 6, 6, 9])
+    start[[1, 3]], noise[:, [1, 3]] = golden["z_10"].double(), golden["noise_10"].double()
+    for chosen in ([0, 1, 2, 3, 4], [1], [3], [3, 0]):
+        drawn = iter(noise[:, chosen])
+        out = dit.sample_ddpm(
+            lambda x, t, y=labels[chosen]: dit.guided(network, x, t, y, 10, 2.0, 3),
+            dit.Diffusion(10), start[chosen], lambda drawn=drawn: next(drawn))
+        for at, which in ((1, 0), (3, 1)):
+            if at in chosen:
+                assert relative(out[chosen.index(at)], golden["sample_10"][which]) < 1e-6
+
+
+# --- what a GPU must not wait for -----------------------------------------------------------------
+
+class HostTensors(TorchDispatchMode):
+    """Notes every operation that takes a tensor of the host, or reads a number of the device."""
+
+    def __init__(self):
+        super().__init__()
+        self.count, self.waits = 0, []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        tensors = [t for t in tree_leaves((args, kwargs, out)) if isinstance(t, torch.Tensor)]
+        self.count += 1
+        if "_local_scalar_dense" in str(func) or any(t.device.type != "meta" for t in tensors):
+            self.waits.append(str(func))
+        return out
+
+
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
+@pytest.mark.parametrize("scale", [1.0, 2.0])
+def test_the_loop_touches_no_tensor_of_the_host(sampler, scale):
+    meta = torch.device("meta")
+    model = dit.DiT(8, 2, 4, width=32, depth=2, heads=4, num_classes=10).eval().to(meta)
+    x = torch.empty(3, 4, 8, 8, device=meta)
+    labels = torch.empty(3, dtype=torch.int64, device=meta)
+    process = dit.Diffusion(6, meta)
+    dit.timestep_rates(128, meta)  # kept on the device before the first step
+
+    def predict(x, t):
+        return dit.guided(model, x, t, labels, 10, scale, 3)
+
+    with torch.no_grad(), HostTensors() as seen:
+        if sampler == "ddpm":
+            dit.sample_ddpm(predict, process, x, lambda: torch.empty_like(x))
+        else:
+            dit.sample_ddim(predict, process, x)
+    assert seen.count > 100 and seen.waits == []
+
+
+def test_the_counter_sees_a_copy_and_a_read():
+    with HostTensors() as seen:
+        torch.ones(3).to("meta")
+        torch.ones(1).item()
+    assert any("_to_copy" in name for name in seen.waits) and len(seen.waits) >= 3
+
+
+def test_finishing_in_another_thread_gives_the_same_bytes(tiny):
+    made = generator(tiny)
+    batches = [(torch.tensor([1, 2, 3]), [seed, seed + 1, seed + 2]) for seed in (1, 4, 7)]
+    with ThreadPoolExecutor(1) as second:
+        beside = [second.submit(made.finish, made.latents(*batch)) for batch in batches]
+        for batch, images in zip(batches, beside, strict=True):
+            assert torch.equal(images.result(), made.sample(*batch))
+
+
+# --- opt-in approximations ------------------------------------------------------------------------
+
+def counted(model):
+    """A module that notes the batch of each forward, and its labels."""
+    seen = []
+
+    def forward(x, t, labels):
+        seen.append((int(t[0]), len(x)))
+        return model(x, t, labels)
+
+    forward.config, forward.channels, forward.num_classes = (
+        model.config, model.channels, model.num_classes)
+    return forward, seen
+
+
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpm++"])
+def test_outside_the_interval_one_conditional_forward_is_taken(tiny, sampler):
+    if sampler == "dpm++":
+        pytest.importorskip("diffusers")
+    model, seen = counted(tiny)
+    made = generator(model, sampler=sampler, steps=9, guidance_interval=[0.25, 0.5])
+    made.sample(torch.tensor([1, 2]), [1, 2])
+    assert len(seen) == 9 and {size for _, size in seen} == {2, 4}
+    assert all((size == 4) == (0.25 <= t / 999 <= 0.5) for t, size in seen)
+
+
+def test_the_interval_of_everything_changes_no_bit_and_an_empty_one_is_scale_1(tiny):
+    labels, seeds = torch.tensor([1, 2, 3]), [1, 2, 3]
+    whole = generator(tiny, guidance_interval=[0.0, 1.0]).sample(labels, seeds)
+    assert torch.equal(whole, generator(tiny).sample(labels, seeds))
+    nowhere = generator(tiny, guidance_interval=[0.4, 0.41], steps=4).sample(labels, seeds)
+    assert torch.equal(nowhere, generator(tiny, guidance_scale=1.0, steps=4).sample(labels, seeds))
+    assert not torch.equal(nowhere, whole)
+
+
+@pytest.mark.parametrize("text", ["", "0.2", "0.8-0.2", "-0.1-0.5", "0-2", "a-b", "nan-1", "0.5-"])
+def test_what_is_no_interval_is_refused(text):
+    with pytest.raises(argparse.ArgumentTypeError, match="LOW-HIGH"):
+        dit.interval(text)
+    assert dit.interval("0.2-1") == (0.2, 1.0)
+
+
+def test_rows_are_rounded_to_three_bits_of_mantissa_at_their_own_scale():
+    x = torch.tensor([[448.0, 0.0, 17.0, -448.0], [1.0, 0.5, -0.25, 1e-3], [0.0, 0.0, 0.0, 0.0]])
+    rows, scale = dit.quantise_rows(x)
+    assert rows.dtype == torch.float8_e4m3fn and scale.shape == (3, 1)
+    back = rows.float() * scale
+    assert back[0].tolist() == [448.0, 0.0, 16.0, -448.0]  # 17 lies between 16 and 18
+    assert torch.allclose(back[1], x[1], rtol=2 ** -4) and not back[2].any()
+
+
+def test_an_8_bit_layer_is_the_product_of_the_rounded_factors():
+    layer, x = torch.nn.Linear(16, 32), torch.randn(2, 5, 16)
+    made = dit.Fp8Linear(layer)
+    weight, weight_scale = dit.quantise_rows(layer.weight.detach())
+    rows, scale = dit.quantise_rows(x.view(-1, 16))
+    expected = (rows.double() * scale) @ (weight.double() * weight_scale).T + layer.bias.double()
+    out = made(x)
+    assert out.shape == (2, 5, 32) and relative(out.double().view(-1, 32), expected) < 1e-6
+    assert 0.005 < relative(out, layer(x)) < 0.06
+
+
+def wide_dit(depth):
+    torch.manual_seed(0)
+    model = dit.DiT(8, 2, 1, width=32, depth=depth, heads=2, num_classes=10)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter, std=0.1)
+    return model.eval().requires_grad_(False)
+
+
+def test_8_bits_are_used_in_the_inner_blocks_only():
+    model = dit.to_fp8(wide_dit(4))
+    kinds = {name for name, module in model.named_modules() if isinstance(module, dit.Fp8Linear)}
+    assert kinds == {f"blocks.{i}.{name}" for i in (1, 2)
+                     for name in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")}
+    x, t, y = torch.randn(3, 1, 8, 8), torch.tensor([1, 500, 999]), torch.tensor([1, 2, 10])
+    exact, approximate = wide_dit(4)(x, t, y), model(x, t, y)
+    assert 1e-5 < relative(approximate, exact) < 0.05
+
+
+def test_a_network_too_small_for_8_bits_is_refused():
+    with pytest.raises(UserError, match="3 blocks"):
+        dit.to_fp8(wide_dit(2))
+
+
+@pytest.mark.parametrize(("flags", "message"), [
+    (["--fp8"], "8-bit"), (["--fp8", "--dtype", "fp32"], "--dtype"),
+    (["--guidance-interval", "0.2-0.8", "--guidance-scale", "1"], "does nothing"),
+    (["--guidance-interval", "0.8-0.2"], "LOW-HIGH"), (["--steps", "1001"], "1000")])
+def test_flags_that_cannot_be_are_refused_before_weights_are_read(tmp_path, capsys, flags, message):
+    assert synthesize.main(["--task", "digits", "--weights", str(tmp_path), "--device", "cpu",
+                            "--out", str(tmp_path / "set"), *flags]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.fixture
+def weights_folder(tmp_path):
+    model = wide_dit(3)
+    files.write_with_card(tmp_path / "dit", "dit", {
+        name: p.detach() for name, p in model.named_parameters()}, {
+        "model": "dit", "task": "digits", "config": model.config, "clip": True, "licence": "none"})
+    return tmp_path / "dit"
+
+
+def test_approximations_are_recorded_in_the_manifest_and_the_exact_way_is_as_before(
+        weights_folder, tmp_path):
+    command = ["--task", "digits", "--weights", str(weights_folder), "--steps", "2", "--device",
+               "cpu", "--threads", "1", "--images-per-class", "1"]
+    assert synthesize.main([*command, "--out", str(tmp_path / "a")]) == 0
+    assert synthesize.main([*command, "--guidance-interval", "0.2-0.75", "--out",
+                            str(tmp_path / "b")]) == 0
+    exact, other = (image_set.open_set(tmp_path / name).manifest["generator"] for name in "ab")
+    assert not {"guidance_interval", "fp8", "compiled"} & exact.keys()
+    assert other == exact | {"guidance_interval": [0.2, 0.75]}
+
+
+def test_a_compilation_that_fails_is_said(tiny, monkeypatch):
+    made = generator(copy.deepcopy(tiny), compiled=True)
+
+    def fails(graph, inputs):
+        raise ValueError("no compiler here")
+
+    dit.compile_blocks(made.model, fails)
+    with pytest.raises(UserError, match="torch.compile failed"):
+        made.sample(torch.tensor([1]), [1])
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("flags", [[], ["--fp8"], ["--compile", "off"]])
+def test_on_a_gpu_images_are_close_to_the_cpus(weights_folder, flags):
+    task, made = get_task("digits"), []
+    for device, given in (("cpu", ["--dtype", "fp32"]), ("cuda", flags)):
+        args = synthesize.parse(["--task", "digits", "--weights", str(weights_folder), "--steps",
+                                 "10", "--out", "set", *given])
+        made.append(dit.build(args, task, torch.device(device)).sample(
+            torch.arange(10), list(range(10))).float())
+    limit = 20 if "--fp8" in flags else 6
+    assert (made[0] - made[1]).abs().mean() < limit

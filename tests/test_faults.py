@@ -356,6 +356,27 @@ def test_damage_stops_the_command_and_repair_makes_the_same_bytes(tmp_path, dit_
     assert contents(folder) == golden
 
 
+@pytest.mark.slow
+def test_200_truncated_and_500_flipped_files_are_each_named_and_made_again(tmp_path):
+    """A shard per image, so that each is named by itself."""
+    command = ("--task", "digits", "--generator", "noise", "--images-per-class", 70,
+               "--batch-size", 1, "--threads", 1, "--out", tmp_path / "set")
+    assert run("synthesize", *command).code == 0
+    golden, chance = contents(tmp_path / "set"), random.Random(7)
+    images = [name for name in golden if name.startswith("images") and golden[name]]
+    assert len(images) == 700
+    for n, name in enumerate(chance.sample(images, 700)):
+        (tmp_path / "set" / name).write_bytes(
+            golden[name][:chance.randrange(len(golden[name]))] if n < 200
+            else flip_bit(golden[name], chance))
+    verified = run("synthesize", *command, "--verify")
+    assert verified.code == 5 and "700 of 700" in verified.err
+    assert all(name in verified.err for name in images)
+    repaired = run("synthesize", *command, "--repair")
+    assert repaired.code == 0, repaired.err
+    assert contents(tmp_path / "set") == golden
+
+
 def test_a_repair_that_was_killed_at_any_moment_is_taken_up(tmp_path):
     golden, _ = golden_set(TINY, tmp_path / "golden")
     image = next(name for name in golden if name.startswith("images") and golden[name])

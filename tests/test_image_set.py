@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import shutil
+import threading
 import zlib
 
 import numpy as np
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dm_kd import files, image_files, image_set
-from dm_kd.errors import DamagedError, LockedError, UserError
+from dm_kd.errors import DamagedError, LockedError, StorageError, UserError
 
 
 def sample(labels, seeds):
@@ -381,7 +382,7 @@ def use(folder, cache):
     return None
 
 
-@settings(max_examples=120)
+@settings(max_examples=300)
 @given(changes=edits)
 def test_a_mutated_manifest_never_raises_anything_but_a_users_error(changes, finished, tmp_path):
     folder = tmp_path / "mutated"
@@ -617,3 +618,75 @@ def test_a_damaged_contact_sheet_is_named(copy):
     assert images.summary_damage() is None
     (copy / "contact_sheet.png").write_bytes(b"")
     assert images.summary_damage() == "contact_sheet.png"
+
+
+def test_growth_from_20_to_50_images_per_class_gives_the_bytes_of_50_at_once(tmp_path, manifest):
+    make(tmp_path / "grown", manifest | {"images_per_class": 20, "shard_size": 16})
+    make(tmp_path / "grown", manifest | {"images_per_class": 50, "shard_size": 16})
+    make(tmp_path / "whole", manifest | {"images_per_class": 50, "shard_size": 16})
+    assert len(contents(tmp_path / "whole")) == 150 + 10 + 3
+    assert contents(tmp_path / "grown") == contents(tmp_path / "whole")
+
+
+# --- the second thread ----------------------------------------------------------------------------
+
+def test_shards_are_written_beside_the_next_batch_and_in_order(tmp_path, manifest, monkeypatch):
+    order, threads = [], set()
+    real = image_set.ImageSet.write_shard
+
+    def write(self, j, images):
+        threads.add(threading.current_thread())
+        order.append(f"wrote {j}")
+        real(self, j, images)
+
+    monkeypatch.setattr(image_set.ImageSet, "write_shard", write)
+
+    def seen(labels, seeds):
+        threads.add(threading.current_thread())
+        return sample(labels, seeds)
+
+    with image_set.writing(tmp_path / "set", 0, 1):
+        images = image_set.begin(tmp_path / "set", manifest)
+        image_set.make(images, seen, 0, 1, order.append)
+    assert len(threads) == 2
+    assert [o for o in order if isinstance(o, str)] == [f"wrote {j}" for j in range(4)]
+    assert [o for o in order if isinstance(o, int)] == [4, 4, 4, 3]
+
+
+def test_what_finishes_a_batch_in_the_second_thread_makes_the_same_bytes(tmp_path, manifest,
+                                                                         finished):
+    with image_set.writing(tmp_path / "set", 0, 1):
+        images = image_set.begin(tmp_path / "set", manifest)
+        image_set.make(images, lambda *batch: batch, 0, 1, lambda n: None,
+                       lambda batch: sample(*batch))
+    assert contents(tmp_path / "set") == contents(finished)
+
+
+@pytest.mark.parametrize("where", ["write", "finish", "sample"])
+def test_an_error_in_either_thread_ends_the_run_and_the_next_one_goes_on(
+        tmp_path, manifest, finished, monkeypatch, where):
+    calls = []
+
+    def failing(name, function):
+        def called(*args):
+            calls.append(name)
+            if name == where and calls.count(name) == 3:
+                raise StorageError("no space left")
+            return function(*args)
+        return called
+
+    with monkeypatch.context() as patch:
+        patch.setattr(image_set, "encode_all", failing("write", image_set.encode_all))
+        with (image_set.writing(tmp_path / "set", 0, 1), pytest.raises(StorageError)):
+            images = image_set.begin(tmp_path / "set", manifest)
+            image_set.make(images, failing("sample", sample), 0, 1, lambda n: None,
+                           failing("finish", lambda x: x))
+    left = images.missing()
+    assert left == [2, 3] and calls.count("sample") <= 4
+    assert not images.complete
+    assert contents(make(tmp_path / "set", manifest).folder) == contents(finished)
+
+
+def test_large_images_are_encoded_by_several_threads_in_order():
+    images = list(torch.randint(0, 256, (9, 3, 64, 64), dtype=torch.uint8))
+    assert list(image_set.encode_all(images)) == [image_set.encode_png(i) for i in images]

@@ -1,8 +1,13 @@
-"""What inspect_set says of copies, new images and a teacher's view."""
+"""What inspect_set says of copies, new images, a teacher's view, and of sets without labels or real
+images."""
 
+import json
+import math
+
+import pytest
 import torch
 
-from dm_kd import inspect_set
+from dm_kd import fidelity, inspect_set
 
 
 def random_images(count, seed):
@@ -10,18 +15,38 @@ def random_images(count, seed):
                          generator=torch.Generator().manual_seed(seed))
 
 
+def random_points(count, seed):
+    return fidelity.thumbnails(random_images(count, seed))
+
+
+@pytest.fixture
+def inspected(tmp_path):
+    """f(*flags) -> the record that inspect_set wrote, and its picture's path."""
+
+    def make(*flags):
+        out = tmp_path / "inspect.json"
+        command = ["--task", "digits", "--device", "cpu", "--threads", "1", "--cache",
+                   str(tmp_path / "cache"), "--out", str(out), *map(str, flags)]
+        assert inspect_set.main(command) == 0
+        return json.loads(out.read_text()), out.with_suffix(".png")
+
+    return make
+
+
+# --- figures --------------------------------------------------------------------------------------
+
 def test_copies_have_ratio_zero_and_new_images_about_one():
-    train, held_out = random_images(200, 0), random_images(100, 1)
-    copies = inspect_set.copying(train[:50], train, held_out)
-    new = inspect_set.copying(random_images(100, 2), train, held_out)
+    train, held_out = random_points(200, 0), random_points(100, 1)
+    copies, (distance, which) = inspect_set.copying(train[:50], train, held_out)
+    new, _ = inspect_set.copying(random_points(100, 2), train, held_out)
     assert copies["ratio"] == 0 and copies["copies_percent"] == 100
+    assert not distance.any() and which.tolist() == list(range(50))
     assert 0.97 < new["ratio"] < 1.03 and new["copies_percent"] < 6
 
 
 def test_nearest_distance_is_the_root_mean_square_in_unit_range():
-    black, white = torch.zeros(1, 1, 8, 8, dtype=torch.uint8), torch.full((1, 1, 8, 8), 255)
-    found = inspect_set.nearest_distances(black, white.to(torch.uint8))
-    assert torch.allclose(found, torch.ones(1))
+    black, white = torch.zeros(1, 64), torch.ones(1, 64)
+    assert torch.allclose(fidelity.nearest(black, white)[0], torch.ones(1))
 
 
 def test_unknown_labels_are_left_out_of_the_agreement():
@@ -30,3 +55,86 @@ def test_unknown_labels_are_left_out_of_the_agreement():
     found = inspect_set.teacher_view(logits, labels)
     assert found["teacher_agreement"] == 66.67
     assert "teacher_agreement" not in inspect_set.teacher_view(logits, torch.full((6,), -1))
+
+
+def test_confusions_are_percent_of_the_intended_class_commonest_first():
+    labels = torch.tensor([0, 0, 0, 0, 1, 1, 2])
+    seen = torch.tensor([0, 2, 2, 1, 0, 1, 2])
+    assert inspect_set.confusions(seen, labels, 3) == [
+        {"intended": 0, "seen": 2, "percent": 50.0}, {"intended": 1, "seen": 0, "percent": 50.0},
+        {"intended": 0, "seen": 1, "percent": 25.0}]
+    assert len(inspect_set.confusions(seen, labels, 3, most=1)) == 1
+
+
+def test_entropy_is_zero_for_certain_and_log_classes_for_uniform_logits():
+    logits = torch.tensor([[99.0, 0.0, 0.0], [1.0, 1.0, 1.0]])
+    assert torch.allclose(inspect_set.entropies(logits),
+                          torch.tensor([0.0, math.log(3)], dtype=torch.float64), atol=1e-12)
+    found = inspect_set.teacher_view(logits, torch.tensor([0, 1]))
+    counts = found["entropy_histogram"]["counts"]
+    assert counts[0] == counts[-1] == 1 and sum(counts) == 2
+    assert found["teacher_entropy"] == round(math.log(3) / 2, 4)
+
+
+def test_exact_and_near_duplicates_are_counted():
+    images = random_images(10, 0)
+    images[1] = images[0]
+    images[3] = images[2]
+    images[3, 0, 0, 0] ^= 8
+    found = inspect_set.duplicates(fidelity.thumbnails(images))["duplicates"]
+    assert found["exact_percent"] == 20 and found["near_percent"] == 40
+
+
+def test_chosen_positions_are_evenly_spread_and_unique():
+    assert inspect_set.spread(10, 4).tolist() == [0, 2, 5, 7]
+    assert inspect_set.spread(3, 10).tolist() == [0, 1, 2]
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+def test_one_record_and_one_picture_hold_every_figure(inspected, noise_folder, teacher_folder):
+    found, picture = inspected("--set", noise_folder, "--teacher", teacher_folder, "--neighbours",
+                               3, "--compare", 100)
+    assert picture.read_bytes().startswith(b"\x89PNG") and picture.stat().st_size > 5000
+    assert 0 <= found["teacher_entropy"] <= math.log(10)
+    assert found["frechet"] > 3 * found["frechet_train_to_val"] > 0  # noise is no digit
+    assert found["compared"] == {"images": 40, "real": 100, "neighbours": 3}
+    assert {"precision", "recall", "density", "coverage"} <= {
+        k for k, v in found.items() if isinstance(v, float)}
+    assert found["copying"]["measured_in"] == "pixels"
+    assert found["copying"]["training_images"] == 100 and "Frechet" in found["sentence"]
+    assert found["teacher_agreement"] is None  # noise has no intended classes
+
+
+def test_without_real_images_and_teacher_their_figures_are_null(inspected, noise_folder):
+    found, picture = inspected("--set", noise_folder, "--val", "none")
+    empty = {name for name, value in found.items() if value is None}
+    assert empty == inspect_set.view_of_nobody().keys() - {"duplicates"}
+    assert picture.exists() and "near-duplicates" in found["sentence"]
+
+
+def test_features_may_come_from_another_network(inspected, noise_folder, teacher_folder):
+    own, _ = inspected("--set", noise_folder, "--teacher", teacher_folder)
+    other, _ = inspected("--set", noise_folder, "--teacher", teacher_folder, "--features",
+                         "cnn_w8@none")
+    alone, _ = inspected("--set", noise_folder, "--features", "cnn_w8@none")
+    assert own["teacher_entropy"] == other["teacher_entropy"] and alone["teacher_entropy"] is None
+    assert own["frechet"] != other["frechet"] and alone["frechet"] is not None
+
+
+def test_real_images_that_are_not_there_are_said_and_their_figures_null(
+        inspected, noise_folder, monkeypatch, capsys):
+    def missing(*_):
+        raise inspect_set.UserError("the data set is not there")
+
+    monkeypatch.setattr(inspect_set, "load_real", missing)
+    found, _ = inspected("--set", noise_folder, "--features", "cnn_w4@none")
+    assert found["copying"] is None and found["frechet"] is None
+    assert "no real images to compare with" in capsys.readouterr().err
+    assert inspect_set.main(["--task", "digits", "--set", str(noise_folder), "--data", "nowhere",
+                             "--cache", str(noise_folder.parent / "cache")]) == 2
+
+
+def test_a_set_of_other_channels_is_refused(noise_folder, capsys):
+    assert inspect_set.main(["--task", "cifar100", "--set", str(noise_folder)]) == 2
+    assert "channels" in capsys.readouterr().err

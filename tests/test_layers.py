@@ -16,7 +16,9 @@ ALLOWED = {  # besides the leaves; what is not listed imports nothing else of th
     "errors": set(), "class_names": set(), "files": {"errors"},
     "image_files": {"errors", "files"}, "tasks": {"real_data"},
     "models": {"tasks", "small_models"}, "run": {"dist"},
-    "image_set": {"dist", "augment"}, "engine": {"augment", "objectives", "run", "dist"}}
+    "image_set": {"dist", "augment"}, "fidelity": {"augment"},
+    "import_export": {"augment", "image_set", "tasks"},
+    "engine": {"augment", "objectives", "run", "dist"}}
 FLAG_TYPES = {"positive_int", "nonnegative_int", "positive_float", "nonnegative_float",
               "probability", "epoch_list", "Progress"}
 HEAVY = {"torchvision", "diffusers", "torchmetrics", "matplotlib", "sklearn", "timm",

@@ -1,5 +1,6 @@
 """Reports: grouping, paired comparison, damaged runs, and a page that stands alone."""
 
+import base64
 import json
 import re
 
@@ -103,3 +104,15 @@ def test_a_folder_without_runs_is_a_users_error(tmp_path, capsys):
     assert report.main(["--runs", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
     assert "no finished run" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_the_page_shows_what_inspect_set_found_with_its_picture(study):
+    place = study / "runs" / "inspect.json"
+    place.write_text(json.dumps({"sentence": "a set: 12 images", "frechet": 1.5}))
+    found = report.find_inspections(study / "runs", [])
+    assert found[0]["frechet"] == 1.5 and found[0]["picture"] is None
+    place.with_suffix(".png").write_bytes(b"\x89PNG of the set")
+    assert report.main(["--runs", str(study / "runs"), "--out", str(study / "out")]) == 0
+    page = (study / "out" / "report.html").read_text()
+    assert "a set: 12 images" in page
+    assert base64.b64encode(b"\x89PNG of the set").decode() in page

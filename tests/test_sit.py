@@ -231,7 +231,7 @@ def test_edm2s_pickles_are_refused_with_the_reason_and_unread(tmp_path, generato
 @pytest.mark.parametrize("text", ["0.7", "0.7-0", "0-1.5", "a-b"])
 def test_a_bad_interval_is_refused(text):
     with pytest.raises(argparse.ArgumentTypeError):
-        sit.interval(text)
+        dit.interval(text)
 
 
 # --- images ---------------------------------------------------------------------------------------

@@ -1,12 +1,15 @@
-"""How fast sampling is: the digits' small DiT against diffusers' module in a DiTPipeline-like loop.
+"""How fast sampling is, and what the approximations cost: against a loop in the original's style,
+and diffusers' module in a DiTPipeline-like loop.
 
     python -m dm_kd.bench.synthesis --guidance-scale 2 1 --steps 20 --batch-size 100
 
-Same random weights, steps, batch and law (DDIM, guidance on all channels). DiTPipeline hard-codes
-the null class 1000 and ends in a VAE, so its loop is re-stated here for pixels and any class count.
-Exactness is asserted after patching diffusers' two known differences: its timestep sinusoid divides
-by 127 instead of 128, and one of its LayerNorms has another eps. Needs diffusers; without it only
-our own rates are printed.
+Same random weights, steps and batch. A re-states the original's loop: float32, ten images and their
+ten unguided twins at a time, coefficients copied from the host at each step, PNG in line. B
+re-states DiTPipeline.__call__ (DDIM, guidance on all channels), which hard-codes the null class
+1000 and ends in a VAE, for pixels and any class count. Exactness is asserted first: against A with
+the same noise, against B after patching diffusers' two known differences (its timestep sinusoid
+divides by 127 instead of 128, and one of its LayerNorms has another eps). Without diffusers B is
+left out. Then the error ladder (ladder.py); on a GPU also DiT-XL/2's size (full_size.py).
 """
 
 import copy
@@ -19,11 +22,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from dm_kd import run
-from dm_kd.bench import measure
+from dm_kd import image_set, run
+from dm_kd.bench import full_size, ladder, measure
 from dm_kd.generators import dit, dit_weights
 
-RIVAL, OURS = "A diffusers: DiTTransformer2DModel + DDIM", "ours: DDIM"
+ORIGINAL = "A original-style: fp32, 10 + 10, PNG in line"
+RIVAL, OURS = "B diffusers: DiTTransformer2DModel + DDIM", "ours: DDIM"
+EXACT = "ours: ancestral DDPM, noise keyed per image"
+ORIGINAL_BATCH = 10
 
 
 def make_model(args) -> dit.DiT:
@@ -69,9 +75,9 @@ def make_scheduler(steps: int):
 
 
 @torch.no_grad()
-def pipeline(rival: nn.Module, scheduler, labels: Tensor, null: int, scale: float, steps: int,
-             latents: Tensor) -> Tensor:
-    """DiTPipeline.__call__'s loop, re-stated: x_T [B, C, H, W] -> uint8 [B, C, H, W]."""
+def pipeline_latents(rival: nn.Module, scheduler, labels: Tensor, null: int, scale: float,
+                     steps: int, latents: Tensor) -> Tensor:
+    """DiTPipeline.__call__'s loop, re-stated: x_T [B, C, H, W] -> x_0 [B, C, H, W]."""
     channels = latents.shape[1]
     x = torch.cat([latents] * 2) if scale > 1 else latents
     if scale > 1:
@@ -90,9 +96,80 @@ def pipeline(rival: nn.Module, scheduler, labels: Tensor, null: int, scale: floa
             out = torch.cat([torch.cat([half_eps, half_eps]), rest], 1)
         eps, _ = out.split(channels, 1)  # the learned variance is thrown away
         x = scheduler.step(eps, t, x).prev_sample
-    x = x.chunk(2)[0] if scale > 1 else x
+    return x.chunk(2)[0] if scale > 1 else x
+
+
+def pipeline(rival: nn.Module, scheduler, labels: Tensor, null: int, scale: float, steps: int,
+             latents: Tensor) -> Tensor:
+    """The same with its tail, for pixels: -> uint8 [B, C, H, W]."""
+    x = pipeline_latents(rival, scheduler, labels, null, scale, steps, latents)
     images = (x / 2 + 0.5).clamp(0, 1).cpu().permute(0, 2, 3, 1).float().numpy()
     return torch.from_numpy((images * 255).round().astype("uint8")).permute(0, 3, 1, 2)
+
+
+@torch.no_grad()
+def original_loop(model: nn.Module, labels: Tensor, steps: int, scale: float, null: int,
+                  draw: Callable[[int], Tensor]) -> Tensor:
+    """The original sampler's loop and its habits: both halves of the batch carry a state, of which
+    one is thrown away; each coefficient goes from a float64 array of the host to the device at each
+    step. -> x_0 [B, C, H, W]. draw(n): noise [n, C, H, W] on the device."""
+    tables = {k: v.double().numpy() for k, v in dit.Diffusion(steps).tables.items()}
+    times, channels = dit.Diffusion(steps).timesteps, model.channels
+    x = draw(len(labels))
+    x, device = torch.cat([x, x]), x.device
+    labels = torch.cat([labels, torch.full_like(labels, null)])
+
+    def coefficient(name: str, t: Tensor) -> Tensor:
+        values = torch.from_numpy(tables[name]).to(device=device)[t].float()
+        return values.view(-1, 1, 1, 1).expand(x.shape)
+
+    for i in reversed(range(steps)):
+        t = torch.tensor([i] * len(x), device=device)
+        mapped = torch.tensor(times, device=device)[t]
+        half = x[:len(x) // 2]
+        out = model(torch.cat([half, half]), mapped, labels).float()
+        eps, rest = out[:, :channels], out[:, channels:]
+        conditional, unconditional = eps.chunk(2)
+        eps = unconditional + scale * (conditional - unconditional)
+        eps = torch.cat([eps, eps])
+        share = (rest + 1) / 2
+        log_variance = (share * coefficient("log_beta", t)
+                        + (1 - share) * coefficient("log_variance", t))
+        x0 = coefficient("recip", t) * x - coefficient("recip_noise", t) * eps
+        mean = coefficient("mean_x0", t) * x0 + coefficient("mean_xt", t) * x
+        nonzero = (t != 0).float().view(-1, 1, 1, 1)
+        x = mean + nonzero * torch.exp(0.5 * log_variance) * draw(len(x))
+    return x.chunk(2)[0]
+
+
+def original_style(model: nn.Module, labels: Tensor, args, scale: float, device: torch.device,
+                   decode: Callable[[Tensor], Tensor] = lambda x: x) -> list[bytes]:
+    """PNG files of all labels, ten at a time."""
+    size, made = model.config["input_size"], []
+    for part in labels.split(ORIGINAL_BATCH):
+        x = original_loop(model, part.to(device), args.steps, scale, model.num_classes,
+                          lambda n: torch.randn(n, model.channels, size, size, device=device))
+        made += [image_set.encode_png(image) for image in dit.to_uint8(decode(x)).cpu()]
+    return made
+
+
+def original_equivalence(model: dit.DiT, args, scale: float, device: torch.device) -> dict:
+    """Our loop against the original-style one, from the same noise."""
+    size, count = model.config["input_size"], min(4, args.batch_size)
+    noise = torch.randn(args.steps + 1, count, model.channels, size, size).to(device)
+    labels = (torch.arange(count) % args.classes).to(device)
+    ours_from, theirs_from = iter(noise), iter(noise)
+
+    def both_halves(n: int) -> Tensor:
+        return torch.cat([next(theirs_from)] * (n // count))
+
+    theirs = original_loop(model, labels, args.steps, scale, args.classes, both_halves)
+    with torch.inference_mode():
+        ours = dit.sample_ddpm(
+            lambda x, t: dit.guided(model, x, t, labels, args.classes, scale, model.channels),
+            dit.Diffusion(args.steps, device), next(ours_from), lambda: next(ours_from))
+    return {f"s={scale:g}: x_0 against the original-style loop, relative": {
+        "value": measure.relative_error(ours, theirs), "limit": 1e-5}}
 
 
 def make_generator(model: dit.DiT, args, sampler: str, scale: float,
@@ -151,7 +228,8 @@ def needed_flops(model: dit.DiT, args, scale: float) -> float:
 
 def make_variants(model: dit.DiT, rival: nn.Module | None, args, scale: float, labels: Tensor,
                   seeds: list[int], device: torch.device) -> dict[str, Callable]:
-    variants = {}
+    full = model if args.dtype == "fp32" else copy.deepcopy(model).to(torch.float32)
+    variants = {ORIGINAL: lambda: original_style(full, labels, args, scale, device)}
     if rival is not None:
         scheduler = make_scheduler(args.steps)
         size, dtype = model.config["input_size"], next(rival.parameters()).dtype
@@ -165,15 +243,21 @@ def make_variants(model: dit.DiT, rival: nn.Module | None, args, scale: float, l
         ddim = make_generator(model, args, "ddim", scale, device)
         variants[OURS] = lambda: ddim.sample(labels, seeds)
     ddpm = make_generator(model, args, "ddpm", scale, device)
-    variants["ours: ancestral DDPM, noise keyed per image"] = lambda: ddpm.sample(labels, seeds)
+    variants[EXACT] = lambda: list(image_set.encode_all(list(ddpm.sample(labels, seeds))))
+    if args.dtype == "fp32":
+        low = copy.deepcopy(model).lower_precision(torch.bfloat16)
+        low = make_generator(low, args, "ddpm", scale, device)
+        variants["the same, bf16 network"] = lambda: low.sample(labels, seeds)
     return variants
 
 
 def add_arguments(parser) -> None:
     parser.add_argument("--guidance-scale", type=run.nonnegative_float, nargs="+",
                         default=[2.0, 1.0], metavar="S", help="default: 2 1")
+    ladder.add_arguments(parser)
     parser.add_argument("--dtype", choices=("fp32", "bf16"), default=None,
-                        help="of both networks while timed (default: bf16 on GPUs, else fp32)")
+                        help="of our and diffusers' networks while timed (default: bf16 on GPUs, "
+                             "else fp32)")
     for flag, default in (("steps", 20), ("batch-size", 100), ("size", 8), ("channels", 1),
                           ("width", 96), ("depth", 4), ("heads", 4), ("classes", 10)):
         parser.add_argument(f"--{flag}", type=run.positive_int, default=default, metavar="N",
@@ -186,10 +270,10 @@ def bench_scale(model: dit.DiT, rival: nn.Module | None, args, scale: float,
     print(f"\nguidance scale {scale:g}")
     labels = torch.arange(args.batch_size, device=device) % args.classes
     seeds = list(range(1, args.batch_size + 1))
-    checks = {}
+    checks = original_equivalence(model, args, scale, device)
     if rival is not None:
-        checks = equivalence(model, rival, args, scale, labels, seeds, device)
-        measure.require(checks)
+        checks |= equivalence(model, rival, args, scale, labels, seeds, device)
+    measure.require(checks)
     timed, timed_rival = model, rival
     if args.dtype == "bf16":
         timed = copy.deepcopy(model).lower_precision(torch.bfloat16)
@@ -203,9 +287,11 @@ def bench_scale(model: dit.DiT, rival: nn.Module | None, args, scale: float,
     times = measure.interleave(variants, args.repeats, device)
     clock = measure.choose_clock(device, args.threads)
     rows = measure.table(times, base, clock, args.batch_size, flops, "ceiling")
-    verdicts = [] if rival is None else [
-        measure.verdict(f"ours against diffusers, s={scale:g} ({c} time)",
-                        measure.ratio(times, RIVAL, OURS, c), 1.0) for c in ("cpu", "wall")]
+    pairs = [("the original's style", ORIGINAL, EXACT, 1.1)]
+    pairs += [] if rival is None else [("diffusers", RIVAL, OURS, 1.0)]
+    verdicts = [measure.verdict(f"ours against {name}, s={scale:g} ({c} time)",
+                                measure.ratio(times, theirs, ours, c), goal)
+                for name, theirs, ours, goal in pairs for c in ("cpu", "wall")]
     return {"guidance_scale": scale, "clock": clock, "equivalence": checks, "rows": rows,
             "flops_per_batch": needed, "ratios": verdicts, "ceiling_gflops":
             flops["ceiling"] / measure.spread(times["ceiling"][clock])["median"] / 1e9}
@@ -215,7 +301,8 @@ def body(argv: list[str]) -> None:
     args = measure.parse("synthesis", __doc__, 2, 7, argv, add_arguments)
     if args.dry_run:
         print(f"would time {args.repeats} rounds of {args.batch_size} images at s = "
-              f"{args.guidance_scale}, about 60 s, into {args.out}")
+              f"{args.guidance_scale}, and an error ladder of {args.ladder_images} images, about 4 "
+              f"minutes, into {args.out}")
         return
     device = run.use_device(args)
     args.dtype = args.dtype or ("bf16" if device.type == "cuda" else "fp32")
@@ -228,10 +315,16 @@ def body(argv: list[str]) -> None:
           f"{args.channels}, {args.steps} steps, batch {args.batch_size}, {device}, "
           f"{args.threads} threads, {args.dtype}")
     if rival is None:
-        print("diffusers is not installed: no rival, only our own rates (pip install diffusers)")
-    results = [bench_scale(model, rival, args, scale, device) for scale in args.guidance_scale]
-    measure.record(args, "synthesis", device, {
-        "dtype": args.dtype, "diffusers": rival is not None, "results": results})
+        print("diffusers is not installed: B is left out (pip install diffusers)")
+    contents = {"dtype": args.dtype, "diffusers": rival is not None}
+    contents["results"] = [bench_scale(model, rival, args, scale, device)
+                           for scale in args.guidance_scale]
+    contents["ladder"] = ladder.climb(args, device) if args.ladder_images else None
+    contents["full_size"] = None
+    measure.record(args, "synthesis", device, contents)  # before what takes longest
+    if device.type == "cuda":
+        contents["full_size"] = full_size.bench(full_size.XL, device)
+        measure.record(args, "synthesis", device, contents)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -31,6 +31,8 @@ TRAIN_STEPS = 1000  # diffusion steps in training; beta runs linearly from 1e-4 
 WEIGHTS_NAME = "dit"  # dit.safetensors + dit.json in a generator's folder
 TABLE_TOLERANCE = 1e-3  # of a stored position table; float16 rounds it by 5e-4
 SAMPLERS = ("ddpm", "ddim", "dpm++")
+FP8_MAX = 448.0  # the largest e4m3 number
+FP8_CAPABILITY = (8, 9)  # of the GPUs that multiply 8-bit numbers: Ada, Hopper and later
 
 
 # --- network --------------------------------------------------------------------------------------
@@ -46,11 +48,19 @@ class TimestepEmbedder(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(frequencies, width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, t: Tensor) -> Tensor:
-        half = self.frequencies // 2  # float32 sinusoid, cosines first: the original's rounding
-        rates = torch.exp(-math.log(10000) * torch.arange(half, dtype=torch.float32) / half)
-        angles = t.float()[:, None] * rates.to(t.device)
+        # float32 sinusoid, cosines first: the original's rounding
+        angles = t.float()[:, None] * timestep_rates(self.frequencies // 2, t.device)
         sinusoid = torch.cat([angles.cos(), angles.sin()], -1)  # [B, 256]
         return self.mlp(sinusoid.to(self.mlp[0].weight.dtype))
+
+
+@functools.cache
+def timestep_rates(half: int, device: torch.device) -> Tensor:
+    """Rates of the sinusoid float32 [half], computed on the CPU and kept on the device: a copy at
+    each step would make the GPU wait."""
+    with torch.inference_mode(False):
+        return torch.exp(-math.log(10000) * torch.arange(half, dtype=torch.float32) / half
+                         ).to(device)
 
 
 class LabelEmbedder(nn.Module):
@@ -97,12 +107,13 @@ class Mlp(nn.Module):
         return self.fc2(linear_gelu(x, self.fc1))
 
 
-def linear_gelu(x: Tensor, layer: nn.Linear) -> Tensor:
+def linear_gelu(x: Tensor, layer: nn.Module) -> Tensor:
     """GELU of a linear layer, tanh form. On CPUs in float32 without gradients one oneDNN call that
     applies the GELU while the product is in cache: the whole network 1.2 times as fast, 3e-7
     relative apart."""
-    if (x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_grad_enabled()
-            and fused_gelu_works()):
+    if (isinstance(layer, nn.Linear) and x.device.type == "cpu"
+            and x.dtype == torch.float32 and not torch.is_grad_enabled()
+            and not torch.compiler.is_compiling() and fused_gelu_works()):
         return _fused_gelu(x, layer.weight, layer.bias)
     return F.gelu(layer(x), approximate="tanh")
 
@@ -215,6 +226,61 @@ class DiT(nn.Module):
         for part in (self.x_embedder, self.t_embedder, self.y_embedder, self.blocks):
             part.to(dtype)
         return self
+
+
+class Fp8Linear(nn.Module):
+    """A linear layer in 8 bits (e4m3), scaled row by row: each output's weights once, each token's
+    input as it comes (Micikevicius et al. 2022, arXiv 2209.05433). On GPUs torch._scaled_mm; on
+    CPUs the same rounding and a product in float32, which measures the error and gains nothing."""
+
+    def __init__(self, layer: nn.Linear):
+        super().__init__()
+        weight, scale = quantise_rows(layer.weight.float())
+        self.register_buffer("weight", weight)  # float8 [out, in]
+        self.register_buffer("scale", scale)  # float32 [out, 1]
+        self.register_buffer("bias", layer.bias.detach().clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows, scale = quantise_rows(x.reshape(-1, x.shape[-1]))
+        if x.device.type == "cuda":
+            out = torch._scaled_mm(rows, self.weight.t(), scale, self.scale.view(1, -1),
+                                   bias=self.bias, out_dtype=x.dtype, use_fast_accum=True)
+        else:
+            out = F.linear(rows.float() * scale, self.weight.float() * self.scale,
+                           self.bias.float()).to(x.dtype)
+        return out.view(*x.shape[:-1], -1)
+
+
+def quantise_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+    """[N, D] -> e4m3 [N, D] and float32 scales [N, 1] whose product is x, nearly: 3 bits of
+    mantissa, the largest of each row at 448."""
+    scale = x.abs().amax(1, keepdim=True).float().clamp_min(1e-12) / FP8_MAX
+    return (x.float() / scale).clamp(-FP8_MAX, FP8_MAX).to(torch.float8_e4m3fn), scale
+
+
+def to_fp8(model: DiT) -> DiT:
+    """Put Fp8Linear in the place of the products of all blocks but the first and the last; the
+    modulation, the embeddings and the last layer stay as they are.
+
+    Raises:
+        UserError: there are fewer than three blocks, or widths that are no multiple of 16."""
+    width = model.config["width"]
+    if len(model.blocks) < 3 or width % 16:
+        raise UserError("--fp8 needs a network of 3 blocks or more, of a width that 16 divides",
+                        found=f"{len(model.blocks)} blocks of width {width}",
+                        hint="leave out --fp8")
+    for block in model.blocks[1:-1]:
+        for part, name in ((block.attn, "qkv"), (block.attn, "proj"), (block.mlp, "fc1"),
+                           (block.mlp, "fc2")):
+            setattr(part, name, Fp8Linear(getattr(part, name)))
+    return model
+
+
+def compile_blocks(model: DiT, backend: str = "inductor") -> DiT:
+    """Compile the block: all have the same code, so one compilation serves all of a kind."""
+    for block in model.blocks:
+        block.compile(backend=backend, dynamic=False)
+    return model
 
 
 def position_embedding(side: int, width: int) -> Tensor:
@@ -393,8 +459,9 @@ def sample_with_scheduler(predict: Callable, scheduler, x: Tensor) -> Tensor:
     """Sample with one of diffusers' deterministic schedulers (its steps are already set)."""
     channels = x.shape[1]
     x = x * scheduler.init_noise_sigma
-    for t in scheduler.timesteps:
-        eps = predict(x, t.expand(len(x)).to(x.device))[:, :channels].to(x.dtype)
+    times = scheduler.timesteps.to(x.device)  # the scheduler's own stay where it made them
+    for i, t in enumerate(scheduler.timesteps):
+        eps = predict(x, times[i].expand(len(x)))[:, :channels].to(x.dtype)
         x = scheduler.step(eps, t, x).prev_sample
     return x
 
@@ -435,38 +502,92 @@ class DiTGenerator:
         self.guided_channels = (model.channels if settings["guided_channels"] == "all"
                                 else min(3, model.channels))
         self.diffusion = Diffusion(settings["steps"], device)
+        self.stream = None  # of `finish` on a GPU
         # without the condition an image's class says nothing
         self.labels_known = settings["guidance_scale"] > 0
 
-    @torch.inference_mode()
     def sample(self, labels: Tensor, seeds: list[int]) -> Tensor:
         """labels int64 [B]; seeds: one 64-bit number per image, which keys all its noise (start
         and every step), whatever batch it sits in -> uint8 [B, C, H, W] on the CPU, of
         `channels` and `resolution`."""
+        return self.finish(self.latents(labels, seeds))
+
+    @torch.inference_mode()
+    def latents(self, labels: Tensor, seeds: list[int]) -> tuple[Tensor, object]:
+        """The sampler's part of `sample`: float32 [B, C, H, W] on the device, latents or pixels. On
+        a GPU it returns before they are computed, with the event of their completion.
+
+        Raises:
+            UserError: torch.compile failed."""
+        try:
+            x = self._sampled(labels, seeds)
+        except RuntimeError as error:
+            if not self.settings.get("compiled") or "torch._" not in type(error).__module__:
+                raise
+            raise UserError("torch.compile failed", found=str(error).strip().splitlines()[0][:100],
+                            hint="--compile off") from error
+        if x.device.type != "cuda":
+            return x, None
+        return x, torch.cuda.current_stream(x.device).record_event()
+
+    def _sampled(self, labels: Tensor, seeds: list[int]) -> Tensor:
         size, channels = self.model.config["input_size"], self.model.channels
         streams = [torch.Generator().manual_seed(seed) for seed in seeds]
 
         def draw() -> Tensor:
-            noise = [torch.randn(channels, size, size, generator=stream) for stream in streams]
-            return torch.stack(noise).to(self.device, non_blocking=True)
+            noise = torch.stack([torch.randn(channels, size, size, generator=stream)
+                                 for stream in streams])
+            if self.device.type == "cuda":  # from pinned memory the GPU does not wait for it
+                noise = noise.pin_memory()
+            return noise.to(self.device, non_blocking=True)
 
         labels, x = as_generator_classes(labels, self.settings).to(self.device), draw()
+        scheduler = (make_dpm_scheduler(self.settings["steps"])
+                     if self.settings["sampler"] == "dpm++" else None)
+        scales = iter(self.scales(self.diffusion.timesteps[::-1] if scheduler is None
+                                  else scheduler.timesteps.numpy()))
 
-        def predict(x: Tensor, t: Tensor) -> Tensor:
-            return guided(self.model, x, t, labels, self.model.num_classes,
-                          self.settings["guidance_scale"], self.guided_channels)
+        def predict(x: Tensor, t: Tensor) -> Tensor:  # called once a step, the noisiest first
+            return guided(self.model, x, t, labels, self.model.num_classes, next(scales),
+                          self.guided_channels)
 
+        if scheduler is not None:
+            return sample_with_scheduler(predict, scheduler, x)
         if self.settings["sampler"] == "ddpm":
-            x = sample_ddpm(predict, self.diffusion, x, draw, self.clip)
-        elif self.settings["sampler"] == "ddim":
-            x = sample_ddim(predict, self.diffusion, x, self.clip)
-        else:
-            x = sample_with_scheduler(predict, make_dpm_scheduler(self.settings["steps"]), x)
+            return sample_ddpm(predict, self.diffusion, x, draw, self.clip)
+        return sample_ddim(predict, self.diffusion, x, self.clip)
+
+    def scales(self, timesteps: np.ndarray) -> list[float]:
+        """The guidance scale of each step: outside the guidance interval 1, one conditional forward
+        (Kynkaanniemi et al. 2024, arXiv 2404.07724, here in shares of the training steps)."""
+        scale = self.settings["guidance_scale"]
+        low, high = self.settings.get("guidance_interval", (0.0, 1.0))
+        return [scale if low <= t / (TRAIN_STEPS - 1) <= high else 1.0 for t in timesteps]
+
+    @torch.inference_mode()
+    def finish(self, latents: tuple[Tensor, object]) -> Tensor:
+        """The rest of `sample`: decoding, rounding and the way to the CPU. Another thread may do it
+        while the next batch is sampled; on a GPU in a stream of its own, so that the next batch's
+        kernels run beside the decoder's and the copy.
+
+        Raises:
+            UserError: the sampler made NaN or infinite values."""
+        x, sampled = latents
+        if sampled is None:
+            return self._to_images(x).cpu()
+        self.stream = self.stream or torch.cuda.Stream(x.device)
+        self.stream.wait_event(sampled)
+        with torch.cuda.stream(self.stream):
+            images = self._to_images(x)
+            x.record_stream(self.stream)
+            return images.to("cpu")  # waits for this stream only
+
+    def _to_images(self, x: Tensor) -> Tensor:
         x = self.vae.decode(x) if self.vae else x
         if not torch.isfinite(x).all():
             raise UserError("the generator made NaN or infinite values",
                             hint="--dtype fp32, or other weights")
-        return to_uint8(x).cpu()
+        return to_uint8(x)
 
 
 # --- command line and files -----------------------------------------------------------------------
@@ -492,21 +613,63 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--guided-channels", choices=("3", "all"), default="3",
                        help="channels that guidance acts on; the original DiT guides 3 of 4 "
                             "latent ones (default: %(default)s)")
+    group.add_argument("--guidance-interval", type=interval, default=None, metavar="LOW-HIGH",
+                       help="guide only in this part of the process, 0 = the clean end, 1 = noise, "
+                            "e.g. 0.2-0.8; one conditional forward elsewhere: faster, other images "
+                            "(default: all of it)")
+    group.add_argument("--fp8", action="store_true",
+                       help="8-bit products in all blocks but the first and last, on GPUs that "
+                            "have them (compute capability 8.9): faster, images change slightly")
+    group.add_argument("--compile", choices=("auto", "on", "off"), default="auto",
+                       help="torch.compile the network's block (default: auto = on GPUs)")
     group.add_argument("--dtype", choices=("bf16", "fp32"), default=None,
                        help="of the network; its state stays fp32 (default: bf16 on GPUs, fp32 "
                             "on CPUs)")
+
+
+def interval(text: str) -> tuple[float, float]:
+    """'0.2-0.8' -> (0.2, 0.8)."""
+    low, dash, high = text.partition("-")
+    try:
+        found = float(low), float(high)
+        if not dash or not 0 <= found[0] < found[1] <= 1:
+            raise ValueError
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"must be LOW-HIGH with 0 <= LOW < HIGH <= 1, got {text}") from None
+    return found
+
+
+def check_flags(args: argparse.Namespace, device: torch.device) -> None:
+    """Refuse what cannot be before any weights are read.
+
+    Raises:
+        UserError: more than 1000 steps, nothing to guide, or no 8-bit products here."""
+    if args.steps > TRAIN_STEPS:
+        raise UserError(f"--steps {args.steps} is more than the {TRAIN_STEPS} of training",
+                        hint=f"--steps 1 to {TRAIN_STEPS}")
+    if args.guidance_interval and args.guidance_scale in (0, 1):
+        raise UserError(f"--guidance-interval does nothing at --guidance-scale "
+                        f"{args.guidance_scale:g}", hint="leave it out, or another scale")
+    if args.fp8:
+        if args.dtype == "fp32":
+            raise UserError("--fp8 does not go with --dtype fp32", hint="--dtype bf16")
+        found = torch.cuda.get_device_capability(device) if device.type == "cuda" else None
+        if found is None or found < FP8_CAPABILITY:
+            raise UserError("--fp8 needs a GPU that multiplies 8-bit numbers (compute capability "
+                            f"{FP8_CAPABILITY[0]}.{FP8_CAPABILITY[1]} or later)",
+                            found=f"{device.type} {'' if found is None else found}",
+                            hint="leave out --fp8")
 
 
 def build(args: argparse.Namespace, task: Task, device: torch.device) -> DiTGenerator:
     """The generator that the flags describe.
 
     Raises:
-        UserError: no such weights or VAE, not of this task, or more than 1000 steps.
+        UserError: no such weights or VAE, not of this task, or flags that cannot be.
         DamagedError: bad weights.
     """
-    if args.steps > TRAIN_STEPS:
-        raise UserError(f"--steps {args.steps} is more than the {TRAIN_STEPS} of training",
-                        hint=f"--steps 1 to {TRAIN_STEPS}")
+    check_flags(args, device)
     model, card = load(args.weights)
     if card["task"] not in (None, task.name):
         raise UserError(f"the generator was trained on {card['task']}, not {task.name}",
@@ -522,10 +685,21 @@ def build(args: argparse.Namespace, task: Task, device: torch.device) -> DiTGene
                 "guided_channels": args.guided_channels, "dtype": dtype}
     settings |= {"weights_hub_id": card["hub_id"]} if "hub_id" in card else {}
     settings |= {"generator_classes": classes} if classes else {}
+    if args.guidance_interval:
+        settings["guidance_interval"] = list(args.guidance_interval)
+    if args.fp8:
+        settings["fp8"] = True
+        to_fp8(model)
+    model.to(device)
+    if args.compile == "on" or args.compile == "auto" and device.type == "cuda":
+        settings["compiled"] = True
+        compile_blocks(model)
     if vae is not None:
         settings |= vae.settings
         vae.model.requires_grad_(False).to(device)
-    return DiTGenerator(model.to(device), settings, device, card["clip"], vae)
+        if device.type == "cuda":
+            vae.model.to(memory_format=torch.channels_last)
+    return DiTGenerator(model, settings, device, card["clip"], vae)
 
 
 def generator_classes(num_classes: int, task: Task, weights: str) -> list[int] | None:

@@ -215,7 +215,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--network-guidance", type=omega, default=8.0, metavar="OMEGA",
                        help="the network's guidance input, 1 (none) to 8; not DM-KD's s (default: "
                             "%(default)s, its authors' for B/2)")
-    group.add_argument("--network-guidance-interval", type=sit.interval, default=(0.4, 0.65),
+    group.add_argument("--network-guidance-interval", type=dit.interval, default=(0.4, 0.65),
                        metavar="A-B",
                        help="the network's input for the times at which its guidance acts, 0 the "
                             "image, 1 the noise (default: 0.4-0.65)")

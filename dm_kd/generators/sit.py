@@ -170,17 +170,6 @@ def add_network_arguments(group: argparse._ArgumentGroup, weights_help: str) -> 
                             "on CPUs)")
 
 
-def interval(text: str) -> tuple[float, float]:
-    """'0-0.7' -> (0.0, 0.7)."""
-    try:
-        low, high = (float(part) for part in text.split("-"))
-    except ValueError:
-        low, high = 1.0, 0.0
-    if not 0 <= low < high <= 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is no interval such as 0-0.7, within 0-1")
-    return low, high
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     from dm_kd.run import nonnegative_float, positive_int
 
@@ -191,7 +180,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--guidance-scale", type=nonnegative_float, default=2.0, metavar="S",
                        help="classifier-free guidance of the velocity; 1 = one conditional "
                             "forward, 0 = unconditional (default: %(default)s)")
-    group.add_argument("--guidance-interval", type=interval, default=(0.0, 1.0), metavar="A-B",
+    group.add_argument("--guidance-interval", type=dit.interval, default=(0.0, 1.0), metavar="A-B",
                        help="times at which guidance acts, 0 the image, 1 the noise; REPA's best "
                             "is 0-0.7 (default: 0-1)")
     group.add_argument("--steps", type=positive_int, default=100, metavar="T",

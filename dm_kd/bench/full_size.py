@@ -1,0 +1,195 @@
+"""Sampling at the paper's size on a GPU: DiT-XL/2 at 256 x 256 with random weights, s = 2, whole
+runs from noise to PNG bytes. A part of the synthesis benchmark.
+
+    python -m dm_kd.bench.synthesis --device cuda
+
+Random weights cost what trained ones do. Ours are driven as image_set.make drives them: a second
+thread decodes and encodes a batch while the next one is sampled. The ceiling is the rate of large
+bfloat16 matrix products in the same rounds. A and B as in synthesis.py, B with its own batch.
+"""
+
+import argparse
+import copy
+import importlib.util
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+from torch import Tensor
+
+from dm_kd import image_set
+from dm_kd.bench import measure, synthesis
+from dm_kd.generators import dit, dit_weights
+
+XL = argparse.Namespace(
+    size=32, channels=4, width=1152, depth=28, heads=16, classes=1000, steps=(100, 250), batch=64,
+    sweep=(64, 128, 256), batches=2, repeats=2, vae_blocks=(128, 256, 512, 512), groups=32,
+    backend="inductor")
+GOALS = {"exact, T = 100": 10.0, "exact, T = 250": 4.0, "fp8, T = 100": 14.0,
+         "approximations together": 80.0}  # images/s on one H200
+ORIGINAL = "A original-style: fp32/TF32, 10 + 10, PNG in line"
+RIVAL = "B diffusers: bf16, DDIM"
+
+
+def make_vae(sizes: argparse.Namespace, device: torch.device) -> dit_weights.Vae | None:
+    """sd-vae's decoder with random weights; None without diffusers."""
+    if not importlib.util.find_spec("diffusers"):
+        return None
+    import diffusers
+
+    levels = len(sizes.vae_blocks)
+    vae = diffusers.AutoencoderKL(
+        in_channels=3, out_channels=3, latent_channels=sizes.channels, norm_num_groups=sizes.groups,
+        down_block_types=("DownEncoderBlock2D",) * levels, layers_per_block=2,
+        up_block_types=("UpDecoderBlock2D",) * levels, block_out_channels=sizes.vae_blocks)
+    vae = vae.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
+    return dit_weights.Vae(vae, {"vae_scaling_factor": dit_weights.SD_VAE_SCALE})
+
+
+def rows_of(model: dit.DiT, vae: dit_weights.Vae | None, sizes: argparse.Namespace,
+            device: torch.device) -> dict[str, tuple[dit.DiTGenerator, int]]:
+    """name -> (generator, batch) of each way of ours."""
+    exact = copy.deepcopy(model).lower_precision(torch.bfloat16)
+    eight = dit.to_fp8(copy.deepcopy(exact))
+    plain = copy.deepcopy(exact)
+    for network in (exact, eight):
+        dit.compile_blocks(network, sizes.backend)
+    short, long = sizes.steps
+
+    def made(network: dit.DiT, **changes) -> dit.DiTGenerator:
+        settings = {"guidance_scale": 2.0, "steps": short, "sampler": "ddpm",
+                    "guided_channels": "3"} | changes
+        return dit.DiTGenerator(network, settings, device, False, vae)
+
+    interval = {"guidance_interval": [0.2, 0.8]}
+    rows = {f"exact, T = {short}": made(exact), f"exact, not compiled, T = {short}": made(plain),
+            f"exact, T = {long}": made(exact, steps=long), f"fp8, T = {short}": made(eight),
+            f"guidance in 0.2-0.8 only, T = {short}": made(exact, **interval)}
+    if vae is not None:  # diffusers is there
+        fast = {"sampler": "dpm++", "steps": max(2, short // 4)}
+        rows["DPM-Solver++, a quarter of the steps"] = made(exact, **fast)
+        rows["approximations together"] = made(eight, **fast, **interval)
+    return {name: (generator, sizes.batch) for name, generator in rows.items()}
+
+
+def run_batches(generator: dit.DiTGenerator, batch: int, batches: int) -> int:
+    """Noise to PNG bytes, as image_set.make overlaps them; the number of bytes."""
+    classes, total, pending = generator.model.num_classes, 0, None
+
+    def encode(latents: tuple) -> int:
+        return sum(map(len, image_set.encode_all(list(generator.finish(latents)))))
+
+    with ThreadPoolExecutor(1) as writer:
+        for b in range(batches):
+            labels = torch.arange(b * batch, (b + 1) * batch) % classes
+            latents = generator.latents(labels, (labels + 1000 * b + 1).tolist())
+            total += pending.result() if pending else 0
+            pending = writer.submit(encode, latents)
+        return total + pending.result()
+
+
+def rivals(model: dit.DiT, vae: dit_weights.Vae | None, sizes: argparse.Namespace,
+           device: torch.device) -> dict[str, tuple[Callable, int]]:
+    """name -> (a run from noise to images, how many images that is)."""
+    short, ten = sizes.steps[0], synthesis.ORIGINAL_BATCH
+    flags = argparse.Namespace(steps=short, size=sizes.size)
+    decode = vae.decode if vae else lambda x: x[:, :3]
+    made = {ORIGINAL: (lambda: synthesis.original_style(
+        model, torch.arange(ten) % sizes.classes, flags, 2.0, device, decode), ten)}
+    if vae is None:
+        return made
+    rival = synthesis.make_rival(model).to(device, torch.bfloat16)
+    scheduler = synthesis.make_scheduler(short)
+    scheduler.register_to_config(clip_sample=False)
+    labels = torch.arange(sizes.batch, device=device) % sizes.classes
+
+    def theirs() -> list[bytes]:
+        noise = torch.randn(sizes.batch, sizes.channels, sizes.size, sizes.size, device=device)
+        x = synthesis.pipeline_latents(rival, scheduler, labels, sizes.classes, 2.0, short,
+                                       noise.to(torch.bfloat16))
+        images = dit.to_uint8(decode(x.float())).cpu()
+        return [image_set.encode_png(image) for image in images]
+
+    made[RIVAL] = (theirs, sizes.batch)
+    return made
+
+
+def forward_sweep(generator: dit.DiTGenerator, sizes: argparse.Namespace, device: torch.device
+                  ) -> list[dict]:
+    """Milliseconds per image of one guided network call at each batch, and its share of the
+    ceiling."""
+    rows, variants, flops = [], {}, {}
+    for n in sizes.sweep:
+        x = torch.randn(n, sizes.channels, sizes.size, sizes.size, device=device)
+        t = torch.full((n,), 500, device=device)
+        y = torch.arange(n, device=device) % sizes.classes
+
+        def call(x: Tensor = x, t: Tensor = t, y: Tensor = y) -> None:
+            with torch.inference_mode():
+                for _ in range(5):
+                    dit.guided(generator.model, x, t, y, sizes.classes, 2.0, 3)
+
+        variants[str(n)] = call
+    variants["ceiling"], flops["ceiling"] = measure.ceiling(device, torch.bfloat16)
+    times = measure.interleave(variants, sizes.repeats + 1, device)
+    peak = flops["ceiling"] / measure.spread(times["ceiling"]["wall"])["median"]
+    needed = image_flops(generator.model.config, 1)
+    for n in sizes.sweep:
+        seconds = measure.spread(times[str(n)]["wall"])["median"] / (5 * n)
+        rows.append({"batch": n, "ms_per_image_and_step": 1e3 * seconds,
+                     "ceiling_percent": 100 * needed / seconds / peak})
+        print(f"  guided network call, batch {n:4d} + {n}: {1e3 * seconds:.3f} ms per image, "
+              f"{rows[-1]['ceiling_percent']:.0f} % of the ceiling")
+    return rows
+
+
+def image_flops(config: dict, steps: int) -> float:
+    """Of the linear layers and the attention of one guided image, one FMA = 2."""
+    tokens, width = (config["input_size"] // config["patch_size"]) ** 2, config["width"]
+    block = 24 * tokens * width ** 2 + 4 * tokens ** 2 * width + 12 * width ** 2
+    return 2.0 * steps * config["depth"] * block
+
+
+def bench(sizes: argparse.Namespace, device: torch.device) -> dict:
+    """All rows, printed and for the record."""
+    print(f"\nfull size: DiT of width {sizes.width}, depth {sizes.depth}, random weights, s = 2")
+    with torch.device(device):
+        model = synthesis.make_model(argparse.Namespace(**vars(sizes)))
+    vae = make_vae(sizes, device)
+    if vae is None:
+        print("diffusers is not installed: latents are not decoded, B and DPM-Solver++ left out")
+    torch.backends.cuda.matmul.allow_tf32 = True  # as the original sets it, for A
+    ours = rows_of(model, vae, sizes, device)
+    sweep = forward_sweep(ours[f"exact, T = {sizes.steps[0]}"][0], sizes, device)
+    runs = rivals(model, vae, sizes, device)
+    for name, (generator, batch) in ours.items():
+        if vae is None:
+            generator.finish = lambda latents: dit.to_uint8(latents[0][:, :3]).cpu()
+        runs[name] = (lambda g=generator, b=batch: run_batches(g, b, sizes.batches),
+                      batch * sizes.batches)
+    variants = {name: run for name, (run, _) in runs.items()}
+    variants["ceiling"], ceiling_flops = measure.ceiling(device, torch.bfloat16)
+    times = measure.interleave(variants, sizes.repeats, device)
+    peak = ceiling_flops / measure.spread(times["ceiling"]["wall"])["median"]
+    return {"sizes": vars(sizes), "vae": vae is not None, "sweep": sweep,
+            "ceiling_gflops": peak / 1e9,
+            "rows": [row_of(name, times, count, model.config, sizes, peak)
+                     for name, (_, count) in runs.items()]}
+
+
+def row_of(name: str, times: dict, count: int, config: dict, sizes: argparse.Namespace,
+           peak: float) -> dict:
+    """A line of the table: images/s with its quartiles, share of the ceiling where every forward is
+    made in bf16, ratio to A, goal."""
+    rates = measure.spread([count / seconds for seconds in times[name]["wall"]])
+    steps = next((t for t in sizes.steps if name == f"exact, T = {t}"), None)
+    share = (100 * rates["median"] * image_flops(config, steps) / peak) if steps else None
+    against = rates["median"] * measure.spread(times[ORIGINAL]["wall"])["median"] / (
+        synthesis.ORIGINAL_BATCH)
+    goal = GOALS.get(name) if sizes is XL else None
+    print(f"  {name:<52} {rates['median']:8.2f} images/s [{rates['q25']:.2f}, {rates['q75']:.2f}]"
+          + f" {against:6.2f}x A" + (f" {share:4.0f} % of the ceiling" if share else "")
+          + (f"   goal {goal:g} {'reached' if rates['median'] >= goal else 'MISSED'}"
+             if goal else "") + f"   warm-up {times[name]['warm_up']:.1f} s")
+    return {"variant": name, "images_per_second": rates, "ratio_to_original": against,
+            "ceiling_percent": share, "goal": goal, "warm_up_seconds": times[name]["warm_up"]}
