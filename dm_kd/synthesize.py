@@ -20,6 +20,7 @@ from dm_kd.tasks import Task, get_task
 GENERATORS = {  # name -> module with add_arguments(parser) and build(args, task, device)
     "dit": "dm_kd.generators.dit",
     "noise": "dm_kd.generators.noise",
+    "deepinversion": "dm_kd.generators.deepinversion",
 }
 
 

@@ -106,14 +106,19 @@ class StoredSource:
         labels: int64 [N], -1 = unknown.
         batch_size: of all ranks together; a multiple of the world size.
         steps_per_epoch: default ceil(N / batch_size), the last batch filled from a second order.
+        made: what making the images took, where it is known: generator_evaluations and
+            teacher_passes, in images.
     """
 
     def __init__(self, images: Tensor | ImageFiles, labels: Tensor, batch_size: int, seed: int,
-                 rank: int = 0, world_size: int = 1, steps_per_epoch: int | None = None):
+                 rank: int = 0, world_size: int = 1, steps_per_epoch: int | None = None,
+                 made: dict | None = None):
         assert batch_size % world_size == 0, (batch_size, world_size)
         self.images, self.labels, self.seed = images, labels, seed
         self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
         self.steps_per_epoch = steps_per_epoch or -(-len(images) // batch_size)
+        self.made = {"generator_evaluations": None, "teacher_passes": 0, "student_passes": 0,
+                     **(made or {})}
 
     def order(self, epoch: int) -> np.ndarray:
         """Virtual ids of an epoch, int64 [steps_per_epoch * batch_size]: position + N times the
@@ -134,6 +139,10 @@ class StoredSource:
             ids = order[start:start + share]
             index = (ids % len(self.images)).to(self.labels.device)
             yield self.images[index], self.labels[index], ids
+
+    def budget(self) -> dict[str, int | None]:
+        """What this source has used, in images; the loop's own passes come on top."""
+        return {"images_kept": len(self.images), **self.made}
 
     def state_dict(self) -> dict:
         """Nothing: the order is a function."""
