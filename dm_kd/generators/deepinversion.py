@@ -8,9 +8,10 @@ A shard is one batch of the optimisation, so --batch-size matters: larger is bet
 at 32 x 32, 84 to 152 at 224 x 224). The presets are the authors': CIFAR-10's "paper" settings for
 small images; for 224 pixels setting 0 with their README's weights: 2,000 iterations on pixels at
 half the size, then 1,000 at full. Pixels are clipped after each step, as in setting 0 (their CIFAR
-program lets them leave the range; what is written is 8-bit). Their programs return the last iterate under the name of the
-best, mix both resolutions' losses in choosing it, and never remove their hooks; here the best of
-the last stage is returned. The adaptive kind, which needs the student, is distill's `--source adi`.
+program lets them leave the range; what is written is 8-bit). Their programs return the last iterate
+under the name of the best, mix both resolutions' losses in choosing it, and never remove their
+hooks; here the best of the last stage is returned. The adaptive kind, which needs the student, is
+distill's `--source adi`.
 """
 
 import argparse
