@@ -19,7 +19,7 @@ from dm_kd.errors import UserError
 from dm_kd.image_files import ImageFiles
 from dm_kd.real_data import RealData
 from dm_kd.sources import online
-from dm_kd.sources.stored import StoredSource, gathered, load_judged, resident
+from dm_kd.sources.stored import StoredSource, gathered, load_judged, making, resident
 from dm_kd.tasks import TASKS, Task, first_per_class, get_task, load_real
 
 LABEL_CHECK_IMAGES = 1000
@@ -94,7 +94,8 @@ def body(argv: list[str]) -> None:
         dist.start(device)
         images, labels = resident(images, labels, device)
         source = StoredSource(images, labels, args.batch_size, args.seed, dist.rank(),
-                              dist.world_size(), args.steps_per_epoch)
+                              dist.world_size(), args.steps_per_epoch,
+                              making(inputs.get("generator"), len(labels)))
     card = {"model": args.student, "task": task.name, "num_classes": task.num_classes,
             "class_names": list(task.class_names), "mean": task.mean, "std": task.std,
             "resolution": task.resolution,

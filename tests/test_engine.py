@@ -23,7 +23,7 @@ from dm_kd import (
     train_teacher,
 )
 from dm_kd.errors import DivergedError, Stopped
-from dm_kd.sources.stored import StoredSource
+from dm_kd.sources.stored import StoredSource, making
 from dm_kd.tasks import get_task, load_real
 
 CPU = torch.device("cpu")
@@ -541,3 +541,22 @@ def test_an_epoch_from_a_step_on_is_its_suffix():
 def test_images_and_labels_belong_together():
     for images, labels, ids in source().batches(0):
         assert images.flatten().tolist() == labels.tolist() == (ids % 10).tolist()
+
+
+def test_what_a_sets_images_took_is_known_from_its_generator():
+    dit = {"name": "dit", "steps": 50, "guidance_scale": 2.0}
+    assert making(dit, 7) == {"generator_evaluations": 700, "teacher_passes": 0}
+    assert making(dit | {"guidance_scale": 1.0}, 7)["generator_evaluations"] == 350
+    guided = making(dit | {"teacher_guidance": 1.0}, 7)
+    assert guided == {"generator_evaluations": 1400, "teacher_passes": 350}
+    assert making({"name": "deepinversion", "iterations": 9}, 2)["teacher_passes"] == 18
+    assert making({"name": "noise"}, 2) == {"generator_evaluations": 0} and making(None, 2) == {}
+
+
+def test_the_budget_counts_the_source_and_the_loop(parts, tmp_path):
+    p = parts(tmp_path / "run")
+    p.source.made["teacher_passes"] = 1000
+    used = train(tmp_path / "run", p)["budget"]
+    assert used.pop("seconds") > 0
+    assert used == {"images_kept": 128, "student_steps": 8, "generator_evaluations": None,
+                    "teacher_passes": 1256, "student_passes": 256}

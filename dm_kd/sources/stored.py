@@ -98,6 +98,22 @@ def resident(images: Tensor | ImageFiles, labels: Tensor, device: torch.device
     return images.to(device), labels.to(device)
 
 
+def making(generator: dict | None, images: int) -> dict:
+    """What so many images of a set took, from its manifest's generator: evaluations and passes in
+    images. Nothing where that is not known."""
+    name = (generator or {}).get("name")
+    if name == "noise":
+        return {"generator_evaluations": 0}
+    if name == "dit":
+        each = generator["steps"] * (1 if generator["guidance_scale"] in (0, 1) else 2)
+        guided = "teacher_guidance" in generator  # predicts once more for the teacher
+        return {"generator_evaluations": images * each * (1 + guided),
+                "teacher_passes": images * generator["steps"] * guided}
+    if name == "deepinversion":
+        return {"generator_evaluations": 0, "teacher_passes": images * generator["iterations"]}
+    return {}
+
+
 class StoredSource:
     """Images in memory, or in a memory map.
 
