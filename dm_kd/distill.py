@@ -9,6 +9,7 @@ command goes on where it stopped, to the same bits. Defaults are the paper's Ima
 
 import argparse
 import dataclasses
+import importlib
 import math
 import sys
 from pathlib import Path
@@ -20,19 +21,33 @@ from dm_kd import dist, engine, files, frozen, image_files, image_set, models, o
 from dm_kd.errors import UserError
 from dm_kd.image_files import ImageFiles
 from dm_kd.real_data import RealData
-from dm_kd.sources.stored import StoredSource, far_from, gathered, load_judged, resident
-from dm_kd.tasks import Task, first_per_class, get_task, load_real
+from dm_kd.sources import online
+from dm_kd.sources.stored import (
+    StoredSource,
+    far_from,
+    gathered,
+    load_judged,
+    making,
+    resident,
+)
+from dm_kd.tasks import TASKS, Task, first_per_class, get_task, load_real
 from dm_kd.teacher_cache import STORAGE, TeacherCache, tensors_digest
 
 LABEL_CHECK_IMAGES = 1000
+ONLINE = {  # source that makes images while the student learns -> module with add_arguments(parser,
+    **dict.fromkeys(("dafl", "dfq", "zskt"), "dm_kd.sources.stream"),  # name, large) and
+    **dict.fromkeys(("fastdfkd", "fastdfkd_reptile", "fast_sequential", "cmi", "nayer", "adi"),
+                    "dm_kd.sources.replay")}  # build(args, task, teacher, device)
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
     parser = run.Parser("distill", __doc__)
     run.add_data_arguments(parser)
-    parser.add_argument("--source", required=True, metavar="SET|FOLDER|LIST|ZIP|real",
+    parser.add_argument("--source", required=True, metavar="SET|FOLDER|LIST|ZIP|real|METHOD",
                         help="an image set that synthesize wrote; any folder, list file or zip of "
-                             "images; or `real` for the real training images")
+                             "images; `real` for the real training images; or a method that makes "
+                             f"images while the student learns: {', '.join(ONLINE)} (--source "
+                             "METHOD --help shows its flags)")
     parser.add_argument("--source-labels", choices=("task", "none"), default="task",
                         help="none: the source's images are of other classes than the task's; "
                              "the loss needs no labels (default: %(default)s)")
@@ -62,6 +77,11 @@ def parse(argv: list[str]) -> argparse.Namespace:
                         help="the run: student, log, metrics, checkpoints")
     engine.add_arguments(parser)
     run.add_common_arguments(parser)
+    method, name = run.peek(argv, "source", ""), run.peek(argv, "task", "")
+    if method in ONLINE:
+        large = name == "folder" or name in TASKS and TASKS[name].crop
+        importlib.import_module(ONLINE[method]).add_arguments(parser, method, large)
+        parser.set_defaults(steps_per_epoch=online.STEPS_PER_EPOCH)
     args = run.parse(parser, argv)
     args.teacher = ",".join(args.teacher)
     return args
@@ -80,14 +100,23 @@ def body(argv: list[str]) -> None:
     args.amp = engine.resolve_amp(args.amp, device)
     args.compile = engine.resolve_compile(args.compile, device)
     engine.check_arguments(args)
+    if args.source in ONLINE:
+        online.check(args, dist.world_size())
     teacher, teacher_card = load_teacher(args, task)
-    images, labels, inputs = load_source(args, task)
-    val = load_judged(task, args)
-    dist.start(device)
-    digests = args.cache_teacher and logits_digests(args, teacher, teacher_card, images, inputs)
-    images, labels = resident(images, labels, device)
-    source = StoredSource(images, labels, args.batch_size, args.seed, dist.rank(),
-                          dist.world_size(), args.steps_per_epoch, far_from(device, images))
+    if args.source in ONLINE:
+        teacher = teacher.to(device, memory_format=torch.channels_last)
+        source = importlib.import_module(ONLINE[args.source]).build(args, task, teacher, device)
+        images, labels, inputs = online.example_images(task), torch.tensor([-1]), {}
+        val, digests = load_judged(task, args), None
+    else:
+        images, labels, inputs = load_source(args, task)
+        val = load_judged(task, args)
+        dist.start(device)
+        digests = args.cache_teacher and logits_digests(args, teacher, teacher_card, images, inputs)
+        images, labels = resident(images, labels, device)
+        source = StoredSource(images, labels, args.batch_size, args.seed, dist.rank(),
+                              dist.world_size(), args.steps_per_epoch, far_from(device, images),
+                              making(inputs.get("generator"), len(labels)))
     card = {"model": args.student, "task": task.name, "num_classes": task.num_classes,
             "class_names": list(task.class_names), "mean": task.mean, "std": task.std,
             "resolution": task.resolution,
@@ -106,13 +135,14 @@ def body(argv: list[str]) -> None:
             print(f"{args.out} is finished: Acc@1 {folder.result['acc1']}")
             return
         folder.log(f"{args.student}, {models.parameter_count(student):,} parameters, from "
-                   f"{teacher_card['name']} on {len(labels)} images of {args.source}, {device}, "
+                   f"{teacher_card['name']} on {'' if args.source in ONLINE else f'{len(labels)} '}"
+                   f"images of {args.source}, {device}, "
                    f"amp {args.amp}")
         if teacher_card["fold"] not in (None, args.fold):
             folder.log(f"note: the teacher was trained for fold {teacher_card['fold']}; it may "
                        f"have seen images that fold {args.fold} judges on")
         teacher = teacher.to(device, memory_format=torch.channels_last)
-        check_teacher(folder, args, task, view, teacher, source, val, device)
+        check_teacher(folder, args, task, view, teacher, images, labels, val, device)
         example = view.plain(engine.take(images, torch.arange(min(4, len(images)))), device)
         teacher = faster(teacher, example, args)
         cache = None
@@ -174,13 +204,7 @@ def faster(teacher: torch.nn.Module, example: torch.Tensor, args: argparse.Names
 
 def logits_digests(args: argparse.Namespace, teacher: torch.nn.Module, teacher_card: dict,
                    images: torch.Tensor | ImageFiles, inputs: dict) -> dict:
-    """What the teacher and its images are, for the key of their logits.
-
-    Raises:
-        UserError: the images are made while the student learns."""
-    if not isinstance(images, (torch.Tensor, ImageFiles)):
-        raise UserError(f"--cache-teacher needs stored images, not --source {args.source}",
-                        hint="leave it out")
+    """What the teacher and its images are, for the key of their logits."""
     source = inputs.get("source_sha256") or tensors_digest({"images": images})
     return {"teacher": teacher_card["name"], "weights": tensors_digest(teacher.state_dict()),
             "temperature": args.temperature if isinstance(teacher, Averaged) else None,
@@ -222,7 +246,8 @@ def load_source(args: argparse.Namespace, task: Task
         labels, inputs = images.labels, {}
     else:
         raise UserError("--source not found", source=args.source,
-                        hint="an image set; a folder, list or zip of images; or `real`")
+                        hint="an image set; a folder, list or zip of images; `real`; or one of "
+                             f"{', '.join(ONLINE)}")
     if args.images_per_class is not None and "generator" not in inputs:
         index = first_per_class(labels, args.images_per_class)
         images = images.chosen(index) if isinstance(images, ImageFiles) else images[index]
@@ -256,14 +281,14 @@ def load_set(args: argparse.Namespace, task: Task) -> tuple[torch.Tensor, torch.
 
 
 def check_teacher(folder: run.Run, args: argparse.Namespace, task: Task, view: engine.View,
-                  teacher: torch.nn.Module, source: StoredSource, val: RealData | None,
-                  device: torch.device) -> None:
+                  teacher: torch.nn.Module, images: torch.Tensor | ImageFiles,
+                  labels: torch.Tensor, val: RealData | None, device: torch.device) -> None:
     """Score the teacher on labelled images before any training: the source's, or where those have
     no labels what the student is judged on.
 
     Raises:
         UserError: it is right less than twice as often as by chance."""
-    images, labels, which = source.images, source.labels, "source"
+    which = "source"
     if val is not None and labels.max() < 0:
         images, labels, which = val.images, val.labels, "validation"
     known = (labels >= 0).nonzero()[:, 0].cpu()
@@ -285,7 +310,7 @@ def check_teacher(folder: run.Run, args: argparse.Namespace, task: Task, view: e
 
 def dry_run(args: argparse.Namespace, student: torch.nn.Module) -> None:
     state = "there already" if (args.out / "config.yaml").exists() else "not made yet"
-    made = {"source": args.source == "real" or Path(args.source).exists(),
+    made = {"source": args.source in ("real", *ONLINE) or Path(args.source).exists(),
             "teacher": all("@" in spec or ":" in spec or Path(spec).exists()
                            for spec in teacher_specs(args.teacher))}
     missing = "".join(f"; {k} {getattr(args, k)} not made yet" for k, ok in made.items() if not ok)

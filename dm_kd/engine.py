@@ -374,7 +374,8 @@ def fit(run: Run, args: argparse.Namespace, view: View, student: nn.Module,
                     save_best(run, student, epoch + 1, row["val_acc1"])
             state["seconds"] = time.monotonic() - started
             row |= {"seconds": round(state["seconds"], 3),
-                    "images_per_second": round(row["images_seen"] / state["seconds"], 1)}
+                    "images_per_second": round(row["images_seen"] / state["seconds"], 1),
+                    **source.budget()}
             run.add_metrics(row)
             if board is not None:
                 add_scalars(board, row)
@@ -389,7 +390,21 @@ def fit(run: Run, args: argparse.Namespace, view: View, student: nn.Module,
         board.close()
     if val is not None and logits is None:  # killed between the last checkpoint and the end
         logits = predict(student, val.images, view, device, args.amp)
-    return finish(run, args, state, student, logits, val, teacher_acc1, teacher_top, device, card)
+    return finish(run, args, state, student, logits, val, teacher_acc1, teacher_top, device, card,
+                  budget(state, source, teacher is not None))
+
+
+def budget(state: dict, source, taught: bool) -> dict:
+    """What a run has used, its source included: evaluations and passes in images through a
+    network, forward (a backward pass, if any, is part of the same), None where unknown. Logits that
+    a cache held count as passes: they were made once."""
+    used = source.budget()
+    return {"images_kept": used["images_kept"],
+            "student_steps": state["epoch"] * source.steps_per_epoch,
+            "generator_evaluations": used["generator_evaluations"],
+            "teacher_passes": used["teacher_passes"] + state["images_seen"] * taught,
+            "student_passes": used["student_passes"] + state["images_seen"],
+            "seconds": round(state["seconds"], 3)}
 
 
 def train_one_epoch(run: Run, args: argparse.Namespace, view: View, network: nn.Module,
@@ -491,12 +506,12 @@ def epoch_line(row: dict, epochs: int) -> str:
 
 def finish(run: Run, args: argparse.Namespace, state: dict, student: nn.Module,
            logits: Tensor | None, val, teacher_acc1: float | None, teacher_top: Tensor | None,
-           device: torch.device, card: dict) -> dict:
+           device: torch.device, card: dict, used: dict) -> dict:
     """Weights of the last epoch, predictions, curve and result.json."""
     from dm_kd import files
 
     result = {"acc1": None, "acc5": None, "best_acc1": None, "best_epoch": None,
-              "teacher_acc1": teacher_acc1, "agreement": None, "val_images": 0}
+              "teacher_acc1": teacher_acc1, "agreement": None, "val_images": 0, "budget": used}
     if val is not None:
         top = logits.argmax(1)
         result["acc1"], result["acc5"] = accuracy(logits, val.labels)

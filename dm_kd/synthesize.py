@@ -28,6 +28,7 @@ GENERATORS = {  # name -> module with add_arguments(parser) and build(args, task
     "text_to_image": "dm_kd.generators.text_to_image",
     "one_image": "dm_kd.generators.one_image",
     "noise": "dm_kd.generators.noise",
+    "deepinversion": "dm_kd.generators.deepinversion",
 }
 IMAGES_PER_CLASS = 200
 

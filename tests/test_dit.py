@@ -14,7 +14,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from dm_kd import files, image_set, synthesize
+from dm_kd import files, image_set, models, synthesize
 from dm_kd.bench import synthesis
 from dm_kd.errors import UserError
 from dm_kd.generators import dit, dit_weights
@@ -697,3 +697,58 @@ def test_on_a_gpu_images_are_close_to_the_cpus(weights_folder, flags):
             torch.arange(10), list(range(10))).float())
     limit = 20 if "--fp8" in flags else 6
     assert (made[0] - made[1]).abs().mean() < limit
+
+
+# --- a teacher that steers ------------------------------------------------------------------------
+
+def steered(model, teacher_folder, weight, **changes):
+    task = get_task("digits")
+    teacher, _ = models.load_frozen(str(teacher_folder), task)
+    made = generator(model, **changes)
+    made.teacher = dit.TeacherGuidance(teacher, task, weight, torch.device("cpu"))
+    return made
+
+
+def test_a_steering_step_has_the_asked_for_length_whatever_the_losss_scale(teacher_folder):
+    task = get_task("digits")
+    teacher, _ = models.load_frozen(str(teacher_folder), task)
+    x, labels = torch.rand(4, 1, 8, 8) - 0.5, torch.arange(4)
+    for scale in (1.0, 1000.0):
+        guidance = dit.TeacherGuidance(teacher, task, 0.5, torch.device("cpu"))
+        guidance.terms = {k: scale * v for k, v in guidance.terms.items()}
+        moved = guidance.steer(x, labels, lambda x: x, torch.tensor(0.8))
+        assert torch.allclose((moved - x).flatten(1).norm(dim=1), torch.full((4,), 0.4), atol=1e-5)
+        before, after = (sum(guidance.parts(v, labels).values()) for v in (x, moved))
+        assert after < before
+
+
+def test_steering_lowers_the_teachers_loss_of_the_images_and_weight_0_changes_nothing(
+        tiny, teacher_folder):
+    labels, seeds, losses = torch.arange(10), list(range(10)), []
+    plain = generator(tiny).sample(labels, seeds)
+    assert torch.equal(steered(tiny, teacher_folder, 0.0).sample(labels, seeds), plain)
+    for weight in (0.0, 2.0):
+        made = steered(tiny, teacher_folder, weight)
+        images = made.sample(labels, seeds).float() / 127.5 - 1
+        losses.append(sum(made.teacher.parts(images, labels).values()).item())
+    assert losses[1] < losses[0]
+    assert all(p.grad is None for p in made.teacher.teacher.parameters())
+
+
+def test_a_teachers_guidance_stands_in_the_settings_and_needs_a_teacher_and_ddpm(
+        tmp_path, teacher_folder):
+    def settings(*flags):
+        args = synthesize.parse(["--task", "digits", "--generator", "dit", "--weights", "x",
+                                 "--out", str(tmp_path), *flags])
+        found = {}
+        dit.teacher_guidance(args, get_task("digits"), torch.device("cpu"), found)
+        return found
+
+    flags = ("--teacher-guidance", "1.5", "--teacher", str(teacher_folder))
+    assert settings(*flags)["teacher_guidance"] == 1.5
+    assert len(settings(*flags)["teacher_sha256"]) == 64
+    for wrong in (flags[:2], (*flags, "--sampler", "ddim")):
+        with pytest.raises(UserError, match="needs --teacher and --sampler ddpm"):
+            settings(*wrong)
+    with pytest.raises(UserError, match="no BatchNorm2d"):
+        settings("--teacher-guidance", "1", "--teacher", "lenet5@none")

@@ -26,7 +26,7 @@ from dm_kd import (
     train_teacher,
 )
 from dm_kd.errors import DivergedError, Stopped, UserError
-from dm_kd.sources.stored import StoredSource
+from dm_kd.sources.stored import StoredSource, making
 from dm_kd.tasks import get_task, load_real
 
 CPU = torch.device("cpu")
@@ -798,7 +798,8 @@ def test_tensorboard_holds_the_rows_of_metrics_also_after_a_stop(parts, tmp_path
     train(folder, parts(folder, tensorboard=True))
     events = reader.EventAccumulator(str(folder / "tensorboard")).Reload()
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert set(events.Tags()["scalars"]) == rows[0].keys() - {"epoch"}
+    known = {name for name, value in rows[0].items() if value is not None}
+    assert set(events.Tags()["scalars"]) == known - {"epoch"}
     for name in ("train_loss", "val_acc1", "lr", "images_seen"):
         scalars = events.Scalars(name)
         assert [s.step for s in scalars] == [1, 2]
@@ -809,3 +810,22 @@ def test_tensorboard_may_be_switched_on_for_a_run_that_goes_on(distill_args, tmp
     for on in (False, True):
         with run.Run(tmp_path / "run", distill_args(tensorboard=on), {}, "student", "distill"):
             pass
+
+
+def test_what_a_sets_images_took_is_known_from_its_generator():
+    dit = {"name": "dit", "steps": 50, "guidance_scale": 2.0}
+    assert making(dit, 7) == {"generator_evaluations": 700, "teacher_passes": 0}
+    assert making(dit | {"guidance_scale": 1.0}, 7)["generator_evaluations"] == 350
+    guided = making(dit | {"teacher_guidance": 1.0}, 7)
+    assert guided == {"generator_evaluations": 1400, "teacher_passes": 350}
+    assert making({"name": "deepinversion", "iterations": 9}, 2)["teacher_passes"] == 18
+    assert making({"name": "noise"}, 2) == {"generator_evaluations": 0} and making(None, 2) == {}
+
+
+def test_the_budget_counts_the_source_and_the_loop(parts, tmp_path):
+    p = parts(tmp_path / "run")
+    p.source.made["teacher_passes"] = 1000
+    used = train(tmp_path / "run", p)["budget"]
+    assert used.pop("seconds") > 0
+    assert used == {"images_kept": 128, "student_steps": 8, "generator_evaluations": None,
+                    "teacher_passes": 1256, "student_passes": 256}

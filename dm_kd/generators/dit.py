@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dm_kd import files
+from dm_kd import files, inversion_terms, models
 from dm_kd.errors import DamagedError, UserError
 from dm_kd.generators import dit_weights
 from dm_kd.tasks import Task
@@ -422,16 +422,18 @@ def guided(model: Callable, x: Tensor, t: Tensor, labels: Tensor, null: int, sca
 
 
 def sample_ddpm(predict: Callable, diffusion: Diffusion, x: Tensor, draw: Callable[[], Tensor],
-                clip: bool = False) -> Tensor:
+                clip: bool = False, steer: Callable[[Tensor, int], Tensor] | None = None) -> Tensor:
     """Ancestral sampling from x = x_T down to x_0, state in x's own precision.
 
     Args:
         predict: (x, network time [B]) -> output [B, C or 2C, H, W].
         draw: one step's noise, shaped like x; called at each step but the last.
         clip: clamp the predicted x_0 to [-1, 1]; for pixels only.
+        steer: (x, i) -> x, before each step; see `TeacherGuidance`.
     """
     channels = x.shape[1]
     for i in reversed(range(diffusion.steps)):
+        x = steer(x, i) if steer else x
         out = predict(x, diffusion.network_times[i].expand(len(x))).to(x.dtype)
         eps, raw = out[:, :channels], (out[:, channels:] if out.shape[1] > channels else None)
         x0 = diffusion.predict_x0(x, i, eps)
@@ -485,18 +487,57 @@ def to_uint8(x: Tensor) -> Tensor:
     return ((x + 1) / 2 * 255 + 0.5).clamp(0, 255).to(torch.uint8)
 
 
+class TeacherGuidance:
+    """Moves x_t to where a teacher, looking at the predicted clean image, sees the class and its
+    own batch statistics (DiffDFKD, Qi et al. 2025, arXiv 2504.00870).
+
+    The gradient is scaled to unit length for each image and by sqrt(1 - alpha bar_t), so that
+    `weight` means the same at every step and for every teacher; the authors' program takes the raw
+    gradient times 1, whose size hangs on the loss's.
+
+    Args:
+        teacher: in eval mode, of the generator's classes.
+        weight: of the step, in units of x_t.
+    """
+
+    terms = {"ce_target": 1.0, "bn": 0.1}  # the authors' weights
+
+    def __init__(self, teacher: nn.Module, task: Task, weight: float, device: torch.device):
+        self.teacher, self.weight, self.side = teacher, weight, task.resolution
+        self.mean, self.std = (torch.tensor(v, device=device).view(-1, 1, 1)
+                               for v in (task.mean, task.std))
+
+    def parts(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """images [B, C, H, W] about -1 to 1 -> {term: weighted scalar}."""
+        images = (images.float().clamp(-1, 1) + 1) / 2
+        if images.shape[2] != self.side:
+            images = F.interpolate(images, (self.side, self.side), mode="bicubic", antialias=True)
+        return inversion_terms.weighted(self.terms, self.teacher, (images - self.mean) / self.std,
+                                        targets=labels)[0]
+
+    def steer(self, x: Tensor, labels: Tensor, clean: Callable[[Tensor], Tensor], noise: Tensor
+              ) -> Tensor:
+        """x_t [B, C, H, W] -> the same, moved. clean: x_t -> images; noise: sqrt(1 - alpha bar)."""
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            gradient, = torch.autograd.grad(sum(self.parts(clean(x), labels).values()), x)
+        length = gradient.flatten(1).norm(dim=1).clamp_min(1e-12).view(-1, 1, 1, 1)
+        return x.detach() - self.weight * noise * gradient / length
+
+
 class DiTGenerator:
     """A trained DiT with its sampler settings: `sample(labels, seeds) -> uint8 images`.
 
     Args:
         clip: clamp the predicted x_0; for pixels only.
         vae: decoder of the latents that the DiT makes; None if it makes pixels.
+        teacher: what steers the sampling, if anything does.
     """
 
     def __init__(self, model: DiT, settings: dict, device: torch.device, clip: bool,
-                 vae: dit_weights.Vae | None = None):
+                 vae: dit_weights.Vae | None = None, teacher: TeacherGuidance | None = None):
         self.model, self.settings, self.device, self.clip = model, settings, device, clip
-        self.vae = vae
+        self.vae, self.teacher = vae, teacher
         self.resolution = model.config["input_size"] * (vae.factor if vae else 1)
         self.channels = vae.channels if vae else model.channels
         self.guided_channels = (model.channels if settings["guided_channels"] == "all"
@@ -512,7 +553,6 @@ class DiTGenerator:
         `channels` and `resolution`."""
         return self.finish(self.latents(labels, seeds))
 
-    @torch.inference_mode()
     def latents(self, labels: Tensor, seeds: list[int]) -> tuple[Tensor, object]:
         """The sampler's part of `sample`: float32 [B, C, H, W] on the device, latents or pixels. On
         a GPU it returns before they are computed, with the event of their completion.
@@ -520,7 +560,8 @@ class DiTGenerator:
         Raises:
             UserError: torch.compile failed."""
         try:
-            x = self._sampled(labels, seeds)
+            with torch.inference_mode() if self.teacher is None else torch.no_grad():
+                x = self._sampled(labels, seeds)
         except RuntimeError as error:
             if not self.settings.get("compiled") or "torch._" not in type(error).__module__:
                 raise
@@ -541,20 +582,35 @@ class DiTGenerator:
                 noise = noise.pin_memory()
             return noise.to(self.device, non_blocking=True)
 
-        labels, x = as_generator_classes(labels, self.settings).to(self.device), draw()
+        x, own = draw(), labels.to(self.device)  # the task's labels, which the teacher knows
+        labels = as_generator_classes(labels, self.settings).to(self.device)
         scheduler = (make_dpm_scheduler(self.settings["steps"])
                      if self.settings["sampler"] == "dpm++" else None)
-        scales = iter(self.scales(self.diffusion.timesteps[::-1] if scheduler is None
-                                  else scheduler.timesteps.numpy()))
+        at_step = self.scales(self.diffusion.timesteps)
+        scales = iter(at_step[::-1] if scheduler is None else
+                      self.scales(scheduler.timesteps.numpy()))
+
+        def look(x: Tensor, t: Tensor, scale: float) -> Tensor:
+            return guided(self.model, x, t, labels, self.model.num_classes, scale,
+                          self.guided_channels)
 
         def predict(x: Tensor, t: Tensor) -> Tensor:  # called once a step, the noisiest first
-            return guided(self.model, x, t, labels, self.model.num_classes, next(scales),
-                          self.guided_channels)
+            return look(x, t, next(scales))
+
+        def steer(x: Tensor, i: int) -> Tensor:
+            def clean(x: Tensor) -> Tensor:
+                times = self.diffusion.network_times[i].expand(len(x))
+                out = look(x, times, at_step[i]).to(x.dtype)
+                x = self.diffusion.predict_x0(x, i, out[:, :channels])
+                return self.vae.decode(x) if self.vae else x
+
+            return self.teacher.steer(x, own, clean, self.diffusion.at("noise", i))
 
         if scheduler is not None:
             return sample_with_scheduler(predict, scheduler, x)
         if self.settings["sampler"] == "ddpm":
-            return sample_ddpm(predict, self.diffusion, x, draw, self.clip)
+            return sample_ddpm(predict, self.diffusion, x, draw, self.clip,
+                               steer if self.teacher else None)
         return sample_ddim(predict, self.diffusion, x, self.clip)
 
     def scales(self, timesteps: np.ndarray) -> list[float]:
@@ -625,6 +681,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--dtype", choices=("bf16", "fp32"), default=None,
                        help="of the network; its state stays fp32 (default: bf16 on GPUs, fp32 "
                             "on CPUs)")
+    group.add_argument("--teacher-guidance", type=nonnegative_float, default=0.0, metavar="W",
+                       help="move x_t at each step by W sqrt(1 - alpha bar) along the gradient of "
+                            "--teacher's cross-entropy and batch statistics (DiffDFKD); needs "
+                            "--sampler ddpm (default: %(default)s)")
+    group.add_argument("--teacher", default=None, metavar="SPEC",
+                       help="the teacher of --teacher-guidance, as in distill")
 
 
 def interval(text: str) -> tuple[float, float]:
@@ -699,7 +761,26 @@ def build(args: argparse.Namespace, task: Task, device: torch.device) -> DiTGene
         vae.model.requires_grad_(False).to(device)
         if device.type == "cuda":
             vae.model.to(memory_format=torch.channels_last)
-    return DiTGenerator(model, settings, device, card["clip"], vae)
+    teacher = teacher_guidance(args, task, device, settings) if args.teacher_guidance else None
+    return DiTGenerator(model, settings, device, card["clip"], vae, teacher)
+
+
+def teacher_guidance(args: argparse.Namespace, task: Task, device: torch.device, settings: dict
+                     ) -> TeacherGuidance:
+    """What --teacher-guidance asks for; noted in the settings.
+
+    Raises:
+        UserError: no --teacher, another sampler, or a teacher without batch norm."""
+    if not args.teacher or args.sampler != "ddpm":
+        raise UserError("--teacher-guidance needs --teacher and --sampler ddpm",
+                        hint="--teacher SPEC --sampler ddpm")
+    teacher, card = models.load_frozen(args.teacher, task)
+    teacher.to(device)
+    example = torch.zeros(2, task.channels, task.resolution, task.resolution, device=device)
+    inversion_terms.require(teacher, set(TeacherGuidance.terms), example, args.teacher)
+    settings |= {"teacher_guidance": args.teacher_guidance, "teacher": card["name"],
+                 "teacher_sha256": card["sha256"], "teacher_terms": TeacherGuidance.terms}
+    return TeacherGuidance(teacher, task, args.teacher_guidance, device)
 
 
 def generator_classes(num_classes: int, task: Task, weights: str) -> list[int] | None:

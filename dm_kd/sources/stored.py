@@ -104,6 +104,29 @@ def far_from(device: torch.device, images: Tensor | ImageFiles) -> bool:
     return device.type == "cuda" and not (isinstance(images, Tensor) and images.is_cuda)
 
 
+def making(generator: dict | None, images: int) -> dict:
+    """What so many images of a set took, from its manifest's generator: evaluations and passes in
+    images. Nothing where that is not known."""
+    name = (generator or {}).get("name")
+    if name in ("noise", "one_image", "import"):
+        return {"generator_evaluations": 0}
+    if name in ("dit", "sit"):
+        each = generator["steps"] * (2 if generator.get("sampler") == "heun" else 1)
+        low, high = generator.get("guidance_interval", (0.0, 1.0))
+        if generator["guidance_scale"] not in (0, 1):
+            each += round(each * (high - low))
+        steered = "teacher_guidance" in generator  # predicts once more for the teacher
+        return {"generator_evaluations": images * each * (1 + steered),
+                "teacher_passes": images * generator["steps"] * steered}
+    if name == "imf":
+        return {"generator_evaluations": images * generator["steps"]}
+    if name in ("gan", "biggan"):
+        return {"generator_evaluations": images}
+    if name == "deepinversion":
+        return {"generator_evaluations": 0, "teacher_passes": images * generator["iterations"]}
+    return {}
+
+
 class StoredSource:
     """Images in memory, or in a memory map.
 
@@ -114,16 +137,20 @@ class StoredSource:
         steps_per_epoch: default ceil(N / batch_size), the last batch filled from a second order.
         ahead: gather the next batch in a thread while the step before it runs, into pinned memory
             where there is a GPU. The same batches.
+        made: what making the images took, where it is known: generator_evaluations and
+            teacher_passes, in images.
     """
 
     def __init__(self, images: Tensor | ImageFiles, labels: Tensor, batch_size: int, seed: int,
                  rank: int = 0, world_size: int = 1, steps_per_epoch: int | None = None,
-                 ahead: bool = False):
+                 ahead: bool = False, made: dict | None = None):
         assert batch_size % world_size == 0, (batch_size, world_size)
         self.images, self.labels, self.seed = images, labels, seed
         self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
         self.steps_per_epoch = steps_per_epoch or -(-len(images) // batch_size)
         self.ahead, self.pinned = ahead, ahead and torch.cuda.is_available()
+        self.made = {"generator_evaluations": None, "teacher_passes": 0, "student_passes": 0,
+                     **(made or {})}
 
     def order(self, epoch: int) -> np.ndarray:
         """Virtual ids of an epoch, int64 [steps_per_epoch * batch_size]: position + N times the
@@ -159,6 +186,10 @@ class StoredSource:
         images = torch.empty((len(index), *self.images.shape[1:]), dtype=torch.uint8,
                              pin_memory=True)  # of torch's pool: not used again before it was sent
         return torch.index_select(self.images, 0, index, out=images), labels
+
+    def budget(self) -> dict[str, int | None]:
+        """What this source has used, in images; the loop's own passes come on top."""
+        return {"images_kept": len(self.images), **self.made}
 
     def state_dict(self) -> dict:
         """Nothing: the order is a function."""

@@ -1,0 +1,105 @@
+"""The image generators of the online sources: noise (or a class) -> images in [0, 1].
+
+Written from DAFL (Chen et al. 2019, arXiv 1904.01186) with the sizes that FastDFKD, CMI and NAYER
+publish. Where a size was published for 32 x 32 only, the first map is a quarter of the side.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def up(x: Tensor) -> Tensor:
+    return F.interpolate(x, scale_factor=2, mode="nearest")
+
+
+def conv(inputs: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, 1, 1, bias=False), nn.BatchNorm2d(outputs),
+                         nn.LeakyReLU(0.2))
+
+
+class SmallGenerator(nn.Module):
+    """A vector -> a map of side / 4 -> twice its size, twice.
+
+    Args:
+        latent: numbers in a vector.
+        width: channels of the first map. FastDFKD and NAYER: 128. CMI's for DAFL, DFQ and ZSKT:
+            256.
+        side: pixels, a multiple of 4.
+    """
+
+    def __init__(self, latent: int, width: int, side: int, channels: int):
+        super().__init__()
+        assert side % 4 == 0, side
+        self.shape, self.base = (latent,), (width, side // 4, side // 4)
+        self.first = nn.Linear(latent, math.prod(self.base))
+        self.norm = nn.BatchNorm2d(width)
+        self.block1, self.block2 = conv(width, 128), conv(128, 64)
+        self.last = nn.Conv2d(64, channels, 3, 1, 1)
+
+    def forward(self, z: Tensor) -> Tensor:
+        x = self.norm(self.first(z).view(-1, *self.base))  # [B, width, side/4, side/4]
+        x = self.block2(up(self.block1(up(x))))  # [B, 64, side, side]
+        return torch.sigmoid(self.last(x))
+
+    def reset_first(self) -> None:
+        """New first layers, for diversity (FastDFKD): weights and scales N(0, 0.02)."""
+        for layer in (self.first, self.norm):
+            nn.init.normal_(layer.weight, 0.0, 0.02)
+            nn.init.zeros_(layer.bias)
+
+
+class LargeGenerator(nn.Module):
+    """A map of noise [256, side/16, side/16] -> four times twice its size (FastDFKD, ImageNet)."""
+
+    def __init__(self, latent: int, side: int, channels: int):
+        super().__init__()
+        assert side % 16 == 0, side
+        self.shape = (latent, side // 16, side // 16)
+        self.first = conv(latent, 128)
+        self.blocks = nn.ModuleList([conv(a, b) for a, b in ((128, 128), (128, 64), (64, 64),
+                                                             (64, 64))])
+        self.last = nn.Conv2d(64, channels, 3, 1, 1)
+
+    def forward(self, z: Tensor) -> Tensor:
+        x = self.first(z)
+        for block in self.blocks:
+            x = block(up(x))
+        return torch.sigmoid(self.last(x))  # [B, channels, side, side]
+
+
+class LabelGenerator(nn.Module):
+    """A class's embedding -> noisy linear layer -> SmallGenerator (NAYER, Tran et al. 2024,
+    arXiv 2310.00258, section 3.2).
+
+    Each noisy layer makes one image of each class; a batch of N C images has N of them. They are
+    drawn anew every few updates and learn in between: the diversity comes from them, not from z.
+
+    Args:
+        embeddings: [classes, e]; one-hot rows, or a text model's vectors of the class names.
+        copies: N.
+    """
+
+    def __init__(self, embeddings: Tensor, copies: int, latent: int, body: nn.Module):
+        super().__init__()
+        self.register_buffer("embeddings", embeddings)
+        self.norm = nn.BatchNorm1d(embeddings.shape[1])
+        self.noisy = nn.ModuleList([nn.Linear(embeddings.shape[1], latent) for _ in range(copies)])
+        self.body = body
+
+    def forward(self, classes: Tensor) -> Tensor:
+        """classes int64 [B], at most C for each noisy layer, in this order -> [B, ch, side,
+        side]."""
+        x = self.norm(self.embeddings[classes])  # [B, e]
+        size = len(self.embeddings)
+        z = [layer(part) for layer, part in zip(self.noisy, x.split(size), strict=True)]
+        return self.body(torch.cat(z))
+
+    def draw_noisy(self, draw: torch.Generator) -> None:
+        """New weights N(0, 1), biases 0."""
+        with torch.no_grad():
+            for layer in self.noisy:
+                layer.weight.copy_(torch.randn(layer.weight.shape, generator=draw))
+                layer.bias.zero_()

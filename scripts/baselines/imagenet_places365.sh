@@ -1,0 +1,12 @@
+#!/bin/sh
+# ImageNet: distillation on Places365, real images of other classes. --student torchvision:resnet18 or mobilenet_v2 for the others.
+# Table row: Places365+KD, ImageNet. Published top-1: R50 55.74, R18 45.53, MobileNetV2 39.89 (their hyper-parameters are not public).
+# Hardware: one GPU with 16 GB or more, or NGPU=8.  Time: 15 to 30 hours on an H200 (an estimate).  Disk: 25 GB of images.
+# Needs: true_dataset/places365 (its 1,803,460 training images, 256 x 256) and ImageNet's validation set.
+# Use: [NGPU=n] sh scripts/baselines/imagenet_places365.sh [flags of python -m dm_kd.distill, such as --dry-run]
+set -eu
+cd "$(dirname "$0")/../.."
+. scripts/setup_env.sh
+launch dm_kd.distill --task imagenet --source true_dataset/places365 --source-labels none \
+    --teacher torchvision:resnet50 --student torchvision:resnet50 --temperature 10 --epochs 200 --lr-decay-epochs 120,150,180 \
+    --batch-size 256 --learning-rate 0.1 --weight-decay 1e-4 --out save/student_model/imagenet_places365 "$@"

@@ -1,0 +1,243 @@
+"""DAFL, DFQ and ZSKT: a generator that learns beside the student, and touches nobody else."""
+
+import math
+
+import pytest
+import torch
+
+from dm_kd import distill, inversion_terms, models, run
+from dm_kd.errors import DivergedError, UserError
+from dm_kd.sources import online, stream
+from dm_kd.sources.networks import LargeGenerator, SmallGenerator
+
+CPU = torch.device("cpu")
+METHODS = ("dafl", "dfq", "zskt")
+
+
+def command(out, method, *more, teacher="cnn_w4@none", task="digits", student="cnn_w4"):
+    return ["--task", task, "--source", method, "--teacher", str(teacher), "--student", student,
+            "--epochs", "2", "--steps-per-epoch", "3", "--batch-size", "16", "--student-steps",
+            "2", "--synthesis-batch", "16", "--generator-width", "8", "--latent-size", "6",
+            "--amp", "none", "--learning-rate", "0.05", "--lr-schedule", "cosine", "--device",
+            "cpu", "--threads", "1", "--no-label-check", "--out", str(out), *more]
+
+
+@pytest.fixture
+def make(digits, tmp_path):
+    """f(method, *flags) -> (source, student, teacher), all with random weights."""
+
+    def made(method, *flags):
+        args = distill.parse(command(tmp_path / "run", method, *flags))
+        torch.manual_seed(1)
+        student, teacher = (models.build("cnn_w4", digits) for _ in range(2))
+        teacher.eval().requires_grad_(False)
+        return stream.build(args, digits, teacher, CPU), student, teacher
+
+    return made
+
+
+def snapshot(model):
+    return {k: v.clone() for k, v in model.state_dict().items()}
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+# --- presets --------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize(("method", "terms", "others"), [
+    ("dafl", {"onehot": 1.0, "act": 1e-3, "balance": 20.0},
+     {"latent_size": 512, "student_steps": 5}),
+    ("dfq", {"adv_kl": 1.0, "bn": 1.0, "onehot": 1.0, "balance": 20.0},
+     {"latent_size": 256, "student_steps": 10}),
+    ("zskt", {"adv_kl": 1.0}, {"latent_size": 256, "student_steps": 5})])
+def test_presets_are_the_published_ones(method, terms, others):
+    common = {"generator_width": 256, "generator_rate": 1e-3, "synthesis_batch": 256}
+    assert stream.preset(method, False) == {"terms": terms, **common, **others}
+
+
+def test_flags_have_the_presets_values_and_win_over_them(tmp_path):
+    argv = ["--task", "digits", "--source", "dfq", "--teacher", "x", "--student", "cnn_w4", "--out",
+            str(tmp_path)]
+    args = distill.parse(argv)
+    assert (args.balance_weight, args.student_steps, args.steps_per_epoch) == (20.0, 10, 400)
+    args = distill.parse([*argv, "--balance-weight", "0", "--steps-per-epoch", "7"])
+    assert (args.balance_weight, args.steps_per_epoch) == (0.0, 7)
+    assert "bn" in online.weights(args, stream.preset("dfq", False))
+
+
+def test_a_flag_of_another_method_is_refused(tmp_path, capsys):
+    assert distill.main(command(tmp_path, "zskt", "--bn-weight", "1")) == 2
+    assert "--bn-weight" in capsys.readouterr().err
+
+
+# --- generators -----------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("side", [8, 28, 32])
+def test_the_first_map_is_a_quarter_of_the_side(side):
+    network = SmallGenerator(5, 16, side, 3)
+    assert network.base == (16, side // 4, side // 4)
+    images = network(torch.randn(2, 5))
+    assert images.shape == (2, 3, side, side) and images.min() >= 0 and images.max() <= 1
+
+
+@pytest.mark.parametrize(("latent", "width", "millions"), [(256, 128, 2.33), (256, 256, 4.58),
+                                                           (512, 256, 8.78)])
+def test_the_published_generators_have_the_published_number_of_parameters(latent, width, millions):
+    network = SmallGenerator(latent, width, 32, 3)
+    assert round(models.parameter_count(network) / 1e6, 2) == millions
+
+
+def test_the_large_generator_makes_224_pixels_from_a_map_of_14():
+    network = LargeGenerator(256, 224, 3)
+    assert network.shape == (256, 14, 14)
+    with torch.no_grad():
+        assert network(torch.randn(1, *network.shape)).shape == (1, 3, 224, 224)
+
+
+# --- the updates ----------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_update_changes_the_generator_and_no_bit_of_student_and_teacher(make, method):
+    source, student, teacher = make(method)
+    student.train()
+    before = [snapshot(m) for m in (student, teacher)]
+    generator = snapshot(source.generator)
+    source.update(student, 0, 0)
+    assert same(before[0], snapshot(student)) and same(before[1], snapshot(teacher))
+    assert all(p.grad is None for m in (student, teacher) for p in m.parameters())
+    assert student.training and all(p.requires_grad for p in student.parameters())
+    learnt = [k for k, p in source.generator.named_parameters()
+              if torch.equal(p, generator[k])]
+    assert learnt == []
+
+
+def test_the_student_is_in_eval_mode_during_an_update_and_as_before_after_an_error(make):
+    source, student, _ = make("zskt")
+    modes = []
+    student.register_forward_pre_hook(lambda m, x: modes.append((m.training, m.fc.training)))
+    source.update(student.train(), 0, 0)
+    assert modes == [(False, False)]
+    with pytest.raises(ZeroDivisionError), online.still(student):
+        assert not student.training
+        raise ZeroDivisionError
+    assert student.training and all(p.requires_grad for p in student.parameters())
+
+
+def test_the_adversarial_gradient_reaches_the_generator_through_the_student(make):
+    source, student, teacher = make("zskt")
+    x = source.generator(source.noise(16, 0, stream.UPDATE))
+    parts, _ = inversion_terms.weighted({"adv_kl": 1.0}, teacher, source.standardize(x),
+                                        student.eval())
+    gradient, = torch.autograd.grad(parts["adv_kl"], source.generator.first.weight)
+    assert gradient.abs().max() > 1e-6
+    source, _, _ = make("zskt")  # with the teacher as the student there is nothing to gain
+    x = source.generator(source.noise(16, 0, stream.UPDATE))
+    parts, _ = inversion_terms.weighted({"adv_kl": 1.0}, teacher, source.standardize(x), teacher)
+    assert parts["adv_kl"].abs() < 1e-6
+
+
+def test_updates_set_the_student_at_odds_with_the_teacher(make, digits, teacher_folder):
+    source, student, _ = make("zskt", "--generator-rate", "0.01")
+    source.teacher, _ = models.load_frozen(str(teacher_folder), digits)  # one that is sure
+    values = [source.update(student, 0, step)["adv_kl"].item() for step in range(30)]
+    assert values[-1] < 1.5 * values[0] < 0
+
+
+def test_the_generator_is_updated_once_in_so_many_student_steps(make):
+    source, student, _ = make("dfq")
+    seen, real = [], source.update
+    source.update = lambda student, epoch, step: seen.append((epoch, step)) or real(student, epoch,
+                                                                                     step)
+    for epoch in range(2):
+        list(source.batches(epoch, 0, student))
+    assert seen == [(0, 0), (0, 2), (1, 1)]  # steps 0, 2, 4 of all
+
+
+def test_the_student_sees_fresh_8_bit_images_without_labels_and_ids_of_their_own(make):
+    source, student, _ = make("dfq")
+    batches = [*source.batches(0, 0, student), *source.batches(1, 0, student)]
+    assert all(i.dtype == torch.uint8 and i.shape == (16, 1, 8, 8) for i, _, _ in batches)
+    assert not torch.equal(batches[0][0], batches[1][0])
+    assert {int(v) for _, labels, _ in batches for v in labels} == {-1}
+    assert len({int(v) for *_, ids in batches for v in ids}) == 6 * 16
+
+
+def test_passes_are_counted_in_images(make):
+    source, student, _ = make("dfq")
+    list(source.batches(0, 0, student))  # updates before steps 0 and 2, three batches
+    assert source.budget() == {"images_kept": 0, "generator_evaluations": 2 * 16 + 3 * 16,
+                               "teacher_passes": 32, "student_passes": 32}
+    source, student, _ = make("dafl")  # which does not look at the student
+    list(source.batches(0, 0, student))
+    assert source.budget()["student_passes"] == 0
+
+
+def test_a_loss_that_is_not_finite_stops_with_its_term_and_step(make):
+    source, student, _ = make("dfq")
+    with torch.no_grad():
+        source.generator.last.bias.fill_(math.nan)
+    with pytest.raises(DivergedError, match="became nan in epoch 3 at step 2"):
+        source.update(student, 2, 1)
+
+
+# --- a run ----------------------------------------------------------------------------------------
+
+def test_a_state_goes_on_to_the_same_batches(make):
+    whole, student, _ = make("dfq")
+    batches = list(whole.batches(0, 0, student))
+    first, _, _ = make("dfq")
+    steps = first.batches(0, 0, student)
+    next(steps)
+    next(steps)
+    state = first.state_dict()
+    state = {**state, "generator": {k: v.clone() for k, v in state["generator"].items()}}
+    second, _, _ = make("dfq")
+    second.load_state_dict(state)
+    (images, _, ids), = second.batches(0, 2, student)
+    assert torch.equal(images, batches[2][0]) and torch.equal(ids, batches[2][2])
+    assert second.budget() == whole.budget()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_writes_its_budget_and_samples(tmp_path, teacher_folder, method):
+    out = tmp_path / "run"
+    assert distill.main(command(out, method, teacher=teacher_folder)) == 0
+    rows = run.read_metrics(out)
+    assert rows[1]["generator_evaluations"] == 3 * 16 + 6 * 16 > rows[0]["generator_evaluations"]
+    result = run.files.read_json(out / "result.json")
+    assert result["budget"] == {
+        "images_kept": 0, "student_steps": 6, "generator_evaluations": 144,
+        "teacher_passes": 48 + 96, "student_passes": 96 + (0 if method == "dafl" else 48),
+        "seconds": result["seconds"]}
+    assert (out / "samples.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_teacher_without_batch_norm_is_refused_before_anything_is_written(tmp_path, capsys):
+    assert distill.main(command(tmp_path / "run", "dfq", teacher="lenet5@none")) == 2
+    assert "no BatchNorm2d" in capsys.readouterr().err and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("flags", [["--images-per-class", "3"], ["--label-weight", "0.1"]])
+def test_flags_of_stored_images_are_refused(tmp_path, capsys, flags):
+    assert distill.main(command(tmp_path / "run", "dafl", *flags)) == 2
+    assert flags[0] in capsys.readouterr().err
+
+
+def test_more_than_one_process_is_refused(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(distill.dist, "world_size", lambda: 2)
+    assert distill.main(command(tmp_path / "run", "dafl")) == 2
+    assert "one process, not in 2" in capsys.readouterr().err
+
+
+def test_every_weight_0_leaves_nothing_to_do(make):
+    with pytest.raises(UserError, match="every term"):
+        make("zskt", "--adv-kl-weight", "0")
+
+
+def test_a_dry_run_needs_no_teacher_and_writes_nothing(tmp_path, capsys):
+    argv = command(tmp_path / "run", "dfq", "--dry-run", teacher=tmp_path / "none")
+    assert distill.main(argv) == 0
+    out = capsys.readouterr().out
+    assert "on dfq for 2 epochs" in out and "source" not in out and not (tmp_path / "run").exists()
