@@ -261,13 +261,13 @@ def recorded(monkeypatch, model, labels, seeds) -> tuple[torch.Tensor, torch.Ten
     """(all noise the sampler was given [B, draws, ...], the images)."""
     kept, real = [], dit.sample_ddpm
 
-    def spy(predict, diffusion, x, draw, clip):
+    def spy(predict, diffusion, x, draw, clip, steer):
         def noted():
             kept.append(draw())
             return kept[-1]
 
         kept.append(x)
-        return real(predict, diffusion, x, noted, clip)
+        return real(predict, diffusion, x, noted, clip, steer)
 
     with monkeypatch.context() as patch:
         patch.setattr(dit, "sample_ddpm", spy)

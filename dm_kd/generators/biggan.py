@@ -25,7 +25,7 @@ from dm_kd.generators import dit, gan
 from dm_kd.tasks import Task
 
 PACKAGE = "pytorch-pretrained-biggan"
-LICENCE = "weights: DeepMind's BigGAN modules on TF Hub, Apache-2.0; network code: MIT"
+LICENCE = "Apache-2.0 as the package says; converted from DeepMind's TF Hub modules"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
