@@ -50,6 +50,13 @@ def test_neighbourhoods_on_a_line_have_the_hand_counted_values():
     assert found["coverage"] == 1.0
 
 
+def test_two_neighbours_have_the_hand_counted_values():
+    """k = 2. Real 0, 1, 3, 20: balls of 3, 2, 3, 19. Made 2, 2.5, 6: balls of 4, 3.5, 4."""
+    found = fidelity.neighbourhoods(points(0, 1, 3, 20), points(2, 2.5, 6), k=2)
+    assert found == {"precision": 1.0, "recall": 3 / 4,  # no made ball reaches 20
+                     "density": pytest.approx((4 + 4 + 2) / (2 * 3)), "coverage": 1.0}
+
+
 def test_a_collapsed_set_is_precise_and_dense_but_covers_and_recalls_little():
     real, made = normal(400, 2, 4), normal(400, 2, 5, scale=0.05)
     found = fidelity.neighbourhoods(real, made, k=5)
