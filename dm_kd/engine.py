@@ -145,9 +145,11 @@ class View:
         return x, labels
 
     def plain(self, images: Tensor | list[Tensor], device: torch.device | str = "cpu") -> Tensor:
-        """Standardised float32 [B, C, H, W], centre crops where the task has them."""
+        """Standardised float32 [B, C, H, W], centre crops where the task has them; images of the
+        crops' size are such crops already (see sources.stored.gathered)."""
         images = on_device(images, device)
-        if self.size:
+        cut = isinstance(images, Tensor) and images.shape[2:] == (self.size, self.size)
+        if self.size and not cut:
             images = augment.centre_crops(images, self.size)
         return augment.standardize(augment.send(images, device), self.mean, self.std)
 

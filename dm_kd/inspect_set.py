@@ -79,8 +79,7 @@ def body(argv: list[str]) -> None:
     else:
         ours = (features[chosen] if features is not None else
                 look(feature_of, pixels[chosen], engine.plain_view(task), device)[1])
-        view = dataclasses.replace(engine.plain_view(task), size=0)  # they are cut out already
-        real = {name: look(feature_of, data.images, view, device)[1]
+        real = {name: look(feature_of, data.images, engine.plain_view(task), device)[1]
                 for name, data in (("train", train), ("val", val)) if data is not None}
         result |= distances(ours, real, args.neighbours)
     nearest_of = None

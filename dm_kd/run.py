@@ -25,7 +25,7 @@ from dm_kd.errors import DamagedError, Stopped, UserError, nearest, refuse_diffe
 
 # Settings that may change between a run and its continuation without changing its result.
 VOLATILE = {"out", "config", "debug", "dry_run", "data", "cache", "checkpoint_seconds",
-            "tensorboard"}
+            "tensorboard", "left_at_default"}
 PLAIN_PROGRESS_SECONDS = 10.0
 MAX_THREADS = 1024
 
@@ -120,7 +120,8 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def parse(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespace:
-    """Flags over a --config file over defaults. A config line means what the flag would."""
+    """Flags over a --config file over defaults. A config line means what the flag would.
+    left_at_default: the names of those that have their default value."""
     first, _ = _config_parser().parse_known_args(argv)
     if first.config:
         typed = {word.split("=")[0] for word in argv}
@@ -128,7 +129,10 @@ def parse(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespac
                   for flag in a.option_strings} & typed  # these would add to the file's
         argv = [flag for flag in _config_as_flags(parser, first.config)
                 if flag.split("=")[0] not in adding] + argv
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    args.left_at_default = [name for name, value in vars(args).items()
+                            if value == parser.get_default(name)]
+    return args
 
 
 def _config_parser() -> argparse.ArgumentParser:
@@ -375,6 +379,7 @@ class Run:
         self.folder, self.weights_name = Path(folder), weights_name
         self.settings = {k: _plain(v) for k, v in sorted(vars(args).items())
                          if k not in VOLATILE}
+        self.left_at_default = set(getattr(args, "left_at_default", ()))
         self.inputs, self.module = inputs, module
         self.checkpoint_seconds = args.checkpoint_seconds
         self._last_save = time.monotonic()
@@ -408,8 +413,10 @@ class Run:
             old = read_config(config)
             if inputs.exists():
                 old |= files.read_json(inputs)
-            refuse_difference(old, self.settings | self.inputs, self.folder,
-                              "the folder holds another run")
+            new = self.settings | self.inputs
+            for name in self.left_at_default - old.keys():  # a flag that came after the run began:
+                new.pop(name, None)  # its default is what was done before there was one
+            refuse_difference(old, new, self.folder, "the folder holds another run")
         elif any(p for p in self.folder.iterdir()
                  if not p.name.startswith(".") and p != inputs):  # inputs: killed in between
             raise UserError("the folder holds other files and is no run", folder=self.folder,

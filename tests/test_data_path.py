@@ -188,6 +188,15 @@ def test_what_is_judged_is_kept_as_centre_crops():
     assert torch.equal(images, augment.centre_crops(found[torch.arange(8)], 224))
 
 
+def test_what_is_judged_is_cut_once():
+    write_pictures(Path("set"))
+    found = found_in("set", IMAGENET)
+    kept, _ = gathered(found, IMAGENET, CACHE, True)
+    view = engine.plain_view(IMAGENET)
+    assert torch.equal(view.plain(kept), view.plain(found[torch.arange(8)]))
+    assert torch.equal(view.plain(kept), augment.standardize(kept, IMAGENET.mean, IMAGENET.std))
+
+
 def test_maps_for_training_and_for_judging_are_told_apart():
     write_pictures(Path("set"), [(224, 224)] * 2)
     found = found_in("set", IMAGENET)

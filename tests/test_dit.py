@@ -220,7 +220,7 @@ def test_log_variance_runs_from_the_posteriors_to_beta():
 
 @pytest.mark.parametrize("steps", [10, 100])
 def test_ddim_equals_a_hand_written_recursion_on_the_same_steps(tiny, monkeypatch, steps):
-    """Song et al. 2021 eq. 12 with eta = 0, the predicted image clamped as diffusers does it."""
+    """Song et al. 2021 eq. 12 with eta = 0; the noise goes with the clamped predicted image."""
     pytest.importorskip("diffusers")
     labels, seeds, made = torch.tensor([3, 8]), [1, 2], []
     real = dit.to_uint8
@@ -236,6 +236,7 @@ def test_ddim_equals_a_hand_written_recursion_on_the_same_steps(tiny, monkeypatc
         before = float(alpha_bar[times[i - 1]]) if i else 1.0
         eps = tiny(x, torch.full((2,), int(times[i])), labels)[:, :1]
         x0 = ((x - math.sqrt(1 - now) * eps) / math.sqrt(now)).clamp(-1, 1)
+        eps = (x - math.sqrt(now) * x0) / math.sqrt(1 - now)
         x = math.sqrt(before) * x0 + math.sqrt(1 - before) * eps
     assert relative(made[0], x) < 1e-4
 

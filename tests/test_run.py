@@ -1,6 +1,7 @@
 """Flags, config files, exit codes and the Run folder: whose value counts, and what is refused."""
 
 import argparse
+import contextlib
 import os
 import shlex
 import time
@@ -301,6 +302,20 @@ def test_the_same_settings_are_let_in_again_and_volatile_ones_may_change(folder,
     with folder():
         pass
     with folder(checkpoint_seconds=1.0, cache=tmp_path / "other", debug=True):
+        pass
+
+
+@pytest.mark.parametrize(("flags", "goes_on"), [([], True), (["--bn-group", "16"], False)])
+def test_a_run_from_before_a_flag_goes_on_while_the_flag_has_its_default(tmp_path, flags, goes_on):
+    typed = ["--task", "digits", "--source", "real", "--teacher", "cnn_w4@none", "--student",
+             "cnn_w4", "--out", str(tmp_path / "run")]
+    with Run(tmp_path / "run", distill.parse(typed), {}, "student", "distill"):
+        pass
+    config = tmp_path / "run/config.yaml"
+    lines = config.read_text().splitlines(keepends=True)
+    config.write_text("".join(line for line in lines if not line.startswith("bn_group:")))
+    with (contextlib.nullcontext() if goes_on else pytest.raises(UserError, match="bn_group"),
+          Run(tmp_path / "run", distill.parse(typed + flags), {}, "student", "distill")):
         pass
 
 

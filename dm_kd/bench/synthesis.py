@@ -95,7 +95,7 @@ def pipeline_latents(rival: nn.Module, scheduler, labels: Tensor, null: int, sca
             half_eps = unconditional + scale * (conditional - unconditional)
             out = torch.cat([torch.cat([half_eps, half_eps]), rest], 1)
         eps, _ = out.split(channels, 1)  # the learned variance is thrown away
-        x = scheduler.step(eps, t, x).prev_sample
+        x = scheduler.step(eps, t, x, use_clipped_model_output=True).prev_sample
     return x.chunk(2)[0] if scale > 1 else x
 
 

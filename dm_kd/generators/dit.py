@@ -452,7 +452,9 @@ def sample_ddim(predict: Callable, diffusion: Diffusion, x: Tensor, clip: bool =
         out = predict(x, diffusion.network_times[i].expand(len(x))).to(x.dtype)
         eps = out[:, :x.shape[1]]
         x0 = diffusion.predict_x0(x, i, eps)
-        x0 = x0.clamp(-1, 1) if clip else x0
+        if clip:  # with the noise that goes with the clamped image: else many steps drift apart
+            x0 = x0.clamp(-1, 1)
+            eps = (x - diffusion.at("signal", i) * x0) / diffusion.at("noise", i)
         x = x0 if i == 0 else diffusion.add_noise(x0, i - 1, eps)
     return x
 

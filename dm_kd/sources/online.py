@@ -80,7 +80,8 @@ def check(args: argparse.Namespace, world_size: int) -> None:
         raise UserError(f"--source {args.source} trains a generator in one process, not in "
                         f"{world_size}", hint="NGPU=1, without torchrun")
     for flag, given in (("--images-per-class", args.images_per_class is not None),
-                        ("--label-weight", args.label_weight > 0)):
+                        ("--label-weight", args.label_weight > 0),
+                        ("--cache-teacher", args.cache_teacher is not None)):
         if given:
             raise UserError(f"--source {args.source} makes its images while the student learns; "
                             f"it takes no {flag}", hint=f"leave out {flag}")
