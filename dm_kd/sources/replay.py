@@ -4,7 +4,7 @@ from all of it: FastDFKD (three variants), CMI, NAYER, adaptive DeepInversion.
     python -m dm_kd.distill --source fastdfkd --task cifar100 --teacher SPEC --student NAME \\
         --temperature 20 --out save/student_model/NAME
 
-    fastdfkd          Fang et al. 2022 (arXiv 2112.15278), first-order MAML
+    fastdfkd          Fang et al. 2022 (arXiv 2112.06253), first-order MAML
     fastdfkd_reptile  the same with Reptile
     fast_sequential   the same without a meta generator: one generator, used again
     cmi               Fang et al. 2021 (arXiv 2105.08584): a new generator for each batch, contrast
