@@ -334,8 +334,9 @@ def require(teacher: nn.Module, terms: set[str], example: Tensor, spec: str) -> 
     of_norms = sorted((OF_STATISTICS | {"contrastive"}) & terms)
     if of_norms and not norms:
         raise UserError(f"the term {of_norms[0]} reads batch norms, the teacher has no BatchNorm2d",
-                        teacher=spec, hint="a teacher with batch norm; or a method without the "
-                                           "term: dafl, zskt")
+                        teacher=spec, hint="a teacher with batch norm; a method without the "
+                                           "term (dafl, zskt); or "
+                                           f"--{of_norms[0].replace('_', '-')}-weight 0")
     if OF_STATISTICS & terms and any(m.running_mean is None for m in norms):
         raise UserError("the teacher's batch norms keep no running statistics", teacher=spec,
                         hint="a teacher trained with them; or dafl, zskt")

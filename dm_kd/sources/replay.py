@@ -302,8 +302,10 @@ class ContrastiveMaker:
 
     def __init__(self, parts: Parts):
         self.parts, self.args = parts, parts.args
-        size = self.features(torch.zeros(2, parts.task.channels, *[parts.task.resolution] * 2,
-                                         device=parts.device)).shape[1]
+        size = 1  # of a teacher's features; none are looked at where the term has weight 0
+        if parts.terms["contrastive"]:
+            size = self.features(torch.zeros(2, parts.task.channels, *[parts.task.resolution] * 2,
+                                             device=parts.device)).shape[1]
         with online.initialised_by(self.args.seed, INIT):
             self.head = nn.Sequential(nn.Linear(size, size), nn.ReLU(),
                                       nn.Linear(size, HEAD_WIDTH)).to(parts.device)
