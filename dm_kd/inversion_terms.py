@@ -93,7 +93,7 @@ def chosen_means(means: list[Tensor]) -> Tensor:
 
 def bn(statistics: Statistics, running: Statistics, first: float = 1.0) -> Tensor:
     """Sum over the layers of ||mean - running mean|| + ||variance - running variance||, Euclidean,
-    not squared (DeepInversion, Yin et al. 2020, arXiv 1912.08795, eq. 4).
+    not squared (DeepInversion, Yin et al. 2020, arXiv 1912.08795).
 
     first: weight of the first layer (its ImageNet recipe: 10)."""
     total = 0.0
@@ -112,7 +112,7 @@ def norm(difference: Tensor) -> Tensor:
 def bn_ema(statistics: Statistics, averages: Statistics | None, m: float,
            running: Statistics) -> Tensor:
     """`bn` of (1 - m) batch + m average over past calls, so that a small batch need not have all
-    classes' statistics (FastDFKD, Fang et al. 2022, arXiv 2112.15278). averages: None = none yet,
+    classes' statistics (FastDFKD, Fang et al. 2022, arXiv 2112.06253). averages: None = none yet,
     the batch's alone."""
     if averages is None:
         return bn(statistics, running)
@@ -138,18 +138,18 @@ def ce_target(teacher_logits: Tensor, targets: Tensor) -> Tensor:
 
 def onehot(teacher_logits: Tensor) -> Tensor:
     """Cross-entropy with the teacher's own first class: outputs shall be sure (DAFL, Chen et al.
-    2019, arXiv 1904.01186, eq. 2)."""
+    2019, arXiv 1904.01186)."""
     return F.cross_entropy(teacher_logits.float(), teacher_logits.argmax(1))
 
 
 def act(features: Tensor) -> Tensor:
-    """- mean |penultimate features|: real images excite more (DAFL, eq. 3). features [B, d]."""
+    """- mean |penultimate features|: real images excite more (DAFL). features [B, d]."""
     return -features.float().abs().mean()
 
 
 def balance(teacher_logits: Tensor, base: float = math.e, eps: float = 1e-12) -> Tensor:
     """Sum of p log p, p the batch's mean class probabilities: - log C where all classes come
-    equally often (DAFL, eq. 4).
+    equally often (DAFL).
 
     base: DAFL's program takes log10, Fast-Datafree's and CMI's the natural one: the same weight
     there is 2.303 times as strong.  eps: without it p = 0 is NaN, as in their programs."""
@@ -168,19 +168,19 @@ def kl_each(teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
 
 def adv_kl(teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
     """- mean KL: images on which the student differs from the teacher (ZSKT, Micaelli & Storkey
-    2019, arXiv 1905.09768, eq. 1)."""
+    2019, arXiv 1905.09768)."""
     return -kl_each(teacher_logits, student_logits).mean()
 
 
 def adv_dad(teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
     """`adv_kl` of the images that both put into one class, 0 for the others: nothing is gained by
-    images that the student has wrong already (CMI, Fang et al. 2021, arXiv 2105.08584, eq. 7)."""
+    images that the student has wrong already (CMI, Fang et al. 2021, arXiv 2105.08584)."""
     agree = teacher_logits.argmax(1) == student_logits.argmax(1)
     return -(agree * kl_each(teacher_logits, student_logits)).mean()
 
 
 def adv_js(teacher_logits: Tensor, student_logits: Tensor, mode: str = "textbook") -> Tensor:
-    """- Jensen-Shannon divergence at temperature 3 (adaptive DeepInversion, eq. 7).
+    """- Jensen-Shannon divergence at temperature 3 (adaptive DeepInversion).
 
     mode: "textbook": (KL(P || M) + KL(Q || M)) / 2, M = (P + Q) / 2, within 0 and ln 2.
         "reference": the authors' program: (KL(M || P) + KL(M || Q)) / 2 with all three clamped to
@@ -227,7 +227,7 @@ def tv_l2(x: Tensor, per: str = "batch") -> Tensor:
 
 
 def l2(x: Tensor) -> Tensor:
-    """Mean over the images of their Euclidean norm (DeepInversion, eq. 2)."""
+    """Mean over the images of their Euclidean norm (DeepInversion)."""
     return torch.linalg.vector_norm(x.flatten(1), dim=1).mean()
 
 
@@ -236,7 +236,7 @@ def l2(x: Tensor) -> Tensor:
 def contrastive(local: Tensor, whole: Tensor, temperature: float, current: int) -> Tensor:
     """Tell each image's cut-out from all other images: cross-entropy of local wholeᵀ / temperature
     with the diagonal, the mean over the `current` first images plus the mean over the remembered
-    others (CMI, eq. 5). No gradient goes through `whole`.
+    others (CMI). No gradient goes through `whole`.
 
     Args:
         local, whole: unit vectors [N, d] of the cut-outs and of the whole images.
@@ -334,8 +334,9 @@ def require(teacher: nn.Module, terms: set[str], example: Tensor, spec: str) -> 
     of_norms = sorted((OF_STATISTICS | {"contrastive"}) & terms)
     if of_norms and not norms:
         raise UserError(f"the term {of_norms[0]} reads batch norms, the teacher has no BatchNorm2d",
-                        teacher=spec, hint="a teacher with batch norm; or a method without the "
-                                           "term: dafl, zskt")
+                        teacher=spec, hint="a teacher with batch norm; a method without the "
+                                           "term (dafl, zskt); or "
+                                           f"--{of_norms[0].replace('_', '-')}-weight 0")
     if OF_STATISTICS & terms and any(m.running_mean is None for m in norms):
         raise UserError("the teacher's batch norms keep no running statistics", teacher=spec,
                         hint="a teacher trained with them; or dafl, zskt")

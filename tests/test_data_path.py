@@ -19,7 +19,7 @@ from PIL import Image
 from processes import contents
 from torch.nn.functional import one_hot
 
-from dm_kd import augment, evaluate, files, image_files, real_data
+from dm_kd import augment, engine, evaluate, files, image_files, real_data
 from dm_kd.errors import DamagedError
 from dm_kd.image_files import ImageFiles
 from dm_kd.sources import stored

@@ -365,8 +365,10 @@ def test_cmi_contrasts_with_images_of_the_pool(make, monkeypatch):
     assert sizes == [(16, 16)] * 2 + [(24, 16)] * 2
 
 
-def test_cmi_without_contrast_leaves_its_head_alone(make):
-    source, student = make("cmi", "--contrastive-weight", "0")
+def test_cmi_without_contrast_leaves_its_head_alone_and_needs_no_batch_norm(make, digits):
+    source, student = make("cmi", "--contrastive-weight", "0", "--bn-weight", "0")
+    source.parts.teacher = models.build("lenet5", digits).eval()
+    source.maker = replay.ContrastiveMaker(source.parts)
     head = snapshot(source.maker.head)
     source.call(student)
     assert same(head, snapshot(source.maker.head))

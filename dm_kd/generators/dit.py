@@ -491,7 +491,7 @@ def to_uint8(x: Tensor) -> Tensor:
 
 class TeacherGuidance:
     """Moves x_t to where a teacher, looking at the predicted clean image, sees the class and its
-    own batch statistics (DiffDFKD, Qi et al. 2025, arXiv 2504.00870).
+    own batch statistics (DiffDFKD, arXiv 2504.00870).
 
     The gradient is scaled to unit length for each image and by sqrt(1 - alpha bar_t), so that
     `weight` means the same at every step and for every teacher; the authors' program takes the raw

@@ -72,7 +72,7 @@ class LargeGenerator(nn.Module):
 
 class LabelGenerator(nn.Module):
     """A class's embedding -> noisy linear layer -> SmallGenerator (NAYER, Tran et al. 2024,
-    arXiv 2310.00258, section 3.2).
+    arXiv 2310.00258).
 
     Each noisy layer makes one image of each class; a batch of N C images has N of them. They are
     drawn anew every few updates and learn in between: the diversity comes from them, not from z.

@@ -4,7 +4,7 @@ from all of it: FastDFKD (three variants), CMI, NAYER, adaptive DeepInversion.
     python -m dm_kd.distill --source fastdfkd --task cifar100 --teacher SPEC --student NAME \\
         --temperature 20 --out save/student_model/NAME
 
-    fastdfkd          Fang et al. 2022 (arXiv 2112.15278), first-order MAML
+    fastdfkd          Fang et al. 2022 (arXiv 2112.06253), first-order MAML
     fastdfkd_reptile  the same with Reptile
     fast_sequential   the same without a meta generator: one generator, used again
     cmi               Fang et al. 2021 (arXiv 2105.08584): a new generator for each batch, contrast
@@ -302,8 +302,10 @@ class ContrastiveMaker:
 
     def __init__(self, parts: Parts):
         self.parts, self.args = parts, parts.args
-        size = self.features(torch.zeros(2, parts.task.channels, *[parts.task.resolution] * 2,
-                                         device=parts.device)).shape[1]
+        size = 1  # of a teacher's features; none are looked at where the term has weight 0
+        if parts.terms["contrastive"]:
+            size = self.features(torch.zeros(2, parts.task.channels, *[parts.task.resolution] * 2,
+                                             device=parts.device)).shape[1]
         with online.initialised_by(self.args.seed, INIT):
             self.head = nn.Sequential(nn.Linear(size, size), nn.ReLU(),
                                       nn.Linear(size, HEAD_WIDTH)).to(parts.device)
