@@ -31,11 +31,12 @@ class Reading:
     """What the last forward passes showed; filled while a `reading` block is open."""
 
     statistics: Statistics = field(default_factory=list)  # of each batch norm's input
+    running: Statistics = field(default_factory=list)  # what the same batch norms remember
     means: list[Tensor] = field(default_factory=list)  # [B, C], over space, of the same inputs
     features: Tensor | None = None  # [B, d]: the input of the last linear layer
 
     def clear(self) -> None:
-        self.statistics, self.means, self.features = [], [], None
+        self.statistics, self.running, self.means, self.features = [], [], [], None
 
 
 def batch_norms(model: nn.Module) -> list[nn.BatchNorm2d]:
@@ -58,6 +59,7 @@ def reading(model: nn.Module, statistics: bool = True, means: bool = False, feat
         if statistics:
             variance, mean = torch.var_mean(x, (0, 2, 3), correction=0)
             seen.statistics.append((mean, variance))
+            seen.running.append((module.running_mean, module.running_var))
         if means:
             seen.means.append(x.mean((2, 3)))
 
@@ -73,11 +75,6 @@ def reading(model: nn.Module, statistics: bool = True, means: bool = False, feat
     finally:
         for handle in handles:
             handle.remove()
-
-
-def running_statistics(model: nn.Module) -> Statistics:
-    """(running mean, running variance) of each batch norm, in the order of the modules."""
-    return [(m.running_mean, m.running_var) for m in batch_norms(model)]
 
 
 def chosen_means(means: list[Tensor]) -> Tensor:
@@ -259,15 +256,14 @@ class Seen:
     student_logits: Tensor | None = None
     targets: Tensor | None = None
     reading: Reading | None = None
-    running: Statistics | None = None
     averages: Statistics | None = None
     momentum: float = 0.0
     first: float = 1.0
 
 
 TERMS: dict[str, Callable[[Seen], Tensor]] = {
-    "bn": lambda s: bn(s.reading.statistics, s.running, s.first),
-    "bn_ema": lambda s: bn_ema(s.reading.statistics, s.averages, s.momentum, s.running),
+    "bn": lambda s: bn(s.reading.statistics, s.reading.running, s.first),
+    "bn_ema": lambda s: bn_ema(s.reading.statistics, s.averages, s.momentum, s.reading.running),
     "ce_target": lambda s: ce_target(s.teacher_logits, s.targets),
     "onehot": lambda s: onehot(s.teacher_logits),
     "act": lambda s: act(s.reading.features),
@@ -301,7 +297,7 @@ def weighted(terms: dict[str, float], teacher: nn.Module, x: Tensor,
     with reading(teacher, bool(OF_STATISTICS & active.keys()), means, "act" in active) as read:
         logits = teacher(x)
     seen = Seen(x, logits, student(x) if OF_STUDENT & active.keys() else None, targets, read,
-                running_statistics(teacher), averages, momentum, first)
+                averages, momentum, first)
     return {name: weight * TERMS[name](seen) for name, weight in active.items()}, read
 
 
