@@ -311,8 +311,8 @@ def check_finite(parts: dict[str, Tensor], where: str) -> None:
     raise DivergedError(f"the images' loss diverged: {name} became "
                         f"{parts[name].item() if name in parts else 'infinite'} {where}",
                         kept="the checkpoint before it, if there was one",
-                        hint="a lower rate of the generator or pixels, or a smaller "
-                             f"--{name.replace('_', '-')}-weight; in another --out")
+                        hint="a lower rate of the generator or pixels, or a smaller weight of "
+                             "that term; in another --out")
 
 
 def require(teacher: nn.Module, terms: set[str], example: Tensor, spec: str) -> None:
