@@ -71,7 +71,7 @@ SMALL = {
     "adi": {"terms": {"bn": 10.0, "ce_target": 1.0, "adv_js": 1.0, "tv_l1": 1e-3},
             "pixel_rate": 0.1, "inner_steps": 1000, "synthesis_batch": 256, **_POOL},
 }
-LARGE = {  # only fastdfkd_reptile's is published
+LARGE = {  # only fastdfkd_reptile's is published; adi: DeepInversion's weights, at a constant rate
     "fastdfkd": _LARGE_META,
     "fastdfkd_reptile": {**_LARGE_META, "meta_pull": 1.0},
     "fast_sequential": _LARGE_FAST,
