@@ -363,16 +363,16 @@ def jitter(x: Tensor, most: int, flip: bool, draw: torch.Generator) -> Tensor:
 
 def descend(x: Tensor, parts_of: Callable[[Tensor], dict[str, Tensor]], iterations: int,
             rate: Callable[[int], float], betas: tuple[float, float], bounds: tuple[Tensor, Tensor],
-            clip: bool, view: Callable[[Tensor], Tensor], where: str) -> Tensor:
-    """Adam on the pixels of a batch; returns a copy of the batch of the lowest loss (the public
-    programs keep an alias of the tensor they go on changing, so that theirs is always the last).
+            view: Callable[[Tensor], Tensor], where: str) -> Tensor:
+    """Adam on the pixels of a batch, clipped after each step to black and white; returns a copy of
+    the batch of the lowest loss (the public programs keep an alias of the tensor they go on
+    changing, so that theirs is always the last).
 
     Args:
         x: standardised images [B, C, H, W]; not changed.
         parts_of: viewed images -> {term: weighted scalar}.
         rate: iteration -> learning rate.
         bounds: the standardised black and white, each [C, 1, 1].
-        clip: pixels into the bounds after each step.
         view: what the networks see of x, such as `jitter`.
         where: for the error of a loss that is not finite.
     """
@@ -389,7 +389,6 @@ def descend(x: Tensor, parts_of: Callable[[Tensor], dict[str, Tensor]], iteratio
             best, lowest = x.detach().clone(), value
         x.grad, = torch.autograd.grad(loss, x)
         optimizer.step()
-        if clip:
-            with torch.no_grad():
-                x.copy_(torch.maximum(torch.minimum(x, bounds[1]), bounds[0]))
+        with torch.no_grad():
+            x.copy_(torch.maximum(torch.minimum(x, bounds[1]), bounds[0]))
     return torch.maximum(torch.minimum(best, bounds[1]), bounds[0])

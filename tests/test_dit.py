@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 from dm_kd import files, image_set, models, synthesize
 from dm_kd.bench import synthesis
-from dm_kd.errors import UserError
+from dm_kd.errors import DivergedError, UserError
 from dm_kd.generators import dit, dit_weights
 from dm_kd.image_set import image_seed
 from dm_kd.tasks import get_task
@@ -721,6 +721,14 @@ def test_a_steering_step_has_the_asked_for_length_whatever_the_losss_scale(teach
         assert torch.allclose((moved - x).flatten(1).norm(dim=1), torch.full((4,), 0.4), atol=1e-5)
         before, after = (sum(guidance.parts(v, labels).values()) for v in (x, moved))
         assert after < before
+
+
+def test_a_term_of_the_teacher_that_is_not_finite_stops_the_sampler_with_its_name(teacher_folder):
+    teacher, _ = models.load_frozen(str(teacher_folder), get_task("digits"))
+    guidance = dit.TeacherGuidance(teacher, get_task("digits"), 0.5, torch.device("cpu"))
+    guidance.terms = {"ce_target": 1.0, "bn": math.inf}
+    with pytest.raises(DivergedError, match="bn became inf at noise 0.800"):
+        guidance.steer(torch.zeros(2, 1, 8, 8), torch.arange(2), lambda x: x, torch.tensor(0.8))
 
 
 def test_steering_lowers_the_teachers_loss_of_the_images_and_weight_0_changes_nothing(

@@ -332,7 +332,7 @@ def test_a_teacher_without_a_linear_layer_has_no_features():
 def descend(parts_of, x, **changes):
     options = {"iterations": 50, "rate": lambda i: 0.2, "betas": (0.5, 0.9),
                "bounds": (torch.tensor(-1.0).view(1, 1, 1), torch.tensor(1.0).view(1, 1, 1)),
-               "clip": True, "view": lambda x: x, "where": ""} | changes
+               "view": lambda x: x, "where": ""} | changes
     return terms.descend(x, parts_of, **options)
 
 

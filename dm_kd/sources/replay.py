@@ -529,7 +529,7 @@ class PixelMaker:
 
         best = inversion_terms.descend(
             x, parts_of, args.inner_steps, lambda i: args.pixel_rate, (0.5, 0.99), parts.bounds,
-            True, lambda x: inversion_terms.jitter(x, parts.pad, parts.task.flip, draw),
+            lambda x: inversion_terms.jitter(x, parts.pad, parts.task.flip, draw),
             f"in call {call + 1}")
         parts.count(args.synthesis_batch * args.inner_steps, terms, generated=False)
         black, white = parts.bounds
