@@ -31,11 +31,12 @@ class Reading:
     """What the last forward passes showed; filled while a `reading` block is open."""
 
     statistics: Statistics = field(default_factory=list)  # of each batch norm's input
+    running: Statistics = field(default_factory=list)  # what the same batch norms remember
     means: list[Tensor] = field(default_factory=list)  # [B, C], over space, of the same inputs
     features: Tensor | None = None  # [B, d]: the input of the last linear layer
 
     def clear(self) -> None:
-        self.statistics, self.means, self.features = [], [], None
+        self.statistics, self.running, self.means, self.features = [], [], [], None
 
 
 def batch_norms(model: nn.Module) -> list[nn.BatchNorm2d]:
@@ -58,6 +59,7 @@ def reading(model: nn.Module, statistics: bool = True, means: bool = False, feat
         if statistics:
             variance, mean = torch.var_mean(x, (0, 2, 3), correction=0)
             seen.statistics.append((mean, variance))
+            seen.running.append((module.running_mean, module.running_var))
         if means:
             seen.means.append(x.mean((2, 3)))
 
@@ -73,11 +75,6 @@ def reading(model: nn.Module, statistics: bool = True, means: bool = False, feat
     finally:
         for handle in handles:
             handle.remove()
-
-
-def running_statistics(model: nn.Module) -> Statistics:
-    """(running mean, running variance) of each batch norm, in the order of the modules."""
-    return [(m.running_mean, m.running_var) for m in batch_norms(model)]
 
 
 def chosen_means(means: list[Tensor]) -> Tensor:
@@ -259,15 +256,14 @@ class Seen:
     student_logits: Tensor | None = None
     targets: Tensor | None = None
     reading: Reading | None = None
-    running: Statistics | None = None
     averages: Statistics | None = None
     momentum: float = 0.0
     first: float = 1.0
 
 
 TERMS: dict[str, Callable[[Seen], Tensor]] = {
-    "bn": lambda s: bn(s.reading.statistics, s.running, s.first),
-    "bn_ema": lambda s: bn_ema(s.reading.statistics, s.averages, s.momentum, s.running),
+    "bn": lambda s: bn(s.reading.statistics, s.reading.running, s.first),
+    "bn_ema": lambda s: bn_ema(s.reading.statistics, s.averages, s.momentum, s.reading.running),
     "ce_target": lambda s: ce_target(s.teacher_logits, s.targets),
     "onehot": lambda s: onehot(s.teacher_logits),
     "act": lambda s: act(s.reading.features),
@@ -301,7 +297,7 @@ def weighted(terms: dict[str, float], teacher: nn.Module, x: Tensor,
     with reading(teacher, bool(OF_STATISTICS & active.keys()), means, "act" in active) as read:
         logits = teacher(x)
     seen = Seen(x, logits, student(x) if OF_STUDENT & active.keys() else None, targets, read,
-                running_statistics(teacher), averages, momentum, first)
+                averages, momentum, first)
     return {name: weight * TERMS[name](seen) for name, weight in active.items()}, read
 
 
@@ -315,8 +311,8 @@ def check_finite(parts: dict[str, Tensor], where: str) -> None:
     raise DivergedError(f"the images' loss diverged: {name} became "
                         f"{parts[name].item() if name in parts else 'infinite'} {where}",
                         kept="the checkpoint before it, if there was one",
-                        hint="a lower rate of the generator or pixels, or a smaller "
-                             f"--{name.replace('_', '-')}-weight; in another --out")
+                        hint="a lower rate of the generator or pixels, or a smaller weight of "
+                             "that term; in another --out")
 
 
 def require(teacher: nn.Module, terms: set[str], example: Tensor, spec: str) -> None:
@@ -367,16 +363,16 @@ def jitter(x: Tensor, most: int, flip: bool, draw: torch.Generator) -> Tensor:
 
 def descend(x: Tensor, parts_of: Callable[[Tensor], dict[str, Tensor]], iterations: int,
             rate: Callable[[int], float], betas: tuple[float, float], bounds: tuple[Tensor, Tensor],
-            clip: bool, view: Callable[[Tensor], Tensor], where: str) -> Tensor:
-    """Adam on the pixels of a batch; returns a copy of the batch of the lowest loss (the public
-    programs keep an alias of the tensor they go on changing, so that theirs is always the last).
+            view: Callable[[Tensor], Tensor], where: str) -> Tensor:
+    """Adam on the pixels of a batch, clipped after each step to black and white; returns a copy of
+    the batch of the lowest loss (the public programs keep an alias of the tensor they go on
+    changing, so that theirs is always the last).
 
     Args:
         x: standardised images [B, C, H, W]; not changed.
         parts_of: viewed images -> {term: weighted scalar}.
         rate: iteration -> learning rate.
         bounds: the standardised black and white, each [C, 1, 1].
-        clip: pixels into the bounds after each step.
         view: what the networks see of x, such as `jitter`.
         where: for the error of a loss that is not finite.
     """
@@ -393,7 +389,6 @@ def descend(x: Tensor, parts_of: Callable[[Tensor], dict[str, Tensor]], iteratio
             best, lowest = x.detach().clone(), value
         x.grad, = torch.autograd.grad(loss, x)
         optimizer.step()
-        if clip:
-            with torch.no_grad():
-                x.copy_(torch.maximum(torch.minimum(x, bounds[1]), bounds[0]))
+        with torch.no_grad():
+            x.copy_(torch.maximum(torch.minimum(x, bounds[1]), bounds[0]))
     return torch.maximum(torch.minimum(best, bounds[1]), bounds[0])

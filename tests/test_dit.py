@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 from dm_kd import files, image_set, models, synthesize
 from dm_kd.bench import synthesis
-from dm_kd.errors import UserError
+from dm_kd.errors import DivergedError, UserError
 from dm_kd.generators import dit, dit_weights
 from dm_kd.image_set import image_seed
 from dm_kd.tasks import get_task
@@ -723,6 +723,14 @@ def test_a_steering_step_has_the_asked_for_length_whatever_the_losss_scale(teach
         assert after < before
 
 
+def test_a_term_of_the_teacher_that_is_not_finite_stops_the_sampler_with_its_name(teacher_folder):
+    teacher, _ = models.load_frozen(str(teacher_folder), get_task("digits"))
+    guidance = dit.TeacherGuidance(teacher, get_task("digits"), 0.5, torch.device("cpu"))
+    guidance.terms = {"ce_target": 1.0, "bn": math.inf}
+    with pytest.raises(DivergedError, match="bn became inf at noise 0.800"):
+        guidance.steer(torch.zeros(2, 1, 8, 8), torch.arange(2), lambda x: x, torch.tensor(0.8))
+
+
 def test_steering_lowers_the_teachers_loss_of_the_images_and_weight_0_changes_nothing(
         tiny, teacher_folder):
     labels, seeds, losses = torch.arange(10), list(range(10)), []
@@ -751,5 +759,7 @@ def test_a_teachers_guidance_stands_in_the_settings_and_needs_a_teacher_and_ddpm
     for wrong in (flags[:2], (*flags, "--sampler", "ddim")):
         with pytest.raises(UserError, match="needs --teacher and --sampler ddpm"):
             settings(*wrong)
+    with pytest.raises(UserError, match="needs gradients"):
+        settings(*flags, "--fp8")
     with pytest.raises(UserError, match="no BatchNorm2d"):
         settings("--teacher-guidance", "1", "--teacher", "lenet5@none")

@@ -242,12 +242,22 @@ def test_features_of_many_layers_are_those_of_the_first_of_each_width(monkeypatc
     assert sorted(terms.chosen_means(means)[0].tolist()) == [0, 0, 2, 2, 2]
 
 
-def test_running_statistics_stand_in_the_order_of_the_calls(digits):
-    teacher = models.build("wrn_16_1", digits).eval()
-    with terms.reading(teacher) as read:
-        teacher(torch.zeros(2, 1, 8, 8))
-    assert [m.shape for m, _ in read.statistics] == [
-        m.shape for m, _ in terms.running_statistics(teacher)]
+def test_statistics_are_compared_with_those_of_the_same_layer_whatever_their_order():
+    class Backwards(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.second, self.unused, self.first = (nn.BatchNorm2d(1) for _ in range(3))
+
+        def forward(self, x):
+            return self.second(self.first(x)).flatten(1)
+
+    teacher = Backwards().eval()
+    teacher.first.running_mean.fill_(4)  # of x, so that its output has mean 0, variance 1
+    teacher.first.running_var.fill_(5 - teacher.first.eps)
+    x = images_of(((1.0, 3.0),), ((5.0, 7.0),))
+    parts, read = terms.weighted({"bn": 1.0}, teacher, x)
+    assert read.running[0][0] is teacher.first.running_mean
+    assert parts["bn"].item() == pytest.approx(0, abs=1e-4)
 
 
 # --- all terms of a batch -------------------------------------------------------------------------
@@ -322,7 +332,7 @@ def test_a_teacher_without_a_linear_layer_has_no_features():
 def descend(parts_of, x, **changes):
     options = {"iterations": 50, "rate": lambda i: 0.2, "betas": (0.5, 0.9),
                "bounds": (torch.tensor(-1.0).view(1, 1, 1), torch.tensor(1.0).view(1, 1, 1)),
-               "clip": True, "view": lambda x: x, "where": ""} | changes
+               "view": lambda x: x, "where": ""} | changes
     return terms.descend(x, parts_of, **options)
 
 

@@ -184,6 +184,17 @@ def test_a_loss_that_is_not_finite_stops_with_its_term(make, method, monkeypatch
         source.call(student)
 
 
+@pytest.mark.parametrize(("method", "zero"), [
+    ("fastdfkd", ("bn-ema", "ce-target")), ("nayer", ("bn-ema", "ce-target")),
+    ("cmi", ("bn", "ce-target", "contrastive")), ("adi", ("bn", "ce-target", "tv-l1"))])
+def test_a_warm_up_with_no_term_left_is_refused(make, method, zero):
+    flags = [part for name in zero for part in (f"--{name}-weight", "0")]
+    with pytest.raises(UserError, match="no term left"):
+        make(method, *flags)
+    source, student = make(method, *flags, "--warmup-calls", "0")
+    source.call(student)
+
+
 # --- the pool -------------------------------------------------------------------------------------
 
 def test_an_epoch_draws_from_all_images_made_so_far_and_knows_their_classes(make):
@@ -273,6 +284,8 @@ def test_the_meta_generator_keeps_its_batch_statistics_and_learns(make):
     after = snapshot(source.maker.generator)
     assert not any(torch.equal(before[k], after[k]) for k, _ in
                    source.maker.generator.named_parameters())
+    assert all(torch.equal(before[k], after[k]) for k, _ in
+               source.maker.generator.named_buffers())
 
 
 def test_the_sequential_variant_updates_the_generator_itself(make):
@@ -290,8 +303,8 @@ def test_the_first_layers_are_drawn_anew_once_at_their_call(make):
     for _ in range(5):
         source.call(student)
         drawn.append(source.maker.generator.norm.weight.detach().abs().mean().item())
-    assert drawn[2] == pytest.approx(1) and 0 < drawn[3] < 0.1  # call 3 = warm-up + 2
-    assert drawn[4] == pytest.approx(drawn[3], abs=1e-6)
+    assert drawn[1] == pytest.approx(1) and 0 < drawn[2] < 0.1  # the second after the warm-up
+    assert drawn[3] == pytest.approx(drawn[2], abs=1e-6) == drawn[4]
 
 
 def test_kept_noise_follows_by_reptile_and_is_drawn_anew_in_time(make):
@@ -426,8 +439,13 @@ def test_embeddings_of_names_without_the_package_say_what_to_install(digits, mon
 
 # --- 224 pixels -----------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("method", ["fastdfkd_reptile", "cmi", "nayer", "adi"])
-def test_each_kind_of_maker_makes_224_pixels(tmp_path, method):
+@pytest.fixture
+def make_large(tmp_path):
+    """f(method) -> (source, student), of 224 pixels."""
+    return lambda method: large(tmp_path, method)
+
+
+def large(tmp_path, method):
     small = {"inner_steps": 2, "noisy_steps": 1, "synthesis_batch": 2, "pool_images": 10,
              "bank_images": 2, "warmup_calls": 1}
     flags = [part for k, v in small.items() if k in replay.LARGE[method]
@@ -439,6 +457,21 @@ def test_each_kind_of_maker_makes_224_pixels(tmp_path, method):
     student, teacher = (torch.nn.Sequential(
         torch.nn.Conv2d(3, 4, 7, 16), torch.nn.BatchNorm2d(4), torch.nn.AdaptiveAvgPool2d(1),
         torch.nn.Flatten(), torch.nn.Linear(4, 1000)) for _ in range(2))
-    source = replay.build(args, task, teacher.eval().requires_grad_(False), CPU)
+    return replay.build(args, task, teacher.eval().requires_grad_(False), CPU), student
+
+
+@pytest.mark.parametrize("method", ["fastdfkd_reptile", "cmi", "nayer", "adi"])
+def test_each_kind_of_maker_makes_224_pixels(make_large, method):
+    source, student = make_large(method)
     source.call(student)
     assert source.pool.shape == (10, 3, 224, 224) and source.kept >= 2
+
+
+def test_cmis_cut_outs_and_wholes_of_224_pixels_are_drawn_apart(make_large, monkeypatch):
+    source, student = make_large("cmi")
+    seen, real = [], replay.resized_view
+    monkeypatch.setattr(replay, "resized_view", lambda x, least, flip, draw: seen.append(
+        draw.initial_seed()) or real(x, least, flip, draw))
+    source.call(student)
+    source.call(student)
+    assert len(seen) == len(set(seen)) == 2 * 4 + 2  # two views a step, and of the bank

@@ -67,6 +67,34 @@ def test_flags_have_the_presets_values_and_win_over_them(tmp_path):
     assert "bn" in online.weights(args, stream.preset("dfq", False))
 
 
+def test_the_generator_of_224_pixels_has_one_width_and_no_flag_for_it(tmp_path):
+    argv = ["--source", "dfq", "--teacher", "x", "--student", "y", "--out", str(tmp_path)]
+    assert hasattr(distill.parse(["--task", "cifar100", *argv]), "generator_width")
+    assert not hasattr(distill.parse(["--task", "imagenet", *argv]), "generator_width")
+
+
+def test_new_weights_leave_torchs_global_numbers_as_they_were():
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    with online.initialised_by(1, 2):
+        one = torch.nn.Linear(3, 3).weight
+    assert torch.equal(torch.rand(3), expected)
+    with online.initialised_by(1, 2):
+        again = torch.nn.Linear(3, 3).weight
+    assert torch.equal(one, again)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_new_weights_leave_the_gpus_numbers_as_they_were():
+    torch.cuda.manual_seed(5)
+    expected = torch.rand(3, device="cuda")
+    torch.cuda.manual_seed(5)
+    with online.initialised_by(1, 2):
+        torch.nn.Linear(3, 3)
+    assert torch.equal(torch.rand(3, device="cuda"), expected)
+
+
 def test_a_flag_of_another_method_is_refused(tmp_path, capsys):
     assert distill.main(command(tmp_path, "zskt", "--bn-weight", "1")) == 2
     assert "--bn-weight" in capsys.readouterr().err

@@ -121,7 +121,7 @@ class DeepInversion:
 
             x = inversion_terms.descend(
                 x, parts_of, count, rate, (0.5, 0.9) if large else (0.9, 0.999), self.bounds,
-                True, view, f"at seed {seeds[0]}")
+                view, f"at seed {seeds[0]}")
         pixels = ((x * self.std + self.mean) * 255 + 0.5).clamp(0, 255)
         return pixels.to(torch.uint8).cpu()
 

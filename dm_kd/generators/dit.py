@@ -495,7 +495,8 @@ class TeacherGuidance:
 
     The gradient is scaled to unit length for each image and by sqrt(1 - alpha bar_t), so that
     `weight` means the same at every step and for every teacher; the authors' program takes the raw
-    gradient times 1, whose size hangs on the loss's.
+    gradient times 1, whose size hangs on the loss's. The statistics are the batch's, so that an
+    image hangs on the others of its batch.
 
     Args:
         teacher: in eval mode, of the generator's classes.
@@ -519,10 +520,15 @@ class TeacherGuidance:
 
     def steer(self, x: Tensor, labels: Tensor, clean: Callable[[Tensor], Tensor], noise: Tensor
               ) -> Tensor:
-        """x_t [B, C, H, W] -> the same, moved. clean: x_t -> images; noise: sqrt(1 - alpha bar)."""
+        """x_t [B, C, H, W] -> the same, moved. clean: x_t -> images; noise: sqrt(1 - alpha bar).
+
+        Raises:
+            DivergedError: a term is not finite."""
         with torch.enable_grad():
             x = x.detach().requires_grad_()
-            gradient, = torch.autograd.grad(sum(self.parts(clean(x), labels).values()), x)
+            parts = self.parts(clean(x), labels)
+            inversion_terms.check_finite(parts, f"at noise {float(noise):.3f} of the sampler")
+            gradient, = torch.autograd.grad(sum(parts.values()), x)
         length = gradient.flatten(1).norm(dim=1).clamp_min(1e-12).view(-1, 1, 1, 1)
         return x.detach() - self.weight * noise * gradient / length
 
@@ -772,10 +778,13 @@ def teacher_guidance(args: argparse.Namespace, task: Task, device: torch.device,
     """What --teacher-guidance asks for; noted in the settings.
 
     Raises:
-        UserError: no --teacher, another sampler, or a teacher without batch norm."""
+        UserError: no --teacher, another sampler, --fp8, or a teacher without batch norm."""
     if not args.teacher or args.sampler != "ddpm":
         raise UserError("--teacher-guidance needs --teacher and --sampler ddpm",
                         hint="--teacher SPEC --sampler ddpm")
+    if args.fp8:
+        raise UserError("--teacher-guidance needs gradients, which --fp8 has none of",
+                        hint="leave out --fp8")
     teacher, card = models.load_frozen(args.teacher, task)
     teacher.to(device)
     example = torch.zeros(2, task.channels, task.resolution, task.resolution, device=device)

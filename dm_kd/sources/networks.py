@@ -44,11 +44,12 @@ class SmallGenerator(nn.Module):
         x = self.block2(up(self.block1(up(x))))  # [B, 64, side, side]
         return torch.sigmoid(self.last(x))
 
-    def reset_first(self) -> None:
-        """New first layers, for diversity (FastDFKD): weights and scales N(0, 0.02)."""
-        for layer in (self.first, self.norm):
-            nn.init.normal_(layer.weight, 0.0, 0.02)
-            nn.init.zeros_(layer.bias)
+    def reset_first(self, draw: torch.Generator) -> None:
+        """New first layers, for diversity (FastDFKD): weights and scales N(0, 0.02), biases 0."""
+        with torch.no_grad():
+            for layer in (self.first, self.norm):
+                layer.weight.copy_(0.02 * torch.randn(layer.weight.shape, generator=draw))
+                layer.bias.zero_()
 
 
 class LargeGenerator(nn.Module):

@@ -40,8 +40,8 @@ SETTINGS = {  # what a preset may hold besides its terms: (type, metavar, what i
     "calls_per_epoch": (positive_int, "N", "calls of the generator in an epoch"),
     "warmup_calls": (nonnegative_int, "N", "calls before the first student step, without the "
                                            "adversarial term"),
-    "reset_call": (nonnegative_int, "N", "call after the warm-up before which the generator's "
-                                         "first layers are drawn anew; 0 = never"),
+    "reset_call": (nonnegative_int, "N", "the Nth call after the warm-up begins with new first "
+                                         "layers of the generator; 0 = never"),
     "latent_calls": (nonnegative_int, "N", "keep the noise maps from call to call and draw them "
                                            "anew each N calls; 0 = fresh ones in every call"),
     "pool_images": (positive_int, "N", "most images kept; then the oldest are replaced"),
@@ -95,10 +95,10 @@ def numbers(*key: int) -> torch.Generator:
 
 @contextlib.contextmanager
 def initialised_by(*key: int) -> Iterator[None]:
-    """New modules inside the block have weights that are a function of the key; torch's global
-    numbers outside go on as if there had been no block."""
+    """New modules inside the block, made on the CPU, have weights that are a function of the key;
+    torch's global numbers outside, a GPU's too, go on as if there had been no block."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(numbers(*key).initial_seed())
+        torch.default_generator.manual_seed(numbers(*key).initial_seed())
         yield
 
 

@@ -40,7 +40,7 @@ from dm_kd.sources import online
 from dm_kd.sources.networks import LabelGenerator, LargeGenerator, SmallGenerator
 from dm_kd.tasks import Task
 
-INIT, DRAW, VIEW, ORDER, BANK = 11, 12, 13, 14, 15  # what random numbers are for
+INIT, DRAW, VIEW, ORDER, BANK, LOCAL = 11, 12, 13, 14, 15, 16  # what random numbers are for
 HEAD_WIDTH = 256  # of the contrastive head's output
 LOCAL_AREA, LARGE_AREA = 0.25, 0.75  # least areas of CMI's local view, of FastDFKD's at 224
 
@@ -71,7 +71,7 @@ SMALL = {
     "adi": {"terms": {"bn": 10.0, "ce_target": 1.0, "adv_js": 1.0, "tv_l1": 1e-3},
             "pixel_rate": 0.1, "inner_steps": 1000, "synthesis_batch": 256, **_POOL},
 }
-LARGE = {  # only fastdfkd_reptile's is published
+LARGE = {  # only fastdfkd_reptile's is published; adi: DeepInversion's weights, at a constant rate
     "fastdfkd": _LARGE_META,
     "fastdfkd_reptile": {**_LARGE_META, "meta_pull": 1.0},
     "fast_sequential": _LARGE_FAST,
@@ -104,9 +104,14 @@ def build(args: argparse.Namespace, task: Task, teacher: nn.Module, device: torc
           ) -> "ReplaySource":
     """
     Raises:
-        UserError: the teacher lacks what the method reads, or no such embeddings."""
+        UserError: the teacher lacks what the method reads, no term for the warm-up, or no such
+            embeddings."""
     terms = online.weights(args, preset(args.source, task.crop))
     online.require(args, task, teacher, terms, device)
+    active = {name for name, weight in terms.items() if weight}
+    if args.warmup_calls and active <= inversion_terms.OF_STUDENT:
+        raise UserError(f"--source {args.source}: the warm-up, without the adversarial term, has "
+                        "no term left", hint="--warmup-calls 0, or another weight above 0")
     return ReplaySource(args, task, Parts(args, task, teacher, terms, device))
 
 
@@ -220,9 +225,8 @@ class FastMaker:
     def start(self, call: int) -> tuple[Tensor, Tensor]:
         """Classes and noise of a call; resets what is due."""
         targets, z = self.parts.draws(call, self.generator.shape)
-        if self.args.reset_call and call == self.args.warmup_calls + self.args.reset_call:
-            with online.initialised_by(self.args.seed, call, INIT):
-                self.generator.reset_first()
+        if self.args.reset_call and call + 1 == self.args.warmup_calls + self.args.reset_call:
+            self.generator.reset_first(online.numbers(self.args.seed, call, INIT))
         if self.outer is not None and self.args.latent_calls:
             if call % self.args.latent_calls == 0:
                 self.latents = z
@@ -332,7 +336,7 @@ class ContrastiveMaker:
         parts = chosen.split(self.args.synthesis_batch) if len(chosen) else ()
         for i, index in enumerate(parts):
             images = pool[index].to(self.parts.device).float() / 255
-            found.append((self.features(self.local(images, call, BANK, i)),
+            found.append((self.features(self.local(images, call, BANK, i, LOCAL)),
                           self.features(self.parts.view(images, call, self.args.inner_steps + i))))
         self.parts.made["teacher_passes"] += 2 * len(chosen)
         none = torch.zeros(0, self.head[0].in_features, device=self.parts.device)
@@ -360,7 +364,7 @@ class ContrastiveMaker:
             losses, read = inversion_terms.weighted(
                 terms, parts.teacher, parts.view(images, call, k), student, targets, means=True)
             if weight:
-                local = self.features(self.local(images, call, k, VIEW))
+                local = self.features(self.local(images, call, k, LOCAL))
                 whole = inversion_terms.chosen_means(read.means)
                 losses["contrastive"] = weight * self.contrast(local, whole, bank)
             inversion_terms.check_finite(losses, f"in call {call + 1} at step {k + 1}")
@@ -525,7 +529,7 @@ class PixelMaker:
 
         best = inversion_terms.descend(
             x, parts_of, args.inner_steps, lambda i: args.pixel_rate, (0.5, 0.99), parts.bounds,
-            True, lambda x: inversion_terms.jitter(x, parts.pad, parts.task.flip, draw),
+            lambda x: inversion_terms.jitter(x, parts.pad, parts.task.flip, draw),
             f"in call {call + 1}")
         parts.count(args.synthesis_batch * args.inner_steps, terms, generated=False)
         black, white = parts.bounds

@@ -38,8 +38,9 @@ PRESETS = {
 
 
 def preset(method: str, large: bool) -> dict:
-    """The preset for images of up to 64 pixels, or larger ones."""
-    return PRESETS[method]
+    """The preset for images of up to 64 pixels, or larger ones, whose generator has one width."""
+    row = PRESETS[method]
+    return {k: v for k, v in row.items() if not (large and k == "generator_width")}
 
 
 def add_arguments(parser: argparse.ArgumentParser, method: str, large: bool) -> None:

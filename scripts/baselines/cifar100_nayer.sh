@@ -2,6 +2,7 @@
 # CIFAR-100: NAYER (one-hot class embeddings), 200 epochs of 400 student steps of 256.
 # Table row: NAYER (one-hot class embeddings), CIFAR-100.
 # Expected top-1: no number found in text.
+# Each call makes 4 sets of 400 images; the newest 60,000 of the 352,000 are kept (--pool-images).
 # The settings of its programs, 220 epochs with the warm-up; class names: --label-embeddings openai/clip-vit-base-patch32.
 # The pair is R34 to R18 unless flags say another: --teacher save/models/cifar100_vgg11_bn --student cifar_resnet18;
 # --teacher save/models/cifar100_wrn_40_2 --student wrn_16_1 | wrn_40_1 | wrn_16_2; each with an --out of its own.

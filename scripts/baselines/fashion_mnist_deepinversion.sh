@@ -1,6 +1,7 @@
 #!/bin/sh
 # Fashion-MNIST: DeepInversion, 100 images a class out of the teacher. Then:
-# fashion_mnist_distill.sh --source syn_dataset/fashion_mnist_deepinversion --out save/student_model/fashion_mnist_deepinversion
+# fashion_mnist_distill.sh --epochs 40 --steps-per-epoch 100 --batch-size 128 (the rivals' number of steps)
+# --source syn_dataset/fashion_mnist_deepinversion --out save/student_model/fashion_mnist_deepinversion
 # Table row: DeepInversion, Fashion-MNIST. Expected top-1: see the README's table. Settings: those of digits.
 # Hardware: 2 CPU cores.  Time: 60 to 90 minutes.  Disk: 20 MB.
 # Needs: fashion_mnist_teacher.sh.

@@ -10,6 +10,6 @@ cd "$(dirname "$0")/../.."
 . scripts/setup_env.sh
 . scripts/fashion_mnist_settings.sh
 find_python
-exec "$PYTHON" -m dm_kd.distill $distill_flags --epochs 40 --steps-per-epoch 100 --batch-size 128 --student lenet5_half \
+exec "$PYTHON" -m dm_kd.distill $rival_flags \
     --source dfq --student-steps 1 --synthesis-batch 128 \
     --teacher save/models/fashion_mnist_wrn_16_2 --out save/student_model/fashion_mnist_dfq "$@"
