@@ -630,6 +630,12 @@ def wide_dit(depth):
     return model.eval().requires_grad_(False)
 
 
+def test_a_network_is_built_whole_where_torch_device_says():
+    with torch.device("meta"):
+        model = dit.DiT(8, 2, 1, width=32, depth=1, heads=2, num_classes=10)
+    assert {value.device.type for value in model.state_dict().values()} == {"meta"}
+
+
 def test_8_bits_are_used_in_the_inner_blocks_only():
     model = dit.to_fp8(wide_dit(4))
     kinds = {name for name, module in model.named_modules() if isinstance(module, dit.Fp8Linear)}
@@ -647,6 +653,8 @@ def test_a_network_too_small_for_8_bits_is_refused():
 
 @pytest.mark.parametrize(("flags", "message"), [
     (["--fp8"], "8-bit"), (["--fp8", "--dtype", "fp32"], "--dtype"),
+    (["--fp8", "--teacher-guidance", "1", "--teacher", "cnn_w4@none"], "no gradient"),
+    (["--teacher", "cnn_w4@none"], "does nothing without --teacher-guidance"),
     (["--guidance-interval", "0.2-0.8", "--guidance-scale", "1"], "does nothing"),
     (["--guidance-interval", "0.8-0.2"], "LOW-HIGH"), (["--steps", "1001"], "1000")])
 def test_flags_that_cannot_be_are_refused_before_weights_are_read(tmp_path, capsys, flags, message):

@@ -258,6 +258,12 @@ def quantise_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     return (x.float() / scale).clamp(-FP8_MAX, FP8_MAX).to(torch.float8_e4m3fn), scale
 
 
+def multiplies_fp8(device: torch.device) -> bool:
+    """Whether it is a GPU with 8-bit products."""
+    return (device.type == "cuda"
+            and torch.cuda.get_device_capability(device) >= FP8_CAPABILITY)
+
+
 def to_fp8(model: DiT) -> DiT:
     """Put Fp8Linear in the place of the products of all blocks but the first and the last; the
     modulation, the embeddings and the last layer stay as they are.
@@ -291,7 +297,8 @@ def position_embedding(side: int, width: int) -> Tensor:
     for position in (columns, rows):
         angles = position[:, None] * rates
         halves += [np.sin(angles), np.cos(angles)]
-    return torch.from_numpy(np.concatenate(halves, 1)).float()
+    # not from_numpy, which stays on the CPU where torch.device(...) says another place
+    return torch.tensor(np.concatenate(halves, 1), dtype=torch.float32)
 
 
 # --- diffusion process ----------------------------------------------------------------------------
@@ -708,7 +715,7 @@ def check_flags(args: argparse.Namespace, device: torch.device) -> None:
     """Refuse what cannot be before any weights are read.
 
     Raises:
-        UserError: more than 1000 steps, nothing to guide, or no 8-bit products here."""
+        UserError: more than 1000 steps, nothing to guide or to guide by, or no 8-bit products."""
     if args.steps > TRAIN_STEPS:
         raise UserError(f"--steps {args.steps} is more than the {TRAIN_STEPS} of training",
                         hint=f"--steps 1 to {TRAIN_STEPS}")
@@ -718,12 +725,16 @@ def check_flags(args: argparse.Namespace, device: torch.device) -> None:
     if args.fp8:
         if args.dtype == "fp32":
             raise UserError("--fp8 does not go with --dtype fp32", hint="--dtype bf16")
-        found = torch.cuda.get_device_capability(device) if device.type == "cuda" else None
-        if found is None or found < FP8_CAPABILITY:
+        if args.teacher_guidance:
+            raise UserError("--fp8 does not go with --teacher-guidance: 8-bit products have no "
+                            "gradient", hint="leave out --fp8")
+        if not multiplies_fp8(device):
             raise UserError("--fp8 needs a GPU that multiplies 8-bit numbers (compute capability "
                             f"{FP8_CAPABILITY[0]}.{FP8_CAPABILITY[1]} or later)",
-                            found=f"{device.type} {'' if found is None else found}",
-                            hint="leave out --fp8")
+                            found=device.type, hint="leave out --fp8")
+    if args.teacher and not args.teacher_guidance:
+        raise UserError("--teacher does nothing without --teacher-guidance",
+                        hint="--teacher-guidance W, or leave it out")
 
 
 def build(args: argparse.Namespace, task: Task, device: torch.device) -> DiTGenerator:
