@@ -684,6 +684,18 @@ def test_approximations_are_recorded_in_the_manifest_and_the_exact_way_is_as_bef
     assert other == exact | {"guidance_interval": [0.2, 0.75]}
 
 
+@pytest.mark.parametrize(("flags", "side"), [
+    (["--weights", "small"], 64), (["--weights", "facebook/DiT-XL-2-256"], 256),
+    (["--weights", "not/made/yet"], 256), (["--generator", "noise"], 224),
+    (["--generator", "text_to_image", "--weights", "x", "--resolution", "96"], 96)])
+def test_a_dry_run_says_the_size_of_the_images(tmp_path, monkeypatch, capsys, flags, side):
+    monkeypatch.chdir(tmp_path)
+    files.write_json(tmp_path / "small" / "dit.json", {"config": {"input_size": 64}})
+    assert synthesize.main(["--task", "imagenet", "--images-per-class", "1", "--dry-run", "--out",
+                            "set", *flags]) == 0
+    assert f"images of {side} x {side}" in capsys.readouterr().out
+
+
 def test_a_compilation_that_fails_is_said(tiny, monkeypatch):
     made = generator(copy.deepcopy(tiny), compiled=True)
 

@@ -198,9 +198,19 @@ def test_an_image_set_and_nothing_are_refused_and_leave_nothing(labelled, tmp_pa
 
 
 def test_flags_of_a_generator_do_not_go_with_an_import(source, tmp_path, capsys):
-    for flags in (("--classes", "0-1"), ("--rank", 0, "--world-size", 2)):
+    for flags in (("--classes", "0-1"), ("--rank", 0, "--world-size", 2), ("--shared-noise",)):
         assert main("--import", source, *flags, "--out", tmp_path / "set") == 2
         assert "--import takes all classes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("flags", "message"), [
+    (("--import", "x", "--export", "y"), "--import and --export are commands of their own"),
+    (("--verify", "--export", "y"), "--verify and --export are commands of their own"),
+    (("--verify", "--repair"), "--verify makes no images"),
+    (("--export", "y", "--repair"), "--export makes no images")])
+def test_two_commands_at_once_are_refused(tmp_path, capsys, flags, message):
+    assert main(*flags, "--out", tmp_path / "set") == 2
+    assert message in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
 def test_a_damaged_image_is_named_and_leaves_nothing(tmp_path, capsys):
