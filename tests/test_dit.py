@@ -4,6 +4,7 @@ and hand-written recursions."""
 import argparse
 import copy
 import math
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from unittest import mock
@@ -680,7 +681,7 @@ def test_approximations_are_recorded_in_the_manifest_and_the_exact_way_is_as_bef
     assert synthesize.main([*command, "--guidance-interval", "0.2-0.75", "--out",
                             str(tmp_path / "b")]) == 0
     exact, other = (image_set.open_set(tmp_path / name).manifest["generator"] for name in "ab")
-    assert not {"guidance_interval", "fp8", "compiled"} & exact.keys()
+    assert not {"guidance_interval", "fp8", "compiled", "diffusers"} & exact.keys()
     assert other == exact | {"guidance_interval": [0.2, 0.75]}
 
 
@@ -694,6 +695,19 @@ def test_a_dry_run_says_the_size_of_the_images(tmp_path, monkeypatch, capsys, fl
     assert synthesize.main(["--task", "imagenet", "--images-per-class", "1", "--dry-run", "--out",
                             "set", *flags]) == 0
     assert f"images of {side} x {side}" in capsys.readouterr().out
+
+
+def test_dpm_solvers_version_is_a_setting_and_its_lack_is_said_before_anything_is_written(
+        weights_folder, tmp_path, monkeypatch, capsys):
+    diffusers = pytest.importorskip("diffusers")
+    command = ["--task", "digits", "--weights", str(weights_folder), "--sampler", "dpm++",
+               "--device", "cpu", "--out", str(tmp_path / "set")]
+    args = synthesize.parse(command)
+    built = dit.build(args, get_task("digits"), torch.device("cpu"))
+    assert built.settings["diffusers"] == diffusers.__version__
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    assert synthesize.main(command) == 2
+    assert "pip install diffusers" in capsys.readouterr().err and not (tmp_path / "set").exists()
 
 
 def test_a_compilation_that_fails_is_said(tiny, monkeypatch):

@@ -396,6 +396,10 @@ def test_a_set_without_labels_is_exported_without_them(noise_folder, tmp_path, l
     ({"name": "dit", "guidance_scale": 1.6, "steps": 150, "sampler": "ddpm"}, 50, "s1.6_st150_50k"),
     ({"name": "dit", "guidance_scale": 4.0, "steps": 25, "sampler": "dpm++",
       "guidance_interval": [0.2, 0.8], "fp8": True}, 1280, "s4_st25_dpmpp_gi0.2-0.8_fp8_1280k"),
+    ({"name": "sit", "guidance_scale": 1.5, "steps": 250, "sampler": "sde",
+      "guidance_interval": [0.0, 1.0]}, 50, "s1.5_st250_sde_50k"),
+    ({"name": "dit", "guidance_scale": 2.0, "steps": 100, "sampler": "ddpm",
+      "teacher_guidance": 0.5}, 200, "s2_st100_tg0.5_200k"),
     ({"name": "../a b"}, 1, "..-a-b_1k")])
 def test_a_set_is_named_as_the_original_names_it(generator, count, name):
     assert import_export.set_name({"generator": generator, "classes": list(range(1000)),

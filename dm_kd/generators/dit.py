@@ -13,6 +13,7 @@ arXiv 2102.09672) and classifier-free guidance (Ho & Salimans 2022, arXiv 2207.1
 
 import argparse
 import functools
+import importlib.metadata
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -496,6 +497,32 @@ def to_uint8(x: Tensor) -> Tensor:
     return ((x + 1) / 2 * 255 + 0.5).clamp(0, 255).to(torch.uint8)
 
 
+def to_images(x: Tensor, vae: dit_weights.Vae | None) -> Tensor:
+    """Latents, or pixels in [-1, 1] -> uint8 [B, C, H, W] on the same device.
+
+    Raises:
+        UserError: NaN or infinite values."""
+    x = vae.decode(x) if vae else x
+    if not torch.isfinite(x).all():
+        raise UserError("the generator made NaN or infinite values",
+                        hint="--dtype fp32, or other weights")
+    return to_uint8(x)
+
+
+def noise_source(seeds: list[int], shape: tuple[int, ...], device: torch.device
+                 ) -> Callable[[], Tensor]:
+    """draw() -> fresh unit noise [B, *shape]; each image's comes from its own seed alone."""
+    streams = [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    def draw() -> Tensor:
+        noise = torch.stack([torch.randn(shape, generator=stream) for stream in streams])
+        if device.type == "cuda":  # from pinned memory the GPU does not wait for it
+            noise = noise.pin_memory()
+        return noise.to(device, non_blocking=True)
+
+    return draw
+
+
 class TeacherGuidance:
     """Moves x_t to where a teacher, looking at the predicted clean image, sees the class and its
     own batch statistics (DiffDFKD, arXiv 2504.00870).
@@ -582,15 +609,7 @@ class DiTGenerator:
 
     def _sampled(self, labels: Tensor, seeds: list[int]) -> Tensor:
         size, channels = self.model.config["input_size"], self.model.channels
-        streams = [torch.Generator().manual_seed(seed) for seed in seeds]
-
-        def draw() -> Tensor:
-            noise = torch.stack([torch.randn(channels, size, size, generator=stream)
-                                 for stream in streams])
-            if self.device.type == "cuda":  # from pinned memory the GPU does not wait for it
-                noise = noise.pin_memory()
-            return noise.to(self.device, non_blocking=True)
-
+        draw = noise_source(seeds, (channels, size, size), self.device)
         x, own = draw(), labels.to(self.device)  # the task's labels, which the teacher knows
         labels = as_generator_classes(labels, self.settings).to(self.device)
         scheduler = (make_dpm_scheduler(self.settings["steps"])
@@ -639,20 +658,13 @@ class DiTGenerator:
             UserError: the sampler made NaN or infinite values."""
         x, sampled = latents
         if sampled is None:
-            return self._to_images(x).cpu()
+            return to_images(x, self.vae).cpu()
         self.stream = self.stream or torch.cuda.Stream(x.device)
         self.stream.wait_event(sampled)
         with torch.cuda.stream(self.stream):
-            images = self._to_images(x)
+            images = to_images(x, self.vae)
             x.record_stream(self.stream)
             return images.to("cpu")  # waits for this stream only
-
-    def _to_images(self, x: Tensor) -> Tensor:
-        x = self.vae.decode(x) if self.vae else x
-        if not torch.isfinite(x).all():
-            raise UserError("the generator made NaN or infinite values",
-                            hint="--dtype fp32, or other weights")
-        return to_uint8(x)
 
 
 # --- command line and files -----------------------------------------------------------------------
@@ -719,9 +731,7 @@ def check_flags(args: argparse.Namespace, device: torch.device) -> None:
     if args.steps > TRAIN_STEPS:
         raise UserError(f"--steps {args.steps} is more than the {TRAIN_STEPS} of training",
                         hint=f"--steps 1 to {TRAIN_STEPS}")
-    if args.guidance_interval and args.guidance_scale in (0, 1):
-        raise UserError(f"--guidance-interval does nothing at --guidance-scale "
-                        f"{args.guidance_scale:g}", hint="leave it out, or another scale")
+    refuse_idle_interval(args, None)
     if args.fp8:
         if args.dtype == "fp32":
             raise UserError("--fp8 does not go with --dtype fp32", hint="--dtype bf16")
@@ -762,6 +772,9 @@ def build(args: argparse.Namespace, task: Task, device: torch.device) -> DiTGene
     settings |= {"generator_classes": classes} if classes else {}
     if args.guidance_interval:
         settings["guidance_interval"] = list(args.guidance_interval)
+    if args.sampler == "dpm++":  # its steps are diffusers', which is missed here or never
+        make_dpm_scheduler(args.steps)
+        settings["diffusers"] = importlib.metadata.version("diffusers")
     if args.fp8:
         settings["fp8"] = True
         to_fp8(model)
@@ -769,13 +782,28 @@ def build(args: argparse.Namespace, task: Task, device: torch.device) -> DiTGene
     if args.compile == "on" or args.compile == "auto" and device.type == "cuda":
         settings["compiled"] = True
         compile_blocks(model)
-    if vae is not None:
-        settings |= vae.settings
-        vae.model.requires_grad_(False).to(device)
-        if device.type == "cuda":
-            vae.model.to(memory_format=torch.channels_last)
+    settings |= place(vae, device)
     teacher = teacher_guidance(args, task, device, settings) if args.teacher_guidance else None
     return DiTGenerator(model, settings, device, card["clip"], vae, teacher)
+
+
+def place(vae: dit_weights.Vae | None, device: torch.device) -> dict:
+    """Put the decoder on the device; its settings."""
+    if vae is None:
+        return {}
+    vae.model.requires_grad_(False).to(device)
+    if device.type == "cuda":
+        vae.model.to(memory_format=torch.channels_last)
+    return vae.settings
+
+
+def refuse_idle_interval(args: argparse.Namespace, whole: tuple[float, float] | None) -> None:
+    """
+    Raises:
+        UserError: --guidance-interval is not `whole`, its default, where there is no guidance."""
+    if args.guidance_interval != whole and args.guidance_scale in (0, 1):
+        raise UserError(f"--guidance-interval does nothing at --guidance-scale "
+                        f"{args.guidance_scale:g}", hint="leave it out, or another scale")
 
 
 def teacher_guidance(args: argparse.Namespace, task: Task, device: torch.device, settings: dict
