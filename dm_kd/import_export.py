@@ -72,10 +72,6 @@ class Tar:
     def names(self) -> list[str]:
         return sorted(self.members)
 
-    def stamp(self, name: str) -> str:
-        status = self.path.stat()
-        return f"{self.shown}\t{self.members[name]}\t{status.st_size}\t{status.st_mtime_ns}"
-
     def read(self, name: str) -> bytes:
         offset, size = self.members[name]
         if size > MAX_BYTES:

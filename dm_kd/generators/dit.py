@@ -529,7 +529,9 @@ class TeacherGuidance:
 
     The gradient is scaled to unit length for each image and by sqrt(1 - alpha bar_t), so that
     `weight` means the same at every step and for every teacher; the authors' program takes the raw
-    gradient times 1, whose size hangs on the loss's.
+    gradient times 1, whose size hangs on the loss's. An image hangs on the others of its shard, by
+    the batch statistics. On GPUs the backward kernels of attention and convolutions add up in any
+    order, so that a second run's images can differ in their last bits.
 
     Args:
         teacher: in eval mode, of the generator's classes.
@@ -705,7 +707,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--teacher-guidance", type=nonnegative_float, default=0.0, metavar="W",
                        help="move x_t at each step by W sqrt(1 - alpha bar) along the gradient of "
                             "--teacher's cross-entropy and batch statistics (DiffDFKD); needs "
-                            "--sampler ddpm (default: %(default)s)")
+                            "--sampler ddpm; on GPUs not the same bits twice (default: "
+                            "%(default)s)")
     group.add_argument("--teacher", default=None, metavar="SPEC",
                        help="the teacher of --teacher-guidance, as in distill")
 
