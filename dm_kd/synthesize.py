@@ -164,7 +164,8 @@ def fill(args: argparse.Namespace, manifest: dict, generator) -> None:
     images = image_set.begin(args.out, manifest)
     damaged = check(images, args)
     for j in damaged:
-        images.record_path(j).unlink(missing_ok=True)
+        if images.shard_damage(j):  # or another rank has made it again meanwhile
+            images.record_path(j).unlink(missing_ok=True)
     if args.repair:
         (args.out / "index.csv").unlink(missing_ok=True)  # written again below
     todo = [j for j in images.missing() if j % args.world_size == args.rank]

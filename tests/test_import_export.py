@@ -168,6 +168,16 @@ def test_repair_takes_the_pixels_from_the_source_again(source, labelled, tmp_pat
     assert contents(copy) == contents(labelled)
 
 
+def test_repair_keeps_what_another_rank_has_made_again_meanwhile(noise_folder, tmp_path,
+                                                                 monkeypatch, capsys):
+    copy = Path(shutil.copytree(noise_folder, tmp_path / "set"))
+    monkeypatch.setattr(image_set, "damaged_shards", lambda *_: {0: "as it was a moment ago"})
+    assert main("--generator", "noise", "--images-per-class", 4, "--batch-size", 8, "--out", copy,
+                "--repair") == 0
+    assert "complete already" in capsys.readouterr().out
+    assert contents(copy) == contents(noise_folder)
+
+
 @pytest.mark.parametrize(("task", "size", "side", "fit"), [
     ("digits", (16, 16), 16, "as they are"), ("digits", (8, 6), 8, "resized to 8 x 8"),
     ("imagenet", (64, 64), 64, "as they are"),
