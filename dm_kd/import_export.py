@@ -72,10 +72,6 @@ class Tar:
     def names(self) -> list[str]:
         return sorted(self.members)
 
-    def stamp(self, name: str) -> str:
-        status = self.path.stat()
-        return f"{self.shown}\t{self.members[name]}\t{status.st_size}\t{status.st_mtime_ns}"
-
     def read(self, name: str) -> bytes:
         offset, size = self.members[name]
         if size > MAX_BYTES:
@@ -271,8 +267,10 @@ def set_name(manifest: dict) -> str:
         parts = [f"s{made['guidance_scale']:g}", f"st{made['steps']}"]
     if made.get("sampler", "ddpm") != "ddpm":
         parts.append(str(made["sampler"]).replace("+", "p"))
-    if made.get("guidance_interval"):
+    if made.get("guidance_interval", [0, 1]) != [0, 1]:
         parts.append("gi{:g}-{:g}".format(*made["guidance_interval"]))
+    if made.get("teacher_guidance"):
+        parts.append(f"tg{made['teacher_guidance']:g}")
     parts += ["fp8"] if made.get("fp8") else []
     return "_".join([*parts, amount])
 

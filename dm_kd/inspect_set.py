@@ -46,7 +46,11 @@ def parse(argv: list[str]) -> argparse.Namespace:
                         help="where to write it, the picture beside it as FILE.png (default: "
                              "standard output, no picture)")
     run.add_common_arguments(parser)
-    return run.parse(parser, argv)
+    args = run.parse(parser, argv)
+    if args.out and args.out.suffix == ".png":
+        raise UserError("--out is the record; the picture has its name with .png", given=args.out,
+                        hint=f"--out {args.out.with_suffix('.json')}")
+    return args
 
 
 def body(argv: list[str]) -> None:
@@ -207,10 +211,10 @@ def distances(ours: Tensor, real: dict[str, Tensor], k: int) -> dict:
     if "val" not in real:
         return {}
     val = real["val"]
-    result = {"frechet": round(fidelity.frechet_distance(ours, val), 4),
-              "compared": {"images": len(ours), "real": len(val), "neighbours": k}}
-    if "train" in real:
-        result["frechet_train_to_val"] = round(fidelity.frechet_distance(real["train"], val), 4)
+    result = {"compared": {"images": len(ours), "real": len(val), "neighbours": k}}
+    for name, points in (("frechet", ours), ("frechet_train_to_val", real.get("train", ours[:0]))):
+        if min(len(points), len(val)) > 1:  # one image has no covariance
+            result[name] = round(fidelity.frechet_distance(points, val), 4)
     if k < min(len(ours), len(val)):
         result |= {name: round(value, 4) for name, value in
                    fidelity.neighbourhoods(val, ours, k).items()}
@@ -231,8 +235,12 @@ def copying(ours: Tensor, train: Tensor, held_out: Tensor) -> tuple[dict, tuple[
     distance, which = fidelity.nearest(ours, train)
     real, _ = fidelity.nearest(held_out, train)
     limit = real.quantile(0.01)
-    return {"ratio": round(float(distance.mean() / real.mean()), 4),
-            "ratio_of_medians": round(float(distance.median() / real.median()), 4),
+
+    def ratio(ours: Tensor, real: Tensor) -> float | None:  # None: held-out images are copies too
+        return round(float(ours / real), 4) if real > 0 else None
+
+    return {"ratio": ratio(distance.mean(), real.mean()),
+            "ratio_of_medians": ratio(distance.median(), real.median()),
             "copies_percent": round(100 * float((distance < limit).double().mean()), 2),
             "held_out_images": len(held_out), "training_images": len(train)}, (distance, which)
 
@@ -252,7 +260,7 @@ def describe(result: dict) -> str:
         text += ", " + ", ".join(f"{name} {result[name]:.3f}" for name in (
             "precision", "recall", "density", "coverage"))
     text += f"; {result['duplicates']['near_percent']} % near-duplicates within the set"
-    if result["copying"] is not None:
+    if result["copying"] is not None and result["copying"]["ratio"] is not None:
         text += (f"; nearest training image at {result['copying']['ratio']} times the distance of "
                  "held-out real images (about 1 = new, near 0 = copies)")
     return text + "."

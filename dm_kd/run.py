@@ -227,6 +227,13 @@ def main(body: Callable[[list[str]], None], argv: list[str] | None = None) -> in
     except (Stopped, KeyboardInterrupt) as error:
         print("stopped; the same command goes on from here", file=sys.stderr)
         return getattr(error, "exit_code", 130)
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError" or "--debug" in argv:  # torch's, of a GPU
+            raise
+        print(UserError("the GPU has too little memory for this", found=str(error)[:100],
+                        hint="a smaller --batch-size, or nothing else on the GPU"),
+              file=sys.stderr)
+        return UserError.exit_code
     except OSError as error:
         known = files.storage_error(error, Path(error.filename or "a file"))
         if known is None or "--debug" in argv:

@@ -94,6 +94,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         for action in parser._actions:  # no generator is needed
             action.required = action.dest in ("task", "out")
     args = run.parse(parser, argv)
+    check_modes(args)
     if args.images_per_class is None and not getattr(args, "import"):
         args.images_per_class = IMAGES_PER_CLASS
     args.rank = dist.rank() if args.rank is None else args.rank
@@ -102,6 +103,19 @@ def parse(argv: list[str]) -> argparse.Namespace:
         raise UserError(f"--rank {args.rank} of --world-size {args.world_size}",
                         hint="ranks run from 0 to W-1")
     return args
+
+
+def check_modes(args: argparse.Namespace) -> None:
+    """
+    Raises:
+        UserError: several things to do at once."""
+    modes = [f"--{name}" for name in ("verify", "import", "export") if getattr(args, name)]
+    if len(modes) > 1:
+        raise UserError(f"{' and '.join(modes)} are commands of their own",
+                        hint="one after the other")
+    if args.repair and modes and modes != ["--import"]:
+        raise UserError(f"{modes[0]} makes no images, so it cannot --repair",
+                        hint=f"leave out {modes[0]}: the command that made the set, with --repair")
 
 
 def make_manifest(args: argparse.Namespace, task: Task, generator, device) -> dict:
@@ -150,7 +164,8 @@ def fill(args: argparse.Namespace, manifest: dict, generator) -> None:
     images = image_set.begin(args.out, manifest)
     damaged = check(images, args)
     for j in damaged:
-        images.record_path(j).unlink(missing_ok=True)
+        if images.shard_damage(j):  # or another rank has made it again meanwhile
+            images.record_path(j).unlink(missing_ok=True)
     if args.repair:
         (args.out / "index.csv").unlink(missing_ok=True)  # written again below
     todo = [j for j in images.missing() if j % args.world_size == args.rank]
@@ -169,9 +184,9 @@ def import_images(args: argparse.Namespace, task: Task) -> None:
 
     Raises:
         UserError: too few images, or flags that say what a generator should make."""
-    if args.world_size > 1 or args.classes:
-        raise UserError("--import takes all classes, in one process",
-                        hint="leave out --classes, --rank and --world-size")
+    if args.world_size > 1 or args.classes or args.shared_noise:
+        raise UserError("--import takes all classes, in one process, and makes no noise",
+                        hint="leave out --classes, --rank, --world-size and --shared-noise")
     source = files.must_exist(getattr(args, "import"), "--import", "images")
     device = run.use_device(args)
     try:
@@ -273,14 +288,15 @@ def report(images: image_set.ImageSet, made: int, args: argparse.Namespace) -> N
 
 
 def dry_run(args: argparse.Namespace, task: Task) -> None:
-    if args.export or getattr(args, "import"):
-        print(f"would copy the images of {args.out} into {args.export}" if args.export else
+    if args.verify or args.export or getattr(args, "import"):
+        print(f"would compare the files of {args.out} with their digests" if args.verify else
+              f"would copy the images of {args.out} into {args.export}" if args.export else
               f"would read the images of {getattr(args, 'import')} into {args.out}")
         return
     classes = args.classes or range(task.num_classes)
     count = len(classes) * args.images_per_class
     shards = -(-count // args.batch_size)
-    side = 256 if task.crop else task.resolution  # large images come from DiT-XL/2 at 256 x 256
+    side = expected_side(args, task)
     bytes_each = 60 + 0.55 * task.channels * side ** 2
     state = "not made yet"
     if (args.out / "manifest.json").exists():
@@ -292,6 +308,19 @@ def dry_run(args: argparse.Namespace, task: Task) -> None:
     print(f"would make {count} images of {side} x {side} in {shards} shards "
           f"of {args.batch_size}, about {count * bytes_each / 1e6:.1f} MB, in {args.out} ({state})")
     files.check_free_space(args.out, int(count * bytes_each), "the set")
+
+
+def expected_side(args: argparse.Namespace, task: Task) -> int:
+    """Pixels per side of the images, as far as they can be known before anything is loaded."""
+    if getattr(args, "resolution", None):
+        return args.resolution
+    for name, key in (("dit", "input_size"), ("gan", "resolution")):  # of train_generator
+        card = Path(getattr(args, "weights", None) or "") / f"{name}.json"
+        config = files.read_json(card).get("config") if card.is_file() else None
+        if isinstance(config, dict) and type(config.get(key)) is int:
+            return config[key]
+    own = args.generator in ("noise", "deepinversion")  # others as DiT-XL/2, at 256 x 256
+    return 256 if task.crop and not own else task.resolution
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -130,6 +130,13 @@ def test_the_ladder_is_zero_for_the_exact_rung_and_small_for_bf16(tmp_path, teac
     assert rows["guidance in 0.2-0.8 only"]["forwards"] == 6 + 4  # of t = 999, 799 ... 0
 
 
+def test_the_ladders_8_bit_network_is_the_bf16_one_as_gpus_demand():
+    args = types.SimpleNamespace(size=8, channels=1, width=32, depth=3, heads=2, classes=10)
+    eight = ladder.rungs(synthesis.make_model(args), 4)["fp8 products in the inner blocks"][0]
+    assert {eight.blocks[0].attn.qkv.weight.dtype, eight.blocks[1].attn.qkv.bias.dtype} == {
+        torch.bfloat16}
+
+
 def test_the_full_size_bench_runs_on_the_cpu_at_small_size(capsys):
     small = argparse.Namespace(**vars(full_size.XL) | {
         "size": 4, "width": 32, "depth": 3, "heads": 2, "classes": 10, "steps": (4, 6), "batch": 3,

@@ -96,6 +96,7 @@ def test_imagenet_100_gets_imagenets_own_classes_and_the_manifest_says_so(folder
                        made(folder).sample(torch.tensor([994]), [4]))
     assert generator.settings["generator_classes"][-1] == 994
     assert generator.settings["name"] == "biggan" and json.dumps(generator.settings)
+    assert len(generator.settings["config_sha256"]) == 64  # its eps makes bytes too
 
 
 def test_hostile_and_unfit_files_are_refused(folder, tmp_path):

@@ -4,6 +4,7 @@ and hand-written recursions."""
 import argparse
 import copy
 import math
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from unittest import mock
@@ -630,6 +631,12 @@ def wide_dit(depth):
     return model.eval().requires_grad_(False)
 
 
+def test_a_network_is_built_whole_where_torch_device_says():
+    with torch.device("meta"):
+        model = dit.DiT(8, 2, 1, width=32, depth=1, heads=2, num_classes=10)
+    assert {value.device.type for value in model.state_dict().values()} == {"meta"}
+
+
 def test_8_bits_are_used_in_the_inner_blocks_only():
     model = dit.to_fp8(wide_dit(4))
     kinds = {name for name, module in model.named_modules() if isinstance(module, dit.Fp8Linear)}
@@ -647,6 +654,8 @@ def test_a_network_too_small_for_8_bits_is_refused():
 
 @pytest.mark.parametrize(("flags", "message"), [
     (["--fp8"], "8-bit"), (["--fp8", "--dtype", "fp32"], "--dtype"),
+    (["--fp8", "--teacher-guidance", "1", "--teacher", "cnn_w4@none"], "no gradient"),
+    (["--teacher", "cnn_w4@none"], "does nothing without --teacher-guidance"),
     (["--guidance-interval", "0.2-0.8", "--guidance-scale", "1"], "does nothing"),
     (["--guidance-interval", "0.8-0.2"], "LOW-HIGH"), (["--steps", "1001"], "1000")])
 def test_flags_that_cannot_be_are_refused_before_weights_are_read(tmp_path, capsys, flags, message):
@@ -672,8 +681,33 @@ def test_approximations_are_recorded_in_the_manifest_and_the_exact_way_is_as_bef
     assert synthesize.main([*command, "--guidance-interval", "0.2-0.75", "--out",
                             str(tmp_path / "b")]) == 0
     exact, other = (image_set.open_set(tmp_path / name).manifest["generator"] for name in "ab")
-    assert not {"guidance_interval", "fp8", "compiled"} & exact.keys()
+    assert not {"guidance_interval", "fp8", "compiled", "diffusers"} & exact.keys()
     assert other == exact | {"guidance_interval": [0.2, 0.75]}
+
+
+@pytest.mark.parametrize(("flags", "side"), [
+    (["--weights", "small"], 64), (["--weights", "facebook/DiT-XL-2-256"], 256),
+    (["--weights", "not/made/yet"], 256), (["--generator", "noise"], 224),
+    (["--generator", "text_to_image", "--weights", "x", "--resolution", "96"], 96)])
+def test_a_dry_run_says_the_size_of_the_images(tmp_path, monkeypatch, capsys, flags, side):
+    monkeypatch.chdir(tmp_path)
+    files.write_json(tmp_path / "small" / "dit.json", {"config": {"input_size": 64}})
+    assert synthesize.main(["--task", "imagenet", "--images-per-class", "1", "--dry-run", "--out",
+                            "set", *flags]) == 0
+    assert f"images of {side} x {side}" in capsys.readouterr().out
+
+
+def test_dpm_solvers_version_is_a_setting_and_its_lack_is_said_before_anything_is_written(
+        weights_folder, tmp_path, monkeypatch, capsys):
+    diffusers = pytest.importorskip("diffusers")
+    command = ["--task", "digits", "--weights", str(weights_folder), "--sampler", "dpm++",
+               "--device", "cpu", "--out", str(tmp_path / "set")]
+    args = synthesize.parse(command)
+    built = dit.build(args, get_task("digits"), torch.device("cpu"))
+    assert built.settings["diffusers"] == diffusers.__version__
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    assert synthesize.main(command) == 2
+    assert "pip install diffusers" in capsys.readouterr().err and not (tmp_path / "set").exists()
 
 
 def test_a_compilation_that_fails_is_said(tiny, monkeypatch):

@@ -168,6 +168,16 @@ def test_repair_takes_the_pixels_from_the_source_again(source, labelled, tmp_pat
     assert contents(copy) == contents(labelled)
 
 
+def test_repair_keeps_what_another_rank_has_made_again_meanwhile(noise_folder, tmp_path,
+                                                                 monkeypatch, capsys):
+    copy = Path(shutil.copytree(noise_folder, tmp_path / "set"))
+    monkeypatch.setattr(image_set, "damaged_shards", lambda *_: {0: "as it was a moment ago"})
+    assert main("--generator", "noise", "--images-per-class", 4, "--batch-size", 8, "--out", copy,
+                "--repair") == 0
+    assert "complete already" in capsys.readouterr().out
+    assert contents(copy) == contents(noise_folder)
+
+
 @pytest.mark.parametrize(("task", "size", "side", "fit"), [
     ("digits", (16, 16), 16, "as they are"), ("digits", (8, 6), 8, "resized to 8 x 8"),
     ("imagenet", (64, 64), 64, "as they are"),
@@ -198,9 +208,19 @@ def test_an_image_set_and_nothing_are_refused_and_leave_nothing(labelled, tmp_pa
 
 
 def test_flags_of_a_generator_do_not_go_with_an_import(source, tmp_path, capsys):
-    for flags in (("--classes", "0-1"), ("--rank", 0, "--world-size", 2)):
+    for flags in (("--classes", "0-1"), ("--rank", 0, "--world-size", 2), ("--shared-noise",)):
         assert main("--import", source, *flags, "--out", tmp_path / "set") == 2
         assert "--import takes all classes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("flags", "message"), [
+    (("--import", "x", "--export", "y"), "--import and --export are commands of their own"),
+    (("--verify", "--export", "y"), "--verify and --export are commands of their own"),
+    (("--verify", "--repair"), "--verify makes no images"),
+    (("--export", "y", "--repair"), "--export makes no images")])
+def test_two_commands_at_once_are_refused(tmp_path, capsys, flags, message):
+    assert main(*flags, "--out", tmp_path / "set") == 2
+    assert message in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
 def test_a_damaged_image_is_named_and_leaves_nothing(tmp_path, capsys):
@@ -386,6 +406,10 @@ def test_a_set_without_labels_is_exported_without_them(noise_folder, tmp_path, l
     ({"name": "dit", "guidance_scale": 1.6, "steps": 150, "sampler": "ddpm"}, 50, "s1.6_st150_50k"),
     ({"name": "dit", "guidance_scale": 4.0, "steps": 25, "sampler": "dpm++",
       "guidance_interval": [0.2, 0.8], "fp8": True}, 1280, "s4_st25_dpmpp_gi0.2-0.8_fp8_1280k"),
+    ({"name": "sit", "guidance_scale": 1.5, "steps": 250, "sampler": "sde",
+      "guidance_interval": [0.0, 1.0]}, 50, "s1.5_st250_sde_50k"),
+    ({"name": "dit", "guidance_scale": 2.0, "steps": 100, "sampler": "ddpm",
+      "teacher_guidance": 0.5}, 200, "s2_st100_tg0.5_200k"),
     ({"name": "../a b"}, 1, "..-a-b_1k")])
 def test_a_set_is_named_as_the_original_names_it(generator, count, name):
     assert import_export.set_name({"generator": generator, "classes": list(range(1000)),

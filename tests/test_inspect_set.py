@@ -135,6 +135,20 @@ def test_real_images_that_are_not_there_are_said_and_their_figures_null(
                              "--cache", str(noise_folder.parent / "cache")]) == 2
 
 
+def test_one_image_and_held_out_copies_have_null_figures(inspected, noise_folder, teacher_folder):
+    found, _ = inspected("--set", noise_folder, "--teacher", teacher_folder, "--compare", 1)
+    assert found["frechet"] is None and found["frechet_train_to_val"] is None
+    assert found["precision"] is None and found["copying"]["ratio"] > 0
+    points = random_points(20, 0)
+    figures, _ = inspect_set.copying(random_points(5, 1), points, points)
+    assert figures["ratio"] is None and figures["ratio_of_medians"] is None
+
+
+def test_the_record_cannot_take_the_pictures_name(noise_folder, capsys):
+    assert inspect_set.main(["--task", "digits", "--set", str(noise_folder), "--out", "x.png"]) == 2
+    assert "--out x.json" in capsys.readouterr().err
+
+
 def test_a_set_of_other_channels_is_refused(noise_folder, capsys):
     assert inspect_set.main(["--task", "cifar100", "--set", str(noise_folder)]) == 2
     assert "channels" in capsys.readouterr().err

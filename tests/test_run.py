@@ -254,6 +254,7 @@ def test_nearest_names_what_is_close_or_else_what_there_is():
 
 @pytest.mark.parametrize(("raised", "code"), [
     (UserError("x"), 2), (LockedError("x"), 3), (DamagedError("x"), 5),
+    (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB"), 2),
     (OSError(28, "No space left"), 6), (PermissionError(13, "no"), 6), (KeyboardInterrupt(), 130)])
 def test_main_gives_the_contracts_exit_codes(capsys, raised, code):
     def body(argv):
@@ -263,11 +264,12 @@ def test_main_gives_the_contracts_exit_codes(capsys, raised, code):
     assert capsys.readouterr().err
 
 
-def test_an_error_of_the_program_keeps_its_traceback():
+@pytest.mark.parametrize("kind", [ZeroDivisionError, RuntimeError])
+def test_an_error_of_the_program_keeps_its_traceback(kind):
     def body(argv):
-        raise ZeroDivisionError
+        raise kind
 
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(kind):
         run.main(body, [])
 
 

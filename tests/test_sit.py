@@ -234,6 +234,12 @@ def test_a_bad_interval_is_refused(text):
         dit.interval(text)
 
 
+def test_an_interval_without_guidance_is_refused(digits, checkpoint):
+    for scale in ("0", "1"):
+        with pytest.raises(UserError, match="does nothing"):
+            made(digits, checkpoint(), "--guidance-scale", scale, "--guidance-interval", "0-0.7")
+
+
 # --- images ---------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("sampler", sit.SAMPLERS)

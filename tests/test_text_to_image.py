@@ -93,6 +93,14 @@ def test_the_manifest_names_pipeline_licence_prompts_and_defaults(generator):
     assert settings["prompts"][1] == "a photo of a aquarium fish"
     assert settings["num_inference_steps"] == 2 and settings["guidance_scale"] == 7.5
     assert len(settings["weights_sha256"]) == 64 and json.dumps(settings)
+    assert {"diffusers", "transformers"} <= settings.keys()
+
+
+def test_another_scheduler_is_another_setting(copied, generator):
+    file = copied / "scheduler" / "scheduler_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"beta_end": 0.013}))
+    changed = {k for k, v in built(copied).settings.items() if v != generator.settings[k]}
+    assert changed == {"configs_sha256"}
 
 
 def test_flags_reach_the_pipeline(folder, generator):

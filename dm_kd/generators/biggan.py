@@ -71,6 +71,7 @@ def build(args: argparse.Namespace, task: Task, device: torch.device) -> BigGANG
     classes = dit.generator_classes(model.config.num_classes, task, args.weights)
     set_truncation(model, args.truncation)
     settings = {"name": "biggan", "weights_sha256": digest, "licence": LICENCE,
+                "config_sha256": files.sha256_file(Path(args.weights) / "config.json"),
                 "truncation": args.truncation, "package": f"{PACKAGE} {package.__version__}"}
     settings |= {"generator_classes": classes} if classes else {}
     return BigGANGenerator(model.to(device), settings, device)

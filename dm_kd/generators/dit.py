@@ -13,6 +13,7 @@ arXiv 2102.09672) and classifier-free guidance (Ho & Salimans 2022, arXiv 2207.1
 
 import argparse
 import functools
+import importlib.metadata
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -258,6 +259,12 @@ def quantise_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     return (x.float() / scale).clamp(-FP8_MAX, FP8_MAX).to(torch.float8_e4m3fn), scale
 
 
+def multiplies_fp8(device: torch.device) -> bool:
+    """Whether it is a GPU with 8-bit products."""
+    return (device.type == "cuda"
+            and torch.cuda.get_device_capability(device) >= FP8_CAPABILITY)
+
+
 def to_fp8(model: DiT) -> DiT:
     """Put Fp8Linear in the place of the products of all blocks but the first and the last; the
     modulation, the embeddings and the last layer stay as they are.
@@ -291,7 +298,8 @@ def position_embedding(side: int, width: int) -> Tensor:
     for position in (columns, rows):
         angles = position[:, None] * rates
         halves += [np.sin(angles), np.cos(angles)]
-    return torch.from_numpy(np.concatenate(halves, 1)).float()
+    # not from_numpy, which stays on the CPU where torch.device(...) says another place
+    return torch.tensor(np.concatenate(halves, 1), dtype=torch.float32)
 
 
 # --- diffusion process ----------------------------------------------------------------------------
@@ -489,14 +497,41 @@ def to_uint8(x: Tensor) -> Tensor:
     return ((x + 1) / 2 * 255 + 0.5).clamp(0, 255).to(torch.uint8)
 
 
+def to_images(x: Tensor, vae: dit_weights.Vae | None) -> Tensor:
+    """Latents, or pixels in [-1, 1] -> uint8 [B, C, H, W] on the same device.
+
+    Raises:
+        UserError: NaN or infinite values."""
+    x = vae.decode(x) if vae else x
+    if not torch.isfinite(x).all():
+        raise UserError("the generator made NaN or infinite values",
+                        hint="--dtype fp32, or other weights")
+    return to_uint8(x)
+
+
+def noise_source(seeds: list[int], shape: tuple[int, ...], device: torch.device
+                 ) -> Callable[[], Tensor]:
+    """draw() -> fresh unit noise [B, *shape]; each image's comes from its own seed alone."""
+    streams = [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    def draw() -> Tensor:
+        noise = torch.stack([torch.randn(shape, generator=stream) for stream in streams])
+        if device.type == "cuda":  # from pinned memory the GPU does not wait for it
+            noise = noise.pin_memory()
+        return noise.to(device, non_blocking=True)
+
+    return draw
+
+
 class TeacherGuidance:
     """Moves x_t to where a teacher, looking at the predicted clean image, sees the class and its
     own batch statistics (DiffDFKD, arXiv 2504.00870).
 
     The gradient is scaled to unit length for each image and by sqrt(1 - alpha bar_t), so that
     `weight` means the same at every step and for every teacher; the authors' program takes the raw
-    gradient times 1, whose size hangs on the loss's. The statistics are the batch's, so that an
-    image hangs on the others of its batch.
+    gradient times 1, whose size hangs on the loss's. An image hangs on the others of its shard, by
+    the batch statistics. On GPUs the backward kernels of attention and convolutions add up in any
+    order, so that a second run's images can differ in their last bits.
 
     Args:
         teacher: in eval mode, of the generator's classes.
@@ -581,15 +616,7 @@ class DiTGenerator:
 
     def _sampled(self, labels: Tensor, seeds: list[int]) -> Tensor:
         size, channels = self.model.config["input_size"], self.model.channels
-        streams = [torch.Generator().manual_seed(seed) for seed in seeds]
-
-        def draw() -> Tensor:
-            noise = torch.stack([torch.randn(channels, size, size, generator=stream)
-                                 for stream in streams])
-            if self.device.type == "cuda":  # from pinned memory the GPU does not wait for it
-                noise = noise.pin_memory()
-            return noise.to(self.device, non_blocking=True)
-
+        draw = noise_source(seeds, (channels, size, size), self.device)
         x, own = draw(), labels.to(self.device)  # the task's labels, which the teacher knows
         labels = as_generator_classes(labels, self.settings).to(self.device)
         scheduler = (make_dpm_scheduler(self.settings["steps"])
@@ -638,20 +665,13 @@ class DiTGenerator:
             UserError: the sampler made NaN or infinite values."""
         x, sampled = latents
         if sampled is None:
-            return self._to_images(x).cpu()
+            return to_images(x, self.vae).cpu()
         self.stream = self.stream or torch.cuda.Stream(x.device)
         self.stream.wait_event(sampled)
         with torch.cuda.stream(self.stream):
-            images = self._to_images(x)
+            images = to_images(x, self.vae)
             x.record_stream(self.stream)
             return images.to("cpu")  # waits for this stream only
-
-    def _to_images(self, x: Tensor) -> Tensor:
-        x = self.vae.decode(x) if self.vae else x
-        if not torch.isfinite(x).all():
-            raise UserError("the generator made NaN or infinite values",
-                            hint="--dtype fp32, or other weights")
-        return to_uint8(x)
 
 
 # --- command line and files -----------------------------------------------------------------------
@@ -692,7 +712,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--teacher-guidance", type=nonnegative_float, default=0.0, metavar="W",
                        help="move x_t at each step by W sqrt(1 - alpha bar) along the gradient of "
                             "--teacher's cross-entropy and batch statistics (DiffDFKD); needs "
-                            "--sampler ddpm (default: %(default)s)")
+                            "--sampler ddpm; on GPUs not the same bits twice (default: "
+                            "%(default)s)")
     group.add_argument("--teacher", default=None, metavar="SPEC",
                        help="the teacher of --teacher-guidance, as in distill")
 
@@ -714,22 +735,24 @@ def check_flags(args: argparse.Namespace, device: torch.device) -> None:
     """Refuse what cannot be before any weights are read.
 
     Raises:
-        UserError: more than 1000 steps, nothing to guide, or no 8-bit products here."""
+        UserError: more than 1000 steps, nothing to guide or to guide by, or no 8-bit products."""
     if args.steps > TRAIN_STEPS:
         raise UserError(f"--steps {args.steps} is more than the {TRAIN_STEPS} of training",
                         hint=f"--steps 1 to {TRAIN_STEPS}")
-    if args.guidance_interval and args.guidance_scale in (0, 1):
-        raise UserError(f"--guidance-interval does nothing at --guidance-scale "
-                        f"{args.guidance_scale:g}", hint="leave it out, or another scale")
+    refuse_idle_interval(args, None)
     if args.fp8:
         if args.dtype == "fp32":
             raise UserError("--fp8 does not go with --dtype fp32", hint="--dtype bf16")
-        found = torch.cuda.get_device_capability(device) if device.type == "cuda" else None
-        if found is None or found < FP8_CAPABILITY:
+        if args.teacher_guidance:
+            raise UserError("--fp8 does not go with --teacher-guidance: 8-bit products have no "
+                            "gradient", hint="leave out --fp8")
+        if not multiplies_fp8(device):
             raise UserError("--fp8 needs a GPU that multiplies 8-bit numbers (compute capability "
                             f"{FP8_CAPABILITY[0]}.{FP8_CAPABILITY[1]} or later)",
-                            found=f"{device.type} {'' if found is None else found}",
-                            hint="leave out --fp8")
+                            found=device.type, hint="leave out --fp8")
+    if args.teacher and not args.teacher_guidance:
+        raise UserError("--teacher does nothing without --teacher-guidance",
+                        hint="--teacher-guidance W, or leave it out")
 
 
 def build(args: argparse.Namespace, task: Task, device: torch.device) -> DiTGenerator:
@@ -757,6 +780,9 @@ def build(args: argparse.Namespace, task: Task, device: torch.device) -> DiTGene
     settings |= {"generator_classes": classes} if classes else {}
     if args.guidance_interval:
         settings["guidance_interval"] = list(args.guidance_interval)
+    if args.sampler == "dpm++":  # its steps are diffusers', which is missed here or never
+        make_dpm_scheduler(args.steps)
+        settings["diffusers"] = importlib.metadata.version("diffusers")
     if args.fp8:
         settings["fp8"] = True
         to_fp8(model)
@@ -764,13 +790,28 @@ def build(args: argparse.Namespace, task: Task, device: torch.device) -> DiTGene
     if args.compile == "on" or args.compile == "auto" and device.type == "cuda":
         settings["compiled"] = True
         compile_blocks(model)
-    if vae is not None:
-        settings |= vae.settings
-        vae.model.requires_grad_(False).to(device)
-        if device.type == "cuda":
-            vae.model.to(memory_format=torch.channels_last)
+    settings |= place(vae, device)
     teacher = teacher_guidance(args, task, device, settings) if args.teacher_guidance else None
     return DiTGenerator(model, settings, device, card["clip"], vae, teacher)
+
+
+def place(vae: dit_weights.Vae | None, device: torch.device) -> dict:
+    """Put the decoder on the device; its settings."""
+    if vae is None:
+        return {}
+    vae.model.requires_grad_(False).to(device)
+    if device.type == "cuda":
+        vae.model.to(memory_format=torch.channels_last)
+    return vae.settings
+
+
+def refuse_idle_interval(args: argparse.Namespace, whole: tuple[float, float] | None) -> None:
+    """
+    Raises:
+        UserError: --guidance-interval is not `whole`, its default, where there is no guidance."""
+    if args.guidance_interval != whole and args.guidance_scale in (0, 1):
+        raise UserError(f"--guidance-interval does nothing at --guidance-scale "
+                        f"{args.guidance_scale:g}", hint="leave it out, or another scale")
 
 
 def teacher_guidance(args: argparse.Namespace, task: Task, device: torch.device, settings: dict

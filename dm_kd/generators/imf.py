@@ -188,8 +188,9 @@ class IMFGenerator:
             return self.model(z, span, settings["network_guidance"],
                               settings["network_guidance_interval"], labels).to(z.dtype)
 
-        z = sit.noise_source(seeds, (self.model.channels, size, size), self.device)()
-        return sit.finished(sample_mean_flow(average_velocity, z, settings["steps"]), self.vae)
+        z = dit.noise_source(seeds, (self.model.channels, size, size), self.device)()
+        z = sample_mean_flow(average_velocity, z, settings["steps"])
+        return dit.to_images(z, self.vae).cpu()
 
 
 # --- command line and files -----------------------------------------------------------------------
@@ -238,9 +239,7 @@ def build(args: argparse.Namespace, task: Task, device: torch.device) -> IMFGene
                 "steps": args.steps, "network_guidance": args.network_guidance,
                 "network_guidance_interval": list(args.network_guidance_interval), "dtype": dtype}
     settings |= {"generator_classes": classes} if classes else {}
-    if vae is not None:
-        settings |= vae.settings
-        vae.model.requires_grad_(False).to(device)
+    settings |= dit.place(vae, device)
     return IMFGenerator(model.to(device), settings, device, vae)
 
 

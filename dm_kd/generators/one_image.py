@@ -10,6 +10,7 @@ them. They are stored as PNG, not JPEG. The default pictures come with scikit-le
 """
 
 import argparse
+import importlib.metadata
 import math
 from pathlib import Path
 
@@ -125,5 +126,6 @@ def build(args: argparse.Namespace, task: Task, device: torch.device) -> OneImag
     picture = Image.fromarray(pixels[0].numpy() if task.channels == 1
                               else pixels.permute(1, 2, 0).contiguous().numpy())
     settings = {"name": "one_image", "picture_sha256": files.sha256(data),
-                "licence": BUNDLED_LICENCE if bundled else "that of the picture"}
+                "licence": BUNDLED_LICENCE if bundled else "that of the picture",
+                **{name: importlib.metadata.version(name) for name in ("pillow", "torchvision")}}
     return OneImageGenerator(picture, LARGE_SIDE if task.crop else task.resolution, settings)

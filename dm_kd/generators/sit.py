@@ -32,6 +32,7 @@ LAST_STEP = 0.04  # time of the SDE's last step, taken without noise (both paper
 VELOCITIES = ("sit", "repa")
 LICENCES = {"sit": "MIT (willisma/SiT)", "repa": "MIT (sihyun-yu/REPA)"}
 SAMPLERS = ("sde", "ode", "heun")
+WHOLE = (0.0, 1.0)  # the guidance interval that changes nothing
 
 
 # --- sampling -------------------------------------------------------------------------------------
@@ -87,7 +88,7 @@ def sample_sde(velocity: Callable, x: Tensor, times: list[float], draw: Callable
 
 
 def predicted_velocity(model: Callable, convention: str, labels: Tensor, null: int, scale: float,
-                       guided_channels: int, interval: tuple[float, float] = (0.0, 1.0)
+                       guided_channels: int, interval: tuple[float, float] = WHOLE
                        ) -> Callable:
     """(x, t) -> v = E[eps - x_0 | x_t] with guidance v_u + s (v_c - v_u); outside of the interval
     of t (Kynkäänniemi et al. 2024, arXiv 2404.07724) one conditional forward.
@@ -106,26 +107,6 @@ def predicted_velocity(model: Callable, convention: str, labels: Tensor, null: i
     return velocity
 
 
-def noise_source(seeds: list[int], shape: tuple[int, ...], device: torch.device
-                 ) -> Callable[[], Tensor]:
-    """draw() -> fresh unit noise [B, *shape]; each image's comes from its own seed alone."""
-    streams = [torch.Generator().manual_seed(seed) for seed in seeds]
-    return lambda: torch.stack([torch.randn(shape, generator=stream) for stream in streams]
-                               ).to(device, non_blocking=True)
-
-
-def finished(x: Tensor, vae: dit_weights.Vae | None) -> Tensor:
-    """Latents or pixels in [-1, 1] -> uint8 images on the CPU.
-
-    Raises:
-        UserError: NaN or infinite values."""
-    x = vae.decode(x) if vae else x
-    if not torch.isfinite(x).all():
-        raise UserError("the generator made NaN or infinite values",
-                        hint="--dtype fp32, or other weights")
-    return dit.to_uint8(x).cpu()
-
-
 class SiTGenerator:
     """A trained SiT with its sampler settings: `sample(labels, seeds) -> uint8 images`."""
 
@@ -142,7 +123,7 @@ class SiTGenerator:
     def sample(self, labels: Tensor, seeds: list[int]) -> Tensor:
         """As `dit.DiTGenerator.sample`."""
         size, settings = self.model.config["input_size"], self.settings
-        draw = noise_source(seeds, (self.model.channels, size, size), self.device)
+        draw = dit.noise_source(seeds, (self.model.channels, size, size), self.device)
         labels = dit.as_generator_classes(labels, settings).to(self.device)
         velocity = predicted_velocity(
             self.model, settings["velocity"], labels, self.model.num_classes,
@@ -154,7 +135,7 @@ class SiTGenerator:
         else:
             x = sample_ode(velocity, x, ode_times(settings["steps"]),
                            heun=settings["sampler"] == "heun")
-        return finished(x, self.vae)
+        return dit.to_images(x, self.vae).cpu()
 
 
 # --- command line and files -----------------------------------------------------------------------
@@ -180,7 +161,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--guidance-scale", type=nonnegative_float, default=2.0, metavar="S",
                        help="classifier-free guidance of the velocity; 1 = one conditional "
                             "forward, 0 = unconditional (default: %(default)s)")
-    group.add_argument("--guidance-interval", type=dit.interval, default=(0.0, 1.0), metavar="A-B",
+    group.add_argument("--guidance-interval", type=dit.interval, default=WHOLE, metavar="A-B",
                        help="times at which guidance acts, 0 the image, 1 the noise; REPA's best "
                             "is 0-0.7 (default: 0-1)")
     group.add_argument("--steps", type=positive_int, default=100, metavar="T",
@@ -200,6 +181,7 @@ def build(args: argparse.Namespace, task: Task, device: torch.device) -> SiTGene
         UserError: no such weights or VAE, not of this task, or which velocity is not known.
         DamagedError: bad weights.
     """
+    dit.refuse_idle_interval(args, WHOLE)
     model, card = load(args.weights, args.velocity)
     classes = dit.generator_classes(model.num_classes, task, args.weights)
     vae = dit.load_vae(args, model, card)
@@ -214,9 +196,7 @@ def build(args: argparse.Namespace, task: Task, device: torch.device) -> SiTGene
                 "guided_channels": args.guided_channels or (
                     "3" if convention == "sit" else "all")}
     settings |= {"generator_classes": classes} if classes else {}
-    if vae is not None:
-        settings |= vae.settings
-        vae.model.requires_grad_(False).to(device)
+    settings |= dit.place(vae, device)
     return SiTGenerator(model.to(device), settings, device, vae)
 
 

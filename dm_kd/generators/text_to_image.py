@@ -16,6 +16,7 @@ nothing.
 """
 
 import argparse
+import importlib.metadata
 import inspect
 from pathlib import Path
 
@@ -32,9 +33,9 @@ LARGE_SIDE = 256  # pixels of an image for tasks of large images, as DiT's
 LIBRARIES = ("diffusers", "transformers")
 CHECKERS = {"safety_checker": None, "requires_safety_checker": False}
 GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow's
+CONFIGS = ("model_index.json", "*/*.json", "*/*.txt", "*/*.model")
 # a repository's root may hold the same weights once more, as one file; fp16 copies too
-WANTED = ("model_index.json", "README.md", "LICENSE*", "*/*.json", "*/*.txt", "*/*.model",
-          "*/*.safetensors")
+WANTED = (*CONFIGS, "README.md", "LICENSE*", "*/*.safetensors")
 
 
 def prompt(text: str) -> str:
@@ -121,8 +122,11 @@ def build(args: argparse.Namespace, task: Task, device: torch.device) -> TextToI
     settings = {
         "name": "text_to_image", "pipeline": index["_class_name"],
         "weights_sha256": dit_weights.digest(sorted(folder.glob("*/*.safetensors"))),
+        "configs_sha256": dit_weights.digest(sorted(  # scheduler and tokenizers make bytes too
+            path for pattern in CONFIGS for path in folder.glob(pattern))),
         "licence": dit_weights.model_card_licence(folder) or "unknown", "prompt": args.prompt,
-        "prompts": prompts, **call, "dtype": dtype, "diffusers": diffusers.__version__}
+        "prompts": prompts, **call, "dtype": dtype, "diffusers": diffusers.__version__,
+        "transformers": importlib.metadata.version("transformers")}
     settings |= {"weights_hub_id": args.weights} if hub else {}
     return TextToImageGenerator(pipeline, prompts, call, resolution, task.channels, settings)
 

@@ -5,7 +5,7 @@
 # on a GPU that has them. Students of seeds 0, 1 and 2, folds 0 and 1, judged on training writers only
 # (--val dev). Rule, fixed beforehand: an approximation is offered as harmless where the lower end of
 # its 95 % interval against exact is above -1 point; what is neither faster nor harmless is left out.
-# Hardware: 2 CPU cores (one job each).  Time: about 1.5 hours.  Disk: 200 MB.
+# Hardware: 2 CPU cores (one job each).  Time: about 40 minutes.  Disk: 200 MB.
 # Use: sh scripts/sweeps/digits_approximations.sh [--dry-run]   (JOBS=2: processes at a time, a thread
 # each). Running it again goes on where it stopped.
 set -eu
