@@ -793,7 +793,5 @@ def test_a_teachers_guidance_stands_in_the_settings_and_needs_a_teacher_and_ddpm
     for wrong in (flags[:2], (*flags, "--sampler", "ddim")):
         with pytest.raises(UserError, match="needs --teacher and --sampler ddpm"):
             settings(*wrong)
-    with pytest.raises(UserError, match="needs gradients"):
-        settings(*flags, "--fp8")
     with pytest.raises(UserError, match="no BatchNorm2d"):
         settings("--teacher-guidance", "1", "--teacher", "lenet5@none")

@@ -819,13 +819,10 @@ def teacher_guidance(args: argparse.Namespace, task: Task, device: torch.device,
     """What --teacher-guidance asks for; noted in the settings.
 
     Raises:
-        UserError: no --teacher, another sampler, --fp8, or a teacher without batch norm."""
+        UserError: no --teacher, another sampler, or a teacher without batch norm."""
     if not args.teacher or args.sampler != "ddpm":
         raise UserError("--teacher-guidance needs --teacher and --sampler ddpm",
                         hint="--teacher SPEC --sampler ddpm")
-    if args.fp8:
-        raise UserError("--teacher-guidance needs gradients, which --fp8 has none of",
-                        hint="leave out --fp8")
     teacher, card = models.load_frozen(args.teacher, task)
     teacher.to(device)
     example = torch.zeros(2, task.channels, task.resolution, task.resolution, device=device)
