@@ -77,6 +77,14 @@ def test_the_gpu_part_runs_at_small_size(tmp_path, monkeypatch, capsys):
     assert "% of the wall" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("names", [
+    pair for pair, *_ in distillation.GPU_PAIRS] + [("wrn_40_2", "wrn_16_1")])
+def test_the_networks_of_every_part_can_be_made(names):
+    teacher, student = distillation.make_networks(*names, 10, 32, 4)
+    assert not teacher.training and student.training
+    assert teacher(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
+
+
 def test_an_unknown_part_of_a_benchmark_is_refused(capsys):
     assert distillation.main(["--parts", "small,loder"]) == 2
     assert "loder" in capsys.readouterr().err
@@ -165,7 +173,8 @@ def test_nan_is_not_equivalent():
                                   "torchvision:resnet18", "torchvision:mobilenet_v2"])
 def test_a_fused_teacher_computes_the_same_logits(name):
     torch.manual_seed(0)
-    teacher = models.build(name, types.SimpleNamespace(name="x", num_classes=10, channels=3))
+    teacher = models.build(name, types.SimpleNamespace(name="x", num_classes=10, channels=3,
+                                                       resolution=32))
     with torch.no_grad():
         for _ in range(3):  # statistics that are not 0 and 1
             teacher(torch.randn(16, 3, 32, 32))

@@ -54,7 +54,7 @@ LIMITS, DEEP_LIMITS = (1e-2, 1e-5, 1e-3), (5e-2, 1e-3, 5e-2)
 def make_networks(teacher: str, student: str, classes: int, side: int, images: int
                   ) -> tuple[nn.Module, nn.Module]:
     """Random networks for [N, 3, side, side]; the teacher's batch norms know its activations."""
-    task = types.SimpleNamespace(name="random", num_classes=classes, channels=3)
+    task = types.SimpleNamespace(name="random", num_classes=classes, channels=3, resolution=side)
     teacher, student = models.build(teacher, task), models.build(student, task)
     with torch.no_grad():
         for _ in range(3):
