@@ -25,7 +25,8 @@ def small_ceiling(monkeypatch):
     monkeypatch.setattr(measure, "CEILING_SIZE", 64)
 
 
-def test_distillation_checks_gradients_and_writes_its_record(tmp_path, capsys):
+def test_distillation_checks_gradients_and_writes_its_record(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(distillation.engine, "resolve_amp", lambda *_: "none")  # on all processors
     assert distillation.main([*DISTILL, "--out", str(tmp_path)]) == 0
     record = json.loads((tmp_path / "distillation.json").read_text())
     assert COMMON | {"equivalence", "rows", "ratios", "ceiling_gflops", "amp"} <= record.keys()
@@ -59,6 +60,25 @@ def test_other_crops_are_no_equivalent_loader(tmp_path, monkeypatch, capsys):
     assert distillation.main(["--parts", "loader", "--loader-images", "3", "--device", "cpu",
                               "--out", str(tmp_path)]) == 2
     assert "not equivalent" in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+def test_bfloat16_gradients_of_a_deep_pair_pass_and_those_of_other_views_do_not():
+    torch.manual_seed(0)
+    names, side = ("torchvision:resnet18", "torchvision:resnet50"), 35
+    teacher, student = distillation.make_networks(*names, 10, side, 4)
+    teacher.requires_grad_(False)
+    x, labels = torch.randn(4, 3, side, side), torch.zeros(4, dtype=torch.int64)
+
+    def step(views, bf16):
+        sgd = torch.optim.SGD(student.parameters(), lr=0.1)
+        return lambda: distillation.simple_step(student, teacher, sgd, views, labels, bf16)
+
+    steps = {distillation.ORIGINAL: step(x, False), "bf16": step(x, True),
+             "mirrored bf16": step(x.flip(3), True)}
+    checks = distillation.equivalence(steps, dict.fromkeys(steps, student), "bf16", deep=True)
+    measure.require({"x": checks["bf16: 1 - cosine"]})
+    with pytest.raises(UserError, match="not equivalent"):
+        measure.require({"x": checks["mirrored bf16: 1 - cosine"]})
 
 
 def test_the_gpu_part_runs_at_small_size(tmp_path, monkeypatch, capsys):
