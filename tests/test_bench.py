@@ -93,6 +93,7 @@ def test_the_gpu_part_runs_at_small_size(tmp_path, monkeypatch, capsys):
     assert pair["goal"] == 9000 and pair["wall"] == 45000 and not pair["reached"]
     assert pair["share_of_wall_percent"] == pytest.approx(
         100 * pair["images_per_second"]["ours"] / 45000)
+    assert pair["compile_seconds"] > 0 < pair["warm_up_seconds"]
     assert len(pair["ratios"]) == 2 and gpu["crops_per_second"] > 0
     assert "% of the wall" in capsys.readouterr().out
 

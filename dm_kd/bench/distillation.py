@@ -20,6 +20,7 @@ import functools
 import itertools
 import sys
 import tempfile
+import time
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -364,7 +365,9 @@ def gpu_pair(args: argparse.Namespace, device: torch.device, names: tuple[str, s
     one = {ORIGINAL: lambda: original_step(nets[ORIGINAL], with_graph, sgd[ORIGINAL], x_nchw,
                                            labels),
            OURS: lambda: ours(1)}
+    started = time.perf_counter()
     checks = equivalence(one, {ORIGINAL: nets[ORIGINAL], OURS: mine}, "bf16", deep=True)
+    compiling = time.perf_counter() - started  # and two steps
     measure.require(checks)
     times = measure.interleave(variants, args.repeats, device)
     speed = {name: batch * steps / measure.spread(times[name]["wall"])["median"]
@@ -372,11 +375,13 @@ def gpu_pair(args: argparse.Namespace, device: torch.device, names: tuple[str, s
     for name, value in speed.items():
         print(f"  {names[0]} -> {names[1]}, {name:<44} {value:9.0f} images/s")
     share = 100 * speed[OURS] / wall
-    print(f"  goal {goal:,.0f} images/s; {share:.0f} % of the wall of {wall:,.0f}")
+    print(f"  goal {goal:,.0f} images/s; {share:.0f} % of the wall of {wall:,.0f}; compiled in "
+          f"{compiling:.0f} s")
     return {"pair": list(names), "batch_size": batch, "equivalence": checks,
             "images_per_second": speed, "goal": goal, "wall": wall,
             "share_of_wall_percent": share,
-            "reached": speed[OURS] >= goal, "warm_up_seconds": times[OURS]["warm_up"],
+            "reached": speed[OURS] >= goal, "compile_seconds": compiling,
+            "warm_up_seconds": times[OURS]["warm_up"],
             "ratios": {name: measure.ratio(times, name, OURS, "wall")
                        for name in variants if name != OURS}}
 
