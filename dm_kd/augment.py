@@ -87,14 +87,16 @@ def crop_boxes(seed: int, epoch: int, ids: Tensor, sizes: Tensor) -> Tensor:
 
 def resized_crops(images: Tensor | list[Tensor], boxes: Tensor, mirrored: Tensor, size: int
                   ) -> Tensor:
-    """Cut the boxes out, resize them to size x size, mirror: uint8 [B, C, size, size].
+    """Cut the boxes out, resize them to size x size, mirror: uint8 [B, C, size, size], on CPUs in
+    channels_last memory.
 
     images: uint8 [B, C, H, W], or a list of [C, h, w] on the CPU. Bilinear with antialiasing, as
     Pillow's: on CPUs by torch's own kernel, on GPUs as two batched matrix products."""
     if isinstance(images, Tensor) and images.device.type != "cpu":
         return _crops_by_products(images, send(boxes, images.device),
                                   send(mirrored, images.device), size, torch.float16)
-    out = torch.empty(len(images), images[0].shape[0], size, size, dtype=torch.uint8)
+    out = torch.empty(len(images), images[0].shape[0], size, size, dtype=torch.uint8,
+                      memory_format=torch.channels_last)
     for image, (top, left, h, w), mirror, place in zip(images, boxes.tolist(), mirrored.tolist(),
                                                        out, strict=True):
         cut = image[None, :, top:top + h, left:left + w].contiguous(
@@ -159,19 +161,22 @@ def resize(images: Tensor, height: int, width: int) -> Tensor:
 
 def standardize(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """uint8 [B, C, H, W] -> float32, (image / 255 - mean) / std per channel, channels_last."""
-    scale, shift = _scale_and_shift(tuple(mean), tuple(std), images.device)
-    images = images.contiguous(memory_format=torch.channels_last)
-    return images.float().mul_(scale).add_(shift)
+    x = images.contiguous(memory_format=torch.channels_last).float()
+    b, c, h, w = x.shape
+    scale, shift = _scale_and_shift(tuple(mean), tuple(std), w, x.device)
+    rows = x.permute(0, 2, 3, 1).view(b, h, w * c)  # by pixel rows: on CPUs 2.5 times faster than
+    rows.mul_(scale).add_(shift)  # by [1, C, 1, 1], whose innermost loop has C numbers
+    return x
 
 
 @functools.lru_cache(32)
 @torch.inference_mode(False)
-def _scale_and_shift(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
-                     ) -> tuple[Tensor, Tensor]:
-    """1 / (255 std) and -mean / std, [1, C, 1, 1], made once on each device."""
+def _scale_and_shift(mean: tuple[float, ...], std: tuple[float, ...], width: int,
+                     device: torch.device) -> tuple[Tensor, Tensor]:
+    """1 / (255 std) and -mean / std of a row of pixels, [width * C], made once on each device."""
     scale = torch.tensor([1 / (255 * s) for s in std], device=device)
     shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=device)
-    return scale.view(1, -1, 1, 1), shift.view(1, -1, 1, 1)
+    return scale.repeat(width), shift.repeat(width)
 
 
 def mix(x: Tensor, seed: int, epoch: int, step: int, mixup: float, cutmix: float,

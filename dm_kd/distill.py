@@ -114,6 +114,7 @@ def body(argv: list[str]) -> None:
         dist.start(device)
         digests = args.cache_teacher and logits_digests(args, teacher, teacher_card, images, inputs)
         images, labels = resident(images, labels, device)
+        val = val and dataclasses.replace(val, images=resident(val.images, val.labels, device)[0])
         source = StoredSource(images, labels, args.batch_size, args.seed, dist.rank(),
                               dist.world_size(), args.steps_per_epoch, far_from(device, images),
                               making(inputs.get("generator"), len(labels)))

@@ -8,6 +8,8 @@ import argparse
 import functools
 import importlib.util
 import math
+import os
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -89,7 +91,8 @@ def check_arguments(args: argparse.Namespace) -> None:
     """What can be refused before anything is read.
 
     Raises:
-        UserError: the batch divides neither over the ranks nor into --bn-group; no tensorboard."""
+        UserError: the batch divides neither over the ranks nor into --bn-group; no tensorboard, no
+            C compiler."""
     ranks = dist.world_size()
     if args.batch_size % ranks:
         raise UserError(f"--batch-size {args.batch_size} does not divide over {ranks} processes",
@@ -98,6 +101,9 @@ def check_arguments(args: argparse.Namespace) -> None:
     if args.bn_group and share % args.bn_group:
         raise UserError(f"the {share} images of a process do not divide into groups of "
                         f"{args.bn_group}", hint="a --bn-group that divides --batch-size")
+    if args.compile == "on" and COMPILER == "inductor" and not c_compiler():
+        raise UserError("--compile on needs a C compiler, and there is none on the PATH",
+                        hint="--compile off, or install gcc")
     if args.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise UserError("--tensorboard needs the package tensorboard",
                         hint="pip install tensorboard")
@@ -191,10 +197,17 @@ def autocast(amp: str, device: torch.device) -> torch.autocast:
 
 
 def resolve_compile(choice: str, device: torch.device) -> str:
-    """"on" or "off". auto: on for GPUs that have a Triton to compile with."""
+    """"on" or "off". auto: on for GPUs that have a Triton to compile with, and a C compiler, which
+    Triton needs."""
     if choice != "auto":
         return choice
-    return "on" if device.type == "cuda" and importlib.util.find_spec("triton") else "off"
+    able = device.type == "cuda" and importlib.util.find_spec("triton") and c_compiler()
+    return "on" if able else "off"
+
+
+def c_compiler() -> str | None:
+    """The C compiler that Triton and inductor would take, None where there is none."""
+    return os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
 
 
 def compiled(network: nn.Module, args: argparse.Namespace, device: torch.device) -> nn.Module:
@@ -277,7 +290,9 @@ def train_step(student: nn.Module, teacher: nn.Module | None, optimizer: torch.o
 
 def take(images, index: Tensor) -> Tensor | list[Tensor]:
     """Those at the positions `index`, of a tensor or of files, which are decoded."""
-    return images[index.to(images.device) if isinstance(images, Tensor) else index]
+    if isinstance(images, Tensor):
+        return torch.index_select(images, 0, index.to(images.device))
+    return images[index]
 
 
 @torch.inference_mode()

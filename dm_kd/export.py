@@ -57,9 +57,9 @@ def body(argv: list[str]) -> None:
     run.use_device(args)
     name, state, card = models.read_run(files.must_exist(args.run, "--run", "run folder"))
     try:
-        task = types.SimpleNamespace(name=card["task"], num_classes=card["num_classes"],
-                                     channels=len(card["mean"]))
         side = card["resolution"]
+        task = types.SimpleNamespace(name=card["task"], num_classes=card["num_classes"],
+                                     channels=len(card["mean"]), resolution=side)
     except (KeyError, TypeError) as error:
         raise DamagedError("the card of the run's weights is not whole", folder=args.run,
                            found=str(error)[:80]) from error

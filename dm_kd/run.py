@@ -269,10 +269,16 @@ def stoppable() -> Iterator[Callable[[], int]]:
 
 
 def resume_threads(args: argparse.Namespace) -> None:
-    """A run that goes on keeps the thread count it began with, unless --threads says another."""
+    """A run that goes on keeps the thread count it began with, unless --threads says another.
+
+    Raises:
+        DamagedError: the count is none."""
     config = args.out / "config.yaml"
     if args.threads is None and config.exists():
         args.threads = read_config(config).get("threads")
+        if args.threads is not None and (type(args.threads) is not int or args.threads < 1):
+            raise DamagedError(f"config.yaml is damaged: threads is {args.threads!r:.40}",
+                               file=config, hint="--threads N as it was, or another --out")
 
 
 def use_device(args: argparse.Namespace):

@@ -7,6 +7,7 @@ The folder is a Run folder (see run.py); as a --teacher spec it is enough by its
 """
 
 import argparse
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -46,14 +47,15 @@ def body(argv: list[str]) -> None:
     device = run.use_device(args)
     args.amp = engine.resolve_amp(args.amp, device)
     args.compile = engine.resolve_compile(args.compile, device)
+    engine.check_arguments(args)
     real = load_real(task, "train", args.fold, args.val, args.data)
     if args.images_per_class is not None:
         real = real.chosen(first_per_class(real.labels, args.images_per_class))
     images, digest = gathered(real.images, task, args.cache, False)
     val = load_judged(task, args)
-    engine.check_arguments(args)
     dist.start(device)
     images, labels = resident(images, real.labels, device)
+    val = val and dataclasses.replace(val, images=resident(val.images, val.labels, device)[0])
     source = StoredSource(images, labels, args.batch_size, args.seed, dist.rank(),
                           dist.world_size(), args.steps_per_epoch, far_from(device, images))
     inputs = {"source_images": len(real.labels), **({"source_sha256": digest} if digest else {})}

@@ -102,6 +102,20 @@ def test_standardize_subtracts_the_mean_and_divides_by_the_deviation():
     assert torch.allclose(found.double(), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_standardize_keeps_an_images_layout_which_decides_the_convolution(channels):
+    nhwc = torch.randint(0, 256, (2, 6, 5, channels), dtype=torch.uint8).permute(0, 3, 1, 2)
+    mean, std = (0.1, 0.5, 0.9)[:channels], (0.2, 0.3, 1.5)[:channels]
+    for images in (nhwc, nhwc.contiguous()):
+        found = augment.standardize(images, mean, std)
+        as_it_was = images.contiguous(memory_format=torch.channels_last)
+        assert found.stride() == as_it_was.stride()
+        assert found.is_contiguous(memory_format=torch.channels_last)
+        for c in range(channels):  # the same two roundings per number
+            row = images[:, c].float() * (1 / (255 * std[c])) + -mean[c] / std[c]
+            assert torch.equal(found[:, c], row)
+
+
 def test_constants_made_while_judging_serve_a_training_step():
     mean, std = (0.123,), (0.456,)
     images = torch.randint(0, 256, (2, 1, 4, 4), dtype=torch.uint8)
@@ -109,7 +123,7 @@ def test_constants_made_while_judging_serve_a_training_step():
         augment.standardize(images, mean, std)
     weight = torch.ones(4, requires_grad=True)
     x = augment.standardize(images, list(mean), list(std)) * augment._scale_and_shift(
-        mean, std, images.device)[0]
+        mean, std, 4, images.device)[0]
     (x * weight).sum().backward()
     assert weight.grad is not None
 

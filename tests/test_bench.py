@@ -25,7 +25,8 @@ def small_ceiling(monkeypatch):
     monkeypatch.setattr(measure, "CEILING_SIZE", 64)
 
 
-def test_distillation_checks_gradients_and_writes_its_record(tmp_path, capsys):
+def test_distillation_checks_gradients_and_writes_its_record(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(distillation.engine, "resolve_amp", lambda *_: "none")  # on all processors
     assert distillation.main([*DISTILL, "--out", str(tmp_path)]) == 0
     record = json.loads((tmp_path / "distillation.json").read_text())
     assert COMMON | {"equivalence", "rows", "ratios", "ceiling_gflops", "amp"} <= record.keys()
@@ -61,6 +62,25 @@ def test_other_crops_are_no_equivalent_loader(tmp_path, monkeypatch, capsys):
     assert "not equivalent" in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
+def test_bfloat16_gradients_of_a_deep_pair_pass_and_those_of_other_views_do_not():
+    torch.manual_seed(0)
+    names, side = ("torchvision:resnet18", "torchvision:resnet50"), 35
+    teacher, student = distillation.make_networks(*names, 10, side, 4)
+    teacher.requires_grad_(False)
+    x, labels = torch.randn(4, 3, side, side), torch.zeros(4, dtype=torch.int64)
+
+    def step(views, bf16):
+        sgd = torch.optim.SGD(student.parameters(), lr=0.1)
+        return lambda: distillation.simple_step(student, teacher, sgd, views, labels, bf16)
+
+    steps = {distillation.ORIGINAL: step(x, False), "bf16": step(x, True),
+             "mirrored bf16": step(x.flip(3), True)}
+    checks = distillation.equivalence(steps, dict.fromkeys(steps, student), "bf16", deep=True)
+    measure.require({"x": checks["bf16: 1 - cosine"]})
+    with pytest.raises(UserError, match="not equivalent"):
+        measure.require({"x": checks["mirrored bf16: 1 - cosine"]})
+
+
 def test_the_gpu_part_runs_at_small_size(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(distillation.engine, "COMPILER", "eager")
     monkeypatch.setattr(distillation, "GPU_PAIRS", ((("wrn_16_1", "wrn_16_1"), 9000.0, 45000.0),))
@@ -73,8 +93,17 @@ def test_the_gpu_part_runs_at_small_size(tmp_path, monkeypatch, capsys):
     assert pair["goal"] == 9000 and pair["wall"] == 45000 and not pair["reached"]
     assert pair["share_of_wall_percent"] == pytest.approx(
         100 * pair["images_per_second"]["ours"] / 45000)
+    assert pair["compile_seconds"] > 0 < pair["warm_up_seconds"]
     assert len(pair["ratios"]) == 2 and gpu["crops_per_second"] > 0
     assert "% of the wall" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("names", [
+    pair for pair, *_ in distillation.GPU_PAIRS] + [("wrn_40_2", "wrn_16_1")])
+def test_the_networks_of_every_part_can_be_made(names):
+    teacher, student = distillation.make_networks(*names, 10, 32, 4)
+    assert not teacher.training and student.training
+    assert teacher(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
 
 
 def test_an_unknown_part_of_a_benchmark_is_refused(capsys):
@@ -172,7 +201,8 @@ def test_nan_is_not_equivalent():
                                   "torchvision:resnet18", "torchvision:mobilenet_v2"])
 def test_a_fused_teacher_computes_the_same_logits(name):
     torch.manual_seed(0)
-    teacher = models.build(name, types.SimpleNamespace(name="x", num_classes=10, channels=3))
+    teacher = models.build(name, types.SimpleNamespace(name="x", num_classes=10, channels=3,
+                                                       resolution=32))
     with torch.no_grad():
         for _ in range(3):  # statistics that are not 0 and 1
             teacher(torch.randn(16, 3, 32, 32))

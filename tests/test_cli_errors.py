@@ -212,6 +212,9 @@ def test_a_path_that_is_wrong_is_named(entry, flag, path, refused, tmp_path, tea
     (tmp_path / "a_file").write_text("not what it should be")
     (tmp_path / "empty_folder").mkdir()
     command = [*COMMANDS[entry], flag, path]
+    if entry == "distill":  # each --teacher is one more: the missing "t" would be named first
+        at = command.index("--teacher")
+        del command[at:at + 2]
     if entry == "distill" and flag == "--source":
         command += ["--teacher", teacher_folder]
     before = contents(tmp_path)

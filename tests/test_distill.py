@@ -119,3 +119,13 @@ def test_the_source_is_known_by_its_pixels_where_it_has_no_digest():
     digest = [distill.logits_digests(args, Fixed([0.0]), {"name": "t"}, images, {})["source"]
               for images in (torch.zeros(3, 1, 8, 8), torch.ones(3, 1, 8, 8))]
     assert digest[0] != digest[1]
+
+
+def test_what_is_judged_goes_to_the_device_as_what_is_learned_from(trained, teacher_folder,
+                                                                   monkeypatch):
+    seen = []
+    monkeypatch.setattr(distill, "resident", lambda images, labels, device: seen.append(
+        len(images)) or (images, labels))
+    folder = trained("run", "--teacher", teacher_folder)
+    judged = json.loads((folder / "result.json").read_text())["val_images"]
+    assert len(seen) == 2 and seen[1] == judged

@@ -700,7 +700,21 @@ def test_networks_are_compiled_on_gpus_only_unless_asked_for():
     assert engine.resolve_compile("off", cuda) == "off"
 
 
+def test_without_a_c_compiler_nothing_is_compiled_and_asking_for_it_is_refused(
+        distill_args, monkeypatch):
+    monkeypatch.setattr(engine.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(engine.shutil, "which", lambda name: None)
+    monkeypatch.delenv("CC", raising=False)
+    assert engine.resolve_compile("auto", torch.device("cuda")) == "off"
+    with pytest.raises(UserError, match="needs a C compiler"):
+        engine.check_arguments(distill_args(compile="on"))
+    monkeypatch.setenv("CC", "cc")
+    assert engine.resolve_compile("auto", torch.device("cuda")) == "on"
+    engine.check_arguments(distill_args(compile="on"))
+
+
 def test_without_triton_a_gpu_runs_uncompiled(monkeypatch):
+    monkeypatch.setenv("CC", "cc")
     for there, found in ((None, "off"), (object(), "on")):
         monkeypatch.setattr(engine.importlib.util, "find_spec", lambda name, there=there: there)
         assert engine.resolve_compile("auto", torch.device("cuda")) == found

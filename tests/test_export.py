@@ -1,11 +1,12 @@
 """Handing a student out: what is written gives the same logits when it is read again."""
 
 import json
+import types
 
 import pytest
 import torch
 
-from dm_kd import export, models
+from dm_kd import export, files, models
 
 
 def exported(teacher_folder, out, *flags):
@@ -19,6 +20,17 @@ def test_the_exported_folder_is_a_teacher_with_the_same_logits(teacher_folder, t
     ours, theirs = (models.load_frozen(str(f), digits)[0](x)
                     for f in (tmp_path / "out", teacher_folder))
     assert torch.equal(ours, theirs)
+
+
+def test_a_student_of_torchvision_is_handed_out_too(tmp_path):
+    task = types.SimpleNamespace(name="x", num_classes=3, channels=3, resolution=32)
+    student = models.build("torchvision:squeezenet1_1", task)
+    files.write_with_card(tmp_path / "run", "student", student.state_dict(), {
+        "model": "torchvision:squeezenet1_1", "task": "x", "num_classes": 3, "resolution": 32,
+        "class_names": ["a", "b", "c"], "mean": [0.5] * 3, "std": [0.5] * 3, "fold": None})
+    assert exported(tmp_path / "run", tmp_path / "out") == 0
+    again, _ = models.load_frozen(str(tmp_path / "out"), task)
+    assert all(torch.equal(v, student.state_dict()[k]) for k, v in again.state_dict().items())
 
 
 def test_the_card_says_how_to_use_it(teacher_folder, tmp_path, digits):

@@ -511,3 +511,10 @@ def test_progress_writes_plain_lines_with_the_time_left(capsys, monkeypatch):
         bar.update()
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 3 and lines[-1] == "work: 40/100 steps, 1.0/s, 60 s left"
+
+
+@pytest.mark.parametrize("threads", ["two", "0", "-3", "[2]", "true"])
+def test_a_thread_count_that_is_none_is_a_damaged_config(tmp_path, threads):
+    (tmp_path / "config.yaml").write_text(f"threads: {threads}\n")
+    with pytest.raises(DamagedError, match="threads is"):
+        run.resume_threads(argparse.Namespace(out=tmp_path, threads=None))

@@ -179,7 +179,9 @@ class StoredSource:
         """(images, labels) at the positions `index`, int64 [B] on the CPU."""
         index = augment.send(index, self.labels.device)
         if not self.pinned:
-            return self.images[index], self.labels[index]
+            images = (torch.index_select(self.images, 0, index)  # on CPUs 3 times faster than [...]
+                      if isinstance(self.images, Tensor) else self.images[index])
+            return images, self.labels[index]
         labels = self.labels[index].pin_memory()
         if not isinstance(self.images, Tensor):
             return self.images[index], labels
