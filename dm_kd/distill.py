@@ -103,21 +103,8 @@ def body(argv: list[str]) -> None:
     if args.source in ONLINE:
         online.check(args, dist.world_size())
     teacher, teacher_card = load_teacher(args, task)
-    if args.source in ONLINE:
-        teacher = teacher.to(device, memory_format=torch.channels_last)
-        source = importlib.import_module(ONLINE[args.source]).build(args, task, teacher, device)
-        images, labels, inputs = online.example_images(task), torch.tensor([-1]), {}
-        val, digests = load_judged(task, args), None
-    else:
-        images, labels, inputs = load_source(args, task)
-        val = load_judged(task, args)
-        dist.start(device)
-        digests = args.cache_teacher and logits_digests(args, teacher, teacher_card, images, inputs)
-        images, labels = resident(images, labels, device)
-        val = val and dataclasses.replace(val, images=resident(val.images, val.labels, device)[0])
-        source = StoredSource(images, labels, args.batch_size, args.seed, dist.rank(),
-                              dist.world_size(), args.steps_per_epoch, far_from(device, images),
-                              making(inputs.get("generator"), len(labels)))
+    source, images, labels, val, inputs = open_source(args, task, teacher, device)
+    digests = args.cache_teacher and logits_digests(args, teacher, teacher_card, images, inputs)
     card = {"model": args.student, "task": task.name, "num_classes": task.num_classes,
             "class_names": list(task.class_names), "mean": task.mean, "std": task.std,
             "resolution": task.resolution,
@@ -135,9 +122,9 @@ def body(argv: list[str]) -> None:
         if folder.result:
             print(f"{args.out} is finished: Acc@1 {folder.result['acc1']}")
             return
+        count = "" if args.source in ONLINE else f"{len(labels)} "
         folder.log(f"{args.student}, {models.parameter_count(student):,} parameters, from "
-                   f"{teacher_card['name']} on {'' if args.source in ONLINE else f'{len(labels)} '}"
-                   f"images of {args.source}, {device}, "
+                   f"{teacher_card['name']} on {count}images of {args.source}, {device}, "
                    f"amp {args.amp}")
         if teacher_card["fold"] not in (None, args.fold):
             folder.log(f"note: the teacher was trained for fold {teacher_card['fold']}; it may "
@@ -152,6 +139,25 @@ def body(argv: list[str]) -> None:
             cache = open_cache(folder, args, task, view, source, digests, device)
         engine.fit(folder, args, view, student, teacher, source, objective, val, device, card,
                    cache)
+
+
+def open_source(args: argparse.Namespace, task: Task, teacher: torch.nn.Module,
+                device: torch.device) -> tuple:
+    """(source of the loop's batches, images to look at, their labels, what is judged on or None,
+    digests and generator of the images). Images lie on the device where they fit."""
+    if args.source in ONLINE:
+        source = importlib.import_module(ONLINE[args.source]).build(
+            args, task, teacher.to(device, memory_format=torch.channels_last), device)
+        return source, online.example_images(task), torch.tensor([-1]), load_judged(task, args), {}
+    images, labels, inputs = load_source(args, task)
+    val = load_judged(task, args)
+    dist.start(device)
+    images, labels = resident(images, labels, device)
+    val = val and dataclasses.replace(val, images=resident(val.images, val.labels, device)[0])
+    source = StoredSource(images, labels, args.batch_size, args.seed, dist.rank(),
+                          dist.world_size(), args.steps_per_epoch, far_from(device, images),
+                          making(inputs.get("generator"), len(labels)))
+    return source, images, labels, val, inputs
 
 
 def teacher_specs(text: str) -> list[str]:
@@ -221,7 +227,7 @@ def open_cache(folder: run.Run, args: argparse.Namespace, task: Task, view: engi
     settings = {**digests, "view": dataclasses.asdict(view) | {"num_classes": 0},
                 "seed": args.seed, "batch_size": args.batch_size,
                 "steps_per_epoch": source.steps_per_epoch, "amp": args.amp,
-                "compile": args.compile,
+                "compile": args.compile, "resolution": task.resolution,
                 "hardware": run.hardware(device), "torch": torch.__version__}
     rows = args.batch_size // dist.world_size()
     return TeacherCache(args.cache, settings, args.cache_teacher, (rows, task.num_classes),

@@ -52,6 +52,8 @@ def body(argv: list[str]) -> None:
         state = "" if args.run.exists() else " (not made yet)"
         print(f"would export {args.run}{state} to {args.out}{' with ONNX' if args.onnx else ''}")
         return
+    if args.out.resolve() == args.run.resolve():
+        raise UserError("--out is the run itself", folder=args.out, hint="another --out")
     if args.onnx:
         require_onnx()
     run.use_device(args)
