@@ -108,12 +108,6 @@ def test_the_temperature_of_several_teachers_is_part_of_their_kept_logits(traine
     assert len(list((tmp_path / "cache").glob("teacher_*"))) == 3
 
 
-def test_images_that_are_made_while_the_student_learns_have_no_kept_logits():
-    args = types.SimpleNamespace(source="dafl", temperature=1.0)
-    with pytest.raises(distill.UserError, match="--cache-teacher needs stored images"):
-        distill.logits_digests(args, Fixed([0.0]), {"name": "t"}, None, {})
-
-
 def test_the_source_is_known_by_its_pixels_where_it_has_no_digest():
     args = types.SimpleNamespace(source="real", temperature=1.0)
     digest = [distill.logits_digests(args, Fixed([0.0]), {"name": "t"}, images, {})["source"]

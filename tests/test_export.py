@@ -22,6 +22,11 @@ def test_the_exported_folder_is_a_teacher_with_the_same_logits(teacher_folder, t
     assert torch.equal(ours, theirs)
 
 
+def test_a_run_is_not_exported_into_itself(teacher_folder, capsys):
+    assert exported(teacher_folder, teacher_folder) == 2
+    assert "is the run itself" in capsys.readouterr().err
+
+
 def test_a_student_of_torchvision_is_handed_out_too(tmp_path):
     task = types.SimpleNamespace(name="x", num_classes=3, channels=3, resolution=32)
     student = models.build("torchvision:squeezenet1_1", task)
