@@ -23,9 +23,16 @@ def is_main() -> bool:
 
 
 def start(device: torch.device) -> None:
-    """Join the process group that torchrun describes: nccl on GPUs, gloo on CPUs."""
+    """Join the process group that torchrun describes: nccl on GPUs, gloo on CPUs.
+
+    After --max-restarts started all ranks again the agent's store may still hold the addresses of
+    the killed ones (torch 2.15 shares it between attempts): each attempt has keys of its own."""
     if world_size() > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        store, _, _ = next(dist.rendezvous("env://"))
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", rank=rank(),
+                                store=dist.PrefixStore(f"attempt_{attempt}", store),
+                                world_size=world_size())
 
 
 def stop() -> None:
