@@ -2,7 +2,7 @@
 # The Fashion-MNIST table of the README: one teacher and one generator on the 60,000 real images;
 # students from all real images, from 10,000 real ones and from 10,000 synthetic ones, 3 seeds each,
 # the same number of steps for every row.
-# Hardware: 2 CPU cores.  Time: about 6 hours.  Disk: 400 MB.
+# Hardware: 2 CPU cores.  Time: about 3.5 hours.  Disk: 400 MB.
 # Expected top-1: the README's table. Goal: 10,000 synthetic images within 0.5 points of 10,000 real.
 # Use: sh scripts/fashion_mnist.sh [--seed N] [--threads N] [--dry-run]    seeds N, N+1, N+2 (default 0);
 #      JOBS=2 processes at a time. The same command goes on after an interruption.

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Fashion-MNIST, step 4: a student (LeNet-5-half) from 10,000 synthetic images alone. Expected
 # top-1: see the README's table.
-# Hardware: 2 CPU cores.  Time: 3 minutes.  Disk: 50 MB.
+# Hardware: 2 CPU cores.  Time: 5 minutes.  Disk: 50 MB.
 # Use: sh scripts/fashion_mnist_distill.sh [flags of python -m dm_kd.distill, such as --student wrn_16_1 or --dry-run]
 set -eu
 cd "$(dirname "$0")/.."

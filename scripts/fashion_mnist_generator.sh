@@ -1,6 +1,6 @@
 #!/bin/sh
 # Fashion-MNIST, step 2: a small DiT (patch 4, 2.4 M parameters) on the 60,000 real images.
-# Hardware: 2 CPU cores.  Time: about 2 hours.  Disk: 60 MB.
+# Hardware: 2 CPU cores.  Time: about 1.5 hours.  Disk: 60 MB.
 # Use: sh scripts/fashion_mnist_generator.sh [flags of python -m dm_kd.train_generator, such as --dry-run]
 set -eu
 cd "$(dirname "$0")/.."

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Fashion-MNIST, step 3: 1,000 synthetic images per class.
-# Hardware: 2 CPU cores.  Time: 1 hour.  Disk: 45 MB.
+# Hardware: 2 CPU cores.  Time: 40 minutes.  Disk: 45 MB.
 # Use: sh scripts/fashion_mnist_synthesize.sh [flags of python -m dm_kd.synthesize, such as --dry-run]
 set -eu
 cd "$(dirname "$0")/.."
