@@ -224,11 +224,7 @@ def fit(folder: run.Run, args: argparse.Namespace, task: Task, model: dit.DiT,
 
     def save(step: int) -> None:
         values = [float(v) for v in losses]
-        if not (all(map(math.isfinite, values))
-                and all(torch.isfinite(v).all() for v in [*weights, *average])):
-            raise DivergedError(f"the loss or weights became NaN or infinite before step {step}",
-                                kept="the checkpoint before it (last.pt)",
-                                hint="a lower --learning-rate, in another --out")
+        check_finite(values, [*weights, *average], step)
         folder.save_checkpoint({
             "step": step, "seconds": time.monotonic() - started, "losses": values,
             "model": model.state_dict(), "optimizer": optimizer.state_dict(), "average": average})
@@ -269,6 +265,17 @@ def fit(folder: run.Run, args: argparse.Namespace, task: Task, model: dit.DiT,
     finish(folder, args, task, model, weights, average, time.monotonic() - started, device)
 
 
+def check_finite(losses: list[float], tensors: list[Tensor], step: int) -> None:
+    """Stop before anything is saved.
+
+    Raises:
+        DivergedError: a loss or a weight is NaN or infinite."""
+    if not (all(map(math.isfinite, losses)) and all(torch.isfinite(v).all() for v in tensors)):
+        raise DivergedError(f"the loss or weights became NaN or infinite before step {step}",
+                            kept="the checkpoint before it (last.pt)",
+                            hint="a lower --learning-rate, in another --out")
+
+
 def gan_rate(step: int, steps: int) -> float:
     """Factor of both learning rates: 1, then linearly to 0 over the last half."""
     return min(1.0, 2 * (1 - step / steps))
@@ -299,11 +306,7 @@ def fit_gan(folder: run.Run, args: argparse.Namespace, task: Task, model: gan.Ge
 
     def save(step: int) -> None:
         values = [[float(v) for v in part] for part in losses]
-        if not (all(map(math.isfinite, sum(values, [])))
-                and all(torch.isfinite(v).all() for v in [*weights, *average])):
-            raise DivergedError(f"the loss or weights became NaN or infinite before step {step}",
-                                kept="the checkpoint before it (last.pt)",
-                                hint="a lower --learning-rate, in another --out")
+        check_finite(sum(values, []), [*weights, *judge.parameters(), *average], step)
         folder.save_checkpoint({
             "step": step, "seconds": time.monotonic() - started, "losses": values,
             "model": model.state_dict(), "judge": judge.state_dict(), "average": average,

@@ -74,6 +74,16 @@ chain_flags() {
     done
 }
 
+# dry_flag SCRIPT "$@": the one flag of a script with fixed seeds, in $dry.
+dry_flag() {
+    case "${2:-}" in
+    '') dry= ;;
+    --dry-run) dry=--dry-run ;;
+    *) echo "error: unknown flag '$2'
+  try      sh $1 [--dry-run]" >&2; exit 2 ;;
+    esac
+}
+
 # launch MODULE FLAGS...: one process, or NGPU of them under torchrun (one per GPU), in place of the
 # shell. With MAX_RESTARTS=n all of them start again, up to n times, where one was killed; they go on
 # from the last checkpoint.

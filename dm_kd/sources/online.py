@@ -49,7 +49,6 @@ SETTINGS = {  # what a preset may hold besides its terms: (type, metavar, what i
     "contrast_temperature": (positive_float, "X", "temperature of the contrastive term"),
     "bank_images": (positive_int, "N", "images of the pool that a call is contrasted with"),
 }
-STUDENTS = {"adv_kl", "adv_dad", "adv_js"}
 
 
 def add_arguments(parser: argparse.ArgumentParser, method: str, preset: dict) -> None:

@@ -149,16 +149,20 @@ class StoredSource:
         self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
         self.steps_per_epoch = steps_per_epoch or -(-len(images) // batch_size)
         self.ahead, self.pinned = ahead, ahead and torch.cuda.is_available()
+        self._order = None, None  # the last epoch asked for, and its order
         self.made = {"generator_evaluations": None, "teacher_passes": 0, "student_passes": 0,
                      **(made or {})}
 
     def order(self, epoch: int) -> np.ndarray:
         """Virtual ids of an epoch, int64 [steps_per_epoch * batch_size]: position + N times the
         number of times the image came before, so that each is unique and gets its own view."""
+        if self._order[0] == epoch:
+            return self._order[1]
         count, size = self.steps_per_epoch * self.batch_size, len(self.images)
         rounds = [np.random.Generator(np.random.PCG64([self.seed, epoch, r])).permutation(size)
                   + r * size for r in range(-(-count // size))]
-        return np.concatenate(rounds)[:count]
+        self._order = epoch, np.concatenate(rounds)[:count]
+        return self._order[1]
 
     def batches(self, epoch: int, first_step: int = 0, student: object = None
                 ) -> Iterator[tuple[Tensor | list[Tensor], Tensor, Tensor]]:

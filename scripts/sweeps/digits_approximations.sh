@@ -10,14 +10,8 @@
 # each). Running it again goes on where it stopped.
 set -eu
 cd "$(dirname "$0")/../.."
-dry=
-case "${1:-}" in
-'') ;;
---dry-run) dry=--dry-run ;;
-*) echo "error: unknown flag '$1'
-  try      sh scripts/sweeps/digits_approximations.sh [--dry-run]" >&2; exit 2 ;;
-esac
 . scripts/setup_env.sh
+dry_flag "scripts/sweeps/digits_approximations.sh" "$@"
 find_python
 root=save/digits_approximations sets=syn_dataset/digits_approximations
 recipe="--epochs 45 --steps-per-epoch 16 --batch-size 128 --learning-rate 0.2 --lr-schedule cosine --weight-decay 5e-4 --mixup 0.4 --mix-share 0.5"

@@ -8,14 +8,8 @@
 # Use: sh scripts/sweeps/digits_dev.sh [--dry-run]   (JOBS=2: processes at a time, a thread each)
 set -eu
 cd "$(dirname "$0")/../.."
-dry=
-case "${1:-}" in
-'') ;;
---dry-run) dry=--dry-run ;;
-*) echo "error: unknown flag '$1'
-  try      sh scripts/sweeps/digits_dev.sh [--dry-run]" >&2; exit 2 ;;
-esac
 . scripts/setup_env.sh
+dry_flag "scripts/sweeps/digits_dev.sh" "$@"
 find_python
 root=save/digits_dev sets=syn_dataset/digits_dev
 

@@ -9,14 +9,8 @@
 # Use: sh scripts/sweeps/digits_teacher.sh [--dry-run]   (JOBS=2: processes at a time, a thread each)
 set -eu
 cd "$(dirname "$0")/../.."
-dry=
-case "${1:-}" in
-'') ;;
---dry-run) dry=--dry-run ;;
-*) echo "error: unknown flag '$1'
-  try      sh scripts/sweeps/digits_teacher.sh [--dry-run]" >&2; exit 2 ;;
-esac
 . scripts/setup_env.sh
+dry_flag "scripts/sweeps/digits_teacher.sh" "$@"
 find_python
 root=save/digits_teacher
 recipe="--epochs 90 --steps-per-epoch 16 --batch-size 128 --learning-rate 0.2 --lr-schedule cosine --mixup 0.4 --mix-share 0.5"
