@@ -461,17 +461,20 @@ def train_one_epoch(run: Run, args: argparse.Namespace, view: View, network: nn.
             if stopping:
                 raise Stopped(stop() or 15)
     bar.close()
-    check_finite(losses, student, epoch, args)
-    return (dist.total(losses) / dist.world_size()).cpu()
+    return check_finite(losses, student, epoch, args).cpu()
 
 
-def check_finite(losses: Tensor, network: nn.Module, epoch: int, args: argparse.Namespace) -> None:
-    """Stop before anything is saved. A step with a finite loss can still leave infinite weights.
+def check_finite(losses: Tensor, network: nn.Module, epoch: int, args: argparse.Namespace
+                 ) -> Tensor:
+    """Stop before anything is saved, all ranks together; else the losses, averaged over ranks. A
+    step with a finite loss can still leave infinite weights.
 
     Raises:
-        DivergedError: a loss, weight or BN statistic is NaN or infinite."""
+        DivergedError: a loss, weight or BN statistic is NaN or infinite on some rank."""
+    losses = dist.total(losses.clone()) / dist.world_size()
     bad = (~torch.isfinite(losses)).nonzero()
-    if len(bad) or not all(torch.isfinite(v).all() for v in network.state_dict().values()):
+    broken = not all(torch.isfinite(v).all() for v in network.state_dict().values())
+    if dist.any_rank(len(bad) > 0 or broken):
         step = int(bad[0]) if len(bad) else len(losses) - 1
         rate = learning_rate(epoch + step / len(losses), args)
         what = f"the loss became {losses[step].item()}" if len(bad) else "weights became infinite"
@@ -480,6 +483,7 @@ def check_finite(losses: Tensor, network: nn.Module, epoch: int, args: argparse.
             rate=f"{rate:g}, batch {args.batch_size}, amp {args.amp}",
             kept="the checkpoint before it (last.pt) and best.pt",
             hint="a lower --learning-rate, --warmup-epochs 5, or --amp none; in another --out")
+    return losses
 
 
 def save(run: Run, state: dict, student: nn.Module, optimizer: torch.optim.Optimizer,

@@ -271,3 +271,30 @@ def test_synthesis_under_torchrun_makes_the_bytes_of_one_process(tmp_path):
     with open(tmp_path / "two" / "index.csv", newline="") as file:
         assert len(list(csv.DictReader(file))) == 25
     assert "index sha256" in out
+
+
+NAN = """
+import argparse, sys, torch
+from dm_kd import dist, engine
+from dm_kd.errors import DivergedError
+
+dist.start(torch.device("cpu"))
+args = argparse.Namespace(learning_rate=0.1, lr_schedule="cosine", epochs=9, warmup_epochs=0,
+                          batch_size=8, amp="none")
+network, found = torch.nn.Linear(1, 1), []
+found.append(engine.check_finite(torch.tensor([1.0 + 2 * dist.rank()]), network, 4, args).item())
+try:
+    engine.check_finite(torch.tensor([1.0, float("nan") if dist.rank() else 3.0]), network, 4, args)
+except DivergedError as error:
+    found.append(str(error).splitlines()[0])
+sys.stdout.write(f"{dist.rank()} {found}\\n")  # at one go: two processes write
+dist.stop()
+"""
+
+
+def test_a_nan_on_one_process_stops_both_with_the_step_named(tmp_path, monkeypatch):
+    (tmp_path / "nan.py").write_text(NAN)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
+    out, _ = torchrun(tmp_path / "nan.py")
+    assert sorted(out.splitlines()) == [
+        f"{rank} [2.0, 'error: the loss became nan in epoch 5 at step 2']" for rank in (0, 1)]
