@@ -62,44 +62,49 @@ def body(argv: list[str]) -> None:
         return
     device = run.use_device(args)
     pixels, labels, manifest = load_set(args, task)
+    result, drawn = measure(args, task, pixels, labels, device)
     result = {"set": str(args.set), "images": len(labels), "generator": manifest["generator"],
-              **view_of_nobody()}
-    logits, feature_of = None, None
-    torch.manual_seed(args.seed)  # of NAME@none
-    if args.teacher:
-        teacher = models.load_frozen(args.teacher, task)[0].to(device)
-        logits, features = look(teacher, pixels, engine.plain_view(task), device)
-        result |= teacher_view(logits, labels)
-        feature_of = teacher
-    if args.features:
-        feature_of = models.load_frozen(args.features, task)[0].to(device)
-        features = None
-    chosen = spread(len(labels), args.compare)
-    thumbnails = fidelity.thumbnails(pixels[chosen])
-    result |= duplicates(thumbnails)
-    train, val = reference(args, task, "train"), reference(args, task, "val")
-    if feature_of is None:
-        ours = real = None
-    else:
-        ours = (features[chosen] if features is not None else
-                look(feature_of, pixels[chosen], engine.plain_view(task), device)[1])
-        real = {name: look(feature_of, data.images, engine.plain_view(task), device)[1]
-                for name, data in (("train", train), ("val", val)) if data is not None}
-        result |= distances(ours, real, args.neighbours)
-    nearest_of = None
-    if train is not None and val is not None:
-        points = (thumbnails, fidelity.thumbnails(train.images), fidelity.thumbnails(val.images))
-        if task.crop and ours is not None:  # pixel distances say little about large images
-            points = ours, real["train"], real["val"]
-        result["copying"], nearest_of = copying(*points)
-        result["copying"]["measured_in"] = "features" if points[0] is ours else "pixels"
+              **result}
     if args.out is None:
         print(json.dumps(result, indent=1))
         return
     result["sentence"] = describe(result)
-    draw(args.out.with_suffix(".png"), task, pixels, labels, logits, chosen, train, nearest_of)
+    draw(args.out.with_suffix(".png"), task, pixels, labels, **drawn)
     files.write_json(args.out, result)
     print(result["sentence"])
+
+
+def measure(args: argparse.Namespace, task: Task, pixels: Tensor, labels: Tensor,
+            device: torch.device) -> tuple[dict, dict]:
+    """Every figure that there are means for, and what the picture needs beside the images."""
+    view = engine.plain_view(task)
+    result, logits, points_of = view_of_nobody(), None, None
+    torch.manual_seed(args.seed)  # of NAME@none
+    chosen = spread(len(labels), args.compare)
+    if args.teacher:
+        points_of = models.load_frozen(args.teacher, task)[0].to(device)
+        logits, features = look(points_of, pixels, view, device)
+        result |= teacher_view(logits, labels)
+        ours = features[chosen]
+    if args.features:
+        points_of = models.load_frozen(args.features, task)[0].to(device)
+        ours = look(points_of, pixels[chosen], view, device)[1]
+    thumbnails = fidelity.thumbnails(pixels[chosen])
+    result |= duplicates(thumbnails)
+    train, val = reference(args, task, "train"), reference(args, task, "val")
+    real = {}
+    if points_of is not None:
+        real = {name: look(points_of, data.images, view, device)[1]
+                for name, data in (("train", train), ("val", val)) if data is not None}
+        result |= distances(ours, real, args.neighbours)
+    nearest_of = None
+    if train is not None and val is not None:
+        large = task.crop and points_of is not None  # pixel distances say little about large images
+        result["copying"], nearest_of = copying(*(
+            (ours, real["train"], real["val"]) if large else
+            (thumbnails, fidelity.thumbnails(train.images), fidelity.thumbnails(val.images))))
+        result["copying"]["measured_in"] = "features" if large else "pixels"
+    return result, {"logits": logits, "chosen": chosen, "train": train, "nearest_of": nearest_of}
 
 
 def load_set(args: argparse.Namespace, task: Task) -> tuple[Tensor, Tensor, dict]:
