@@ -21,7 +21,7 @@ from torch import Tensor
 
 from dm_kd import augment, engine, files, image_set, run
 from dm_kd.errors import DivergedError, Stopped, UserError
-from dm_kd.generators import dit, gan
+from dm_kd.generators import diffusion, dit, gan
 from dm_kd.sources.stored import StoredSource, gathered, resident
 from dm_kd.tasks import Task, get_task, load_real
 
@@ -199,7 +199,7 @@ def step_inputs(images: Tensor, labels: Tensor, num_classes: int, step: int,
     draws = torch.rand(2, b, generator=generator)
     noise = torch.randn(images.shape, generator=generator).to(device)
     strata = (torch.arange(b) + draws[0]) / b
-    i = (strata * dit.TRAIN_STEPS).long().clamp_max(dit.TRAIN_STEPS - 1).to(device)
+    i = (strata * diffusion.TRAIN_STEPS).long().clamp_max(diffusion.TRAIN_STEPS - 1).to(device)
     dropped = (draws[1] < args.label_dropout).to(device)
     return (images.float() / 127.5 - 1, torch.where(dropped, num_classes, labels), i, noise)
 
@@ -207,7 +207,7 @@ def step_inputs(images: Tensor, labels: Tensor, num_classes: int, step: int,
 def fit(folder: run.Run, args: argparse.Namespace, task: Task, model: dit.DiT,
         source: StoredSource, device: torch.device) -> None:
     """Train to --steps, from the folder's checkpoint if it has one; read top to bottom."""
-    diffusion = dit.Diffusion(device=device)
+    process = diffusion.Diffusion(device=device)
     weights = [p for p in model.parameters() if p.requires_grad]
     average = [p.detach().clone() for p in weights]
     optimizer = torch.optim.AdamW(weights, lr=args.learning_rate, weight_decay=args.weight_decay,
@@ -242,7 +242,7 @@ def fit(folder: run.Run, args: argparse.Namespace, task: Task, model: dit.DiT,
                 group["lr"] = learning_rate(step, args)
             x0, labels, i, noise = step_inputs(images, labels, task.num_classes, step, args)
             with engine.autocast(args.amp, device):
-                loss = dit.diffusion_loss(model, diffusion, x0, labels, i, noise).mean()
+                loss = diffusion.diffusion_loss(model, process, x0, labels, i, noise).mean()
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from dm_kd import image_set
 from dm_kd.bench import measure, synthesis
-from dm_kd.generators import dit, dit_weights
+from dm_kd.generators import diffusion, dit, dit_weights
 
 XL = argparse.Namespace(
     size=32, channels=4, width=1152, depth=28, heads=16, classes=1000, steps=(100, 250), batch=64,
@@ -112,7 +112,7 @@ def rivals(model: dit.DiT, vae: dit_weights.Vae | None, sizes: argparse.Namespac
         noise = torch.randn(sizes.batch, sizes.channels, sizes.size, sizes.size, device=device)
         x = synthesis.pipeline_latents(rival, scheduler, labels, sizes.classes, 2.0, short,
                                        noise.to(torch.bfloat16))
-        images = dit.to_uint8(decode(x.float())).cpu()
+        images = diffusion.to_uint8(decode(x.float())).cpu()
         return [image_set.encode_png(image) for image in images]
 
     made[RIVAL] = (theirs, sizes.batch)
@@ -132,7 +132,7 @@ def forward_sweep(generator: dit.DiTGenerator, sizes: argparse.Namespace, device
         def call(x: Tensor = x, t: Tensor = t, y: Tensor = y) -> None:
             with torch.inference_mode():
                 for _ in range(5):
-                    dit.guided(generator.model, x, t, y, sizes.classes, 2.0, 3)
+                    diffusion.guided(generator.model, x, t, y, sizes.classes, 2.0, 3)
 
         variants[str(n)] = call
     variants["ceiling"], flops["ceiling"] = measure.ceiling(device, torch.bfloat16)
@@ -169,7 +169,7 @@ def bench(sizes: argparse.Namespace, device: torch.device) -> dict:
     runs = rivals(model, vae, sizes, device)
     for name, (generator, batch) in ours.items():
         if vae is None:
-            generator.finish = lambda latents: dit.to_uint8(latents[0][:, :3]).cpu()
+            generator.finish = lambda latents: diffusion.to_uint8(latents[0][:, :3]).cpu()
         runs[name] = (lambda g=generator, b=batch: run_batches(g, b, sizes.batches),
                       batch * sizes.batches)
     variants = {name: run for name, (run, _) in runs.items()}

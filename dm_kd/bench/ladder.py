@@ -20,7 +20,7 @@ from torch import Tensor
 
 from dm_kd import engine, fidelity, inspect_set, models, run, train_generator, train_teacher
 from dm_kd.errors import UserError
-from dm_kd.generators import dit
+from dm_kd.generators import diffusion, dit
 from dm_kd.tasks import get_task, load_real
 
 EXACT = "exact: ancestral, fp32"
@@ -79,7 +79,7 @@ def rungs(network: dit.DiT, steps: int) -> dict[str, tuple[dit.DiT, dict, str | 
         made["fp8 products in the inner blocks"] = (  # of the bf16 network, as GPUs demand
             dit.to_fp8(copy.deepcopy(low)), {}, EXACT)
     try:
-        dit.make_dpm_scheduler(25)
+        diffusion.make_dpm_scheduler(25)
         made[LIMIT] = (network, {"sampler": "dpm++", "steps": 250}, None)
         made["DPM-Solver++, 25 steps"] = (network, {"sampler": "dpm++", "steps": 25}, LIMIT)
     except UserError:

@@ -24,7 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dm_kd import image_set, run
 from dm_kd.bench import full_size, ladder, measure
-from dm_kd.generators import dit, dit_weights
+from dm_kd.generators import diffusion, dit, dit_weights
 
 ORIGINAL = "A original-style: fp32, 10 + 10, PNG in line"
 RIVAL, OURS = "B diffusers: DiTTransformer2DModel + DDIM", "ours: DDIM"
@@ -113,8 +113,8 @@ def original_loop(model: nn.Module, labels: Tensor, steps: int, scale: float, nu
     """The original sampler's loop and its habits: both halves of the batch carry a state, of which
     one is thrown away; each coefficient goes from a float64 array of the host to the device at each
     step. -> x_0 [B, C, H, W]. draw(n): noise [n, C, H, W] on the device."""
-    tables = {k: v.double().numpy() for k, v in dit.Diffusion(steps).tables.items()}
-    times, channels = dit.Diffusion(steps).timesteps, model.channels
+    tables = {k: v.double().numpy() for k, v in diffusion.Diffusion(steps).tables.items()}
+    times, channels = diffusion.Diffusion(steps).timesteps, model.channels
     x = draw(len(labels))
     x, device = torch.cat([x, x]), x.device
     labels = torch.cat([labels, torch.full_like(labels, null)])
@@ -149,7 +149,7 @@ def original_style(model: nn.Module, labels: Tensor, args, scale: float, device:
     for part in labels.split(ORIGINAL_BATCH):
         x = original_loop(model, part.to(device), args.steps, scale, model.num_classes,
                           lambda n: torch.randn(n, model.channels, size, size, device=device))
-        made += [image_set.encode_png(image) for image in dit.to_uint8(decode(x)).cpu()]
+        made += [image_set.encode_png(image) for image in diffusion.to_uint8(decode(x)).cpu()]
     return made
 
 
@@ -165,9 +165,9 @@ def original_equivalence(model: dit.DiT, args, scale: float, device: torch.devic
 
     theirs = original_loop(model, labels, args.steps, scale, args.classes, both_halves)
     with torch.inference_mode():
-        ours = dit.sample_ddpm(
-            lambda x, t: dit.guided(model, x, t, labels, args.classes, scale, model.channels),
-            dit.Diffusion(args.steps, device), next(ours_from), lambda: next(ours_from))
+        ours = diffusion.sample_ddpm(
+            lambda x, t: diffusion.guided(model, x, t, labels, args.classes, scale, model.channels),
+            diffusion.Diffusion(args.steps, device), next(ours_from), lambda: next(ours_from))
     return {f"s={scale:g}: x_0 against the original-style loop, relative": {
         "value": measure.relative_error(ours, theirs), "limit": 1e-5}}
 
@@ -178,8 +178,8 @@ def make_generator(model: dit.DiT, args, sampler: str, scale: float,
                 "guided_channels": "all"}
     generator = dit.DiTGenerator(model, settings, device, clip=True)
     if sampler == "ddim":  # on the timesteps of the rival's scheduler
-        times = np.arange(args.steps) * (dit.TRAIN_STEPS // args.steps)
-        generator.diffusion = dit.Diffusion(args.steps, device, times)
+        times = np.arange(args.steps) * (diffusion.TRAIN_STEPS // args.steps)
+        generator.diffusion = diffusion.Diffusion(args.steps, device, times)
     return generator
 
 

@@ -1,9 +1,8 @@
-"""The class-conditional diffusion transformer (DiT) and its samplers: the paper's generator.
+"""The class-conditional diffusion transformer (DiT): the paper's generator.
 
 Network: Peebles & Xie 2023, "Scalable Diffusion Models with Transformers" (arXiv 2212.09748),
-adaLN-Zero blocks, with the key names of the original checkpoints. Sampling: ancestral DDPM (Ho et
-al. 2020, arXiv 2006.11239) on respaced steps with learned-range variance (Nichol & Dhariwal 2021,
-arXiv 2102.09672) and classifier-free guidance (Ho & Salimans 2022, arXiv 2207.12598).
+adaLN-Zero blocks, with the key names of the original checkpoints. Process and samplers:
+diffusion.py.
 
     python -m dm_kd.synthesize --task digits --generator dit --weights save/generators/digits_dit \\
         --guidance-scale 2 --steps 100 --images-per-class 200 --out syn_dataset/digits
@@ -26,9 +25,19 @@ from torch import Tensor, nn
 from dm_kd import files, inversion_terms, models
 from dm_kd.errors import DamagedError, UserError
 from dm_kd.generators import dit_weights
+from dm_kd.generators.diffusion import (
+    TRAIN_STEPS,
+    Diffusion,
+    guided,
+    make_dpm_scheduler,
+    noise_source,
+    sample_ddim,
+    sample_ddpm,
+    sample_with_scheduler,
+    to_uint8,
+)
 from dm_kd.tasks import Task
 
-TRAIN_STEPS = 1000  # diffusion steps in training; beta runs linearly from 1e-4 to 0.02
 WEIGHTS_NAME = "dit"  # dit.safetensors + dit.json in a generator's folder
 TABLE_TOLERANCE = 1e-3  # of a stored position table; float16 rounds it by 5e-4
 SAMPLERS = ("ddpm", "ddim", "dpm++")
@@ -302,200 +311,7 @@ def position_embedding(side: int, width: int) -> Tensor:
     return torch.tensor(np.concatenate(halves, 1), dtype=torch.float32)
 
 
-# --- diffusion process ----------------------------------------------------------------------------
-
-class Diffusion:
-    """Coefficient tables of a process of `steps` steps picked from the 1000 of training.
-
-    Computed in float64 (a float32 cumulative product ends 1e-5 off after 100 steps) and rounded
-    to float32 once, as the original rounds them. Index i = 0 is the least noisy step.
-
-    Args:
-        timesteps: int64 [steps], rising; default evenly spread from 0 to 999, as the original.
-    """
-
-    def __init__(self, steps: int = TRAIN_STEPS, device: torch.device | str = "cpu",
-                 timesteps: np.ndarray | None = None):
-        betas = np.linspace(1e-4, 0.02, TRAIN_STEPS, dtype=np.float64)
-        spread = np.rint(np.linspace(0, TRAIN_STEPS - 1, steps)).astype(np.int64)
-        self.timesteps = spread if timesteps is None else timesteps
-        kept = np.cumprod(1 - betas)[self.timesteps]  # "alpha bar" of the kept steps
-        before = np.append(1.0, kept[:-1])
-        betas = 1 - kept / before
-        variance = betas * (1 - before) / (1 - kept)  # of the posterior, Ho et al. eq. 7
-        clipped = np.append(variance[1:2], variance[1:])  # 0 at the last step: its log is unusable
-        if steps == 1:
-            clipped = betas
-        tables = {
-            "signal": np.sqrt(kept), "noise": np.sqrt(1 - kept),
-            "recip": np.sqrt(1 / kept), "recip_noise": np.sqrt(1 / kept - 1),
-            "mean_x0": betas * np.sqrt(before) / (1 - kept),
-            "mean_xt": (1 - before) * np.sqrt(1 - betas) / (1 - kept),
-            "log_beta": np.log(betas), "log_variance": np.log(clipped),
-        }
-        self.steps = steps
-        self.tables = {k: torch.from_numpy(v).float().to(device) for k, v in tables.items()}
-        self.network_times = torch.from_numpy(self.timesteps).to(device)
-
-    def at(self, name: str, i: Tensor | int) -> Tensor:
-        """A coefficient for each of the steps i [B], shaped [B, 1, 1, 1]; or one number's."""
-        value = self.tables[name][i]
-        return value.view(-1, 1, 1, 1) if value.ndim else value
-
-    def add_noise(self, x0: Tensor, i: Tensor, noise: Tensor) -> Tensor:
-        """x_t of step i (Ho et al. eq. 4)."""
-        return self.at("signal", i) * x0 + self.at("noise", i) * noise
-
-    def predict_x0(self, x: Tensor, i: Tensor | int, eps: Tensor) -> Tensor:
-        return self.at("recip", i) * x - self.at("recip_noise", i) * eps
-
-    def posterior_mean(self, x0: Tensor, x: Tensor, i: Tensor | int) -> Tensor:
-        """Mean of q(x_{t-1} | x_t, x_0) (Ho et al. eq. 7)."""
-        return self.at("mean_x0", i) * x0 + self.at("mean_xt", i) * x
-
-    def log_variance(self, raw: Tensor | None, i: Tensor | int) -> Tensor:
-        """Learned-range log variance from raw in [-1, 1] (Nichol & Dhariwal eq. 15); without a
-        sigma half the posterior's own."""
-        low = self.at("log_variance", i)
-        if raw is None:
-            return low
-        share = (raw + 1) / 2
-        return share * self.at("log_beta", i) + (1 - share) * low
-
-
-def diffusion_loss(model: nn.Module, diffusion: Diffusion, x0: Tensor, labels: Tensor, i: Tensor,
-                   noise: Tensor) -> Tensor:
-    """Mean squared noise error, plus for learned variances the bound's term in bits per dimension
-    with the mean held fixed (Nichol & Dhariwal eq. 16, with DiT's weight 1 instead of 0.001).
-
-    Args:
-        x0: images or latents in [-1, 1] [B, C, H, W].
-        i: steps [B];  noise: like x0.
-
-    Returns:
-        Loss per sample [B].
-    """
-    x = diffusion.add_noise(x0, i, noise)
-    out = model(x, diffusion.network_times[i], labels).float()
-    eps = out[:, :x0.shape[1]]
-    loss = (eps - noise).square().mean((1, 2, 3))
-    if out.shape[1] == 2 * x0.shape[1]:
-        loss = loss + _variational_bits(diffusion, x0, x, eps.detach(), out[:, x0.shape[1]:], i)
-    return loss
-
-
-def _variational_bits(diffusion: Diffusion, x0: Tensor, x: Tensor, eps: Tensor, raw: Tensor,
-                      i: Tensor) -> Tensor:
-    """KL of the true posterior to the model's; at step 0 the decoder's likelihood of 8-bit data."""
-    mean = diffusion.posterior_mean(diffusion.predict_x0(x, i, eps), x, i)
-    log_var = diffusion.log_variance(raw, i)
-    true_mean = diffusion.posterior_mean(x0, x, i)
-    true_log_var = diffusion.log_variance(None, i)
-    kl = 0.5 * (log_var - true_log_var - 1 + torch.exp(true_log_var - log_var)
-                + (true_mean - mean).square() * torch.exp(-log_var))
-    nll = -_discretized_gaussian(x0, mean, 0.5 * log_var)
-    return torch.where(i.view(-1, 1, 1, 1) == 0, nll, kl).mean((1, 2, 3)) / math.log(2)
-
-
-def _discretized_gaussian(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
-    """Log probability of the 8-bit bin around x in [-1, 1] (Ho et al. eq. 13)."""
-    inverse = torch.exp(-log_scale)
-    upper = torch.special.ndtr((x - mean + 1 / 255) * inverse)
-    lower = torch.special.ndtr((x - mean - 1 / 255) * inverse)
-    upper = torch.where(x > 0.999, torch.ones_like(upper), upper)
-    lower = torch.where(x < -0.999, torch.zeros_like(lower), lower)
-    return (upper - lower).clamp_min(1e-12).log()
-
-
 # --- sampling -------------------------------------------------------------------------------------
-
-def guided(model: Callable, x: Tensor, t: Tensor, labels: Tensor, null: int, scale: float,
-           guided_channels: int) -> Tensor:
-    """Network output with classifier-free guidance eps_u + s (eps_c - eps_u) on the first
-    `guided_channels` channels; the others, and the variance, are the conditional ones.
-
-    s = 1 and s = 0 take one forward (conditional, unconditional); else two, in one batch.
-    The original guides 3 of 4 latent channels ("for exact reproducibility" of its FID).
-    """
-    if scale == 1:
-        return model(x, t, labels)
-    nulls = torch.full_like(labels, null)
-    if scale == 0:
-        return model(x, t, nulls)
-    out = model(torch.cat([x, x]), torch.cat([t, t]), torch.cat([labels, nulls]))
-    conditional, unconditional = out.chunk(2)
-    first = unconditional[:, :guided_channels] + scale * (
-        conditional[:, :guided_channels] - unconditional[:, :guided_channels])
-    return torch.cat([first, conditional[:, guided_channels:]], 1)
-
-
-def sample_ddpm(predict: Callable, diffusion: Diffusion, x: Tensor, draw: Callable[[], Tensor],
-                clip: bool = False, steer: Callable[[Tensor, int], Tensor] | None = None) -> Tensor:
-    """Ancestral sampling from x = x_T down to x_0, state in x's own precision.
-
-    Args:
-        predict: (x, network time [B]) -> output [B, C or 2C, H, W].
-        draw: one step's noise, shaped like x; called at each step but the last.
-        clip: clamp the predicted x_0 to [-1, 1]; for pixels only.
-        steer: (x, i) -> x, before each step; see `TeacherGuidance`.
-    """
-    channels = x.shape[1]
-    for i in reversed(range(diffusion.steps)):
-        x = steer(x, i) if steer else x
-        out = predict(x, diffusion.network_times[i].expand(len(x))).to(x.dtype)
-        eps, raw = out[:, :channels], (out[:, channels:] if out.shape[1] > channels else None)
-        x0 = diffusion.predict_x0(x, i, eps)
-        x = diffusion.posterior_mean(x0.clamp(-1, 1) if clip else x0, x, i)
-        if i > 0:
-            x = x + torch.exp(0.5 * diffusion.log_variance(raw, i)) * draw()
-    return x
-
-
-def sample_ddim(predict: Callable, diffusion: Diffusion, x: Tensor, clip: bool = False) -> Tensor:
-    """DDIM (Song et al. 2021, arXiv 2010.02502, eq. 12 with eta 0) on the same respaced steps.
-
-    diffusers' DDIMScheduler steps to t - 1000 // T, which is not the next of these steps: at 10
-    steps its result was 25 % off."""
-    for i in reversed(range(diffusion.steps)):
-        out = predict(x, diffusion.network_times[i].expand(len(x))).to(x.dtype)
-        eps = out[:, :x.shape[1]]
-        x0 = diffusion.predict_x0(x, i, eps)
-        if clip:  # with the noise that goes with the clamped image: else many steps drift apart
-            x0 = x0.clamp(-1, 1)
-            eps = (x - diffusion.at("signal", i) * x0) / diffusion.at("noise", i)
-        x = x0 if i == 0 else diffusion.add_noise(x0, i - 1, eps)
-    return x
-
-
-def sample_with_scheduler(predict: Callable, scheduler, x: Tensor) -> Tensor:
-    """Sample with one of diffusers' deterministic schedulers (its steps are already set)."""
-    channels = x.shape[1]
-    x = x * scheduler.init_noise_sigma
-    times = scheduler.timesteps.to(x.device)  # the scheduler's own stay where it made them
-    for i, t in enumerate(scheduler.timesteps):
-        eps = predict(x, times[i].expand(len(x)))[:, :channels].to(x.dtype)
-        x = scheduler.step(eps, t, x).prev_sample
-    return x
-
-
-def make_dpm_scheduler(steps: int):
-    """diffusers' DPM-Solver++ 2M (Lu et al. 2022, arXiv 2211.01095) on the same process, on its own
-    `steps` steps: 999 down to 1000 / steps, then to the clean image."""
-    try:
-        import diffusers
-    except ImportError as error:
-        raise UserError("--sampler dpm++ needs diffusers", hint="pip install diffusers") from error
-    scheduler = diffusers.DPMSolverMultistepScheduler(
-        num_train_timesteps=TRAIN_STEPS, beta_start=1e-4, beta_end=0.02, beta_schedule="linear",
-        timestep_spacing="linspace", algorithm_type="dpmsolver++")
-    scheduler.set_timesteps(steps)
-    return scheduler
-
-
-def to_uint8(x: Tensor) -> Tensor:
-    """[-1, 1] -> 0 .. 255, rounded to the nearest, as torchvision's save_image does it."""
-    return ((x + 1) / 2 * 255 + 0.5).clamp(0, 255).to(torch.uint8)
-
 
 def to_images(x: Tensor, vae: dit_weights.Vae | None) -> Tensor:
     """Latents, or pixels in [-1, 1] -> uint8 [B, C, H, W] on the same device.
@@ -507,20 +323,6 @@ def to_images(x: Tensor, vae: dit_weights.Vae | None) -> Tensor:
         raise UserError("the generator made NaN or infinite values",
                         hint="--dtype fp32, or other weights")
     return to_uint8(x)
-
-
-def noise_source(seeds: list[int], shape: tuple[int, ...], device: torch.device
-                 ) -> Callable[[], Tensor]:
-    """draw() -> fresh unit noise [B, *shape]; each image's comes from its own seed alone."""
-    streams = [torch.Generator().manual_seed(seed) for seed in seeds]
-
-    def draw() -> Tensor:
-        noise = torch.stack([torch.randn(shape, generator=stream) for stream in streams])
-        if device.type == "cuda":  # from pinned memory the GPU does not wait for it
-            noise = noise.pin_memory()
-        return noise.to(device, non_blocking=True)
-
-    return draw
 
 
 class TeacherGuidance:

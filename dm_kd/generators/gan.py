@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from dm_kd import files
 from dm_kd.errors import DamagedError, UserError
-from dm_kd.generators import dit
+from dm_kd.generators import diffusion
 from dm_kd.tasks import Task
 
 WEIGHTS_NAME = "gan"  # gan.safetensors + gan.json in a generator's folder
@@ -152,7 +152,7 @@ class GanGenerator:
         """z = truncation x a cut normal, from each image's own seed."""
         z = torch.stack([truncated_normal(seed, self.model.config["latent_size"])
                          for seed in seeds]) * self.settings["truncation"]
-        return dit.to_uint8(self.model(z.to(self.device), labels.to(self.device))).cpu()
+        return diffusion.to_uint8(self.model(z.to(self.device), labels.to(self.device))).cpu()
 
 
 # --- command line and files -----------------------------------------------------------------------

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from dm_kd import files
 from dm_kd.errors import DamagedError, UserError
-from dm_kd.generators import dit, dit_weights, sit
+from dm_kd.generators import diffusion, dit, dit_weights, sit
 from dm_kd.tasks import Task
 
 HEAD_WIDTH, HEAD_DEPTH = 64, 8  # of all published sizes: channels per head, blocks of the u head
@@ -188,7 +188,7 @@ class IMFGenerator:
             return self.model(z, span, settings["network_guidance"],
                               settings["network_guidance_interval"], labels).to(z.dtype)
 
-        z = dit.noise_source(seeds, (self.model.channels, size, size), self.device)()
+        z = diffusion.noise_source(seeds, (self.model.channels, size, size), self.device)()
         z = sample_mean_flow(average_velocity, z, settings["steps"])
         return dit.to_images(z, self.vae).cpu()
 

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from dm_kd import files
 from dm_kd.errors import UserError
-from dm_kd.generators import dit, dit_weights
+from dm_kd.generators import diffusion, dit, dit_weights
 from dm_kd.tasks import Task
 
 LAST_STEP = 0.04  # time of the SDE's last step, taken without noise (both papers)
@@ -101,7 +101,8 @@ def predicted_velocity(model: Callable, convention: str, labels: Tensor, null: i
     def velocity(x: Tensor, t: float) -> Tensor:
         time = torch.full((len(x),), t if convention == "repa" else 1 - t, device=x.device)
         inside = interval[0] <= t <= interval[1] or scale == 0
-        out = dit.guided(model, x, time, labels, null, scale if inside else 1, guided_channels)
+        out = diffusion.guided(model, x, time, labels, null, scale if inside else 1,
+                               guided_channels)
         return sign * out[:, :x.shape[1]].to(x.dtype)
 
     return velocity
@@ -123,7 +124,7 @@ class SiTGenerator:
     def sample(self, labels: Tensor, seeds: list[int]) -> Tensor:
         """As `dit.DiTGenerator.sample`."""
         size, settings = self.model.config["input_size"], self.settings
-        draw = dit.noise_source(seeds, (self.model.channels, size, size), self.device)
+        draw = diffusion.noise_source(seeds, (self.model.channels, size, size), self.device)
         labels = dit.as_generator_classes(labels, settings).to(self.device)
         velocity = predicted_velocity(
             self.model, settings["velocity"], labels, self.model.num_classes,
