@@ -30,7 +30,7 @@ MOST_DOTS, MOST_PANELS, MOST_NUMBERED = 40, 3, 25
 STYLE = {"svg.fonttype": "none", "font.size": 9.5, "text.parse_math": False,
          "figure.constrained_layout.use": True, "legend.frameon": False, "legend.fontsize": 8.5,
          "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
-         "grid.alpha": 0.22, **dict.fromkeys((
+         "grid.alpha": 0.13, **dict.fromkeys((
              "text.color", "axes.labelcolor", "xtick.color", "ytick.color", "axes.edgecolor",
              "grid.color"), INK)}
 FIDELITY, TEACHER = ("guidance_scale", "steps"), ("teacher", "teacher_run")
@@ -42,7 +42,7 @@ SET_TITLES = {"frechet": "Fréchet distance", "precision": "precision", "recall"
 
 
 def draw_all(rows: list[dict], record: dict, out: Path) -> dict[str, list[dict]]:
-    """section -> its figures, {"html", "caption"} each; curve.png and samples.png in `out`."""
+    """section -> its figures, {"html", "caption"[, "wide"]} each; curve.png and samples.png in `out`."""
     with canvas():
         return {"rivals": draw_rivals(record), "fidelity": draw_fidelity(rows, record),
                 "teachers": draw_teachers(rows, record), "amount": draw_amount(rows, record),
@@ -89,6 +89,14 @@ def as_svg(figure, name: str, title: str) -> str:
     text = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font: \1 var(--sans)", text)
     label = html.escape(title, quote=True)
     return text.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
+
+
+def legend_above(figure) -> None:
+    """The lines' names above the axes, where they cover nothing; none where there is no line."""
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    if handles:
+        columns = 1 if max(map(len, labels)) > 30 else 2
+        figure.legend(handles, labels, loc="outside upper left", ncols=columns)
 
 
 def write_png(figure, path: Path) -> Path:
@@ -161,7 +169,7 @@ def draw_rivals(record: dict) -> list[dict]:
     rows = record["rows"][:MOST_DOTS]
     if len(rows) < 2:
         return []
-    figure, axis = axes(0.75 + 0.27 * len(rows))
+    figure, axis = axes(0.75 + (0.27 if len(rows) <= 12 else 0.2) * len(rows))
     values = sorted((row["acc1_mean"] for row in rows), reverse=True)
     middle = values[int(0.6 * (len(values) - 1))]
     floor = middle - 2 * max(values[0] - middle, 1.0)  # what lies below is an arrow at the edge
@@ -221,8 +229,7 @@ def draw_curves(rows: list[dict], path: Path) -> list[dict]:
             axis.fill_between(x, curves.min(0), curves.max(0), color=COLOURS[i], alpha=0.18,
                               linewidth=0)
     axis.set(xlabel="share of the training, %", ylabel="validation Acc@1, %")
-    if lines:
-        axis.legend(loc="best")
+    legend_above(figure)
     write_png(figure, path)
     text = ("Accuracy on real validation images during the training: means over the trials; bands "
             "from the lowest to the highest seed.")
@@ -251,7 +258,7 @@ def draw_teachers(rows: list[dict], record: dict) -> list[dict]:
             ranks = rank_correlation([r["teacher_acc1"] for r in group], [r["mean"] for r in group])
             sentences.append(f"{name}: {ranks:+.2f}")
     axis.set(xlabel="teacher's Acc@1, %", ylabel="student's Acc@1, %")
-    axis.legend(loc="best")
+    legend_above(figure)
     text = "Students of teachers of rising accuracy; bars: 95 % intervals."
     text += f" Rank correlation: {'; '.join(sentences)}." if sentences else ""
     return [chart(figure, "teachers", text)]
@@ -285,7 +292,7 @@ def draw_amount(rows: list[dict], record: dict) -> list[dict]:
     axis.set_xticks(ticks, [f"{t:g}" for t in ticks], rotation=45 if len(ticks) > 6 else 0)
     axis.minorticks_off()
     axis.set(xlabel="images per class", ylabel="student's Acc@1, %")
-    axis.legend(loc="best")
+    legend_above(figure)
     text = "Accuracy over the images per class, log axis; bands: 95 % intervals."
     return [chart(figure, "amount", " ".join([text, *worth(found)]))]
 
@@ -301,10 +308,10 @@ def worth(found: list[tuple[str, list[dict]]]) -> list[str]:
         reached, amount = group[-1]["mean"], group[-1]["settings"]["images_per_class"]
         x = np.log([row["settings"]["images_per_class"] for row in real[0]])
         y = np.maximum.accumulate([row["mean"] for row in real[0]])
-        what = f"{amount:g} a class of {name} do as well as "
+        what = f"{amount:g} images a class ({name}) do as well as "
         if y[0] <= reached <= y[-1] and y[0] < y[-1]:
             equal = float(np.exp(np.interp(reached, y, x)))
-            sentences.append(f"{what}{equal:.0f} real ones a class: one is worth "
+            sentences.append(f"{what}about {equal:.0f} real ones a class: one is worth "
                              f"{equal / amount:.2g} real images.")
         elif reached > y[-1]:
             sentences.append(f"{what}more than {np.exp(x[-1]):.0f} real ones a class.")
@@ -327,7 +334,7 @@ def draw_fidelity(rows: list[dict], record: dict) -> list[dict]:
         heat(axis, grid, {cell: row["mean"] for cell, row in cells.items()}, COLOURS[0])
         axis.set(xlabel="guidance scale s", ylabel="sampling steps T")
         best, worst = (f(cells, key=lambda cell: cells[cell]["mean"]) for f in (max, min))
-        text = (f"{name}: student's Acc@1 in percent. Best at s={best[0]:g}, T={best[1]} "
+        text = (f"Student's Acc@1 in percent ({name}). Best at s={best[0]:g}, T={best[1]} "
                 f"({cells[best]['mean']:.2f}), worst at s={worst[0]:g}, T={worst[1]} "
                 f"({cells[worst]['mean']:.2f}).")
         drawn = chart(figure, f"fidelity{i}", text)
@@ -462,7 +469,7 @@ def draw_samples(rows: list[dict], path: Path) -> list[dict]:
     write_png(sheet_figure(columns, [task.class_names[c] for c in made]), path)
     text = "Real training images (left) beside synthetic ones (right)." if real else \
         "Synthetic images, a row per class."
-    return [{"html": picture(path.read_bytes(), text), "caption": text}]
+    return [{"html": picture(path.read_bytes(), text), "caption": text, "wide": True}]
 
 
 def real_images(trial: dict, task, classes: list[int]) -> dict:

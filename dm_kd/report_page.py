@@ -20,15 +20,9 @@ from dm_kd import published
 Column = tuple[str, Callable[[dict], object]]
 MOST_PICTURES_BYTES = 3_000_000  # of inspect_set's; the page stays below 10 MB
 MOST_COMMAND = 3000  # characters
-SECTIONS = {  # key of the figures -> heading, lead
-    "rivals": ("Side by side", ""),
-    "fidelity": ("Fidelity: guidance and steps", ""),
-    "teachers": ("Teacher strength", ""),
-    "amount": ("Amount of images", ""),
-    "curves": ("Training", ""),
-    "samples": ("Real and synthetic images", ""),
-    "confusion": ("Mistakes", ""),
-}
+FIRST = {"fidelity": "Guidance and steps", "teachers": "Teacher strength",
+         "amount": "Amount of images", "rivals": "Side by side"}  # figures above the table
+THEN = {"samples": "Real and synthetic images", "curves": "Training", "confusion": "Mistakes"}
 
 
 # --- cells ----------------------------------------------------------------------------------------
@@ -65,10 +59,14 @@ def results_columns(record: dict) -> list[Column]:
             return show(found[field]) if found.get("seeds") else ""
         return cell
 
+    def difference(row: dict) -> str:
+        found = compared.get(row["name"], {})
+        return (f"{found['difference']:+.2f} ({interval(found['interval'], '+')})"
+                if found.get("seeds") else "")
+
     columns = [
         ("Acc@1 %", spread), ("95 % interval", lambda r: interval(r["interval"])),
-        ("difference", against("difference", lambda v: f"{v:+.2f}")),
-        ("its 95 % interval", against("interval", lambda v: interval(v, "+"))),
+        (f"minus {record['baseline']}", difference),
         ("test error", against("test_error", number)),
         ("seed error", against("seed_error", number)),
         ("published", published_text),
@@ -230,7 +228,7 @@ body { margin: 0 auto; padding: 2.5rem 1rem 4rem; max-width: 70rem; background: 
 header, .text { max-width: 42rem; }
 h1 { font-size: clamp(1.7rem, 5vw, 2.5rem); line-height: 1.15; font-weight: 600; margin: 0 0 1rem;
   letter-spacing: -.01em; text-wrap: balance; }
-h2 { font-size: 1.3rem; font-weight: 600; margin: 3.2rem 0 .8rem; padding-top: .8rem;
+h2 { font-size: 1.3rem; font-weight: 600; margin: 2.4rem 0 .8rem; padding-top: .8rem;
   border-top: 1px solid var(--line); }
 .question { font-size: 1.2rem; font-style: italic; color: var(--soft); margin: 0 0 .8rem; }
 .answer { font-size: 1.2rem; margin: 0 0 1.2rem; }
@@ -239,22 +237,21 @@ nav { font: .88rem/2 var(--sans); display: flex; flex-wrap: wrap; gap: 0 1.1rem;
 .note, figcaption, .facts { font: .88rem/1.5 var(--sans); color: var(--soft); }
 figure { margin: 1rem 0 1.6rem; } figcaption { max-width: 38rem; margin-top: .5rem; }
 .figures { display: grid; gap: 1rem 3rem; grid-template-columns: minmax(0, 1fr); }
-@media (min-width: 60rem) { .figures.two { grid-template-columns: repeat(2, minmax(0, 1fr)); }
-  .figures:not(.two) svg { max-width: 38rem; } }
 svg { display: block; width: 100%; height: auto; max-width: 38rem; }
 img { max-width: 100%; height: auto; background: #fff; border-radius: 4px; }
-figure > img { padding: .4rem; display: block; }
+figure > div > img { padding: .4rem; display: block; }
 .corners { display: flex; justify-content: space-between; gap: 1rem; max-width: 38rem;
   margin: .3rem 0; }
 .corner { max-width: 46%; } .corner img { display: block; image-rendering: pixelated; }
 .corner:last-child:not(:first-child) { text-align: right; }
 small { font: .8rem/1.4 var(--sans); color: var(--soft); }
-.wide { overflow-x: auto; margin: 0 -1rem; padding: 0 1rem; }
+.wide { overflow: auto; max-height: 46rem; margin: 0 -1rem; padding: 0 1rem; }
 table { border-collapse: collapse; font: .88rem/1.4 var(--sans); min-width: 100%; }
 th, td { text-align: left; padding: .45rem .8rem .45rem 0; border-bottom: 1px solid var(--line);
   vertical-align: top; }
-thead th { border-bottom: 1.5px solid var(--ink); vertical-align: bottom; padding-bottom: .3rem; }
-tbody th { font-weight: 600; min-width: 11rem; }
+thead th { box-shadow: inset 0 -1.5px var(--ink); vertical-align: bottom; position: sticky; top: 0;
+  background: var(--paper); border: 0; }
+tbody th { font-weight: 600; min-width: 10rem; }
 tbody th small { display: block; font-weight: 400; }
 .n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 td.t { min-width: 9rem; }
@@ -267,7 +264,11 @@ th button:focus-visible, a:focus-visible, summary:focus-visible, .wide:focus-vis
 pre { overflow-x: auto; padding: .8rem 1rem; background: var(--tint); border-radius: 4px;
   font: .78rem/1.5 ui-monospace, Menlo, Consolas, monospace; max-height: 26rem; }
 summary { cursor: pointer; font: .95rem/1.6 var(--sans); } details { margin: .5rem 0; }
-@media print { pre { white-space: pre-wrap; max-height: none; } nav { display: none; } }
+@media (min-width: 60rem) { .figures.two { grid-template-columns: repeat(2, minmax(0, 1fr)); }
+  .figures:not(.two) figure:not(.whole) { display: grid; gap: 2.5rem; align-items: end;
+    grid-template-columns: minmax(0, 36rem) minmax(0, 1fr); }
+  tbody th { min-width: 19rem; } }
+@media print { pre, .wide { white-space: pre-wrap; max-height: none; } nav { display: none; } }
 """
 SCRIPT = """
 for (const table of document.querySelectorAll('table')) {
@@ -293,11 +294,11 @@ def esc(value: object) -> str:
 
 
 def page(record: dict, figures: dict[str, list[dict]]) -> str:
-    """One self-contained page: question and answer first, then the table, the figures, how it was
+    """One self-contained page: question and answer first, then what varies, the table, how it was
     made. figures: as report_figures.draw_all returns them."""
-    sections = [("results", "Results", results_section(record))]
-    sections += [(key, SECTIONS[key][0], figures_section(figures[key]))
-                 for key in SECTIONS if figures[key]]
+    sections = [(key, FIRST[key], figures_section(figures[key])) for key in FIRST if figures[key]]
+    sections += [("results", "Results", results_section(record))]
+    sections += [(key, THEN[key], figures_section(figures[key])) for key in THEN if figures[key]]
     sections += [("sets", "Image sets", sets_section(record)) if record["sets"] else None,
                  ("budget", "Budget", budget_section(record)),
                  ("licences", "Generators and licences", licences_section(record)),
@@ -363,9 +364,9 @@ def results_section(record: dict) -> str:
 
 def figures_section(figures: list[dict]) -> str:
     two = " two" if len(figures) > 1 else ""
-    return f"<div class='figures{two}'>" + "\n".join(
-        f"<figure>{figure['html']}<figcaption>{esc(figure['caption'])}</figcaption></figure>"
-        for figure in figures) + "</div>"
+    drawn = [f"<figure{' class=whole' * figure.get('wide', False)}><div>{figure['html']}</div>"
+             f"<figcaption>{esc(figure['caption'])}</figcaption></figure>" for figure in figures]
+    return f"<div class='figures{two}'>" + "\n".join(drawn) + "</div>"
 
 
 def sets_section(record: dict) -> str:
