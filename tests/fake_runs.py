@@ -1,4 +1,4 @@
-"""Run folders as distill and train_teacher write them, without training: for the tests of the report."""
+"""Run folders as distill and train_teacher write them, without training, for the report's tests."""
 
 import json
 

@@ -88,11 +88,13 @@ def test_an_unfinished_run_says_how_far_it_is(tmp_path):
     ("config.yaml", "seed: zero\ntask: digits\nteacher: t", "damaged"),
     ("config.yaml", "seed: 0\nteacher: t", "damaged"),
     ("metrics.jsonl", "{}\n", "damaged"), ("student.json", "7", "damaged"),
-    ("predictions.json", '{"ids": [1], "groups": [], "labels": [1], "predictions": [1]}', "damaged"),
+    ("predictions.json", '{"ids": [1], "groups": [], "labels": [1], "predictions": [1]}',
+     "damaged"),
     ("predictions.json", '{"ids": [1]}', "damaged"),
     ("predictions.json", '{"ids": [[1]], "groups": [0], "labels": [1], "predictions": [1]}',
      "damaged")])
-def test_what_is_not_as_a_run_writes_it_is_named_and_the_others_stay(tmp_path, name, content, state):
+def test_what_is_not_as_a_run_writes_it_is_named_and_the_others_stay(tmp_path, name, content,
+                                                                     state):
     write_run(tmp_path / "whole")
     (write_run(tmp_path / "hurt") / name).write_text(content)
     trials, states = read(tmp_path)
