@@ -34,7 +34,7 @@ from dm_kd.report_runs import (
 
 BOOTSTRAP_DRAWS = 10_000
 MIN_GROUPS = 8  # redrawing fewer says little of the spread between them
-MANY_GROUPS = 1000  # from here on sums of redrawn groups are normal
+MANY_GROUPS = 500  # from here on sums of redrawn groups are normal
 FIGURES_OF_A_SET = ("frechet", "precision", "recall", "density", "coverage", "teacher_entropy",
                     "teacher_agreement")
 
@@ -81,6 +81,8 @@ def body(argv: list[str]) -> None:
     record |= {"title": plain(args.title), "question": plain(args.question),
                "baseline": args.baseline}
     figures = report_figures.draw_all(rows, record, args.out)
+    record["findings"] = [figure["says"] for drawn in figures.values() for figure in drawn
+                          if figure.get("says")]
     files.write_json(args.out / "results.json", record)
     files.durable_write(args.out / "results.md", report_page.markdown(record))
     files.durable_write(args.out / "results.csv", report_page.csv_table(record))
@@ -188,7 +190,8 @@ def compare(ours: list[dict], base: list[dict] | None, seed: int) -> dict:
     by_member = np.bincount(members, means) / np.bincount(members)
     several = len(by_member) > 1
     return {"difference": round(float(means.mean()), 3), "seeds": len(pairs),
-            "images": len(images), "groups": len(counts), "redrawn": f"{len(by_member)} {level}s",
+            "images": len(images), "groups": len(counts),
+            "redrawn": f"{len(by_member)} {level}{'s' * several}",
             "test_error": round(float(tests.std()), 3),
             "seed_error": (round(float(by_member.std(ddof=1) / len(by_member) ** 0.5), 3)
                            if several else None),
@@ -270,17 +273,17 @@ def redrawn(sums: np.ndarray, counts: np.ndarray, members: np.ndarray, shared: n
         members, shared: each pair's [pairs], as top_level has them.
     """
     n, extra = len(counts), 0 if shared is None else shared.max() + 1
+    both = np.vstack([sums, counts])
     if n <= MANY_GROUPS:
         times, weights, others = draws(seed, n, members.max() + 1, extra)
-        by_pair, sizes = times @ sums.T, times @ counts
-    else:  # single images, or very many groups: the sums' normal limit, with their covariance
+        drawn = (times @ both.T.astype(np.float32)).astype(float)  # whole numbers: exact
+    else:  # the sums' normal limit, with their covariance
         _, weights, others = draws(seed, 1, members.max() + 1, extra)
-        both = np.vstack([sums, counts])
         centred = both - both.mean(1, keepdims=True)
         values, vectors = np.linalg.eigh(centred @ centred.T)
         normal = np.random.default_rng([seed, n]).standard_normal((BOOTSTRAP_DRAWS, len(both)))
         drawn = both.sum(1) + normal @ (vectors * np.sqrt(values.clip(0))).T
-        by_pair, sizes = drawn[:, :-1], drawn[:, -1]
+    by_pair, sizes = drawn[:, :-1], drawn[:, -1]
     weights = weights[:, members] * (1 if shared is None else others[:, shared])
     total = weights.sum(1)
     kept = total > 0  # a crossed draw may hold no pair at all
@@ -297,7 +300,7 @@ def draws(seed: int, groups: int, members: int, shared: int) -> tuple[np.ndarray
         drawn = random.integers(n, size=(BOOTSTRAP_DRAWS, n)) if n else np.zeros((1, 0), int)
         flat = drawn + np.arange(len(drawn))[:, None] * n
         counts.append(np.bincount(flat.ravel(), minlength=len(drawn) * n).reshape(len(drawn), n)
-                      .astype(float))
+                      .astype(np.float32))
     return tuple(counts)
 
 

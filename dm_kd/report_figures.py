@@ -42,7 +42,8 @@ SET_TITLES = {"frechet": "Fréchet distance", "precision": "precision", "recall"
 
 
 def draw_all(rows: list[dict], record: dict, out: Path) -> dict[str, list[dict]]:
-    """section -> its figures, {"html", "caption"[, "wide"]} each; curve.png and samples.png in `out`."""
+    """section -> its figures; curve.png and samples.png in `out`. A figure is {"html", "caption"},
+    "wide": True if it takes the page's width, "says": what it answers, in a sentence."""
     with canvas():
         return {"rivals": draw_rivals(record), "fidelity": draw_fidelity(rows, record),
                 "teachers": draw_teachers(rows, record), "amount": draw_amount(rows, record),
@@ -174,8 +175,9 @@ def draw_rivals(record: dict) -> list[dict]:
     middle = values[int(0.6 * (len(values) - 1))]
     floor = middle - 2 * max(values[0] - middle, 1.0)  # what lies below is an arrow at the edge
     inside = [row for row in rows if row["acc1_mean"] >= floor]
-    lows = [min([row["acc1_mean"], *(row["interval"] or [])]) for row in inside]
-    highs = [max([row["acc1_mean"], *(row["interval"] or [])]) for row in inside]
+    values = [[row["acc1_mean"], *(row["interval"] or []), *(e["acc1"] for e in row["published"])]
+              for row in inside]
+    lows, highs = [min(v) for v in values], [max(v) for v in values]
     for y, row in enumerate(rows):
         colour = INK if row["method"] in ("real", "alone") else COLOURS[0]
         if row in inside:
@@ -256,12 +258,13 @@ def draw_teachers(rows: list[dict], record: dict) -> list[dict]:
                   color=COLOURS[i], linewidth=0.9, alpha=0.6, label=shown(name, 48))
         if len(group) > 2:
             ranks = rank_correlation([r["teacher_acc1"] for r in group], [r["mean"] for r in group])
-            sentences.append(f"{name}: {ranks:+.2f}")
+            sentences.append(f"{ranks:+.2f} ({name}, {len(group)} teachers)")
     axis.set(xlabel="teacher's Acc@1, %", ylabel="student's Acc@1, %")
     legend_above(figure)
     text = "Students of teachers of rising accuracy; bars: 95 % intervals."
-    text += f" Rank correlation: {'; '.join(sentences)}." if sentences else ""
-    return [chart(figure, "teachers", text)]
+    says = (f"Rank correlation of the teacher's and the student's accuracy: {'; '.join(sentences)}."
+            if sentences else "")
+    return [chart(figure, "teachers", f"{text} {says}") | {"says": says}]
 
 
 def rank_correlation(x: list[float], y: list[float]) -> float:
@@ -294,7 +297,8 @@ def draw_amount(rows: list[dict], record: dict) -> list[dict]:
     axis.set(xlabel="images per class", ylabel="student's Acc@1, %")
     legend_above(figure)
     text = "Accuracy over the images per class, log axis; bands: 95 % intervals."
-    return [chart(figure, "amount", " ".join([text, *worth(found)]))]
+    says = " ".join(worth(found))
+    return [chart(figure, "amount", f"{text} {says}") | {"says": says}]
 
 
 def worth(found: list[tuple[str, list[dict]]]) -> list[str]:
@@ -334,14 +338,15 @@ def draw_fidelity(rows: list[dict], record: dict) -> list[dict]:
         heat(axis, grid, {cell: row["mean"] for cell, row in cells.items()}, COLOURS[0])
         axis.set(xlabel="guidance scale s", ylabel="sampling steps T")
         best, worst = (f(cells, key=lambda cell: cells[cell]["mean"]) for f in (max, min))
-        text = (f"Student's Acc@1 in percent ({name}). Best at s={best[0]:g}, T={best[1]} "
-                f"({cells[best]['mean']:.2f}), worst at s={worst[0]:g}, T={worst[1]} "
-                f"({cells[worst]['mean']:.2f}).")
-        drawn = chart(figure, f"fidelity{i}", text)
-        drawn["html"] = with_corners(drawn["html"], grid, cells)
+        says = (f"Of {len(cells)} settings of s and T the best is s={best[0]:g}, T={best[1]} "
+                f"({cells[best]['mean']:.2f} %), the worst s={worst[0]:g}, T={worst[1]} "
+                f"({cells[worst]['mean']:.2f} %).")
+        drawn = chart(figure, f"fidelity{i}", f"Student's Acc@1 in percent ({name}). {says}")
+        drawn |= {"html": with_corners(drawn["html"], grid, cells), "says": says}
         figures.append(drawn)
         figures += draw_set_figures(i, grid, {c: entries[r["name"]]["set"]
-                                              for c, r in cells.items()})
+                                              for c, r in cells.items()},
+                                    {c: r["mean"] for c, r in cells.items()})
     return figures
 
 
@@ -372,8 +377,10 @@ def rectangle(x: int, y: int, colour: tuple):
     return Rectangle((x - 0.47, y - 0.47), 0.94, 0.94, facecolor=colour, edgecolor="none")
 
 
-def draw_set_figures(number: int, grid: list, sets: dict[tuple, dict]) -> list[dict]:
-    """A small heat map for each figure that inspect_set found in every cell."""
+def draw_set_figures(number: int, grid: list, sets: dict[tuple, dict],
+                     accuracies: dict[tuple, float]) -> list[dict]:
+    """A small heat map for each figure that inspect_set found in every cell, and how its ranks go
+    with those of the accuracies."""
     known = [k for k in SET_TITLES if all(s.get(k) is not None for s in sets.values())]
     if not known:
         return []
@@ -386,8 +393,13 @@ def draw_set_figures(number: int, grid: list, sets: dict[tuple, dict]) -> list[d
         axis.tick_params(labelsize=7.5)
     for axis in places.flat[len(known):]:
         axis.set_axis_off()
-    return [chart(figure, f"sets{number}", "The same sets as inspect_set sees them: over s "
-                                           "(across) and T (up).")]
+    ranks = [(SET_TITLES[k].split(",")[0], rank_correlation(
+        [sets[c][k] for c in accuracies], list(accuracies.values()))) for k in known]
+    says = "Rank correlation of the student's accuracy over these settings with " + ", ".join(
+        f"{name} {value:+.2f}" for name, value in ranks) + "."
+    drawn = chart(figure, f"sets{number}", "The same sets as inspect_set sees them, over s "
+                                           f"(across) and T (up). {says}")
+    return [drawn | {"says": says}]
 
 
 def with_corners(svg: str, grid: list[list[float]], cells: dict[tuple, dict]) -> str:

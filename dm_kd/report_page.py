@@ -133,6 +133,8 @@ def markdown(record: dict) -> str:
     if record["question"]:
         parts.append(f"*{marked(record['question'])}*")
     parts.append(marked(answer(record)))
+    parts += ["\n".join(f"- {marked(text)}" for text in record["findings"])] * bool(
+        record["findings"])
     parts.append(markdown_table([("row", lambda r: r["name"]), ("what", lambda r: r["what"]),
                                  *results_columns(record)], record["rows"]))
     parts.append("## Budget\n\n" + markdown_table(
@@ -192,19 +194,23 @@ def answer(record: dict) -> str:
     """The result in a sentence or two."""
     best = max(record["rows"], key=lambda row: row["acc1_mean"])
     made = [row for row in record["rows"] if "synthetic" in row["what"]]
-    text = f"Best row: {best['name']} with {spread(best)} % of real validation images right."
+    sentences = []
     if made:
         row = max(made, key=lambda r: r["acc1_mean"])
-        text = (f"A student that never saw a real image ({row['what']}) names {spread(row)} % of "
-                f"the real validation images. " + text)
+        sentences.append(f"A student that never saw a real image ({row['what']}) names "
+                         f"{spread(row)} % of the real validation images.")
         against = record["against_baseline"].get(row["name"])
         if against and against["seeds"]:
             low, high = against["interval"]
             verdict = ("the interval holds zero: no difference is shown" if low <= 0 <= high
                        else "the interval excludes zero")
-            text += (f" Against the baseline {record['baseline']}: {against['difference']:+.2f} "
-                     f"points, 95 % interval {low:+.2f} to {high:+.2f}; {verdict}.")
-    return text
+            sentences.append(f"Against the baseline {record['baseline']}: "
+                             f"{against['difference']:+.2f} points, 95 % interval {low:+.2f} to "
+                             f"{high:+.2f}; {verdict}.")
+    if not made or best is not row:
+        sentences.append(f"Best row: {best['name']} with {spread(best)} % of real validation "
+                         "images right.")
+    return " ".join(sentences)
 
 
 def sources(record: dict) -> list[str]:
@@ -239,7 +245,7 @@ figure { margin: 1rem 0 1.6rem; } figcaption { max-width: 38rem; margin-top: .5r
 .figures { display: grid; gap: 1rem 3rem; grid-template-columns: minmax(0, 1fr); }
 svg { display: block; width: 100%; height: auto; max-width: 38rem; }
 img { max-width: 100%; height: auto; background: #fff; border-radius: 4px; }
-figure > div > img { padding: .4rem; display: block; }
+.wide img { min-width: 40rem; } figure > div > img { padding: .4rem; display: block; }
 .corners { display: flex; justify-content: space-between; gap: 1rem; max-width: 38rem;
   margin: .3rem 0; }
 .corner { max-width: 46%; } .corner img { display: block; image-rendering: pixelated; }
@@ -323,8 +329,10 @@ def header(record: dict, links: str) -> str:
     facts = [f"{len(record['rows'])} rows", f"{trials} runs", record["date"]]
     if record["problems"]:
         facts.insert(2, f"<a href='#left-out'>{len(record['problems'])} left out</a>")
+    found = "".join(f"<li>{esc(text)}</li>" for text in record["findings"])
     return (f"<header><h1>{esc(record['title'])}</h1>{asked}"
-            f"<p class=answer>{esc(answer(record))}</p><p class=facts>{' · '.join(facts)}</p>"
+            f"<p class=answer>{esc(answer(record))}</p>{f'<ul>{found}</ul>' * bool(found)}"
+            f"<p class=facts>{' · '.join(facts)}</p>"
             f"</header><nav aria-label=Sections>{links}</nav>")
 
 
@@ -382,8 +390,8 @@ def sets_section(record: dict) -> str:
         drawn = ""
         if data and len(data) <= room:
             room -= len(data)
-            drawn = ("<img alt='Worst confusions, entropy, nearest real images' "
-                     f"src='data:image/png;base64,{base64.b64encode(data).decode()}'>")
+            drawn = ("<div class=wide><img alt='Worst confusions, entropy, nearest real images' "
+                     f"src='data:image/png;base64,{base64.b64encode(data).decode()}'></div>")
         if len(record["sets"]) <= 3 or drawn:
             opened = " open" if entry is record["sets"][0] else ""
             parts.append(f"<details{opened}><summary>{esc(entry.get('set'))}</summary>"
