@@ -321,7 +321,7 @@ def make_record(rows: list[dict], comparisons: dict, inspections: list[dict],
         "machines": machines(trials), "generators": generators(rows),
         "commits": sorted({str(t["result"].get("commit", "unknown")) for t in trials}),
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        "commands": list(dict.fromkeys(t["result"].get("command") for t in trials)),
+        "commands": list(dict.fromkeys(plain(t["result"].get("command")) for t in trials)),
     })
 
 

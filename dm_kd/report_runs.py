@@ -113,7 +113,8 @@ def read_trial(place: Path, root: Path) -> dict:
     if result["acc1"] is None:
         return {"state": "not judged", "why": "trained with --val none"}
     card = finite(files.read_json(place / ("student.json" if kind == "distill" else "model.json")))
-    inputs = files.read_json(place / "inputs.json") if (place / "inputs.json").exists() else {}
+    inputs = finite(files.read_json(place / "inputs.json")
+                    if (place / "inputs.json").exists() else {})
     trial = {"state": "finished", "place": place, "kind": kind, "config": finite(config),
              "result": checked(finite(result)), "card": card, "inputs": inputs,
              "metrics": curve(run.read_metrics(place)), "seed": int(config["seed"]),
@@ -138,7 +139,7 @@ def checked(result: dict) -> dict:
 
     Raises:
         ValueError: the accuracy or the count of images is none."""
-    if not 0 <= result["acc1"] <= 100 or not result["val_images"] > 0:
+    if not 0 <= result["acc1"] <= 100 or not 0 < result["val_images"] < 1e12:
         raise ValueError(f"acc1 {result['acc1']!r:.20}, val_images {result['val_images']!r:.20}")
     budget = result.get("budget") if isinstance(result.get("budget"), dict) else {}
     clean = {"budget": {k: number(v) for k, v in budget.items()}}
@@ -148,7 +149,9 @@ def checked(result: dict) -> dict:
 
 
 def number(value: object) -> float | int | None:
-    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+    """The value if it is a number that can be drawn."""
+    able = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return value if able and abs(value) < 1e15 else None
 
 
 def curve(rows: list[dict]) -> list[float]:
@@ -211,8 +214,8 @@ def settings_of(trial: dict) -> dict[str, object]:
               for k, v in generator.items() if "sha256" not in k and k not in (
                   "name", "licence", "trained_on", "guidance_scale", "steps")}
     found |= {"task": trial["task"], "images": plain(method),
-              "student": config.get("student", config.get("model")),
-              "teacher": teacher.get("name"),
+              "student": plain(config.get("student", config.get("model"))),
+              "teacher": teacher.get("name") and plain(teacher["name"]),
               "teacher_run": TOKEN.sub("", str(config.get("teacher", ""))),
               "guidance_scale": number(generator.get("guidance_scale")),
               "steps": number(generator.get("steps")),
@@ -240,10 +243,11 @@ def method_of(trial: dict) -> str:
 def images_per_class(trial: dict) -> float | None:
     """Of stored images; None for those that are made while the student learns."""
     given = number(trial["config"].get("images_per_class"))
-    count, classes = number(trial["inputs"].get("source_images")), trial["card"].get("num_classes")
-    if given is not None or not count or not number(classes):
-        return given
-    return count / classes
+    count = number(trial["inputs"].get("source_images"))
+    classes = number(trial["card"].get("num_classes"))
+    if given is None and count and classes:
+        given = count / classes
+    return given if given and given > 0 else None
 
 
 def describe(trial: dict) -> str:
@@ -257,7 +261,7 @@ def describe(trial: dict) -> str:
     elif generator.get("name") == "noise":
         images = "noise"
     elif s is not None and steps is not None:
-        images = f"synthetic images ({generator['name']}, s={s:g}, T={steps})"
+        images = f"synthetic images ({generator.get('name')}, s={s:g}, T={steps})"
     else:
         images = f"images of {generator.get('name', config.get('source'))}"
     return plain(f"{config.get('student')}, KD from {settings['teacher']} on {images}")

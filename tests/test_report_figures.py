@@ -142,12 +142,12 @@ def test_a_chart_takes_the_colours_of_the_page_and_fetches_nothing(tmp_path):
 
 
 def test_names_that_matplotlib_would_read_as_formulas_or_hide_are_drawn_as_they_are(tmp_path):
-    for name in ("$a_{", "_hidden", "a & <b>", "名前"):
+    for name in ("$a_{$", "_hidden", "a & <b>", "名前"):
         write_run(tmp_path / name)
     rows, record = rows_of(tmp_path)
     figures = report_figures.draw_all(rows, record, tmp_path / "out")
     svg = figures["rivals"][0]["html"] + figures["curves"][0]["html"]
-    assert svg.count("$a_{") == 2 and svg.count(">hidden") == 2 and "a &amp; &lt;b&gt;" in svg
+    assert svg.count("$a_{$") == 2 and svg.count(">hidden") == 2 and "a &amp; &lt;b&gt;" in svg
     assert "名前" in svg
 
 

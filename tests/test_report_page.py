@@ -10,6 +10,7 @@ import subprocess
 import time
 
 import pytest
+import yaml
 from fake_runs import DIT, write_run, write_study
 
 from dm_kd import report, report_page
@@ -53,6 +54,22 @@ def test_bytes_in_names_and_control_characters_never_break_the_page(tmp_path):
     page, _, table, record = make(tmp_path)
     assert "b?" in page and "\x1b" not in page
     assert {row["name"] for row in record["rows"]} == {"whole", "b? [31m"} and len(table) == 2
+
+
+def test_a_page_comes_of_runs_with_anything_in_any_field(tmp_path):
+    runs = tmp_path / "runs"
+    write_run(runs / "whole")
+    generator = {**DIT, "guidance_scale": 1.0, "steps": 5}
+    for v, value in enumerate((None, True, -1, 1e308, float("nan"), "x", [], {"a": [1]})):
+        for name in ("result.json", "student.json", "inputs.json", "config.yaml"):
+            fields = yaml.safe_load((write_run(runs / "now", source="s", generator=generator)
+                                     / name).read_text())
+            shutil.rmtree(runs / "now")
+            for field in fields:
+                run = write_run(runs / f"{name}_{field}_{v}", source="s", generator=generator)
+                (run / name).write_text(json.dumps({**fields, field: value}))
+    page, _, table, record = make(tmp_path, "--baseline", "whole")
+    assert len(table) > 100 and len(record["problems"]) > 20 and "</html>" in page
 
 
 def test_the_browser_is_told_to_fetch_nothing_and_nothing_is_linked(tmp_path):
@@ -175,7 +192,7 @@ def look(page, folder, widths, dark=False):
 def study_page(tmp_path_factory):
     root = tmp_path_factory.mktemp("browser")
     write_study(root / "runs", seeds=(0, 1), scales=(0, 1, 2), steps=(5, 20))
-    write_run(root / "runs" / ("a_very_long_name_without_any_space" * 3), 85)
+    write_run(root / "runs" / ("a_very_long_name_without_any_space" * 3), 100)
     later = write_run(root / "runs" / "later")
     (later / "result.json").unlink()
     page, *_ = make(root, "--baseline", "real_160", "--question", "Which?")
