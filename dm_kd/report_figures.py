@@ -251,11 +251,10 @@ def draw_teachers(rows: list[dict], record: dict) -> list[dict]:
     for i, (name, group) in enumerate(found):
         group = sorted(group, key=lambda row: row["teacher_acc1"])
         for row in group:
-            entry = entries[row["name"]]
-            axis.errorbar([row["teacher_acc1"]], [row["mean"]], yerr=whiskers(entry),
-                          fmt=MARKS[i], color=COLOURS[i], markersize=5.5, elinewidth=1)
-        axis.plot([r["teacher_acc1"] for r in group], [r["mean"] for r in group],
-                  color=COLOURS[i], linewidth=0.9, alpha=0.6, label=shown(name, 48))
+            axis.errorbar([row["teacher_acc1"]], [row["mean"]],
+                          yerr=whiskers(entries[row["name"]]), color=COLOURS[i], elinewidth=1)
+        axis.plot([r["teacher_acc1"] for r in group], [r["mean"] for r in group], marker=MARKS[i],
+                  markersize=5.5, color=COLOURS[i], linewidth=0.8, label=shown(name, 48))
         if len(group) > 2:
             ranks = rank_correlation([r["teacher_acc1"] for r in group], [r["mean"] for r in group])
             sentences.append(f"{ranks:+.2f} ({name}, {len(group)} teachers)")

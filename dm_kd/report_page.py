@@ -241,7 +241,7 @@ h2 { font-size: 1.3rem; font-weight: 600; margin: 2.4rem 0 .8rem; padding-top: .
 a { color: var(--link); text-decoration-thickness: 1px; text-underline-offset: .15em; }
 nav { font: .88rem/2 var(--sans); display: flex; flex-wrap: wrap; gap: 0 1.1rem; }
 .note, figcaption, .facts { font: .88rem/1.5 var(--sans); color: var(--soft); }
-figure { margin: 1rem 0 1.6rem; } figcaption { max-width: 38rem; margin-top: .5rem; }
+figure { margin: .3rem 0 .6rem; } figcaption { max-width: 38rem; margin-top: .5rem; }
 .figures { display: grid; gap: 1rem 3rem; grid-template-columns: minmax(0, 1fr); }
 svg { display: block; width: 100%; height: auto; max-width: 38rem; }
 img { max-width: 100%; height: auto; background: #fff; border-radius: 4px; }
