@@ -155,7 +155,7 @@ def marked(value: object) -> str:
 
 
 def markdown_table(columns: list[Column], rows: list[dict]) -> str:
-    lines = [[name for name, _ in columns], ["---"] * len(columns)]
+    lines = [[marked(name) for name, _ in columns], ["---"] * len(columns)]
     lines += [[marked(cell(row)) for _, cell in columns] for row in rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
