@@ -1,31 +1,42 @@
-"""Turn folders of runs into a table, pictures and one page: results.json, curve.png, samples.png,
-report.html.
+"""Turn folders of runs into tables, pictures and one page: results.json, results.md, results.csv,
+curve.png, samples.png, report.html.
 
     python -m dm_kd.report --runs save/student_model --out save/report
 
-Runs whose names differ only in _seedN and foldN are trials of one row. Where the trials cover all
-folds, a seed's accuracy is that of all its folds' predictions together. With --baseline ROW every
-row is compared with it, image by image.
+Runs in like-named folders whose names differ only in seedN, foldN, genN and setN are trials of one
+row. Where the trials cover all folds, a seed's accuracy is that of all its folds' predictions
+together. With --baseline ROW every row is compared with it, image by image. Numbers that were
+published for a row's task, pair and method stand beside it.
 """
 
 import argparse
-import base64
-import html
+import functools
 import json
-import re
+import os
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
 
-from dm_kd import files, image_files, image_set, run
+from dm_kd import files, published, report_figures, report_page, run
 from dm_kd.errors import UserError, nearest
-from dm_kd.tasks import TASKS, load_real
+from dm_kd.report_runs import (
+    describe,
+    find_inspections,
+    find_trials,
+    finite,
+    generator_of,
+    information,
+    number,
+    plain,
+)
 
 BOOTSTRAP_DRAWS = 10_000
 MIN_GROUPS = 8  # redrawing fewer says little of the spread between them
-SAMPLE_COLUMNS = 8
+MANY_GROUPS = 500  # from here on sums of redrawn groups are normal
+FIGURES_OF_A_SET = ("frechet", "precision", "recall", "density", "coverage", "teacher_entropy",
+                    "teacher_agreement")
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -33,13 +44,15 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--runs", type=Path, required=True, metavar="FOLDER",
                         help="every run below it is read")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER",
-                        help="where the table, the pictures and the page go")
+                        help="where the tables, the pictures and the page go")
     parser.add_argument("--rows", default="", metavar="A,B,C",
                         help="order of the rows, by run name (default: by accuracy)")
     parser.add_argument("--baseline", default=None, metavar="ROW",
                         help="row that the others are compared with, image by image")
     parser.add_argument("--title", default="Distillation without real images", metavar="TEXT",
                         help="of the page (default: %(default)s)")
+    parser.add_argument("--question", default="", metavar="TEXT",
+                        help="what the runs are to answer, above the answer (default: none)")
     run.add_common_arguments(parser)
     return run.parse(parser, argv)
 
@@ -63,381 +76,320 @@ def body(argv: list[str]) -> None:
             raise UserError(f"no row '{args.baseline}'",
                             hint=f"--baseline: {nearest(args.baseline, names)}")
         comparisons = compare_all(rows, args.baseline, args.seed)
-    pictures = {"curve.png": draw_curves(rows, args.out / "curve.png"),
-                "samples.png": draw_samples(trials, args.out / "samples.png")}
     inspections = find_inspections(args.runs, problems)
-    record = make_record(rows, comparisons, inspections, problems)
+    record = make_record(rows, comparisons, inspections, problems, args.seed)
+    record |= {"title": plain(args.title), "question": plain(args.question),
+               "baseline": args.baseline}
+    figures = report_figures.draw_all(rows, record, args.out)
+    record["findings"] = [figure["says"] for drawn in figures.values() for figure in drawn
+                          if figure.get("says")]
     files.write_json(args.out / "results.json", record)
-    files.durable_write(args.out / "report.html",
-                        make_page(args, rows, record, pictures, trials, problems))
-    print(text_table(record))
-    for problem in problems:
+    files.durable_write(args.out / "results.md", report_page.markdown(record))
+    files.durable_write(args.out / "results.csv", report_page.csv_table(record))
+    files.durable_write(args.out / "report.html", report_page.page(record, figures))
+    print(report_page.text_table(record))
+    for problem in record["left_out"]:
         print(f"left out: {problem}", file=sys.stderr)
     print(f"\npage: {args.out / 'report.html'}")
 
 
-# --- reading --------------------------------------------------------------------------------------
-
-def find_trials(folder: Path) -> tuple[list[dict], list[str]]:
-    """Finished classifier runs below a folder, and what could not be read, each with its reason."""
-    trials, problems = [], []
-    for config_path in sorted(folder.rglob("config.yaml")):
-        place = config_path.parent
-        try:
-            trial = read_trial(place)
-            if trial is None:
-                problems.append(f"{place}: not finished")
-            elif trial["result"].get("acc1") is not None:
-                trials.append(trial)
-        except (UserError, KeyError, TypeError, ValueError) as error:
-            problems.append(f"{place}: damaged ({str(error).splitlines()[0][:80]})")
-    return trials, problems
-
-
-def find_inspections(folder: Path, problems: list[str]) -> list[dict]:
-    """What inspect_set wrote below a folder; unreadable ones are added to `problems`."""
-    found = []
-    for path in sorted(folder.rglob("inspect*.json")):
-        try:
-            record = files.read_json(path)
-            picture = path.with_suffix(".png")
-            found.append({**record, "sentence": str(record["sentence"]),
-                          "picture": str(picture) if picture.exists() else None})
-        except (UserError, KeyError):
-            problems.append(f"{path}: damaged")
-    return found
-
-
-def read_trial(place: Path) -> dict | None:
-    """A run's config, result, card, metrics and predictions; None while it is not finished."""
-    if not (place / "result.json").exists():
-        return None
-    config, result = run.read_config(place / "config.yaml"), files.read_json(place / "result.json")
-    kind = "distill" if "teacher" in config else "train_teacher"
-    card_path = place / ("student.json" if kind == "distill" else "model.json")
-    if not card_path.exists():  # a generator
-        return {"result": {}}
-    predictions = place / "predictions.json"
-    return {"place": place, "name": row_name(place), "kind": kind, "config": config,
-            "result": result, "card": files.read_json(card_path),
-            "metrics": run.read_metrics(place), "seed": config["seed"],
-            "fold": config.get("fold", 0), "task": config["task"],
-            "predictions": files.read_json(predictions) if predictions.exists() else None}
-
-
-def row_name(place: Path) -> str:
-    """The run's folder name without its _seedN and _foldN."""
-    return re.sub(r"_?(seed|fold)\d+", "", place.name) or place.name
-
-
-def describe(trial: dict) -> str:
-    """What the row is, in words."""
-    config, card = trial["config"], trial["card"]
-    if trial["kind"] == "train_teacher":
-        return f"{config['model']}, cross-entropy on real images"
-    source = config["source"]
-    generator = card.get("generator") or {}
-    if source == "real":
-        images = "real images"
-    elif generator.get("name") == "noise":
-        images = "noise"
-    elif "guidance_scale" in generator:
-        images = (f"synthetic images ({generator['name']}, s={generator['guidance_scale']:g}, "
-                  f"T={generator['steps']})")
-    else:
-        images = f"images of {generator.get('name', source)}"
-    return f"{config['student']}, KD from {card['teacher']['name']} on {images}"
-
-
-# --- rows and comparisons -------------------------------------------------------------------------
+# --- rows -----------------------------------------------------------------------------------------
 
 def make_rows(trials: list[dict], order: list[str]) -> list[dict]:
-    """Trials of one name are one row: a seed's accuracy is over all its folds' images."""
+    """Trials of one row together: a seed's accuracy is over all its folds' images. A row's name is
+    its folder's; where several folders have it, with the folders above."""
+    paths = dict.fromkeys(trial["row"] for trial in trials)
     rows = []
-    for name in dict.fromkeys(trial["name"] for trial in trials):
-        mine = [trial for trial in trials if trial["name"] == name]
-        accuracies = {seed: pooled_acc1([t for t in mine if t["seed"] == seed])
-                      for seed in sorted({t["seed"] for t in mine})}
+    for path in paths:
+        mine = [trial for trial in trials if trial["row"] == path]
+        keys = sorted({t["replicate"] for t in mine}, key=lambda key: [v or 0 for v in key])
+        accuracies = {label(key): pooled([t for t in mine if t["replicate"] == key], "acc1")
+                      for key in keys}
         values = np.array(list(accuracies.values()))
-        rows.append({"name": name, "trials": mine, "what": describe(mine[0]),
+        amounts = [t["settings"]["images_per_class"] for t in mine]
+        settings = mine[0]["settings"] | {
+            "images_per_class": None if None in amounts else round(float(np.mean(amounts)), 1)}
+        rows.append({"name": short_name(path, paths), "trials": mine, "what": describe(mine[0]),
                      "acc1_by_seed": accuracies, "mean": float(values.mean()),
                      "std": float(values.std(ddof=1)) if len(values) > 1 else None,
-                     "folds": len({t["fold"] for t in mine})})
+                     "folds": len({t["fold"] for t in mine}), "settings": settings,
+                     "teacher_acc1": pooled(mine, "teacher_acc1")})
     rows.sort(key=lambda row: -row["mean"])
     if order:
         rows.sort(key=lambda row: order.index(row["name"]) if row["name"] in order else len(order))
     return rows
 
 
-def pooled_acc1(trials: list[dict]) -> float:
-    """Percent right over all images that the trials judged, each image once."""
-    right = sum(t["result"]["acc1"] * t["result"]["val_images"] for t in trials)
-    return right / sum(t["result"]["val_images"] for t in trials)
+def short_name(path: tuple[str, ...], paths: dict) -> str:
+    """The shortest end of a row's path that no other row has."""
+    for length in range(1, len(path) + 1):
+        if sum(other[-length:] == path[-length:] for other in paths) == 1:
+            break
+    return "/".join(path[-length:])
 
 
-def correctness(trials: list[dict]) -> dict[int, dict[int, tuple[bool, int]]]:
-    """seed -> image id -> (right, group)."""
-    found = {}
-    for trial in trials:
-        p = trial["predictions"]
-        for image, group, label, guess in zip(p["ids"], p["groups"], p["labels"],
-                                              p["predictions"], strict=True):
-            found.setdefault(trial["seed"], {})[image] = (label == guess, group)
-    return found
+def label(key: tuple) -> int | str:
+    generator, made, seed = key
+    if generator is None and made is None:
+        return seed
+    parts = (("gen", generator), ("set", made), ("seed", seed))
+    return " ".join(f"{what}{value}" for what, value in parts if value is not None)
 
+
+def pooled(trials: list[dict], field: str) -> float | None:
+    """A percentage over all images that the trials judged; None where a trial has none."""
+    values = [t["result"][field] for t in trials]
+    counts = [t["result"]["val_images"] for t in trials]
+    return None if None in values else float(np.average(values, weights=counts))
+
+
+# --- comparisons ----------------------------------------------------------------------------------
 
 def compare_all(rows: list[dict], baseline: str, seed: int) -> dict[str, dict]:
     base = next(row for row in rows if row["name"] == baseline)
     return {row["name"]: compare(row["trials"], base["trials"], seed) for row in rows
-            if row is not base and all(t["predictions"] for t in row["trials"] + base["trials"])}
+            if row is not base and has_predictions(row["trials"] + base["trials"])}
 
 
-def compare(ours: list[dict], base: list[dict], seed: int) -> dict:
-    """Accuracy difference in points over the seeds and images that both judged, paired.
+def has_predictions(trials: list[dict]) -> bool:
+    return all(t["predictions"] is not None for t in trials)
+
+
+def compare(ours: list[dict], base: list[dict] | None, seed: int) -> dict:
+    """Accuracy difference in points over the trials and images that both judged, paired; without a
+    base the accuracy itself.
+
+    Trials nest: a generator has sets, a set has students. The highest of these levels that has
+    several members ("redrawn") is what is redrawn, each member with all below it. Where only one
+    side has that level, and the other side's trials are paired with several of its members, those
+    trials are redrawn too.
 
     test_error: standard error from the finite test set, from redrawing its groups (writers; single
-    images where groups are unknown or too few) with the seeds kept. seed_error: the differences'
-    standard deviation over seeds over sqrt(seeds). interval and lower_bound: 95 % two-sided and
-    one-sided, from redrawing both levels (percentile bootstrap, 10,000 draws).
+    images where groups are unknown or too few) with the trials kept. seed_error: the standard
+    deviation of the members' differences over sqrt(members). interval and lower_bound: 95 %
+    two-sided and one-sided, from redrawing both (percentile bootstrap, 10,000 draws).
     """
-    a, b = correctness(ours), correctness(base)
-    seeds = sorted(a.keys() & b.keys())
-    if not seeds:
+    a, b = judged(ours), judged(base) if base is not None else {}
+    pairs = ([(x, y) for x in a for y in b if fits(x, y)] if base is not None
+             else [(x, None) for x in a])
+    parts = [side[key] for pair in pairs for side, key in zip((a, b), pair, strict=True)
+             if key is not None]
+    images = functools.reduce(np.intersect1d, [part["ids"] for part in parts] or [np.zeros(0)])
+    if not len(images):
         return {"seeds": 0}
-    images = sorted(set.intersection(*(set(a[s]) & set(b[s]) for s in seeds)))
-    if not images:
-        return {"seeds": 0}
-    groups = [a[seeds[0]][i][1] for i in images]
-    if -1 in groups or len(set(groups)) < MIN_GROUPS:
-        groups = list(range(len(images)))
-    names, index = np.unique(groups, return_inverse=True)
-    sums = np.zeros((len(seeds), len(names)))
-    for row, s in enumerate(seeds):
-        np.add.at(sums[row], index, [100.0 * (a[s][i][0] - b[s][i][0]) for i in images])
-    counts = np.bincount(index).astype(float)
-    random = np.random.default_rng(seed)
-    drawn = random.integers(len(names), size=(BOOTSTRAP_DRAWS, len(names)))
-    drawn_seeds = random.integers(len(seeds), size=(BOOTSTRAP_DRAWS, len(seeds)))
-    sizes = counts[drawn].sum(1)
-    by_seed = sums.sum(1) / counts.sum()
-    tests = sums.mean(0)[drawn].sum(1) / sizes
-    both = np.array([sums[s][:, d].sum(1).mean() for s, d in zip(drawn_seeds, drawn, strict=True)])
-    both = both / sizes
-    return {"difference": round(float(by_seed.mean()), 3), "seeds": len(seeds),
-            "images": len(images), "groups": len(names),
+    groups = parts[0]["groups"][np.searchsorted(parts[0]["ids"], images)]
+    if -1 in groups or len(set(groups.tolist())) < MIN_GROUPS:
+        groups = np.arange(len(images))
+    _, index, counts = np.unique(groups, return_inverse=True, return_counts=True)
+    right = [[0 if key is None else is_right(side[key], images)
+              for side, key in zip((a, b), pair, strict=True)] for pair in pairs]
+    sums = np.stack([np.bincount(index, x - y, len(counts)) for x, y in right])
+    level, members, shared = top_level(pairs, ours, base)
+    tests, both = redrawn(sums, counts, members, shared, seed)
+    means = 100 * sums.sum(1) / counts.sum()
+    by_member = np.bincount(members, means) / np.bincount(members)
+    several = len(by_member) > 1
+    return {"difference": round(float(means.mean()), 3), "seeds": len(pairs),
+            "images": len(images), "groups": len(counts),
+            "redrawn": f"{len(by_member)} {level}{'s' * several}",
             "test_error": round(float(tests.std()), 3),
-            "seed_error": (round(float(by_seed.std(ddof=1) / len(seeds) ** 0.5), 3)
-                           if len(seeds) > 1 else None),
+            "seed_error": (round(float(by_member.std(ddof=1) / len(by_member) ** 0.5), 3)
+                           if several else None),
             "interval": [round(float(v), 3) for v in np.percentile(both, [2.5, 97.5])],
             "lower_bound": round(float(np.percentile(both, 5)), 3)}
 
 
+def judged(trials: list[dict]) -> dict[tuple, dict[str, np.ndarray]]:
+    """replicate -> predictions over all its folds, ids in rising order."""
+    found = {}
+    for key in sorted({t["replicate"] for t in trials}, key=lambda key: [v or 0 for v in key]):
+        parts = [t["predictions"] for t in trials if t["replicate"] == key]
+        whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        _, first = np.unique(whole["ids"], return_index=True)
+        found[key] = {name: values[first] for name, values in whole.items()}
+    return found
+
+
+def is_right(predictions: dict[str, np.ndarray], images: np.ndarray) -> np.ndarray:
+    at = np.searchsorted(predictions["ids"], images)
+    return (predictions["labels"] == predictions["predictions"])[at].astype(float)
+
+
+def fits(x: tuple, y: tuple) -> bool:
+    """Whether two replicates are of one seed, and of one generator and set where both have them."""
+    return all(p == q or p is None or q is None for p, q in zip(x, y, strict=True))
+
+
+def makers(trials: list[dict] | None, level: str) -> dict[tuple, object]:
+    """replicate -> which generator or set made its images: by its number, else by the digests in
+    the folds that every replicate has; None where there is none."""
+    by_fold = {}
+    for t in trials or []:
+        digest = (generator_of(t).get("weights_sha256") if level == "generator"
+                  else t["inputs"].get("source_sha256"))
+        by_fold.setdefault(t["replicate"], {})[t["fold"]] = digest
+    folds = sorted(set.intersection(*map(set, by_fold.values()))) if by_fold else []
+    found = {}
+    for key, digests in by_fold.items():
+        known = tuple(digests[fold] for fold in folds)
+        named = key[:1] if level == "generator" else key[:2]
+        found[key] = (named if named[-1] is not None else
+                      known if known and None not in known else None)
+    return found
+
+
+def top_level(pairs: list[tuple], ours: list[dict], base: list[dict] | None
+              ) -> tuple[str, np.ndarray, np.ndarray | None]:
+    """The highest level with several members; each pair's member; and where one side lacks the
+    level and its replicates stand in several members, each pair's replicate of that side."""
+    for level in ("generator", "set"):
+        sides = [makers(ours, level), makers(base, level)]
+        labels = [tuple(None if key is None else side[key]
+                        for side, key in zip(sides, pair, strict=True)) for pair in pairs]
+        if len(set(labels)) < 2:
+            continue
+        members = numbered(labels)
+        for side in (0, 1) if base is not None else ():
+            replicates = numbered([pair[side] for pair in pairs])
+            if ({found[side] for found in labels} == {None}
+                    and 1 < replicates.max() + 1 < len(set(zip(replicates, members, strict=True)))):
+                return level, members, replicates
+        return level, members, None
+    return "seed", np.arange(len(pairs)), None
+
+
+def numbered(labels: list) -> np.ndarray:
+    """Equal labels as equal numbers, from 0 in order of their first appearance."""
+    known = {value: i for i, value in enumerate(dict.fromkeys(labels))}
+    return np.array([known[value] for value in labels])
+
+
+def redrawn(sums: np.ndarray, counts: np.ndarray, members: np.ndarray, shared: np.ndarray | None,
+            seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mean differences in points [draws]: with groups redrawn; with groups and members redrawn.
+
+    Args:
+        sums: of right answers [pairs, groups]. counts: images [groups].
+        members, shared: each pair's [pairs], as top_level has them.
+    """
+    n, extra = len(counts), 0 if shared is None else shared.max() + 1
+    both = np.vstack([sums, counts])
+    if n <= MANY_GROUPS:
+        times, weights, others = draws(seed, n, members.max() + 1, extra)
+        drawn = (times @ both.T.astype(np.float32)).astype(float)  # whole numbers: exact
+    else:  # the sums' normal limit, with their covariance
+        _, weights, others = draws(seed, 1, members.max() + 1, extra)
+        centred = both - both.mean(1, keepdims=True)
+        values, vectors = np.linalg.eigh(centred @ centred.T)
+        normal = np.random.default_rng([seed, n]).standard_normal((BOOTSTRAP_DRAWS, len(both)))
+        drawn = both.sum(1) + normal @ (vectors * np.sqrt(values.clip(0))).T
+    by_pair, sizes = drawn[:, :-1], drawn[:, -1]
+    weights = weights[:, members] * (1 if shared is None else others[:, shared])
+    total = weights.sum(1)
+    kept = total > 0  # a crossed draw may hold no pair at all
+    both = (weights * by_pair).sum(1)[kept] / total[kept] / sizes[kept]
+    return 100 * by_pair.mean(1) / sizes, 100 * both
+
+
+@functools.lru_cache(maxsize=4)
+def draws(seed: int, groups: int, members: int, shared: int) -> tuple[np.ndarray, ...]:
+    """How often each group, member and shared replicate is drawn, [draws, n] each."""
+    random = np.random.default_rng(seed)
+    counts = []
+    for n in (groups, members, shared):
+        drawn = random.integers(n, size=(BOOTSTRAP_DRAWS, n)) if n else np.zeros((1, 0), int)
+        flat = drawn + np.arange(len(drawn))[:, None] * n
+        counts.append(np.bincount(flat.ravel(), minlength=len(drawn) * n).reshape(len(drawn), n)
+                      .astype(np.float32))
+    return tuple(counts)
+
+
+# --- the record -----------------------------------------------------------------------------------
+
 def make_record(rows: list[dict], comparisons: dict, inspections: list[dict],
-                problems: list[str]) -> dict:
-    """What results.json holds."""
+                problems: list[dict], seed: int) -> dict:
+    """What results.json holds; all that the tables and the page say."""
     first = rows[0]["trials"][0]["result"]
-    return {
-        "rows": [{"name": r["name"], "what": r["what"], "acc1_mean": round(r["mean"], 3),
-                  "acc1_std": None if r["std"] is None else round(r["std"], 3),
-                  "acc1_by_seed": {str(k): round(v, 3) for k, v in r["acc1_by_seed"].items()},
-                  "folds": r["folds"],
-                  "val_images": sum(t["result"]["val_images"] for t in r["trials"])
-                  // len(r["acc1_by_seed"]),
-                  "images_seen": r["trials"][0]["result"]["images_seen"],
-                  "best_acc1_mean": mean_of(r["trials"], "best_acc1"),
-                  "agreement_mean": mean_of(r["trials"], "agreement"),
-                  "seconds_mean": mean_of(r["trials"], "seconds")} for r in rows],
-        "against_baseline": comparisons, "sets": inspections, "left_out": problems,
+    trials = [t for r in rows for t in r["trials"]]
+    sets = {os.path.normpath(str(s.get("set"))): s for s in inspections}
+    return finite({
+        "rows": [row_record(row, sets, seed) for row in rows],
+        "against_baseline": comparisons, "sets": inspections,
+        "left_out": [f"{p['place']}: {p['state']}" + (f" ({p['why']})" if p["why"] else "")
+                     for p in problems], "problems": problems,
         "hardware": first.get("hardware"), "versions": first.get("versions"),
-        "commits": sorted({t["result"].get("commit", "unknown") for r in rows
-                           for t in r["trials"]}),
+        "machines": machines(trials), "generators": generators(rows),
+        "commits": sorted({str(t["result"].get("commit", "unknown")) for t in trials}),
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        "commands": list(dict.fromkeys(t["result"].get("command") for r in rows
-                                       for t in r["trials"])),
-    }
+        "commands": list(dict.fromkeys(plain(t["result"].get("command")) for t in trials)),
+    })
+
+
+def row_record(row: dict, sets: dict[str, dict], seed: int) -> dict:
+    trials, settings = row["trials"], row["settings"]
+    images = trials[0]["inputs"].get("source_images")
+    interval = (compare(trials, None, seed).get("interval") if has_predictions(trials) else None)
+    budgets = [t["result"]["budget"] for t in trials]
+    budget = {name: mean([b.get(name) for b in budgets]) for name in (
+        "images_kept", "student_steps", "generator_evaluations", "teacher_passes",
+        "student_passes")}
+    return {"name": row["name"], "what": row["what"], "acc1_mean": round(row["mean"], 3),
+            "acc1_std": None if row["std"] is None else round(row["std"], 3),
+            "acc1_by_seed": {str(k): round(v, 3) for k, v in row["acc1_by_seed"].items()},
+            "folds": row["folds"],
+            "val_images": sum(t["result"]["val_images"] for t in trials)
+            // len(row["acc1_by_seed"]),
+            "images_seen": trials[0]["result"]["images_seen"],
+            "best_acc1_mean": mean_of(trials, "best_acc1"),
+            "agreement_mean": mean_of(trials, "agreement"),
+            "seconds_mean": mean_of(trials, "seconds"), "interval": interval,
+            "trials": len(trials), "method": settings["images"],
+            **{k: settings[k] for k in ("task", "teacher", "student", "guidance_scale", "steps",
+                                        "images_per_class")},
+            "teacher_acc1": row["teacher_acc1"], "information": information(trials[0]),
+            "budget": budget, "set": set_figures(trials, sets),
+            "published": published.find(settings["task"], settings["images"], settings["teacher"],
+                                        str(settings["student"]), number(images))}
+
+
+def set_figures(trials: list[dict], sets: dict[str, dict]) -> dict:
+    """Means of what inspect_set found in the images of the row's trials; {} where it has not."""
+    found = [sets.get(os.path.normpath(str(t["config"].get("source")))) for t in trials]
+    if None in found:
+        return {}
+    return {k: mean([number(s.get(k)) for s in found]) for k in FIGURES_OF_A_SET}
 
 
 def mean_of(trials: list[dict], field: str) -> float | None:
-    values = [t["result"].get(field) for t in trials]
+    return mean([t["result"].get(field) for t in trials])
+
+
+def mean(values: list[float | None]) -> float | None:
     return None if None in values else round(float(np.mean(values)), 3)
 
 
-# --- showing --------------------------------------------------------------------------------------
-
-def spread(row: dict) -> str:
-    return f"{row['acc1_mean']:.2f}" + (
-        "" if row["acc1_std"] is None else f" ± {row['acc1_std']:.2f}")
-
-
-def text_table(record: dict) -> str:
-    """The rows as aligned text."""
-    lines = [("row", "Acc@1 %", "agrees %", "seconds", "what")]
-    for row in record["rows"]:
-        agreement = "" if row["agreement_mean"] is None else f"{row['agreement_mean']:.1f}"
-        lines.append((row["name"], spread(row), agreement, f"{row['seconds_mean']:.0f}",
-                      row["what"]))
-    widths = [max(len(line[i]) for line in lines) for i in range(4)]
-    return "\n".join("  ".join([line[0].ljust(widths[0]), *(
-        line[i].rjust(widths[i]) for i in (1, 2, 3)), line[4]]) for line in lines)
+def machines(trials: list[dict]) -> list[dict]:
+    """Versions and hardware, with the number of runs that had them."""
+    counts = {}
+    for t in trials:
+        versions, hardware = t["result"].get("versions"), t["result"].get("hardware")
+        key = json.dumps([versions, hardware], sort_keys=True)[:2000]
+        counts.setdefault(key, {"versions": versions, "hardware": hardware, "runs": 0})["runs"] += 1
+    return sorted(counts.values(), key=lambda m: -m["runs"])
 
 
-def draw_curves(rows: list[dict], path: Path) -> Path:
-    """Validation accuracy over the epochs, a line per row, mean over its trials."""
-    pyplot = headless_pyplot()
-    figure, axis = pyplot.subplots(figsize=(7, 4), layout="constrained")
+def generators(rows: list[dict]) -> list[dict]:
+    """The generators of the rows' images: name, what they were trained on, licence, rows."""
+    found = {}
     for row in rows:
-        curves = [[m["val_acc1"] for m in t["metrics"]] for t in row["trials"]]
-        length = min(map(len, curves))
-        if length:
-            mean = np.mean([c[:length] for c in curves], 0)
-            axis.plot(np.arange(1, length + 1) / length, mean,
-                      label=f"{row['name']} ({row['mean']:.1f} %)")
-    axis.set(xlabel="share of the training", ylabel="validation Acc@1 (%)")
-    axis.grid(alpha=0.3)
-    axis.legend(fontsize=8)
-    files.atomically(lambda p: figure.savefig(p, dpi=120, metadata={"Software": None}), path)
-    pyplot.close(figure)
-    return path
-
-
-def draw_samples(trials: list[dict], path: Path) -> Path | None:
-    """A row per class (the first 20): real images beside synthetic ones. None without a set made
-    for a task of small images (a set's own contact sheet shows large ones)."""
-    for trial in trials:
-        source, task = Path(trial["config"].get("source", "real")), TASKS.get(trial["task"])
-        if (source / "manifest.json").exists() and task and not task.crop:
-            images = image_set.open_set(source)
-            if (images.manifest["labels_known"] and images.complete
-                    and images.manifest["task"] == task.name):
-                break
-    else:
-        return None
-    pyplot, data = headless_pyplot(), trial["config"].get("data")
-    real = load_real(task, "train", trial["fold"], data=Path(data) if data else None)
-    rows = []
-    for c in images.plan.classes[:20]:
-        chosen = real.images[real.labels == c]
-        chosen = chosen[::max(1, len(chosen) // SAMPLE_COLUMNS)][:SAMPLE_COLUMNS]
-        made = [image_files.read_image((images.folder / images.plan.path(c, k)).read_bytes(),
-                                       images.plan.path(c, k), task.channels)
-                for k in range(min(SAMPLE_COLUMNS, images.plan.images_per_class))]
-        rows.append((task.class_names[c], list(chosen), made))
-    figure, axes = pyplot.subplots(1, 2, figsize=(7.6, 3.55 * len(rows) / SAMPLE_COLUMNS + 0.4),
-                                   layout="constrained")
-    for axis, column, title in ((axes[0], 1, "real (training images)"), (axes[1], 2, "synthetic")):
-        sheet = image_set.tile([row[column] for row in rows], scale=4)
-        axis.imshow(sheet.permute(1, 2, 0).numpy().squeeze(), cmap="gray", vmin=0, vmax=255)
-        height = sheet.shape[1] / len(rows)
-        axis.set_yticks([height * (r + 0.5) for r in range(len(rows))], [row[0] for row in rows],
-                        fontsize=8)
-        axis.set_xticks([])
-        axis.set_title(title, fontsize=10)
-        for side in axis.spines.values():
-            side.set_visible(False)
-    files.atomically(lambda p: figure.savefig(p, dpi=120, metadata={"Software": None}), path)
-    pyplot.close(figure)
-    return path
-
-
-def headless_pyplot():
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    return pyplot
-
-
-STYLE = """
-:root { color-scheme: light dark; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 0 auto; padding: 1rem; }
-table { border-collapse: collapse; width: 100%; }
-th, td { text-align: left; padding: .3rem .6rem; border-bottom: 1px solid #8885; }
-td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-td small { opacity: .75; display: inline-block; min-width: 13rem; } .wide { overflow-x: auto; }
-img { max-width: 100%; height: auto; background: #fff; border-radius: 6px; }
-pre { overflow-x: auto; padding: .6rem; background: #8881; border-radius: 6px; font-size: .8rem; }
-p.note, figcaption { opacity: .8; font-size: .9rem; } figure { margin: 1rem 0; }
-"""
-
-
-def make_page(args: argparse.Namespace, rows: list[dict], record: dict, pictures: dict,
-              trials: list[dict], problems: list[str]) -> str:
-    """One self-contained page: answer first, then table, pictures, commands. Nothing is fetched."""
-    esc = html.escape
-    parts = [f"<!doctype html><html lang=en><meta charset=utf-8>"
-             f"<meta name=viewport content='width=device-width, initial-scale=1'>"
-             f"<title>{esc(args.title)}</title><style>{STYLE}</style><h1>{esc(args.title)}</h1>",
-             f"<p>{esc(answer(record))}</p>", html_table(record)]
-    captions = {"samples.png": "Real training images (left) beside synthetic ones (right).",
-                "curve.png": "Accuracy on real validation images during training."}
-    for name in ("samples.png", "curve.png"):
-        if pictures[name] is not None:
-            data = base64.b64encode(pictures[name].read_bytes()).decode()
-            parts.append(f"<figure><img alt='{esc(captions[name])}' "
-                         f"src='data:image/png;base64,{data}'><figcaption>{captions[name]}"
-                         f"</figcaption></figure>")
-    for inspection in record["sets"]:
-        parts.append(f"<p class=note>{esc(inspection['sentence'])}</p>")
-        if inspection["picture"]:
-            data = base64.b64encode(Path(inspection["picture"]).read_bytes()).decode()
-            parts.append("<img alt='Worst confusions, entropy, nearest real images' "
-                         f"src='data:image/png;base64,{data}'>")
-    generators = [t["card"].get("generator") or {} for t in trials]
-    licences = "; ".join(sorted({g["licence"] for g in generators if "licence" in g})) or "none"
-    parts.append(f"<p class=note>Licence of the generators: {esc(licences)}.</p>")
-    commands = "\n".join(map(str, record["commands"]))
-    parts.append(f"<h2>Commands</h2><details open><summary>{len(trials)} runs</summary>"
-                 f"<pre>{esc(commands)}</pre></details>")
-    facts = {k: record[k] for k in ("date", "commits", "versions", "hardware")}
-    parts.append(f"<h2>Made with</h2><pre>{esc(json.dumps(facts, indent=1))}</pre>")
-    if problems:
-        items = "".join(f"<li>{esc(p)}</li>" for p in problems)
-        parts.append(f"<h2>Left out</h2><ul>{items}</ul>")
-    return "\n".join(parts) + "</html>\n"
-
-
-def answer(record: dict) -> str:
-    """The result in a sentence or two."""
-    best = max(record["rows"], key=lambda row: row["acc1_mean"])
-    made = [row for row in record["rows"] if "synthetic" in row["what"]]
-    text = f"Best row: {best['name']} with {spread(best)} % of real validation images right."
-    if made:
-        row = max(made, key=lambda r: r["acc1_mean"])
-        text = (f"A student that never saw a real image ({row['what']}) names {spread(row)} % of "
-                f"the real validation images. " + text)
-        against = record["against_baseline"].get(row["name"])
-        if against and against["seeds"]:
-            low, high = against["interval"]
-            text += (f" Against the baseline: {against['difference']:+.2f} points, 95 % interval "
-                     f"{low:+.2f} to {high:+.2f}.")
-    return text
-
-
-def html_table(record: dict) -> str:
-    esc = html.escape
-    head = ["row", "Acc@1 %", "best %", "agrees %", "images seen", "seconds"]
-    compared = record["against_baseline"]
-    if compared:
-        head += ["difference", "95 % interval", "test error", "seed error"]
-    cells = "".join(f"<th{' class=n' if i else ''}>{h}</th>" for i, h in enumerate(head))
-    lines = [f"<div class=wide><table><tr>{cells}</tr>"]
-    for row in record["rows"]:
-        values = [spread(row), shown(row["best_acc1_mean"]), shown(row["agreement_mean"]),
-                  f"{row['images_seen']:,}", shown(row["seconds_mean"], 0)]
-        if compared:
-            c = compared.get(row["name"], {})
-            values += ([f"{c['difference']:+.2f}", "{:+.2f} to {:+.2f}".format(*c["interval"]),
-                        shown(c["test_error"]), shown(c["seed_error"])] if c.get("seeds")
-                       else ["", "", "", ""])
-        numbers = "".join(f"<td class=n>{v}</td>" for v in values)
-        lines.append(f"<tr><td>{esc(row['name'])}<br><small>{esc(row['what'])}</small></td>"
-                     f"{numbers}</tr>")
-    return "\n".join(lines) + "</table></div>"
-
-
-def shown(value: float | None, digits: int = 2) -> str:
-    return "" if value is None else f"{value:.{digits}f}"
+        for trial in row["trials"]:
+            g = generator_of(trial)
+            key = tuple(str(g.get(k) or "unknown") for k in ("name", "licence"))
+            if g:
+                entry = found.setdefault(key, {"name": key[0], "licence": key[1], "rows": {},
+                                               "trained_on": g.get("trained_on")})
+                entry["rows"][row["name"]] = None
+    return [{**g, "rows": list(g["rows"])} for g in found.values()]
 
 
 def main(argv: list[str] | None = None) -> int:

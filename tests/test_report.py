@@ -7,6 +7,8 @@ import re
 import numpy as np
 import pytest
 import yaml
+from fake_runs import DIT, guesses
+from fake_runs import write_run as write_fake
 
 from dm_kd import report
 
@@ -116,3 +118,143 @@ def test_the_page_shows_what_inspect_set_found_with_its_picture(study):
     page = (study / "out" / "report.html").read_text()
     assert "a set: 12 images" in page
     assert base64.b64encode(b"\x89PNG of the set").decode() in page
+
+
+# --- nested trials --------------------------------------------------------------------------------
+
+def trial(right, seed=0, gen=None, made=None, weights=None, groups=None, fold=0):
+    """What `compare` reads of a trial: right is [images] of 0 and 1."""
+    n = len(right)
+    return {"replicate": (gen, made, seed), "fold": fold, "inputs": {},
+            "card": {"generator": {"weights_sha256": weights} if weights else None},
+            "predictions": {"ids": np.arange(n), "labels": np.ones(n, int),
+                            "predictions": np.array(right),
+                            "groups": np.arange(n) % 10 if groups is None else groups}}
+
+
+def right(errors):
+    """100 images in 10 groups of 10, `errors` of each group wrong: no test error."""
+    return [0 if i // 10 < errors else 1 for i in range(100)]
+
+
+def test_generators_are_redrawn_whole_not_their_students_one_by_one():
+    ours = [trial(right(g), seed, gen=g) for g in (0, 1, 2) for seed in (0, 1)]
+    base = [trial(right(1), seed, gen=g) for g in (0, 1, 2) for seed in (0, 1)]
+    found = report.compare(ours, base, seed=0)
+    assert found["redrawn"] == "3 generators" and found["seeds"] == 6
+    assert found["difference"] == 0 and found["test_error"] == 0
+    assert found["seed_error"] == pytest.approx(10 / 3 ** 0.5, abs=1e-3)
+    assert found["interval"] == [-10, 10]  # one generator three times: 1 draw in 27
+
+
+def test_students_of_one_generator_are_redrawn_one_by_one():
+    ours = [trial(right(seed), seed, gen=0) for seed in (0, 1, 2)]
+    found = report.compare(ours, None, seed=0)
+    assert found["redrawn"] == "3 seeds" and found["interval"] == [80, 100]
+
+
+def test_sets_of_one_generator_are_redrawn_as_sets():
+    ours = [trial(right(s), seed, gen=0, made=s) for s in (0, 1) for seed in (0, 1)]
+    found = report.compare(ours, None, seed=0)
+    assert found["redrawn"] == "2 sets" and found["interval"] == [90, 100]
+
+
+def test_generators_are_told_apart_by_their_weights_where_no_name_says_which():
+    ours = [trial(right(seed // 2), seed, weights="ab"[seed // 2]) for seed in range(4)]
+    base = [trial(right(0), seed) for seed in range(4)]
+    found = report.compare(ours, base, seed=0)
+    assert found["redrawn"] == "2 generators" and found["difference"] == -5
+    assert found["seed_error"] == pytest.approx(5)
+
+
+def test_each_seed_with_a_generator_of_its_own_is_a_generator_in_every_fold():
+    ours = [{**trial(right(0), seed, weights=f"{fold}{seed}", fold=fold)}
+            for seed in (0, 1) for fold in (0, 1)]
+    assert report.compare(ours, None, seed=0)["redrawn"] == "2 generators"
+
+
+def test_a_shared_baseline_is_redrawn_too():
+    ours = [trial(right(1), seed, gen=g) for g in (0, 1, 2) for seed in (0, 1)]
+    base = [trial(right(2 * seed), seed) for seed in (0, 1)]
+    found = report.compare(ours, base, seed=0)
+    assert found["seeds"] == 6 and found["difference"] == 0
+    assert found["interval"] == [-10, 10]  # the same seed of the baseline twice: 1 draw in 2
+
+
+def test_a_baseline_with_generators_is_paired_with_each_of_them():
+    ours = [trial(right(0), seed) for seed in (0, 1)]
+    base = [trial(right(g), seed, gen=g) for g in (0, 1) for seed in (0, 1)]
+    found = report.compare(ours, base, seed=0)
+    assert found["seeds"] == 4 and found["difference"] == 5
+
+
+def test_many_groups_have_the_normal_limit_of_the_bootstrap():
+    numbers = np.random.default_rng(0)
+    answers = (numbers.random((2, 4000)) < 0.8).astype(int)
+    ours, base = ([trial(a, groups=np.arange(4000))] for a in answers)
+    found = report.compare(ours, base, seed=0)
+    differences = 100.0 * (answers[0] - answers[1])
+    error = differences.std() / 4000 ** 0.5
+    assert found["groups"] == 4000 and found["test_error"] == pytest.approx(error, rel=0.03)
+    low, high = found["interval"]
+    assert high - low == pytest.approx(2 * 1.96 * error, rel=0.04)
+
+
+def test_few_and_many_groups_agree_on_the_same_predictions(monkeypatch):
+    answers = (np.random.default_rng(1).random(900) < 0.7).astype(int)
+    ours = [trial(answers, groups=np.arange(900))]
+    exact = report.compare(ours, None, seed=0)
+    monkeypatch.setattr(report, "MANY_GROUPS", 100)
+    limit = report.compare(ours, None, seed=0)
+    assert limit["interval"] == pytest.approx(exact["interval"], abs=0.25)
+    assert limit["test_error"] == pytest.approx(exact["test_error"], rel=0.04)
+
+
+# --- rows -----------------------------------------------------------------------------------------
+
+def test_rows_of_one_name_in_other_folders_stay_apart(tmp_path):
+    for place in ("lenet/seed0/real", "wrn/seed0/real", "wrn/seed0/noise"):
+        write_fake(tmp_path / place)
+    rows = report.make_rows(report.find_trials(tmp_path)[0], [])
+    assert sorted(row["name"] for row in rows) == ["lenet/real", "noise", "wrn/real"]
+
+
+def test_a_row_names_its_generators_sets_and_seeds(tmp_path):
+    for g in (0, 1):
+        write_fake(tmp_path / f"gen{g}" / "a_set3", seed=5)
+    row, = report.make_rows(report.find_trials(tmp_path)[0], [])
+    assert list(row["acc1_by_seed"]) == ["gen0 set3 seed5", "gen1 set3 seed5"]
+
+
+def test_the_record_of_a_row_has_its_interval_budget_and_published_numbers(tmp_path):
+    write_fake(tmp_path / "runs" / "dm-kd", 80, task="cifar100", teacher="cifar_resnet34",
+               student="cifar_resnet18", source="syn/x", teacher_acc1=97.5,
+               generator={**DIT, "guidance_scale": 2.0, "steps": 100})
+    (tmp_path / "runs" / "inspect.json").write_text(json.dumps(
+        {"set": "syn/./x", "sentence": "a set", "frechet": 2.5}))
+    out = tmp_path / "out"
+    assert report.main(["--runs", str(tmp_path / "runs"), "--out", str(out)]) == 0
+    record = json.loads((out / "results.json").read_text())
+    row, = record["rows"]
+    assert row["published"] == [{"acc1": 76.58, "source": "DM-KD", "images": None}]
+    assert row["budget"]["generator_evaluations"] == 40_000 and row["teacher_acc1"] == 97.5
+    assert row["interval"][0] < row["acc1_mean"] < row["interval"][1]
+    assert row["set"]["frechet"] == 2.5 and row["guidance_scale"] == 2.0
+    assert record["generators"][0]["licence"] == "CC-BY-NC 4.0"
+    assert record["machines"] == [{"versions": {"torch": "2.15.0"}, "runs": 1,
+                                   "hardware": {"cpu": "a processor", "cores": 2}}]
+    assert "76.58 DM-KD" in (out / "results.csv").read_text()
+    assert "76.58 DM-KD" in (out / "results.md").read_text()
+
+
+def test_the_question_stands_above_the_answer(study):
+    assert report.main(["--runs", str(study / "runs"), "--out", str(study / "out"),
+                        "--question", "Which is <better>?"]) == 0
+    page = (study / "out" / "report.html").read_text()
+    assert 0 < page.index("Which is &lt;better&gt;?") < page.index("Best row: ours")
+    assert "Which is" in (study / "out" / "results.md").read_text()
+
+
+def test_the_fake_runs_have_the_accuracy_they_were_asked_for():
+    labels, answers = guesses(80, 50, 0)
+    assert np.mean(np.array(labels) == answers) == 0.8

@@ -1,0 +1,282 @@
+"""Read the runs below a folder for `report`, whatever else lies there: finished ones as trials, the
+others with what is wrong.
+
+    python -m dm_kd.report --runs save/student_model --out save/report
+
+Nothing in a file is trusted: what is not as a run writes it makes the run a damaged or foreign one.
+"""
+
+import json
+import math
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+
+from dm_kd import files, run
+from dm_kd.errors import UserError
+
+DAMAGE = (UserError, OSError, KeyError, TypeError, ValueError, AttributeError, IndexError,
+          RecursionError, OverflowError)  # all that a file with anything in it can cause
+TOKEN = re.compile(r"_?(?:seed|fold)\d+|(?:^|_)(?:gen|set)\d+(?=_|$)")
+NOT_SETTINGS = {"seed", "fold", "source", "device", "threads", "images_per_class"}  # of a config
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+def plain(value: object) -> str:
+    """Text that any page or terminal can hold: no control characters, no half characters."""
+    text = str(value).encode("utf-8", "replace").decode()
+    return "".join(c if c.isprintable() else " " for c in text)
+
+
+def finite(value: object) -> object:
+    """The same JSON value with null for what is no finite number, and plain strings."""
+    if isinstance(value, dict):
+        return {plain(k): finite(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [finite(v) for v in value]
+    if isinstance(value, str):
+        return plain(value)
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def found_below(folder: Path, pattern: str) -> list[Path]:
+    """Files with such a name, in order; image sets and hidden folders are not entered."""
+    wanted, found = re.compile(pattern), []
+    for place, folders, names in os.walk(folder):
+        folders[:] = [] if "manifest.json" in names else sorted(
+            name for name in folders if not name.startswith("."))
+        found += [Path(place) / name for name in sorted(names) if wanted.fullmatch(name)]
+    return found
+
+
+def find_trials(folder: Path) -> tuple[list[dict], list[dict]]:
+    """Finished classifier runs below a folder; and what is left out: {"place", "state", "why"}."""
+    trials, problems, seen = [], [], set()
+    for config_path in found_below(folder, r"config\.yaml"):
+        place = config_path.parent
+        try:
+            trial, why = read_trial(place, folder), ""
+        except DAMAGE as error:
+            why = "damaged"
+            text = f"no {error}" if isinstance(error, KeyError) else str(error)
+            problems.append(left_out(place, why, text.removeprefix("error: ")))
+        if not why and trial["state"] == "finished":
+            identity = trial["row"], trial["replicate"], trial["fold"]
+            if identity in seen:
+                problems.append(left_out(place, "twice", "another run is the same trial"))
+            else:
+                trials.append(trial)
+            seen.add(identity)
+        elif not why and trial["state"]:
+            problems.append(left_out(place, trial["state"], trial["why"]))
+    return trials, problems
+
+
+def left_out(place: Path, state: str, why: str) -> dict:
+    first = (why.splitlines() or [""])[0][:80]
+    return {"place": plain(place), "state": state, "why": plain(first)}
+
+
+def find_inspections(folder: Path, problems: list[dict]) -> list[dict]:
+    """What inspect_set wrote below a folder; unreadable ones are added to `problems`."""
+    found = []
+    for path in found_below(folder, r"inspect.*\.json"):
+        try:
+            record = finite(files.read_json(path))
+            picture = path.with_suffix(".png")
+            found.append({**record, "sentence": str(record["sentence"]),
+                          "picture": str(picture) if picture.exists() else None})
+        except DAMAGE as error:
+            problems.append(left_out(path, "damaged", str(error).removeprefix("error: ")))
+    return found
+
+
+def read_trial(place: Path, root: Path) -> dict:
+    """A run's config, result, card, metrics and predictions, and what it is a trial of. "state" is
+    "finished", or what the run is instead ("why" says more; "" for a generator).
+
+    Raises:
+        what is in DAMAGE: a file does not hold what a run's file holds."""
+    config = {plain(k): v for k, v in run.read_config(place / "config.yaml").items()
+              if isinstance(v, (str, int, float, type(None)))}
+    kind = ("distill" if "teacher" in config else "train_teacher" if "model" in config else "")
+    if "seed" not in config:
+        return {"state": "foreign", "why": "its config.yaml is of another program"}
+    if not (place / "result.json").exists():
+        return {"state": "not finished", "why": progress(place, config)}
+    result = files.read_json(place / "result.json")
+    if not kind:
+        return {"state": "" if "steps" in result else "foreign", "why": "no classifier's run"}
+    if result["acc1"] is None:
+        return {"state": "not judged", "why": "trained with --val none"}
+    card = finite(files.read_json(place / ("student.json" if kind == "distill" else "model.json")))
+    inputs = finite(files.read_json(place / "inputs.json")
+                    if (place / "inputs.json").exists() else {})
+    trial = {"state": "finished", "place": place, "kind": kind, "config": finite(config),
+             "result": checked(finite(result)), "card": card, "inputs": inputs,
+             "metrics": curve(run.read_metrics(place)), "seed": int(config["seed"]),
+             "fold": int(config.get("fold") or 0), "task": str(config["task"]),
+             "predictions": read_predictions(place / "predictions.json")}
+    trial |= {"name": row_name(place), "row": row_path(place, root, trial["task"], kind),
+              "replicate": replicate(place, root, trial), "settings": settings_of(trial)}
+    return trial
+
+
+def progress(place: Path, config: dict) -> str:
+    rows = run.read_metrics(place)
+    if not rows:
+        return "no epoch done"
+    acc1 = rows[-1].get("val_acc1")
+    judged = f", Acc@1 {acc1:.1f} %" if isinstance(acc1, float) else ""
+    return f"epoch {rows[-1]['epoch']} of {config.get('epochs', '?')}{judged}"
+
+
+def checked(result: dict) -> dict:
+    """The result with numbers where numbers belong.
+
+    Raises:
+        ValueError: the accuracy or the count of images is none."""
+    if not 0 <= result["acc1"] <= 100 or not 0 < result["val_images"] < 1e12:
+        raise ValueError(f"acc1 {result['acc1']!r:.20}, val_images {result['val_images']!r:.20}")
+    budget = result.get("budget") if isinstance(result.get("budget"), dict) else {}
+    clean = {"budget": {k: number(v) for k, v in budget.items()}}
+    for name in ("best_acc1", "agreement", "seconds", "images_seen", "teacher_acc1"):
+        clean[name] = number(result.get(name))
+    return result | clean
+
+
+def number(value: object) -> float | int | None:
+    """The value if it is a number that can be drawn."""
+    able = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return value if able and abs(value) < 1e15 else None
+
+
+def curve(rows: list[dict]) -> list[float]:
+    """Validation accuracy after each epoch; empty where an epoch has none."""
+    values = [number(row.get("val_acc1")) for row in rows]
+    return [] if None in values else values
+
+
+def read_predictions(path: Path) -> dict[str, np.ndarray] | None:
+    """ids, groups, labels and predictions, int64 [N] each, ids in rising order and once each.
+
+    Raises:
+        ValueError: they are of unequal lengths."""
+    if not path.exists():
+        return None
+    record = files.read_json(path)
+    lists = {k: np.array(record[k], dtype=np.int64)
+             for k in ("ids", "groups", "labels", "predictions")}
+    if {v.shape for v in lists.values()} != {(len(record["ids"]),)}:
+        raise ValueError("predictions.json: lists of unequal lengths")
+    _, first = np.unique(lists["ids"], return_index=True)
+    return {k: v[first] for k, v in lists.items()}
+
+
+# --- what a run is a trial of ---------------------------------------------------------------------
+
+def row_name(place: Path) -> str:
+    """The run's folder name without its seedN, foldN, genN and setN."""
+    return plain(TOKEN.sub("", place.name).strip("_") or place.name)
+
+
+def row_path(place: Path, root: Path, task: str, kind: str) -> tuple[str, ...]:
+    """What the trials of a row share: task, kind, and the folders from --runs on without their
+    numbers."""
+    parents = place.relative_to(root).parts[:-1]
+    left = [plain(TOKEN.sub("", part).strip("_")) for part in parents]
+    return task, kind, *(part for part in left if part), row_name(place)
+
+
+def replicate(place: Path, root: Path, trial: dict) -> tuple[int | None, int | None, int]:
+    """(generator, set, seed): numbers from genN and setN in the folders from --runs on, or in the
+    source's path, and the student's seed."""
+    parts = [*place.relative_to(root).parts, place.name]
+    source = str(trial["config"].get("source") or "")
+    numbers = []
+    for what in ("gen", "set"):
+        hits = re.findall(rf"(?:^|[_/]){what}(\d+)(?=[_/]|$)", "/".join([source, *parts]))
+        numbers.append(int(hits[-1]) if hits else None)
+    return (*numbers, trial["seed"])
+
+
+def settings_of(trial: dict) -> dict[str, object]:
+    """What may vary from row to row, flat: the method, the models, the images' settings, and the
+    recipe as the config has it."""
+    config, card, generator = trial["config"], trial["card"], generator_of(trial)
+    teacher = card.get("teacher") if isinstance(card.get("teacher"), dict) else {}
+    method = method_of(trial)
+    found = {k: v for k, v in config.items() if k not in NOT_SETTINGS}
+    found |= {f"generator's {k}": v if isinstance(v, (str, int, float)) else json.dumps(v)[:80]
+              for k, v in generator.items() if "sha256" not in k and k not in (
+                  "name", "licence", "trained_on", "guidance_scale", "steps")}
+    found |= {"task": trial["task"], "images": plain(method),
+              "student": plain(config.get("student", config.get("model"))),
+              "teacher": teacher.get("name") and plain(teacher["name"]),
+              "teacher_run": TOKEN.sub("", str(config.get("teacher", ""))),
+              "guidance_scale": number(generator.get("guidance_scale")),
+              "steps": number(generator.get("steps")),
+              "images_per_class": images_per_class(trial)}
+    return found
+
+
+def generator_of(trial: dict) -> dict:
+    generator = trial["card"].get("generator")
+    return generator if isinstance(generator, dict) else {}
+
+
+def method_of(trial: dict) -> str:
+    """"alone" (no teacher), "real", the generator's name, the online source's, or "folder"."""
+    if trial["kind"] == "train_teacher":
+        return "alone"
+    source = str(trial["config"].get("source"))
+    generator = generator_of(trial)
+    if generator or source == "real":
+        return str(generator.get("name")) if generator else source
+    stored = "source_images" in trial["inputs"] or "/" in source or "." in source
+    return "folder" if stored else source
+
+
+def images_per_class(trial: dict) -> float | None:
+    """Of stored images; None for those that are made while the student learns."""
+    given = number(trial["config"].get("images_per_class"))
+    count = number(trial["inputs"].get("source_images"))
+    classes = number(trial["card"].get("num_classes"))
+    if given is None and count and classes:
+        given = count / classes
+    return given if given and given > 0 else None
+
+
+def describe(trial: dict) -> str:
+    """What the row is, in words."""
+    config, settings, generator = trial["config"], trial["settings"], generator_of(trial)
+    if trial["kind"] == "train_teacher":
+        return plain(f"{config['model']}, cross-entropy on real images")
+    s, steps = settings["guidance_scale"], settings["steps"]
+    if settings["images"] == "real":
+        images = "real images"
+    elif generator.get("name") == "noise":
+        images = "noise"
+    elif s is not None and steps is not None:
+        images = f"synthetic images ({generator.get('name')}, s={s:g}, T={steps})"
+    else:
+        images = f"images of {generator.get('name', config.get('source'))}"
+    return plain(f"{config.get('student')}, KD from {settings['teacher']} on {images}")
+
+
+def information(trial: dict) -> str:
+    """What the student's images came from: what the method may look at."""
+    method, generator = trial["settings"]["images"], generator_of(trial)
+    if method in ("alone", "real"):
+        return "real images" + (" and labels" if method == "alone" else "")
+    if method == "one_image":
+        return "one picture"
+    if method == "folder":
+        return "a folder of images"
+    if not generator or method in ("noise", "deepinversion"):
+        return "the teacher alone"
+    trained_on = generator.get("trained_on")
+    return plain(f"a generator trained on {trained_on or 'other images'}")

@@ -1,0 +1,152 @@
+"""Reading runs for the report: what is a trial of what, and whatever else lies in the folder."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from fake_runs import DIT, write_run
+
+from dm_kd import report_runs
+
+
+def read(root):
+    trials, problems = report_runs.find_trials(root)
+    return trials, {Path(p["place"]).name: p["state"] for p in problems}
+
+
+def change(run, name, **fields):
+    record = json.loads((run / name).read_text())
+    (run / name).write_text(json.dumps({**record, **fields}))
+
+
+@pytest.mark.parametrize("name, row", [
+    ("real_seed3", "real"), ("fold2_real", "real"), ("x_gen1_set2_seed0", "x"), ("gen1_x", "x"),
+    ("dataset3", "dataset3"), ("x_set2b", "x_set2b"), ("seed0", "seed0"), ("oxygen2", "oxygen2")])
+def test_the_name_of_a_row_is_the_folder_without_its_numbers(name, row):
+    assert report_runs.row_name(Path("runs") / name) == row
+
+
+@pytest.mark.parametrize("place, source, key", [
+    ("a_seed1", "real", (None, None, 1)), ("gen2/a", "s", (2, None, 1)),
+    ("gen2/a_set1", "s", (2, 1, 1)), ("a", "syn/digits_gen3_set0", (3, 0, 1)),
+    ("dataset3/a", "syn/offset4", (None, None, 1))])
+def test_generator_and_set_are_known_from_the_folders_or_the_source(tmp_path, place, source, key):
+    write_run(tmp_path / place, seed=1, source=source)
+    assert read(tmp_path)[0][0]["replicate"] == key
+
+
+def test_trials_of_one_row_share_their_folders_without_numbers(tmp_path):
+    for place in ("fold0_seed0/a", "fold1_seed0/a", "b/seed1/a"):
+        write_run(tmp_path / place, fold=int("fold1" in place))
+    rows = [trial["row"] for trial in read(tmp_path)[0]]
+    assert rows[0] == ("digits", "distill", "b", "a")
+    assert rows[1] == rows[2] == ("digits", "distill", "a")
+
+
+def test_the_settings_of_a_row_come_from_config_and_card(tmp_path):
+    write_run(tmp_path / "any name", source="syn/x", per_class=20, temperature=7.0,
+              generator={**DIT, "guidance_scale": 1.5, "steps": 50})
+    settings = read(tmp_path)[0][0]["settings"]
+    assert (settings["guidance_scale"], settings["steps"], settings["images"]) == (1.5, 50, "dit")
+    assert settings["images_per_class"] == 20 and settings["temperature"] == 7.0
+    assert settings["teacher"] == "cnn_w32" and settings["generator's sampler"] == "ddpm"
+
+
+@pytest.mark.parametrize("source, generator, per_class, method, information", [
+    ("real", None, 10, "real", "real images"), ("dafl", None, None, "dafl", "the teacher alone"),
+    ("syn/n", {"name": "noise"}, 10, "noise", "the teacher alone"),
+    ("pictures", None, 10, "folder", "a folder of images"),
+    ("syn/d", {**DIT, "trained_on": "digits"}, 10, "dit", "a generator trained on digits"),
+    ("syn/d", DIT, 10, "dit", "a generator trained on other images")])
+def test_what_the_images_came_from_is_known_without_names(tmp_path, source, generator, per_class,
+                                                          method, information):
+    write_run(tmp_path / "run", source=source, generator=generator, per_class=per_class)
+    trial = read(tmp_path)[0][0]
+    assert trial["settings"]["images"] == method
+    assert report_runs.information(trial) == information
+
+
+def test_an_unfinished_run_says_how_far_it_is(tmp_path):
+    run = write_run(tmp_path / "later")
+    (run / "result.json").unlink()
+    trials, problems = report_runs.find_trials(tmp_path)
+    assert trials == [] and problems[0]["state"] == "not finished"
+    assert problems[0]["why"] == "epoch 8 of 4, Acc@1 89.6 %"
+
+
+@pytest.mark.parametrize("name, content, state", [
+    ("result.json", '{"acc1": 9', "damaged"), ("result.json", "[]", "damaged"),
+    ("result.json", "{}", "damaged"), ("result.json", '{"acc1": NaN, "val_images": 9}', "damaged"),
+    ("result.json", '{"acc1": "high", "val_images": 9}', "damaged"),
+    ("result.json", '{"acc1": 120, "val_images": 9}', "damaged"),
+    ("result.json", '{"acc1": 12, "val_images": 0}', "damaged"),
+    ("result.json", "[" * 100_000, "damaged"),
+    ("result.json", '{"acc1": null, "val_images": 0}', "not judged"),
+    ("config.yaml", "a: [", "damaged"), ("config.yaml", "- 1", "damaged"),
+    ("config.yaml", "model_type: bert", "foreign"), ("config.yaml", "seed: {a: 1}", "foreign"),
+    ("config.yaml", "seed: zero\ntask: digits\nteacher: t", "damaged"),
+    ("config.yaml", "seed: 0\nteacher: t", "damaged"),
+    ("metrics.jsonl", "{}\n", "damaged"), ("student.json", "7", "damaged"),
+    ("predictions.json", '{"ids": [1], "groups": [], "labels": [1], "predictions": [1]}',
+     "damaged"),
+    ("predictions.json", '{"ids": [1]}', "damaged"),
+    ("predictions.json", '{"ids": [[1]], "groups": [0], "labels": [1], "predictions": [1]}',
+     "damaged")])
+def test_what_is_not_as_a_run_writes_it_is_named_and_the_others_stay(tmp_path, name, content,
+                                                                     state):
+    write_run(tmp_path / "whole")
+    (write_run(tmp_path / "hurt") / name).write_text(content)
+    trials, states = read(tmp_path)
+    assert [t["name"] for t in trials] == ["whole"] and states == {"hurt": state}
+
+
+def test_bytes_that_are_no_text_are_damage(tmp_path):
+    (write_run(tmp_path / "hurt") / "config.yaml").write_bytes(b"\xff\xfe\x00seed")
+    assert read(tmp_path) == ([], {"hurt": "damaged"})
+
+
+def test_a_config_of_aliases_that_multiply_costs_nothing(tmp_path):
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 12)]
+    run = write_run(tmp_path / "run")
+    (run / "config.yaml").write_text((run / "config.yaml").read_text() + "\n".join(lines))
+    trials, states = read(tmp_path)
+    assert len(trials) == 1 and states == {} and "a11" not in trials[0]["config"]
+
+
+def test_numbers_of_a_wrong_kind_are_left_empty(tmp_path):
+    change(write_run(tmp_path / "run"), "result.json", agreement="x", seconds=None,
+           budget={"images_kept": "many"})
+    result = read(tmp_path)[0][0]["result"]
+    assert result["agreement"] is None and result["budget"] == {"images_kept": None}
+
+
+def test_the_same_trial_twice_counts_once(tmp_path):
+    write_run(tmp_path / "a_seed0")
+    write_run(tmp_path / "seed0" / "a")
+    trials, states = read(tmp_path)
+    assert len(trials) == 1 and list(states.values()) == ["twice"]
+
+
+def test_a_generators_run_is_no_row_and_no_problem(tmp_path):
+    place = tmp_path / "generator"
+    place.mkdir()
+    (place / "config.yaml").write_text(yaml.safe_dump({"seed": 0, "task": "digits", "steps": 5}))
+    (place / "result.json").write_text('{"steps": 5}')
+    assert read(tmp_path) == ([], {})
+
+
+def test_image_sets_and_hidden_folders_are_not_searched(tmp_path):
+    for place in ("set/images", ".trash"):
+        write_run(tmp_path / place / "run")
+    (tmp_path / "set" / "manifest.json").write_text("{}")
+    assert read(tmp_path) == ([], {})
+
+
+def test_a_damaged_inspection_is_named_and_infinite_numbers_are_nothing(tmp_path):
+    (tmp_path / "inspect.json").write_text('{"sentence": "good", "frechet": Infinity}')
+    (tmp_path / "inspect_2.json").write_text('{"frechet": 1}')
+    problems = []
+    found = report_runs.find_inspections(tmp_path, problems)
+    assert [f["frechet"] for f in found] == [None] and problems[0]["state"] == "damaged"
