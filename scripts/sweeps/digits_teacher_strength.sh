@@ -10,7 +10,7 @@
 # cnn_w8 students, from redrawing writers and generators, lies above 0; worse: below 0; it is no
 # matter where the interval lies within -0.5 and 0.5 points. The claim stands for the tuned
 # temperature only if the tuned rows say the same.
-# Hardware: 2 CPU cores (one job each).  Disk: 1.5 GB.
+# Hardware: 2 CPU cores (one job each).  Disk: 2.5 GB.
 # Time: about 4 hours (an estimate from measured steps: teachers 23 minutes, tuning 94, students 76,
 # claims 39), 40 minutes more where scripts/digits.sh has not made its teachers and generators.
 # Use: sh scripts/sweeps/digits_teacher_strength.sh [--dry-run]     (JOBS=2: processes at a time)
