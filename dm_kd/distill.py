@@ -71,6 +71,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
                         help="softens both outputs (default: %(default)s)")
     parser.add_argument("--images-per-class", type=run.positive_int, default=None, metavar="N",
                         help="use the first N images of each class (default: all)")
+    parser.add_argument("--subset-seed", type=run.nonnegative_int, default=None, metavar="S",
+                        help="draw the N images of each class with this seed, fewer within more "
+                             "(real images often lie in the order of their sources; default: the "
+                             "first)")
     parser.add_argument("--no-label-check", action="store_true",
                         help="go on when the teacher disagrees with the images' labels")
     parser.add_argument("--out", type=Path, required=True, metavar="save/student_model/NAME",
@@ -90,11 +94,12 @@ def parse(argv: list[str]) -> argparse.Namespace:
 def body(argv: list[str]) -> None:
     args = parse(argv)
     task = get_task(args.task, args.data)
+    if args.dry_run:
+        with torch.device("meta"):  # its weights are only counted
+            dry_run(args, models.build(args.student, task))
+        return
     torch.manual_seed(args.seed)
     student = models.build(args.student, task)
-    if args.dry_run:
-        dry_run(args, student)
-        return
     run.resume_threads(args)
     device = run.use_device(args)
     args.amp = engine.resolve_amp(args.amp, device)
@@ -102,6 +107,9 @@ def body(argv: list[str]) -> None:
     engine.check_arguments(args)
     if args.source in ONLINE:
         online.check(args, dist.world_size())
+    if args.subset_seed is not None and args.images_per_class is None:
+        raise UserError("--subset-seed draws the images of --images-per-class",
+                        hint="--images-per-class N with it, or leave it out")
     teacher, teacher_card = load_teacher(args, task)
     source, images, labels, val, inputs = open_source(args, task, teacher, device)
     digests = args.cache_teacher and logits_digests(args, teacher, teacher_card, images, inputs)
@@ -256,7 +264,7 @@ def load_source(args: argparse.Namespace, task: Task
                         hint="an image set; a folder, list or zip of images; `real`; or one of "
                              f"{', '.join(ONLINE)}")
     if args.images_per_class is not None and "generator" not in inputs:
-        index = first_per_class(labels, args.images_per_class)
+        index = first_per_class(labels, args.images_per_class, args.subset_seed)
         images = images.chosen(index) if isinstance(images, ImageFiles) else images[index]
         labels = labels[index]
     images, digest = gathered(images, task, args.cache, False)
@@ -272,6 +280,10 @@ def load_set(args: argparse.Namespace, task: Task) -> tuple[torch.Tensor, torch.
     if manifest["channels"] != task.channels:
         raise UserError(f"the set has {manifest['channels']} channels, {task.name} has "
                         f"{task.channels}", source=args.source, hint=f"--task {manifest['task']}")
+    if args.subset_seed is not None:
+        raise UserError("--subset-seed is for real images and folders", source=args.source,
+                        hint="leave it out: a set's images are independent draws, the first N of "
+                             "each class as good as any")
     bar = run.Progress(images.plan.images, "read images", "images")
     pixels, labels = image_set.packed(images, args.cache, bar.update,
                                       None if task.crop else task.resolution)

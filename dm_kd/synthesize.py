@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 from dm_kd import dist, files, image_set, import_export, run
-from dm_kd.errors import DamagedError, UserError, nearest
+from dm_kd.errors import DamagedError, StorageError, UserError, nearest
 from dm_kd.tasks import Task, get_task
 
 GENERATORS = {  # name -> module with add_arguments(parser) and build(args, task, device)
@@ -307,7 +307,10 @@ def dry_run(args: argparse.Namespace, task: Task) -> None:
         state += f"; {weights} is not here yet"
     print(f"would make {count} images of {side} x {side} in {shards} shards "
           f"of {args.batch_size}, about {count * bytes_each / 1e6:.1f} MB, in {args.out} ({state})")
-    files.check_free_space(args.out, int(count * bytes_each), "the set")
+    try:
+        files.check_free_space(args.out, int(count * bytes_each), "the set")
+    except StorageError as error:
+        print(f"note: {str(error).splitlines()[0].removeprefix('error: ')}")
 
 
 def expected_side(args: argparse.Namespace, task: Task) -> int:

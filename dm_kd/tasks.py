@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from dm_kd import real_data
@@ -113,8 +114,10 @@ def load_real(task: Task, split: str, fold: int = 0, val: str = "val",
     return task.load(split, val, fold, data)
 
 
-def first_per_class(labels: torch.Tensor, per_class: int | None) -> torch.Tensor:
-    """Positions of the first `per_class` images of each class, class by class (all if None).
+def first_per_class(labels: torch.Tensor, per_class: int | None, seed: int | None = None
+                    ) -> torch.Tensor:
+    """Positions of the first `per_class` images of each class, class by class (all if None); with a
+    seed, of the first in an order drawn with it, so that fewer images are part of more.
 
     Raises:
         UserError: a class has fewer, or labels are unknown.
@@ -129,4 +132,10 @@ def first_per_class(labels: torch.Tensor, per_class: int | None) -> torch.Tensor
         few = int(classes[counts.argmin()])
         raise UserError(f"class {few} has {int(counts.min())} images only",
                         hint=f"--images-per-class {int(counts.min())} or fewer")
-    return torch.cat([(labels == c).nonzero()[:per_class, 0] for c in classes])
+    found = []
+    for c in classes.tolist():
+        own = (labels == c).nonzero()[:, 0]
+        if seed is not None:
+            own = own[torch.from_numpy(np.random.default_rng([seed, c]).permutation(len(own)))]
+        found.append(own[:per_class])
+    return torch.cat(found)

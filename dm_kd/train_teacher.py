@@ -35,14 +35,16 @@ def parse(argv: list[str]) -> argparse.Namespace:
 def body(argv: list[str]) -> None:
     args = parse(argv)
     task = get_task(args.task, args.data)
-    torch.manual_seed(args.seed)
-    student = models.build(args.model, task)
     if args.dry_run:
         state = "there already" if (args.out / "config.yaml").exists() else "not made yet"
-        print(f"would train {args.model} ({models.parameter_count(student):,} parameters) on "
+        with torch.device("meta"):  # its weights are only counted
+            count = models.parameter_count(models.build(args.model, task))
+        print(f"would train {args.model} ({count:,} parameters) on "
               f"{task.name} for {args.epochs} epochs of {args.batch_size} images a step, in "
               f"{args.out} ({state})")
         return
+    torch.manual_seed(args.seed)
+    student = models.build(args.model, task)
     run.resume_threads(args)
     device = run.use_device(args)
     args.amp = engine.resolve_amp(args.amp, device)

@@ -8,6 +8,7 @@ import torch
 import yaml
 
 from dm_kd import distill, objectives
+from dm_kd.tasks import first_per_class, load_real
 
 RECIPE = ["--task", "digits", "--student", "cnn_w4", "--epochs", "1", "--batch-size", "32",
           "--amp", "none", "--no-label-check", "--device", "cpu", "--threads", "1",
@@ -123,3 +124,12 @@ def test_what_is_judged_goes_to_the_device_as_what_is_learned_from(trained, teac
     folder = trained("run", "--teacher", teacher_folder)
     judged = json.loads((folder / "result.json").read_text())["val_images"]
     assert len(seen) == 2 and seen[1] == judged
+
+
+def test_a_drawn_part_of_the_real_images_is_what_the_student_sees(distill_args, digits):
+    args = distill_args(images_per_class=10, subset_seed=3)
+    images, labels, inputs = distill.load_source(args, digits)
+    real = load_real(digits, "train")
+    drawn = first_per_class(real.labels, 10, seed=3)
+    assert torch.equal(images, real.images[drawn]) and torch.equal(labels, real.labels[drawn])
+    assert inputs["source_images"] == 100

@@ -1,12 +1,18 @@
 """The shell scripts: readable by sh, with a header, and a dry run that touches nothing."""
 
+import importlib
 import os
+import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from dm_kd import models
+from dm_kd.tasks import get_task
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = sorted(p for p in (ROOT / "scripts").rglob("*.sh"))
@@ -17,7 +23,7 @@ NO_DRY_RUN = {"test.sh"}  # its flags are pytest's
 def is_chain(script):
     """Whether it runs several commands and reads its flags itself."""
     text = script.read_text()
-    return "chain_flags" in text or "dry_flag" in text
+    return any(flags in text for flags in ("chain_flags", "dry_flag", "study_flags"))
 
 
 @pytest.fixture(scope="module")
@@ -30,10 +36,15 @@ def fresh(tmp_path_factory):
     return folder
 
 
+SMALL = {"GRID": "1", "CLAIM": "2", "PLAIN": "1", "STRONG": "1", "TRIALS": "2"}  # of the studies
+PART = {"GUIDANCE": "1 4", "STEPS": "5"}  # of a grid of guidance and steps
+
+
 def run_script(folder, script, *flags):
     return subprocess.run(["sh", script.relative_to(ROOT), *flags], cwd=folder, text=True,
                           capture_output=True, env={**os.environ, "PYTHON": sys.executable,
-                                                    "PYTHONDONTWRITEBYTECODE": "1"})
+                                                    "PYTHONDONTWRITEBYTECODE": "1", **SMALL,
+                                                    **PART})
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.name)
@@ -69,3 +80,150 @@ def test_dry_run_works_without_earlier_output_and_writes_nothing(script, fresh):
 def test_an_unknown_flag_is_refused(script, fresh):
     done = run_script(fresh, script, "--no-such-flag")
     assert done.returncode == 2 and "no-such-flag" in done.stderr
+
+
+# --- the studies, with a stand-in for python that makes what a command would make -----------------
+
+PAPER_STUDIES = ("fidelity", "teacher_strength", "amount", "ways")
+PAPER_TASKS = ("imagenet", "imagenet100", "cifar100", "flowers102")
+STUDIES = [(p.name, ()) for p in SCRIPTS if p.parent.name == "sweeps" and p in RUNNABLE
+           and ("digits_study" in p.read_text() or "fashion_mnist_study" in p.read_text())]
+STUDIES += [(f"{study}.sh", (task,)) for study in PAPER_STUDIES for task in PAPER_TASKS]
+STAND_IN = """#!%s
+import json, pathlib, shlex, sys
+
+if "-m" in sys.argv and sys.argv[-1] != "dm_kd":
+    print(shlex.join(sys.argv[2:]))
+    sys.exit()
+for line in sys.stdin:
+    with open("commands.txt", "a") as file:
+        file.write(line)
+    words = shlex.split(line)
+    flags = dict(zip(words[1:], words[2:]))
+    for name in ("--teacher", "--source", "--weights", "--features", "--set", "--runs"):
+        path = flags.get(name, "")
+        if path.startswith(("save/", "syn_dataset/")) and not pathlib.Path(path).exists():
+            sys.exit(f"{path} is not made yet: {line}")
+    if "--baseline" in flags:
+        rows = {p.name.split("_seed")[0].split("_set")[0]
+                for p in pathlib.Path(flags["--runs"]).rglob("*")}
+        if flags["--baseline"] not in rows:
+            sys.exit(f"no row {flags['--baseline']} in {sorted(rows)}")
+    out = pathlib.Path(flags["--out"])
+    if out.suffix == ".json":
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text("{}")
+    else:
+        out.mkdir(parents=True, exist_ok=True)
+        best = float(flags.get("--temperature", 0)) == 16
+        result = {"best_acc1": 99.5, "acc1": 90 + best}
+        (out / "result.json").write_text(json.dumps(result, indent=1))
+"""
+
+
+@pytest.fixture
+def study(tmp_path):
+    """f(script, *flags, **variables) -> the commands that the study runs, in order, as word lists;
+    each finds what it needs."""
+    shutil.copytree(ROOT / "scripts", tmp_path / "scripts")
+    stand_in = tmp_path / "python"
+    stand_in.write_text(STAND_IN % sys.executable)
+    stand_in.chmod(0o755)
+
+    def run(script, *flags, **variables):
+        (tmp_path / "commands.txt").unlink(missing_ok=True)
+        done = subprocess.run(["sh", script, *flags], cwd=tmp_path, text=True, capture_output=True,
+                              env={**os.environ, "PYTHON": str(stand_in), "JOBS": "1", **variables})
+        assert done.returncode == 0, done.stderr
+        if not (tmp_path / "commands.txt").exists():
+            return [shlex.split(done.stdout)]
+        return [shlex.split(line) for line in (tmp_path / "commands.txt").read_text().splitlines()]
+
+    return run
+
+
+def settings(words):
+    """(entry, resolved flags) of a command's words."""
+    entry = words[0].removeprefix("dm_kd.")
+    args = vars(importlib.import_module(f"dm_kd.{entry}").parse(words[1:]))
+    return entry, {k: v for k, v in args.items() if k not in ("left_at_default", "dry_run")}
+
+
+@pytest.mark.parametrize("script, flags", STUDIES,
+                         ids=lambda value: value if isinstance(value, str) else "".join(value))
+def test_a_study_makes_things_before_it_uses_them_and_each_of_its_flags_exists(study, script,
+                                                                               flags):
+    made, named, few = {}, set(), SMALL if flags else SMALL | PART
+    commands = [settings(words) for words in study(f"scripts/sweeps/{script}", *flags, **few)]
+    for entry, args in commands:
+        assert made.setdefault(args["out"], args) == args  # no two things in one place
+        if entry in ("distill", "train_teacher"):
+            named.add((args["task"], args["student" if entry == "distill" else "model"]))
+    with torch.device("meta"):
+        for task, name in named:
+            models.build(name, get_task(task))
+    entries = [entry for entry, _ in commands]
+    assert entries[-1] == "report" and {"distill", "synthesize"} <= set(entries)
+
+
+@pytest.mark.parametrize("task, teacher, synthesize, distill", [
+    ("imagenet", None, "imagenet", "imagenet"),
+    ("imagenet100", "imagenet100", "imagenet", "imagenet100"),
+    ("flowers102", "flowers102", "imagenet", "flowers102"),
+    ("cifar100", "cifar100", "cifar100", "cifar100_distill_w40_2_w16_2")])
+def test_a_studys_settings_are_those_of_the_tasks_own_scripts(study, task, teacher, synthesize,
+                                                              distill):
+    commands = [settings(words) for words in study("scripts/sweeps/ways.sh", task)]
+    steps = {"train_teacher": teacher and f"{teacher}_teacher",
+             "synthesize": f"{synthesize}_synthesize",
+             "distill": distill if "_distill" in distill else f"{distill}_distill"}
+    for step, script in steps.items():
+        if script:
+            mine = next(args for entry, args in commands if entry == step)
+            [expected] = study(f"scripts/{script}.sh", "--dry-run")
+            expected = settings(expected)[1]
+            if step == "distill":
+                mine["out"] = expected["out"]
+            assert mine == expected
+
+
+def test_trials_of_the_digits_nest(study, tmp_path):
+    script = ". scripts/sweeps/digits_study.sh; trials 90"
+    names = subprocess.run(["sh", "-c", script], cwd=tmp_path, text=True, check=True,
+                           capture_output=True).stdout.split()
+    trials = [tuple(int(part[-2:].lstrip("dtn")) for part in name.split("_")) for name in names]
+    assert len(set(trials)) == 90
+    assert [t[0] for t in trials[:10]] == [*range(5), *range(5)]
+    assert [len({t[1:3] for t in trials[:n]}) for n in (5, 15, 30, 90)] == [1, 3, 6, 6]
+    made_from = {}
+    for _, generator, made, seed in trials:  # no student's seed serves two sets
+        assert made_from.setdefault(seed, (generator, made)) == (generator, made)
+    assert len(made_from) == 18
+
+
+def test_the_tuned_students_have_the_temperature_that_was_best_on_training_writers(study):
+    commands = [settings(words) for words in study("scripts/sweeps/digits_teacher_strength.sh",
+                                                   **SMALL)]
+    students = [args for entry, args in commands if entry == "distill"]
+    assert {a["temperature"] for a in students if "_tuned" in str(a["out"])} == {16}
+    assert {a["temperature"] for a in students if "_fixed" in str(a["out"])} == {4}
+    tried = [a for a in students if "/dev/" in str(a["out"])]
+    assert {a["val"] for a in tried} == {"dev"} and {a["temperature"] for a in tried} == {1, 4, 16}
+    judged = [a for a in students if "/dev/" not in str(a["out"])]
+    assert not {a["teacher"] for a in tried} & {a["teacher"] for a in judged}
+    assert not {a["source"] for a in tried} & {a["source"] for a in judged}
+
+
+def test_a_study_goes_on_with_more_trials_and_looks_at_each_set_once(study):
+    few = SMALL | PART | {"PLAIN": "0", "STRONG": "0"}
+    first = study("scripts/sweeps/digits_fidelity.sh", **few)
+    again = study("scripts/sweeps/digits_fidelity.sh", **few | {"CLAIM": "3"})
+    assert {shlex.join(c) for c in first if c[0] != "inspect_set"} < set(map(shlex.join, again))
+    looked = [c for c in again if c[0] == "inspect_set"]
+    assert len(looked) == 3 and not set(map(shlex.join, looked)) & set(map(shlex.join, first))
+
+
+def test_an_unknown_task_of_a_study_is_refused(fresh):
+    for name in PAPER_STUDIES:
+        done = run_script(fresh, ROOT / f"scripts/sweeps/{name}.sh", "imagenette", "--dry-run")
+        assert done.returncode == 2 and "imagenette" in done.stderr

@@ -136,6 +136,22 @@ def test_first_per_class_takes_the_first_of_each(digits):
         assert torch.equal(few.ids[few.labels == c], expected)
 
 
+def test_drawn_with_a_seed_fewer_images_of_a_class_are_part_of_more(digits):
+    labels = load_real(digits, "train").labels
+    few, more = first_per_class(labels, 10, seed=1), first_per_class(labels, 40, seed=1)
+    assert labels[few].bincount().tolist() == [10] * 10
+    assert set(few.tolist()) < set(more.tolist())
+
+
+def test_a_drawn_part_spans_the_writers_and_another_seed_draws_another(digits):
+    real = load_real(digits, "train")
+    first, drawn = first_per_class(real.labels, 10), first_per_class(real.labels, 10, seed=0)
+    assert len(set(real.groups[first].tolist())) == 1  # the digits lie writer by writer
+    assert set(real.groups[drawn].tolist()) == set(real.groups.tolist())
+    other = first_per_class(real.labels, 10, seed=1)
+    assert set(drawn.tolist()) != set(other.tolist())
+
+
 def test_first_per_class_refuses_more_than_there_are(digits):
     with pytest.raises(UserError, match="images only"):
         first_per_class(load_real(digits, "train").labels, 10_000)

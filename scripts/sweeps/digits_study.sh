@@ -1,0 +1,60 @@
+# Sourced by the studies on the digits (digits_fidelity.sh and the like), after dry_flag: the trials,
+# and what these scripts share. A trial is a fold by writer, a generator with its teacher, a set and a
+# student; every row of a study has the same trials, so that its rows are compared in pairs. Teachers
+# and generators are those of scripts/digits.sh (made here where they are missing).
+. scripts/digits_settings.sh
+sets=syn_dataset/digits_study
+
+# trials N: the first N of 90: all 5 folds of a generator, set and student; generators 0 to 2 first,
+# then sets 0 and 1, then three students of each set. 5, 15, 30 and 90 are whole levels.
+trials() {
+    for student in 0 1 2; do
+        for set in 0 1; do
+            for gen in 0 1 2; do
+                for fold in 0 1 2 3 4; do
+                    echo "fold${fold}_gen${gen}_set${set}_seed$((6 * gen + 3 * set + student))"
+                done
+            done
+        done
+    done | head -n "$1"
+}
+
+# number WHAT NAME: the 2 of "set" in fold0_gen1_set2_seed3_s1.5
+number() { echo "$2" | tr _ '\n' | sed -n "s/^$1\([0-9.][0-9.]*\)\$/\1/p"; }
+
+# read_trial NAME: its numbers, the folder of its teacher and generator, and flags of all commands.
+read_trial() {
+    fold=$(number fold "$1") gen=$(number gen "$1") set=$(number set "$1") seed=$(number seed "$1")
+    base=save/digits/fold${fold}_seed$gen place=fold${fold}_gen$gen common="--threads 1 $dry"
+}
+
+# foundations N: the teacher and the generator of the first N trials, each once.
+foundations() {
+    run_folds "$(trials "$1" | sed 's/_set.*//' | sort -u)" foundation "$root"
+}
+foundation() { # fold0_gen1: as scripts/digits.sh makes them
+    read_trial "$1"
+    echo "train_teacher $teacher_flags --fold $fold --out $base/teacher --seed $gen $common"
+    echo "train_generator $generator_flags --fold $fold --out $base/generator --seed $gen $common"
+}
+
+# make_set NAME FLAGS: the command for a set of the trial that was read, in $source.
+make_set() {
+    source=${sets}_${place}_set${set}_$1
+    shift
+    echo "synthesize $synthesize_flags --guided-channels all $* --weights $base/generator --seed $((2 * gen + set)) --out $source $common"
+}
+
+# inspect FILE FLAGS: the command that looks at $source, once.
+inspect() {
+    file=$1
+    shift
+    [ -e "$file" ] || echo "inspect_set --task digits --fold $fold --set $source --teacher $base/teacher $* --out $file $common"
+}
+
+# student ROW FLAGS: the command for a student of the trial that was read, below $runs.
+student() {
+    row=$1
+    shift
+    echo "distill $distill_flags --fold $fold $* --seed $seed --out $runs/$place/${row}_set${set}_seed$seed $common"
+}

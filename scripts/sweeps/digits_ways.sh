@@ -1,0 +1,60 @@
+#!/bin/sh
+# Question: what do temperature, augmentation, objective, sampler, and noise shared across classes
+# matter to a student from synthetic images? Grid: one change at a time from the study's recipe (base:
+# temperature 4, half of the batches mixed up, kd, s = 1, T = 100, ancestral sampling, 200 per class):
+# temperature 1, 2, 8, 16; no mixing; no mixing and no augmentation; all batches mixed up; half of them
+# cut-mixed; objectives mse, dist, and dkd (at a quarter of the learning rate: its loss is about nine
+# times kd's); DDIM with 100 steps; DPM-Solver++ with 25; the same noise for every class.
+# Decision rule, fixed beforehand: a change matters where its paired difference to base is more than 0.75
+# times the width of its 95 % interval from 0 (Bonferroni's correction for 14 rows; the interval from
+# redrawing writers and generators); it does not matter where the interval lies within -0.5 and 0.5
+# points; else it is undecided. Nothing here changes the settings of
+# scripts/digits_settings.sh, which are chosen on training writers.
+# Hardware: 2 CPU cores (one job each).  Disk: 1.5 GB.
+# Time: about 2.5 hours (an estimate from measured steps: sets 50 minutes, students 98), 40 minutes more
+# where scripts/digits.sh has not made its teachers and generators.
+# Use: sh scripts/sweeps/digits_ways.sh [--dry-run]     (JOBS=2: processes at a time, a thread each)
+#      TRIALS=15 (see digits_study.sh); a later call with a larger number goes on. A claim needs
+#      TRIALS=90: 9 hours more.
+set -eu
+cd "$(dirname "$0")/../.."
+. scripts/setup_env.sh
+dry_flag "scripts/sweeps/digits_ways.sh" "$@"
+find_python
+. scripts/sweeps/digits_study.sh
+root=save/digits_ways runs=save/digits_ways/students trials=${TRIALS:-15}
+ways="base temperature1 temperature2 temperature8 temperature16 mse dkd dist no_mixing no_augmentation all_mixup half_cutmix"
+
+change() { # what differs from base
+    case $1 in
+    base) ;;
+    temperature*) echo "--temperature ${1#temperature}" ;;
+    mse | dist) echo "--objective $1" ;;
+    dkd) echo "--objective dkd --learning-rate 0.05" ;;
+    no_mixing) echo "--mixup 0" ;;
+    no_augmentation) echo "--mixup 0 --augment none" ;;
+    all_mixup) echo "--mix-share 1" ;;
+    half_cutmix) echo "--mixup 0 --cutmix 1" ;;
+    esac
+}
+
+study() { # fold0_gen0_set0_seed0: the students of the trial
+    read_trial "$1"
+    make_set s1_t100
+    for way in $ways; do
+        keep=
+        case $way in base | temp* | mse | dkd | dist) keep="--cache-teacher fp32" ;; esac # the same views
+        student "$way" --teacher "$base/teacher" --source "$source" "$(change "$way")" "$keep"
+    done
+    make_set s1_t100_ddim --sampler ddim
+    student ddim --teacher "$base/teacher" --source "$source"
+    make_set s1_t25_dpm --sampler dpm++ --steps 25
+    student dpm25 --teacher "$base/teacher" --source "$source"
+    make_set s1_t100_shared --shared-noise
+    student shared_noise --teacher "$base/teacher" --source "$source"
+}
+
+foundations "$trials"
+run_folds "$(trials "$trials")" study $root
+echo "report --runs $runs --out $root/report --baseline base --title 'Digits: temperature, augmentation, objective, sampler, shared noise' --question 'What else matters to a student from synthetic images?' $dry" |
+    "$PYTHON" -m dm_kd
