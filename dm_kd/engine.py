@@ -330,7 +330,8 @@ def fit(run: Run, args: argparse.Namespace, view: View, student: nn.Module,
     """Train `student` to the end of `args.epochs`, from the run's checkpoint if it has one.
 
     Args:
-        source: `batches(epoch, first_step, student)`; see sources/stored.py.
+        source: `batches(epoch, first_step, student)`, and `warm_up(student)`, which yields where
+            what comes before the first step can be saved; see sources/.
         objective: f(student_logits, teacher_logits, labels, temperature) -> scalar.
         val: RealData to judge on after each epoch, or None.
         card: what stands in the weights' card (model, task, ...).
@@ -374,6 +375,12 @@ def fit(run: Run, args: argparse.Namespace, view: View, student: nn.Module,
     board = open_board(run, state["epoch"]) if args.tensorboard and dist.is_main() else None
     logits = None
     with stoppable() as stop:
+        for _ in source.warm_up(student):
+            if stop() or run.due():
+                state["seconds"] = time.monotonic() - started
+                save(run, state, student, optimizer, source)
+            if stop():
+                raise Stopped(stop())
         for epoch in range(state["epoch"], args.epochs):
             losses = train_one_epoch(run, args, view, network, student, teach, cache, optimizer,
                                      source, objective, device, epoch, state, started, stop)

@@ -117,7 +117,8 @@ def making(generator: dict | None, images: int) -> dict:
             each += round(each * (high - low))
         steered = "teacher_guidance" in generator  # predicts once more for the teacher
         return {"generator_evaluations": images * each * (1 + steered),
-                "teacher_passes": images * generator["steps"] * steered}
+                "teacher_passes": images * generator["steps"] * steered,
+                "student_passes": images * generator["steps"] * ("student" in generator)}
     if name == "imf":
         return {"generator_evaluations": images * generator["steps"]}
     if name in ("gan", "biggan"):
@@ -192,6 +193,10 @@ class StoredSource:
         images = torch.empty((len(index), *self.images.shape[1:]), dtype=torch.uint8,
                              pin_memory=True)  # of torch's pool: not used again before it was sent
         return torch.index_select(self.images, 0, index, out=images), labels
+
+    def warm_up(self, student: object) -> Iterator[int]:
+        """Nothing comes before the first step."""
+        return iter(())
 
     def budget(self) -> dict[str, int | None]:
         """What this source has used, in images; the loop's own passes come on top."""

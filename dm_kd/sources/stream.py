@@ -124,6 +124,10 @@ class StreamSource:
                 online.write_samples(self.args.out, images)
             yield images, torch.full((size,), -1), moment * size + torch.arange(size)
 
+    def warm_up(self, student: nn.Module) -> Iterator[int]:
+        """Nothing comes before the first step."""
+        return iter(())
+
     def budget(self) -> dict[str, int]:
         """What this source has used, in images; the loop's own passes come on top."""
         return {"images_kept": 0, **self.made}
