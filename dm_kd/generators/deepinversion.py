@@ -74,6 +74,12 @@ def warm_cosine(rate: float, iterations: int) -> Callable[[int], float]:
     return at
 
 
+def batch_numbers(seeds: list[int]) -> torch.Generator:
+    """The numbers that a batch shares, a function of all its images' seeds."""
+    key = hashlib.sha256(" ".join(map(str, seeds)).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(key[:8], "big") >> 1)
+
+
 class DeepInversion:
     """`sample(labels, seeds) -> uint8 images` of a teacher that stays as it is.
 
@@ -110,8 +116,7 @@ class DeepInversion:
         shape = (self.channels, self.resolution, self.resolution)
         x = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed))
                          for seed in seeds]).to(self.device)
-        key = hashlib.sha256(" ".join(map(str, seeds)).encode()).digest()
-        draw = torch.Generator().manual_seed(int.from_bytes(key[:8], "big") >> 1)
+        draw = batch_numbers(seeds)
         labels, large = labels.to(self.device), self.task.crop
 
         def parts_of(viewed: Tensor) -> dict[str, Tensor]:
