@@ -252,6 +252,18 @@ def test_an_epoch_draws_from_all_images_made_so_far_and_knows_their_classes(make
     assert len({int(v) for *_, ids in batches for v in ids}) == 8 * 16
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_held_out_images_stay_outside_the_pool_and_look_at_no_student(make, method):
+    source, student = make(method, "--warmup-calls", "0")
+    source.call(student)
+    pool, kept = source.pool[:source.kept].clone(), source.kept
+    student.register_forward_pre_hook(lambda m, x: pytest.fail("looked at the student"))
+    images = source.held_out(student)
+    assert images.dtype == torch.uint8 and images.shape[1:] == (1, 8, 8) and len(images) >= 16
+    assert source.kept == kept and torch.equal(source.pool[:kept], pool)
+    assert not torch.equal(images[:16], pool[:16])
+
+
 def test_a_full_pool_loses_its_oldest_images(make):
     source, student = make("fastdfkd", "--pool-images", "40")
     for _ in range(2):

@@ -18,6 +18,7 @@ from dm_kd.tasks import Task
 
 STEPS_PER_EPOCH = 400  # of the student, where no images say what an epoch is (Fast-Datafree, CMI)
 PICTURE_EPOCHS = 5
+HELD_OUT = 256  # images of a stream that student and teacher are compared on at the end
 ADAM = {"betas": (0.5, 0.999)}  # of every generator, in every published preset
 
 SETTINGS = {  # what a preset may hold besides its terms: (type, metavar, what it says)

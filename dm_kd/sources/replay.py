@@ -632,6 +632,13 @@ class ReplaySource:
                 online.write_samples(self.args.out, self.pool[newest])
             yield self.pool[places], self.labels[places], ids
 
+    def held_out(self, student: nn.Module) -> Tensor:
+        """The images of one more call, without the adversarial term, which the pool does not get;
+        uint8 [N, C, H, W]. The makers go on learning in it: for after the last step."""
+        with online.still(student):
+            made = self.maker.make(student, self.calls, False, self.pool[:self.kept])
+        return torch.cat([online.to_uint8(images).cpu() for images, _ in made])
+
     def budget(self) -> dict[str, int]:
         """What this source has used, in images; the loop's own passes come on top."""
         return {"images_kept": self.kept, **self.parts.made}
