@@ -10,5 +10,5 @@ cd "$(dirname "$0")/../.."
 . scripts/setup_env.sh
 . scripts/digits_settings.sh
 find_python
-exec "$PYTHON" -m dm_kd.distill $distill_flags --source cmi --inner-steps 40 --bank-images 256 \
+exec "$PYTHON" -m dm_kd.distill $distill_flags $(rival cmi) \
     --teacher save/models/digits_cnn_w32 --out save/student_model/digits_cmi "$@"
