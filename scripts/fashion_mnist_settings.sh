@@ -16,5 +16,6 @@ wrn) rival_teacher=save/models/fashion_mnist_wrn_16_2 rival_student=wrn_16_1 pai
 *) echo "error: PAIR is lenet5 or wrn, not '$PAIR'" >&2; exit 2 ;;
 esac
 rival_teacher_flags="--task fashion_mnist --model lenet5_bn --epochs 15 --batch-size 128 --learning-rate 0.05 --lr-schedule cosine --weight-decay 5e-4"
+pool_steps=
 rival_steps="--epochs 40 --steps-per-epoch 100 --batch-size 128"
 rival_flags="$distill_flags $rival_steps --teacher $rival_teacher --student $rival_student"

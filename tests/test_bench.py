@@ -254,6 +254,7 @@ def test_a_rivals_terms_are_those_of_the_public_loop_and_its_record_is_written(
 
 
 @pytest.mark.parametrize(("method", "term"), [("dafl", "act"), ("fastdfkd", "bn_ema"),
+                                              ("nayer", "adv_dad"), ("fastdfkd", "ce_target"),
                                               ("cmi", "bn"), ("adi", "tv_l1")])
 def test_a_rival_with_another_loss_is_not_timed(tmp_path, monkeypatch, capsys, method, term):
     real = rivals.plain_terms

@@ -8,8 +8,9 @@
 # (strong, four times the steps).
 # Decision rule: none; rows are compared with KD on real data by paired intervals over writers.
 # Hardware: 2 CPU cores (one job each).  Disk: 4 GB.
-# Time: about 50 minutes for a fold and seed on one core (an estimate from operation counts; a third of it
-# adi and nayer), so 11 hours for all 25; long: four times as long. Cap: 40 minutes a row.
+# Time: about 90 minutes for a fold and seed (cmi 16, adi 13, nayer 9, DeepInversion 9, ZSKT 3, the others
+# less: from the seconds an update took on a busy core, bench.sh rivals), so 19 hours for all 25 with two
+# cores; half on idle ones; long: four times as long. Cap: 20 minutes a row, long 80.
 # Use: [RECIPE=paper] [ROWS="real dafl"] sh scripts/sweeps/digits_rivals.sh [--seed N] [--threads N] [--dry-run]
 #      JOBS=2 processes at a time. The same command goes on after an interruption.
 set -eu
@@ -22,8 +23,9 @@ find_python
 shared=save/digits root=save/digits_rivals_${RECIPE:-strong}
 case ${RECIPE:-strong} in
 strong) chosen=$recipe tau=4 ;;
-paper) chosen="$steps --learning-rate 0.1 --lr-decay-epochs 27,54,81 --weight-decay 1e-4" tau=10 ;;
-long) chosen="$recipe --epochs 360" tau=4 ;;
+paper) chosen="$steps --learning-rate 0.1 --lr-decay-epochs 27,54,81 --weight-decay 1e-4" tau=10
+    pool_steps="$pool_steps --lr-decay-epochs 9,18,27" ;;
+long) chosen="$recipe --epochs 360" tau=4 pool_steps="--epochs 120 --steps-per-epoch 48" ;;
 *) echo "error: RECIPE is strong, paper or long, not '$RECIPE'" >&2; exit 2 ;;
 esac
 rows=${ROWS:-alone real real_140 noise one_image out_of_domain gan dit diffdfkd diffdfkd_adv deepinversion $streams $pools}

@@ -6,8 +6,9 @@
 # RECIPE=plain (default: the study's of fashion_mnist.sh), or strong (half mixup, 4 times the steps).
 # Decision rule: none; rows are compared with KD on real data.
 # Hardware: 2 CPU cores (one job each).  Disk: 6 GB.
-# Time: about 12 hours (an estimate from operation counts; strong: 40), most of it the generators of 28 x 28
-# pixels. Cap: 90 minutes for a row and seed; --inner-steps and the images per class are set so that it holds.
+# Time: about 12 hours with two cores (strong: 35): 6 hours a seed (cmi 82 minutes, nayer 64, the streams 39
+# each, FastDFKD 22 each: from the seconds an update took on a busy core, bench.sh rivals) and 4 for the
+# sets. Cap: 90 minutes for a row and seed (strong: four times); what takes longer gets fewer --inner-steps.
 # Use: [PAIR=wrn] [RECIPE=strong] [ROWS="real dafl"] sh scripts/sweeps/fashion_mnist_rivals.sh [--seed N]
 #      [--threads N] [--dry-run]    JOBS=2 processes at a time. The same command goes on after an interruption.
 set -eu
