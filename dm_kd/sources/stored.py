@@ -116,9 +116,10 @@ def making(generator: dict | None, images: int) -> dict:
         if generator["guidance_scale"] not in (0, 1):
             each += round(each * (high - low))
         steered = "teacher_guidance" in generator  # predicts once more for the teacher
+        looked = images * generator["steps"]
         return {"generator_evaluations": images * each * (1 + steered),
-                "teacher_passes": images * generator["steps"] * steered,
-                "student_passes": images * generator["steps"] * ("student" in generator)}
+                "teacher_passes": looked * steered,
+                **({"student_passes": looked} if "student" in generator else {})}
     if name == "imf":
         return {"generator_evaluations": images * generator["steps"]}
     if name in ("gan", "biggan"):
