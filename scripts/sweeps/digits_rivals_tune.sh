@@ -24,13 +24,13 @@ trial() { # METHOD 1|2|3|4: what differs from scripts/rivals_settings.sh
     *_1) ;;
     dafl_2) echo "--generator-rate 3e-3" ;;
     dafl_3) echo "--student-steps 1" ;;
-    dafl_4) echo "--balance-weight 5" ;;
+    dafl_4) echo "--generator-output sigmoid" ;;
     dfq_2) echo "--generator-rate 3e-3" ;;
     dfq_3) echo "--student-steps 2" ;;
     dfq_4) echo "--bn-weight 0.1" ;;
     zskt_2) echo "--generator-rate 3e-3" ;;
     zskt_3) echo "--student-steps 10" ;;
-    zskt_4) echo "--synthesis-batch 512" ;;
+    zskt_4) echo "--generator-output sigmoid" ;;
     cmi_2) echo "--bn-weight 0.1" ;;
     cmi_3) echo "--generator-rate 3e-3 --latent-rate 1e-2" ;;
     cmi_4) echo "--adv-dad-weight 0.1" ;;
