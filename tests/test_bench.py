@@ -247,6 +247,7 @@ def test_a_rivals_terms_are_those_of_the_public_loop_and_its_record_is_written(
     preset, _ = rivals.published(method)
     terms = preset.get("terms", ["ce_target", "bn", "tv_l2"])
     assert {key.split()[1].strip(",") for key in row["equivalence"]} == set(terms)
+    assert not any("0 in both" in key for key in row["equivalence"])
     for who in ("A", "ours"):
         assert row[who]["seconds_per_1000_images"]["median"] > 0
     assert {"median", "q25", "q75"} <= row["ratio_images"].keys() & row["ratio_step"].keys()
