@@ -17,7 +17,18 @@ from pathlib import Path
 import torch
 from torch.fx import GraphModule
 
-from dm_kd import dist, engine, files, frozen, image_files, image_set, models, objectives, run
+from dm_kd import (
+    augment,
+    dist,
+    engine,
+    files,
+    frozen,
+    image_files,
+    image_set,
+    models,
+    objectives,
+    run,
+)
 from dm_kd.errors import UserError
 from dm_kd.image_files import ImageFiles
 from dm_kd.real_data import RealData
@@ -34,6 +45,7 @@ from dm_kd.tasks import TASKS, Task, first_per_class, get_task, load_real
 from dm_kd.teacher_cache import STORAGE, TeacherCache, tensors_digest
 
 LABEL_CHECK_IMAGES = 1000
+OTHER = "real:"  # and a task's name: its real images as another's source
 ONLINE = {  # source that makes images while the student learns -> module with add_arguments(parser,
     **dict.fromkeys(("dafl", "dfq", "zskt"), "dm_kd.sources.stream"),  # name, large) and
     **dict.fromkeys(("fastdfkd", "fastdfkd_reptile", "fast_sequential", "cmi", "nayer", "adi"),
@@ -45,7 +57,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     run.add_data_arguments(parser)
     parser.add_argument("--source", required=True, metavar="SET|FOLDER|LIST|ZIP|real|METHOD",
                         help="an image set that synthesize wrote; any folder, list file or zip of "
-                             "images; `real` for the real training images; or a method that makes "
+                             "images; `real` for the real training images, `real:TASK` for another "
+                             "small task's, of other classes; or a method that makes "
                              f"images while the student learns: {', '.join(ONLINE)} (--source "
                              "METHOD --help shows its flags)")
     parser.add_argument("--source-labels", choices=("task", "none"), default="task",
@@ -164,7 +177,8 @@ def open_source(args: argparse.Namespace, task: Task, teacher: torch.nn.Module,
     val = val and dataclasses.replace(val, images=resident(val.images, val.labels, device)[0])
     source = StoredSource(images, labels, args.batch_size, args.seed, dist.rank(),
                           dist.world_size(), args.steps_per_epoch, far_from(device, images),
-                          making(inputs.get("generator"), len(labels)))
+                          making(inputs.get("generator"), len(labels)),
+                          inputs.pop("held_out", None))
     return source, images, labels, val, inputs
 
 
@@ -253,6 +267,8 @@ def load_source(args: argparse.Namespace, task: Task
     if args.source == "real":
         real = load_real(task, "train", args.fold, args.val, args.data)
         images, labels, inputs = real.images, real.labels, {}
+    elif args.source.startswith(OTHER):
+        images, labels, inputs = load_other(args.source.removeprefix(OTHER), task)
     elif (Path(args.source) / "manifest.json").exists():
         images, labels, inputs = load_set(args, task)
     elif Path(args.source).exists():
@@ -273,9 +289,25 @@ def load_source(args: argparse.Namespace, task: Task
     return images, labels, {**inputs, "source_images": len(labels)}
 
 
+def load_other(name: str, task: Task) -> tuple[torch.Tensor, torch.Tensor, dict]:
+    """The real training images of another task at this one's size; their classes are not its own.
+
+    Raises:
+        UserError: no such task, or one of large images or other channels."""
+    other = get_task(name)
+    if task.crop or other.crop or other.channels != task.channels:
+        raise UserError(f"{task.name} takes no images of {name} by name",
+                        hint="small images of the same channels; else --source FOLDER "
+                             "--source-labels none")
+    images = load_real(other, "train").images
+    if other.resolution != task.resolution:
+        images = augment.resize(images, task.resolution, task.resolution)
+    return images.contiguous(), torch.full((len(images),), -1), {}
+
+
 def load_set(args: argparse.Namespace, task: Task) -> tuple[torch.Tensor, torch.Tensor, dict]:
     """An image set's images, labels (-1 where it is of another task) and digests."""
-    images = image_set.open_set(Path(args.source))
+    images, rest = image_set.open_set(Path(args.source)), None
     manifest = images.manifest
     if manifest["channels"] != task.channels:
         raise UserError(f"the set has {manifest['channels']} channels, {task.name} has "
@@ -293,10 +325,12 @@ def load_set(args: argparse.Namespace, task: Task) -> tuple[torch.Tensor, torch.
             raise UserError(f"the set has {images.plan.images_per_class} images per class",
                             hint="synthesize more, or a smaller --images-per-class")
         count = args.images_per_class * len(images.plan.classes)
-        pixels, labels = pixels[:count], labels[:count]  # positions run over the classes first
+        # positions run over the classes first
+        pixels, labels, rest = pixels[:count], labels[:count], pixels[count:]
     if manifest["task"] != task.name or args.source_labels == "none":
         labels = torch.full_like(labels, -1)
-    return pixels, labels, {"source_sha256": images.digest, "generator": manifest["generator"]}
+    return pixels, labels, {"source_sha256": images.digest, "generator": manifest["generator"],
+                            "held_out": rest}
 
 
 def check_teacher(folder: run.Run, args: argparse.Namespace, task: Task, view: engine.View,
@@ -329,7 +363,8 @@ def check_teacher(folder: run.Run, args: argparse.Namespace, task: Task, view: e
 
 def dry_run(args: argparse.Namespace, student: torch.nn.Module) -> None:
     state = "there already" if (args.out / "config.yaml").exists() else "not made yet"
-    made = {"source": args.source in ("real", *ONLINE) or Path(args.source).exists(),
+    made = {"source": (args.source in ("real", *ONLINE) or args.source.startswith(OTHER)
+                       or Path(args.source).exists()),
             "teacher": all("@" in spec or ":" in spec or Path(spec).exists()
                            for spec in teacher_specs(args.teacher))}
     missing = "".join(f"; {k} {getattr(args, k)} not made yet" for k, ok in made.items() if not ok)

@@ -330,7 +330,9 @@ def fit(run: Run, args: argparse.Namespace, view: View, student: nn.Module,
     """Train `student` to the end of `args.epochs`, from the run's checkpoint if it has one.
 
     Args:
-        source: `batches(epoch, first_step, student)`; see sources/stored.py.
+        source: `batches(epoch, first_step, student)`; `warm_up(student)`, which yields where what
+            comes before the first step can be saved; `held_out(student)`, images that it has not
+            trained on, or None. See sources/.
         objective: f(student_logits, teacher_logits, labels, temperature) -> scalar.
         val: RealData to judge on after each epoch, or None.
         card: what stands in the weights' card (model, task, ...).
@@ -374,6 +376,12 @@ def fit(run: Run, args: argparse.Namespace, view: View, student: nn.Module,
     board = open_board(run, state["epoch"]) if args.tensorboard and dist.is_main() else None
     logits = None
     with stoppable() as stop:
+        for _ in source.warm_up(student):
+            if stop() or run.due():
+                state["seconds"] = time.monotonic() - started
+                save(run, state, student, optimizer, source)
+            if stop():
+                raise Stopped(stop())
         for epoch in range(state["epoch"], args.epochs):
             losses = train_one_epoch(run, args, view, network, student, teach, cache, optimizer,
                                      source, objective, device, epoch, state, started, stop)
@@ -407,8 +415,21 @@ def fit(run: Run, args: argparse.Namespace, view: View, student: nn.Module,
         board.close()
     if val is not None and logits is None:  # killed between the last checkpoint and the end
         logits = predict(student, val.images, view, device, args.amp)
+    used = budget(state, source, teacher is not None)
+    blind = blind_agreement(student, teacher, source, view, device, args.amp)
     return finish(run, args, state, student, logits, val, teacher_acc1, teacher_top, device, card,
-                  budget(state, source, teacher is not None))
+                  used, blind)
+
+
+def blind_agreement(student: nn.Module, teacher: nn.Module | None, source, view: View,
+                    device: torch.device, amp: str) -> float | None:
+    """Percent of the source's images that were held out on which student and teacher name one
+    class: what somebody without real images can choose settings by. None where it holds none."""
+    images = None if teacher is None else source.held_out(student)
+    if images is None or not len(images):
+        return None
+    top = [predict(model, images, view, device, amp).argmax(1) for model in (student, teacher)]
+    return 100 * (top[0] == top[1]).double().mean().item()
 
 
 def budget(state: dict, source, taught: bool) -> dict:
@@ -527,12 +548,13 @@ def epoch_line(row: dict, epochs: int) -> str:
 
 def finish(run: Run, args: argparse.Namespace, state: dict, student: nn.Module,
            logits: Tensor | None, val, teacher_acc1: float | None, teacher_top: Tensor | None,
-           device: torch.device, card: dict, used: dict) -> dict:
+           device: torch.device, card: dict, used: dict, blind: float | None) -> dict:
     """Weights of the last epoch, predictions, curve and result.json."""
     from dm_kd import files
 
     result = {"acc1": None, "acc5": None, "best_acc1": None, "best_epoch": None,
-              "teacher_acc1": teacher_acc1, "agreement": None, "val_images": 0, "budget": used}
+              "teacher_acc1": teacher_acc1, "agreement": None, "blind_agreement": blind,
+              "val_images": 0, "budget": used}
     if val is not None:
         top = logits.argmax(1)
         result["acc1"], result["acc5"] = accuracy(logits, val.labels)

@@ -271,6 +271,8 @@ def set_name(manifest: dict) -> str:
         parts.append("gi{:g}-{:g}".format(*made["guidance_interval"]))
     if made.get("teacher_guidance"):
         parts.append(f"tg{made['teacher_guidance']:g}")
+    parts += ["adv"] if made.get("student") else []
+    parts += ["cutmix"] if made.get("latent_cutmix") else []
     parts += ["fp8"] if made.get("fp8") else []
     return "_".join([*parts, amount])
 

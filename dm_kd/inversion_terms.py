@@ -33,14 +33,17 @@ class Reading:
     statistics: Statistics = field(default_factory=list)  # of each batch norm's input
     running: Statistics = field(default_factory=list)  # what the same batch norms remember
     means: list[Tensor] = field(default_factory=list)  # [B, C], over space, of the same inputs
-    features: Tensor | None = None  # [B, d]: the input of the last linear layer
-
-    def clear(self) -> None:
-        self.statistics, self.running, self.means, self.features = [], [], [], None
+    features: list[Tensor] = field(default_factory=list)  # [B, d] of each network: what its last
+    # linear layer gets
 
 
 def batch_norms(model: nn.Module) -> list[nn.BatchNorm2d]:
     return [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+
+
+def networks(model: nn.Module) -> list[nn.Module]:
+    """The networks of a teacher that is several in one (distill's, in `teachers`), else itself."""
+    return list(getattr(model, "teachers", [model]))
 
 
 def last_linear(model: nn.Module) -> nn.Linear | None:
@@ -51,7 +54,7 @@ def last_linear(model: nn.Module) -> nn.Linear | None:
 def reading(model: nn.Module, statistics: bool = True, means: bool = False, features: bool = False
             ) -> Iterator[Reading]:
     """Inside the block a Reading notes what forward passes show, in the order of the layers' calls,
-    with gradients; `clear` it before a second pass. No hook is left behind, even after an error."""
+    with gradients. No hook is left behind, even after an error."""
     seen, handles = Reading(), []
 
     def at_norm(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -64,13 +67,13 @@ def reading(model: nn.Module, statistics: bool = True, means: bool = False, feat
             seen.means.append(x.mean((2, 3)))
 
     def at_head(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        seen.features = inputs[0]
+        seen.features.append(inputs[0])
 
     try:
         if statistics or means:
             handles += [m.register_forward_pre_hook(at_norm) for m in batch_norms(model)]
         if features:
-            handles.append(last_linear(model).register_forward_pre_hook(at_head))
+            handles += [last_linear(n).register_forward_pre_hook(at_head) for n in networks(model)]
         yield seen
     finally:
         for handle in handles:
@@ -259,14 +262,16 @@ class Seen:
     averages: Statistics | None = None
     momentum: float = 0.0
     first: float = 1.0
+    networks: int = 1  # of the teacher: what is read inside counts as the mean over them
 
 
 TERMS: dict[str, Callable[[Seen], Tensor]] = {
-    "bn": lambda s: bn(s.reading.statistics, s.reading.running, s.first),
-    "bn_ema": lambda s: bn_ema(s.reading.statistics, s.averages, s.momentum, s.reading.running),
+    "bn": lambda s: bn(s.reading.statistics, s.reading.running, s.first) / s.networks,
+    "bn_ema": lambda s: bn_ema(s.reading.statistics, s.averages, s.momentum,
+                               s.reading.running) / s.networks,
     "ce_target": lambda s: ce_target(s.teacher_logits, s.targets),
     "onehot": lambda s: onehot(s.teacher_logits),
-    "act": lambda s: act(s.reading.features),
+    "act": lambda s: sum(map(act, s.reading.features)) / s.networks,
     "balance": lambda s: balance(s.teacher_logits),
     "adv_kl": lambda s: adv_kl(s.teacher_logits, s.student_logits),
     "adv_dad": lambda s: adv_dad(s.teacher_logits, s.student_logits),
@@ -297,7 +302,7 @@ def weighted(terms: dict[str, float], teacher: nn.Module, x: Tensor,
     with reading(teacher, bool(OF_STATISTICS & active.keys()), means, "act" in active) as read:
         logits = teacher(x)
     seen = Seen(x, logits, student(x) if OF_STUDENT & active.keys() else None, targets, read,
-                averages, momentum, first)
+                averages, momentum, first, len(networks(teacher)))
     return {name: weight * TERMS[name](seen) for name, weight in active.items()}, read
 
 
@@ -336,7 +341,7 @@ def require(teacher: nn.Module, terms: set[str], example: Tensor, spec: str) -> 
     if OF_STATISTICS & terms and any(m.running_mean is None for m in norms):
         raise UserError("the teacher's batch norms keep no running statistics", teacher=spec,
                         hint="a teacher trained with them; or dafl, zskt")
-    if "act" in terms and last_linear(teacher) is None:
+    if "act" in terms and not all(last_linear(network) for network in networks(teacher)):
         raise UserError("the term act reads the input of the last linear layer, the teacher has "
                         "none", teacher=spec, hint="--act-weight 0")
     with torch.enable_grad():

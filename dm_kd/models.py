@@ -51,6 +51,7 @@ MODELS = {  # name -> f(num_classes, channels)
        for d, convs in _VGG_CONVS.items()},
     "shufflenet": small_models.ShuffleNetV2,
     "lenet5": functools.partial(small_models.LeNet5, (6, 16, 120, 84)),
+    "lenet5_bn": functools.partial(small_models.LeNet5, (6, 16, 120, 84), norm=True),
     "lenet5_half": functools.partial(small_models.LeNet5, (3, 8, 60, 42)),
 }
 

@@ -301,16 +301,19 @@ class LeNet5(nn.Module):
     """Three 5x5 convolutions with ReLU, 2x2 max-pool after the first two, two linear layers.
 
     widths: of the convolutions and the hidden linear layer. Images of 32 pixels end as one
-    position; of more, the positions are averaged.
+    position; of more, the positions are averaged. norm: with a batch norm after each convolution,
+    ours: what inverts a teacher by its batch statistics needs some.
     """
 
-    def __init__(self, widths: tuple[int, int, int, int], num_classes: int, channels: int):
+    def __init__(self, widths: tuple[int, int, int, int], num_classes: int, channels: int,
+                 norm: bool = False):
         super().__init__()
         a, b, c, hidden = widths
-        self.features = nn.Sequential(
-            nn.Conv2d(channels, a, 5), nn.ReLU(inplace=True), nn.MaxPool2d(2),
-            nn.Conv2d(a, b, 5), nn.ReLU(inplace=True), nn.MaxPool2d(2),
-            nn.Conv2d(b, c, 5), nn.ReLU(inplace=True))
+        layers = []
+        for inputs, outputs in ((channels, a), (a, b), (b, c)):
+            layers += [nn.Conv2d(inputs, outputs, 5), *([nn.BatchNorm2d(outputs)] if norm else []),
+                       nn.ReLU(inplace=True), nn.MaxPool2d(2)]
+        self.features = nn.Sequential(*layers[:-1])
         self.fc = nn.Sequential(nn.Linear(c, hidden), nn.ReLU(inplace=True),
                                 nn.Linear(hidden, num_classes))
         init_he(self)

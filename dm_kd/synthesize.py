@@ -130,6 +130,9 @@ def make_manifest(args: argparse.Namespace, task: Task, generator, device) -> di
     if classes[-1] >= task.num_classes:
         raise UserError(f"class {classes[-1]} is out of range", hint=f"--classes 0-"
                         f"{task.num_classes - 1}", task=f"{task.name}, {task.num_classes} classes")
+    if getattr(generator, "mixes_classes", False) and len(classes) > args.batch_size:
+        # what looks at a batch's statistics gets classes from all over, not neighbours
+        classes = sorted(classes, key=lambda c: image_set.image_seed(args.seed, c, 0))
     return {"format_version": image_set.FORMAT_VERSION, "task": task.name,
             "num_classes": task.num_classes, "classes": list(classes),
             "class_names": [task.class_names[c] for c in classes],

@@ -1,10 +1,12 @@
 # Sourced by the digits scripts: the study's settings, each once. Chosen on training writers only
 # (scripts/sweeps/digits_dev.sh; save/results/digits_dev.json); the student's recipe and its number of
 # steps are the same for every row.
+. scripts/rivals_settings.sh
 steps="--epochs 90 --steps-per-epoch 16 --batch-size 128"
 recipe="$steps --learning-rate 0.2 --lr-schedule cosine --weight-decay 5e-4 --mixup 0.4 --mix-share 0.5"
 teacher_flags="--task digits --model cnn_w32 $recipe"
 generator_flags="--task digits --steps 2000"
 synthesize_flags="--task digits --generator dit --guidance-scale 1 --steps 100 --images-per-class 200"
 alone_flags="--task digits --model cnn_w8 $recipe"
+pool_steps="--epochs 30 --steps-per-epoch 48"
 distill_flags="--task digits --student cnn_w8 $recipe --temperature 4"

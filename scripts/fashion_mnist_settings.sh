@@ -1,11 +1,21 @@
 # Sourced by the fashion_mnist scripts: the study's settings, each once. The students' recipe and
 # their number of steps are the same for every row of a table: 2,000 steps of 64 in that of
 # fashion_mnist.sh, 4,000 of 128 in that of the rivals (scripts/baselines).
+. scripts/rivals_settings.sh
 steps="--epochs 5 --steps-per-epoch 400 --batch-size 64"
 recipe="$steps --learning-rate 0.05 --lr-schedule cosine --weight-decay 5e-4"
 teacher_flags="--task fashion_mnist --model wrn_16_2 --epochs 15 --batch-size 128 --learning-rate 0.1 --lr-schedule cosine --weight-decay 5e-4"
 generator_flags="--task fashion_mnist --patch-size 4 --width 144 --depth 6 --heads 6 --steps 6000 --batch-size 64 --learning-rate 2e-3 --warmup-steps 200 --ema 0.999"
 synthesize_flags="--task fashion_mnist --generator dit --guidance-scale 1 --steps 50 --images-per-class 1000"
 distill_flags="--task fashion_mnist $recipe --temperature 4"
+# The rivals' pair: LeNet-5 with batch norms (those that read a teacher's batch statistics need some, the
+# plain LeNet-5 has none; so all rows have it) to the plain LeNet-5-half. PAIR=wrn: WRN-16-2 to WRN-16-1.
+case ${PAIR:-lenet5} in
+lenet5) rival_teacher=save/models/fashion_mnist_lenet5_bn rival_student=lenet5_half pair= ;;
+wrn) rival_teacher=save/models/fashion_mnist_wrn_16_2 rival_student=wrn_16_1 pair=_wrn ;;
+*) echo "error: PAIR is lenet5 or wrn, not '$PAIR'" >&2; exit 2 ;;
+esac
+rival_teacher_flags="--task fashion_mnist --model lenet5_bn --epochs 15 --batch-size 128 --learning-rate 0.05 --lr-schedule cosine --weight-decay 5e-4"
+pool_steps=
 rival_steps="--epochs 40 --steps-per-epoch 100 --batch-size 128"
-rival_flags="$distill_flags $rival_steps --student lenet5_half"
+rival_flags="$distill_flags $rival_steps --teacher $rival_teacher --student $rival_student"

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from dm_kd import files, frozen, models
-from dm_kd.bench import distillation, full_size, ladder, measure, synthesis
+from dm_kd.bench import distillation, full_size, ladder, measure, rivals, synthesis
 from dm_kd.errors import UserError
 
 COMMON = {"bench", "settings", "device", "hardware", "versions", "commit", "dtype"}
@@ -226,3 +226,40 @@ def test_a_teacher_that_cannot_be_fused_stays_as_it_is():
     assert frozen.prepare(teacher, x, "none") is teacher
     wrn = models.build("wrn_16_1", types.SimpleNamespace(num_classes=10, channels=3)).eval()
     assert frozen.prepare(wrn, torch.randn(2, 3, 32, 32), "bf16") is wrn
+
+
+# --- the rivals' loops ----------------------------------------------------------------------------
+
+RIVALS = ["--task", "digits", "--teacher", "cnn_w4", "--student", "cnn_w4", "--synthesis-batch",
+          "8", "--batch-size", "8", "--inner-steps", "2", "--repeats", "1", "--threads", "1",
+          "--device", "cpu"]
+
+
+@pytest.mark.parametrize("method", rivals.METHODS)
+def test_a_rivals_terms_are_those_of_the_public_loop_and_its_record_is_written(
+        tmp_path, capsys, method):
+    assert rivals.main([*RIVALS, "--methods", method, "--out", str(tmp_path)]) == 0
+    record = json.loads((tmp_path / "rivals.json").read_text())
+    assert COMMON - {"dtype"} <= record.keys()
+    row, = record["rows"]
+    assert row["method"] == method
+    assert all(check["value"] <= check["limit"] for check in row["equivalence"].values())
+    preset, _ = rivals.published(method)
+    terms = preset.get("terms", ["ce_target", "bn", "tv_l2"])
+    assert {key.split()[1].strip(",") for key in row["equivalence"]} == set(terms)
+    assert not any("0 in both" in key for key in row["equivalence"])
+    for who in ("A", "ours"):
+        assert row[who]["seconds_per_1000_images"]["median"] > 0
+    assert {"median", "q25", "q75"} <= row["ratio_images"].keys() & row["ratio_step"].keys()
+    assert method in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("method", "term"), [("dafl", "act"), ("fastdfkd", "bn_ema"),
+                                              ("nayer", "adv_dad"), ("fastdfkd", "ce_target"),
+                                              ("cmi", "bn"), ("adi", "tv_l1")])
+def test_a_rival_with_another_loss_is_not_timed(tmp_path, monkeypatch, capsys, method, term):
+    real = rivals.plain_terms
+    monkeypatch.setattr(rivals, "plain_terms", lambda weights, *rest: real(
+        {k: 1.1 * v if k == term else v for k, v in weights.items()}, *rest))
+    assert rivals.main([*RIVALS, "--methods", method, "--out", str(tmp_path)]) == 2
+    assert "not equivalent" in capsys.readouterr().err and not list(tmp_path.iterdir())

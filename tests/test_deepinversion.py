@@ -77,6 +77,25 @@ def test_the_command_writes_a_labelled_set_that_names_its_teacher(tmp_path, teac
     assert image_set.open_set(tmp_path / "b").digest == made.digest
 
 
+def test_a_batch_smaller_than_the_classes_takes_them_in_an_order_of_the_seed(tmp_path,
+                                                                             teacher_folder):
+    orders = []
+    for name, more in (("a", ["--batch-size", "4"]), ("b", ["--batch-size", "4", "--seed", "1"]),
+                       ("whole", [])):
+        argv = command(tmp_path / name, teacher_folder, "--iterations", "1", *more)
+        assert synthesize.main(argv) == 0
+        orders.append(image_set.open_set(tmp_path / name).plan.classes)
+    assert orders[0] != orders[1] != tuple(range(10)) == orders[2]
+    assert sorted(orders[0]) == sorted(orders[1]) == list(range(10))
+    made = image_set.open_set(tmp_path / "a")
+    assert [row["label"] for row in made.index()] == 2 * list(orders[0])
+    assert made.manifest["class_names"] == [str(c) for c in orders[0]]
+    grown = command(tmp_path / "a", teacher_folder, "--iterations", "1", "--batch-size", "4")
+    grown[grown.index("--images-per-class") + 1] = "3"
+    assert synthesize.main(grown) == 0
+    assert image_set.open_set(tmp_path / "a").plan.classes == orders[0]
+
+
 def test_a_teacher_without_batch_norm_is_refused(tmp_path, capsys):
     assert synthesize.main(command(tmp_path / "a", "lenet5@none")) == 2
     assert "no BatchNorm2d" in capsys.readouterr().err

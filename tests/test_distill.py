@@ -7,8 +7,9 @@ import pytest
 import torch
 import yaml
 
-from dm_kd import distill, objectives
-from dm_kd.tasks import first_per_class, load_real
+from dm_kd import distill, engine, image_set, models, objectives
+from dm_kd.errors import UserError
+from dm_kd.tasks import first_per_class, get_task, load_real
 
 RECIPE = ["--task", "digits", "--student", "cnn_w4", "--epochs", "1", "--batch-size", "32",
           "--amp", "none", "--no-label-check", "--device", "cpu", "--threads", "1",
@@ -133,3 +134,45 @@ def test_a_drawn_part_of_the_real_images_is_what_the_student_sees(distill_args, 
     drawn = first_per_class(real.labels, 10, seed=3)
     assert torch.equal(images, real.images[drawn]) and torch.equal(labels, real.labels[drawn])
     assert inputs["source_images"] == 100
+
+
+def test_real_images_of_another_task_are_resized_and_have_no_classes_here():
+    real = load_real(get_task("digits"), "train").images
+    images, labels, _ = distill.load_other("digits", get_task("fashion_mnist"))
+    assert images.shape == (len(real), 1, 28, 28) and images.dtype == torch.uint8
+    assert set(labels.tolist()) == {-1}
+    assert (images[:, :, ::7, ::7].float() - real[:, :, ::2, ::2]).abs().mean() < 60  # the same
+    same, _, _ = distill.load_other("digits", get_task("digits"))
+    assert torch.equal(same, real)
+
+
+@pytest.mark.parametrize(("name", "task", "message"), [
+    ("cifar100", "digits", "takes no images of cifar100"), ("digits", "imagenet", "by name"),
+    ("imagenet", "cifar100", "by name"), ("digit", "digits", "unknown task")])
+def test_images_of_another_kind_or_of_no_task_are_refused(name, task, message):
+    with pytest.raises(UserError, match=message):
+        distill.load_other(name, get_task(task))
+
+
+def test_a_student_learns_from_another_tasks_images(trained, teacher_folder, capsys):
+    flags = ("--source", "real:digits", "--teacher", teacher_folder)
+    folder = trained("run", *flags, "--steps-per-epoch", "2")
+    result = json.loads((folder / "result.json").read_text())
+    assert result["budget"]["images_kept"] == len(load_real(get_task("digits"), "train").labels)
+    capsys.readouterr()
+    trained("other", *flags, "--dry-run")
+    assert "not made yet)" in capsys.readouterr().out.replace("; source", "?")  # out only
+
+
+def test_blind_agreement_is_that_on_the_images_of_the_set_that_were_left_out(
+        trained, teacher_folder, noise_folder, digits):
+    folder = trained("run", "--teacher", teacher_folder, "--images-per-class", "3")
+    found = json.loads((folder / "result.json").read_text())["blind_agreement"]
+    pixels, _ = image_set.packed(image_set.open_set(noise_folder), folder / "cache", lambda n: None)
+    assert len(pixels) == 40
+    view, device = engine.plain_view(digits), torch.device("cpu")
+    tops = [engine.predict(models.load_frozen(str(f), digits)[0], pixels[30:], view, device,
+                           "none").argmax(1) for f in (folder, teacher_folder)]
+    assert found == pytest.approx(100 * (tops[0] == tops[1]).double().mean().item())
+    whole = trained("whole", "--teacher", teacher_folder)
+    assert json.loads((whole / "result.json").read_text())["blind_agreement"] is None

@@ -20,6 +20,7 @@ from dm_kd.bench import synthesis
 from dm_kd.errors import DivergedError, UserError
 from dm_kd.generators import dit, dit_weights
 from dm_kd.image_set import image_seed
+from dm_kd.sources import stored
 from dm_kd.tasks import get_task
 
 DATA = Path(__file__).parent / "data"
@@ -649,3 +650,70 @@ def test_a_teachers_guidance_stands_in_the_settings_and_needs_a_teacher_and_ddpm
             settings(*wrong)
     with pytest.raises(UserError, match="no BatchNorm2d"):
         settings("--teacher-guidance", "1", "--teacher", "lenet5@none")
+
+
+def test_a_student_pulls_the_images_to_where_it_differs_from_the_teacher(teacher_folder):
+    task = get_task("digits")
+    teacher, _ = models.load_frozen(str(teacher_folder), task)
+    torch.manual_seed(2)
+    student = copy.deepcopy(teacher)  # agrees with it, but is less sure
+    with torch.no_grad():
+        student.fc.weight.mul_(0.5)
+        student.fc.bias.mul_(0.5)
+    before = {k: v.clone() for k, v in student.state_dict().items()}
+    guidance = dit.TeacherGuidance(teacher, task, 0.5, torch.device("cpu"), student)
+    assert guidance.terms == {"ce_target": 1.0, "bn": 0.1, "adv_dad": 1.0}
+    guidance.terms = {"adv_dad": 1.0}
+    x, labels = torch.rand(8, 1, 8, 8) - 0.5, torch.arange(8)
+    moved = guidance.steer(x, labels, lambda x: x, torch.tensor(0.1))
+    gap = [guidance.parts(v, labels)["adv_dad"].item() for v in (x, moved)]
+    assert gap[1] < gap[0] < 0
+    assert all(torch.equal(v, before[k]) for k, v in student.state_dict().items())
+    assert all(p.grad is None for p in student.parameters())
+
+
+def test_latent_cutmix_puts_boxes_of_the_batchs_other_images_in_every_fifth_of_the_steps():
+    x = torch.arange(6.0).view(6, 1, 1, 1).expand(6, 2, 16, 16).contiguous()
+    changed = [s for s in range(20) if not torch.equal(dit.latent_cutmix(x, s, 20, [1, 2]), x)]
+    assert set(changed) <= {4, 8, 12, 16} and len(changed) > 1  # a box may be empty, or its own
+    step = changed[0]
+    mixed = dit.latent_cutmix(x, step, 20, [1, 2])
+    assert torch.equal(mixed, dit.latent_cutmix(x, step, 20, [1, 2]))
+    assert not torch.equal(mixed, dit.latent_cutmix(x, step, 20, [1, 3]))
+    foreign = mixed != x
+    assert torch.equal(foreign[:, 0], foreign[:, 1])  # the same box in every channel
+    for image in mixed:
+        assert 1 <= len(image.unique()) <= 2
+
+
+def test_latent_cutmix_makes_other_images_the_same_each_time_whose_labels_are_unknown(tiny):
+    labels, seeds = torch.arange(10), list(range(10))
+    plain, mixed = generator(tiny), generator(tiny)
+    mixed = dit.DiTGenerator(tiny, mixed.settings | {"latent_cutmix": True}, torch.device("cpu"),
+                             mixed.clip)
+    images = mixed.sample(labels, seeds)
+    assert not torch.equal(images, plain.sample(labels, seeds))
+    assert torch.equal(images, mixed.sample(labels, seeds))
+    assert plain.labels_known and not mixed.labels_known
+
+
+@pytest.mark.parametrize(("flags", "message"), [
+    (["--student", "cnn_w4@none"], "--student does nothing"),
+    (["--latent-cutmix", "--sampler", "ddim"], "needs --sampler ddpm"),
+    (["--latent-cutmix", "--batch-size", "1"], "at least two images")])
+def test_a_student_without_guidance_and_cutmix_without_partners_are_refused(flags, message):
+    args = synthesize.parse(["--task", "digits", "--weights", "x", "--out", "y", *flags])
+    with pytest.raises(UserError, match=message):
+        dit.check_flags(args, torch.device("cpu"))
+
+
+def test_a_guiding_student_stands_in_the_settings_and_its_passes_are_counted(teacher_folder):
+    args = synthesize.parse(["--task", "digits", "--weights", "x", "--out", "y",
+                             "--teacher-guidance", "1", "--teacher", str(teacher_folder),
+                             "--student", str(teacher_folder)])
+    found = {}
+    made = dit.teacher_guidance(args, get_task("digits"), torch.device("cpu"), found)
+    assert made.student is not None and len(found["student_sha256"]) == 64
+    assert found["teacher_terms"]["adv_dad"] == 1.0
+    used = stored.making(found | {"name": "dit", "steps": 10, "guidance_scale": 1.0}, 7)
+    assert used == {"generator_evaluations": 140, "teacher_passes": 70, "student_passes": 70}

@@ -410,6 +410,8 @@ def test_a_set_without_labels_is_exported_without_them(noise_folder, tmp_path, l
       "guidance_interval": [0.0, 1.0]}, 50, "s1.5_st250_sde_50k"),
     ({"name": "dit", "guidance_scale": 2.0, "steps": 100, "sampler": "ddpm",
       "teacher_guidance": 0.5}, 200, "s2_st100_tg0.5_200k"),
+    ({"name": "dit", "guidance_scale": 1.0, "steps": 100, "teacher_guidance": 1.0,
+      "student": "cnn_w8", "latent_cutmix": True}, 200, "s1_st100_tg1_adv_cutmix_200k"),
     ({"name": "../a b"}, 1, "..-a-b_1k")])
 def test_a_set_is_named_as_the_original_names_it(generator, count, name):
     assert import_export.set_name({"generator": generator, "classes": list(range(1000)),

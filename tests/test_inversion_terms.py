@@ -1,5 +1,6 @@
 """The loss terms of the inversion methods, each against a value worked out by hand."""
 
+import copy
 import math
 
 import pytest
@@ -219,7 +220,7 @@ def test_a_reading_has_spatial_means_and_the_features_before_the_last_layer(netw
     with terms.reading(network, means=True, features=True) as read:
         logits = network(x)
     assert read.means[0].tolist() == [[2, -4], [6, -12]]
-    assert torch.allclose(network[5](read.features), logits)
+    assert torch.allclose(network[5](read.features[0]), logits)
 
 
 def hooks(model):
@@ -240,6 +241,33 @@ def test_features_of_many_layers_are_those_of_the_first_of_each_width(monkeypatc
     assert terms.chosen_means(means).shape == (1, 9)
     monkeypatch.setattr(terms, "MOST_FEATURES", 8)
     assert sorted(terms.chosen_means(means)[0].tolist()) == [0, 0, 2, 2, 2]
+
+
+class Several(nn.Module):
+    """As distill's several teachers: networks in `teachers`."""
+
+    def __init__(self, *teachers):
+        super().__init__()
+        self.teachers = nn.ModuleList(teachers)
+
+    def forward(self, x):
+        return sum(teacher(x) for teacher in self.teachers)
+
+
+@pytest.mark.parametrize("name", ["act", "bn"])
+def test_of_several_teachers_a_term_of_their_insides_is_the_mean(network, name):
+    other = copy.deepcopy(network)
+    with torch.no_grad():
+        other[0].weight.mul_(3)
+    x = images_of(((1.0, 3.0),), ((5.0, 7.0),))
+    both, one, two = (terms.weighted({name: 1.0}, teacher.eval(), x)[0][name].item()
+                      for teacher in (Several(network, other), network, other))
+    assert one != two and both == pytest.approx((one + two) / 2)
+
+
+def test_each_of_several_teachers_needs_its_linear_layer(network):
+    with pytest.raises(UserError, match="last linear layer"):
+        terms.require(Several(network, nn.Conv2d(1, 3, 8)), {"act"}, X, "")
 
 
 def test_statistics_are_compared_with_those_of_the_same_layer_whatever_their_order():

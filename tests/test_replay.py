@@ -59,7 +59,7 @@ FAST_TERMS = {"bn_ema": 10.0, "ce_target": 0.5, "adv_dad": 1.0}
 
 @pytest.mark.parametrize(("method", "terms", "others"), [
     ("fastdfkd", FAST_TERMS, {"inner_steps": 10, "latent_rate": 0.01, "generator_rate": 2e-3,
-                              "meta_rate": 0.02, "bn_momentum": 0.9, "reset_call": 120}),
+                              "meta_rate": None, "bn_momentum": 0.9, "reset_call": 120}),
     ("fastdfkd_reptile", FAST_TERMS, {"meta_pull": 67.0, "inner_steps": 10}),
     ("fast_sequential", FAST_TERMS, {"inner_steps": 10}),
     ("cmi", {"bn": 1.0, "ce_target": 1.0, "adv_dad": 0.5, "contrastive": 0.8},
@@ -195,6 +195,48 @@ def test_a_warm_up_with_no_term_left_is_refused(make, method, zero):
     source.call(student)
 
 
+@pytest.mark.parametrize("method", ["fastdfkd", "adi"])
+def test_a_run_stopped_in_its_warm_up_goes_on_there_to_the_same_bits(tmp_path, teacher_folder,
+                                                                     method, monkeypatch):
+    unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
+    more, calls = ("--warmup-calls", "4", "--epochs", "1"), []
+    assert distill.main(command(unbroken, method, *more, teacher=teacher_folder)) == 0
+    real = replay.ReplaySource.call
+
+    def stopping(self, student):
+        real(self, student)
+        calls.append(self.calls)
+        if calls == [1, 2]:
+            processes.os.kill(processes.os.getpid(), 15)
+
+    monkeypatch.setattr(replay.ReplaySource, "call", stopping)
+    argv = command(broken, method, *more, teacher=teacher_folder)
+    assert distill.main(argv) == 143 and calls == [1, 2]
+    assert distill.main(argv) == 0 and calls == [1, 2, 3, 4, 5]  # the fifth is the epoch's own
+    for name in ("student.safetensors", "predictions.json", "samples.png"):
+        assert (unbroken / name).read_bytes() == (broken / name).read_bytes(), name
+
+
+def test_a_warm_up_is_saved_between_its_calls_when_a_checkpoint_is_due(tmp_path, teacher_folder,
+                                                                       monkeypatch):
+    saved, real = [], run.Run.save_checkpoint
+    monkeypatch.setattr(run.Run, "save_checkpoint", lambda self, state: saved.append(
+        (state["epoch"], state["step"], state["source"]["calls"])) or real(self, state))
+    argv = command(tmp_path / "run", "fastdfkd", "--warmup-calls", "3", "--epochs", "1",
+                   "--checkpoint-seconds", "1e-6", teacher=teacher_folder)
+    assert distill.main(argv) == 0
+    assert saved[:4] == [(0, 0, 1), (0, 0, 2), (0, 0, 3), (0, 1, 4)]
+
+
+def test_the_state_holds_the_kept_images_without_copying_them(make):
+    source, student = make("fastdfkd", "--pool-images", "1000")
+    source.call(student)
+    state = source.state_dict()
+    assert state["pool"].shape == (16, 1, 8, 8)
+    assert state["pool"].untyped_storage().nbytes() == 16 * 64
+    assert state["pool"].data_ptr() == source.pool.data_ptr()
+
+
 # --- the pool -------------------------------------------------------------------------------------
 
 def test_an_epoch_draws_from_all_images_made_so_far_and_knows_their_classes(make):
@@ -208,6 +250,18 @@ def test_an_epoch_draws_from_all_images_made_so_far_and_knows_their_classes(make
         assert torch.equal(images, source.pool[ids % len(source.pool)])
         assert torch.equal(labels, source.labels[ids % len(source.pool)])
     assert len({int(v) for *_, ids in batches for v in ids}) == 8 * 16
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_held_out_images_stay_outside_the_pool_and_look_at_no_student(make, method):
+    source, student = make(method, "--warmup-calls", "0")
+    source.call(student)
+    pool, kept = source.pool[:source.kept].clone(), source.kept
+    student.register_forward_pre_hook(lambda m, x: pytest.fail("looked at the student"))
+    images = source.held_out(student)
+    assert images.dtype == torch.uint8 and images.shape[1:] == (1, 8, 8) and len(images) >= 16
+    assert source.kept == kept and torch.equal(source.pool[:kept], pool)
+    assert not torch.equal(images[:16], pool[:16])
 
 
 def test_a_full_pool_loses_its_oldest_images(make):
@@ -261,6 +315,17 @@ def test_first_order_maml_steps_along_the_sum_of_the_copys_gradients(make):
     source.call(student)
     for i, parameter in enumerate(source.maker.generator.parameters()):
         assert torch.allclose(parameter.grad, steps[0][i] + steps[1][i] + steps[2][i], atol=1e-7)
+
+
+def test_the_meta_rate_follows_inner_steps_and_generator_rate_unless_it_is_given(make):
+    def rate(*flags):
+        source, _ = make("fastdfkd", *flags)
+        assert source.maker.outer.param_groups[0]["lr"] == source.args.meta_rate  # in config.yaml
+        return source.args.meta_rate
+
+    assert rate("--inner-steps", "10") == pytest.approx(0.02)  # as published
+    assert rate("--inner-steps", "5", "--generator-rate", "3e-3") == pytest.approx(0.015)
+    assert rate("--inner-steps", "5", "--meta-rate", "0.02") == 0.02
 
 
 def test_reptile_pulls_the_meta_generator_to_the_adapted_copy(make, monkeypatch):

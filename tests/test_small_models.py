@@ -10,7 +10,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from dm_kd import frozen, models, small_models
 
 FAMILIES = ("wrn_16_2", "resnet8", "resnet8x4", "cifar_resnet18", "cifar_resnet50", "cifarresnet18",
-            "vgg8_bn", "vgg11_bn", "shufflenet", "lenet5", "lenet5_half")  # a member of each
+            "vgg8_bn", "vgg11_bn", "shufflenet", "lenet5", "lenet5_bn",
+            "lenet5_half")  # a member of each
 
 
 def build(name, classes=10, channels=3):
@@ -88,6 +89,21 @@ def test_a_vgg_has_as_many_parameters_as_by_hand(name, convs):
         for _ in range(number):
             by_hand, inputs = by_hand + bn_conv(inputs, width, 3, bias=True), width
     assert count(name) == by_hand
+
+
+def test_lenet5_bn_is_lenet5_with_a_batch_norm_after_each_convolution():
+    plain, normed = build("lenet5", 10, 1).eval(), build("lenet5_bn", 10, 1).eval()
+    kinds = [type(m).__name__ for m in normed.features]
+    block = ["Conv2d", "BatchNorm2d", "ReLU", "MaxPool2d"]
+    assert kinds == 2 * block + block[:3]
+    assert [type(m).__name__ for m in plain.features] == [k for k in kinds if k != "BatchNorm2d"]
+    assert count("lenet5_bn", 10, 1) == count("lenet5", 10, 1) + 2 * (6 + 16 + 120)
+    for a, b in zip([m for m in plain.modules() if hasattr(m, "weight")],
+                    [m for m in normed.modules() if hasattr(m, "weight")
+                     and not isinstance(m, torch.nn.BatchNorm2d)], strict=True):
+        b.load_state_dict(a.state_dict())
+    x = torch.randn(2, 1, 28, 28)  # new batch norms in eval mode divide by sqrt(1 + eps)
+    assert torch.allclose(plain(x), normed(x), rtol=1e-3, atol=1e-3)
 
 
 def test_lenet5_half_has_as_many_parameters_as_by_hand():

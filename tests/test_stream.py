@@ -1,5 +1,6 @@
 """DAFL, DFQ and ZSKT: a generator that learns beside the student, and touches nobody else."""
 
+import copy
 import math
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from dm_kd import distill, inversion_terms, models, run
 from dm_kd.errors import DivergedError, UserError
 from dm_kd.sources import online, stream
-from dm_kd.sources.networks import LargeGenerator, SmallGenerator
+from dm_kd.sources.networks import LargeGenerator, NormalOutput, SmallGenerator
 
 CPU = torch.device("cpu")
 METHODS = ("dafl", "dfq", "zskt")
@@ -124,6 +125,33 @@ def test_the_large_generator_makes_224_pixels_from_a_map_of_14():
         assert network(torch.randn(1, *network.shape)).shape == (1, 3, 224, 224)
 
 
+@pytest.mark.parametrize("network", ["small", "large"])
+def test_a_normal_output_has_the_tasks_contrast_from_the_start_and_a_sigmoid_none(network):
+    mean, std = (0.3, 0.5), (0.2, 0.1)
+
+    def spread(output):
+        torch.manual_seed(0)
+        made = (SmallGenerator(6, 16, 16, 2, output) if network == "small" else
+                LargeGenerator(6, 32, 2, output))
+        images = made(torch.randn(64, *made.shape))
+        assert images.min() >= 0 and images.max() <= 1
+        return images.mean((0, 2, 3)), images.std((0, 2, 3))
+
+    found = spread(NormalOutput(mean, std))
+    assert torch.allclose(found[0], torch.tensor(mean), atol=0.02)
+    assert torch.allclose(found[1], torch.tensor(std), atol=0.02)
+    assert spread(None)[1].max() < 0.15
+
+
+def test_the_output_is_chosen_by_a_flag(make):
+    assert isinstance(make("zskt")[0].generator.output, torch.nn.Sigmoid)
+    source, student, _ = make("zskt", "--generator-output", "norm")
+    (images, *_), *_ = source.batches(0, 0, student)
+    assert (images / 255.0).std() > 0.2
+    state = source.state_dict()
+    assert "output.mean" not in state["generator"]  # a constant of the task
+
+
 # --- the updates ----------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("method", METHODS)
@@ -171,6 +199,84 @@ def test_updates_set_the_student_at_odds_with_the_teacher(make, digits, teacher_
     source.teacher, _ = models.load_frozen(str(teacher_folder), digits)  # one that is sure
     values = [source.update(student, 0, step)["adv_kl"].item() for step in range(30)]
     assert values[-1] < 1.5 * values[0] < 0
+
+
+class Level(torch.nn.Module):
+    """A generator with one number: all pixels of all images are its sigmoid."""
+
+    shape = (1,)
+
+    def __init__(self, level):
+        super().__init__()
+        self.level = torch.nn.Parameter(torch.tensor(level))
+
+    def forward(self, z):
+        return torch.sigmoid(self.level).expand(len(z), 1, 8, 8)
+
+
+class Slope(torch.nn.Module):
+    """Two logits: slope times the mean standardised pixel, and 0."""
+
+    def __init__(self, slope):
+        super().__init__()
+        self.slope = torch.nn.Parameter(torch.tensor(slope))
+
+    def forward(self, x):
+        first = self.slope * x.mean((1, 2, 3))
+        return torch.stack([first, torch.zeros_like(first)], 1)
+
+
+@pytest.mark.parametrize("level", [-1.0, 2.0])
+def test_an_update_of_one_number_goes_up_the_hand_computed_divergence(make, digits, level):
+    """KL = p log(p / q) + (1 - p) log((1 - p) / (1 - q)), p = sigmoid(2 x), q = sigmoid(x)."""
+    source, _, _ = make("zskt")
+    source.teacher, source.generator = Slope(2.0).requires_grad_(False), Level(level)
+    source.optimizer = torch.optim.Adam(source.generator.parameters(), lr=0.01)
+
+    def divergence(level):
+        x = (1 / (1 + math.exp(-level)) - digits.mean[0]) / digits.std[0]
+        p, q = 1 / (1 + math.exp(-2 * x)), 1 / (1 + math.exp(-x))
+        return p * math.log(p / q) + (1 - p) * math.log((1 - p) / (1 - q))
+
+    student = Slope(1.0)
+    parts = source.update(student, 0, 0)
+    assert parts["adv_kl"].item() == pytest.approx(-divergence(level), rel=1e-4)
+    slope = (divergence(level + 1e-4) - divergence(level - 1e-4)) / 2e-4
+    gradient = source.generator.level.grad.item()
+    assert gradient == pytest.approx(-slope, rel=1e-2)
+    moved = source.generator.level.item() - level  # Adam's first step is its rate
+    assert moved == pytest.approx(math.copysign(0.01, slope), rel=1e-3)
+
+
+def test_the_students_images_are_those_of_the_updated_generator(make):
+    source, student, _ = make("zskt", "--student-steps", "1")
+    for moment, (images, *_) in enumerate(source.batches(0, 0, student)):
+        network = copy.deepcopy(source.generator)
+        with torch.no_grad():
+            expected = network(source.noise(16, moment, stream.BATCH))
+        assert torch.equal(images, online.to_uint8(expected))
+
+
+def test_a_student_learns_a_hand_made_teacher_from_the_stream_alone(make, digits):
+    """The teacher says which half is brighter; so must the student, of images it has not seen."""
+    source, _, _ = make("zskt", "--generator-output", "norm", "--generator-rate", "0.01",
+                        "--epochs", "1", "--steps-per-epoch", "160")
+    half = torch.ones(8, 8)
+    half[:, 4:] = -1
+    teacher, student = (torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2))
+                        for _ in range(2))
+    with torch.no_grad():
+        teacher[1].weight.copy_(torch.stack([half.flatten(), -half.flatten()]) / 8)
+        teacher[1].bias.zero_()
+    source.teacher = teacher.requires_grad_(False)
+    sgd = torch.optim.SGD(student.parameters(), lr=0.1, momentum=0.9)
+    for images, *_ in source.batches(0, 0, student):
+        x = source.standardize(images / 255.0)
+        inversion_terms.kl_each(teacher(x), student(x)).mean().backward()
+        sgd.step()
+        sgd.zero_grad()
+    x = torch.randn(500, 1, 8, 8)
+    assert (teacher(x).argmax(1) == student(x).argmax(1)).float().mean() > 0.8
 
 
 def test_the_generator_is_updated_once_in_so_many_student_steps(make):
@@ -228,6 +334,18 @@ def test_a_state_goes_on_to_the_same_batches(make):
     assert second.budget() == whole.budget()
 
 
+def test_held_out_images_are_fresh_the_same_each_time_and_change_nothing(make):
+    source, student, _ = make("dfq")
+    batches = list(source.batches(0, 0, student))
+    before, used = snapshot(source.generator), source.budget()
+    images = source.held_out(student)
+    assert images.shape == (256, 1, 8, 8) and images.dtype == torch.uint8
+    assert torch.equal(images, source.held_out(student))
+    assert same(before, snapshot(source.generator)) and source.budget() == used
+    seen = {image.numpy().tobytes() for batch, *_ in batches for image in batch}
+    assert not seen & {image.numpy().tobytes() for image in images}
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_a_run_writes_its_budget_and_samples(tmp_path, teacher_folder, method):
     out = tmp_path / "run"
@@ -240,6 +358,7 @@ def test_a_run_writes_its_budget_and_samples(tmp_path, teacher_folder, method):
         "teacher_passes": 48 + 96, "student_passes": 96 + (0 if method == "dafl" else 48),
         "seconds": result["seconds"]}
     assert (out / "samples.png").read_bytes()[:4] == b"\x89PNG"
+    assert 0 <= result["blind_agreement"] <= 100
 
 
 def test_a_teacher_without_batch_norm_is_refused_before_anything_is_written(tmp_path, capsys):

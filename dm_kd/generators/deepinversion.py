@@ -12,6 +12,9 @@ program lets them leave the range; what is written is 8-bit). Their programs ret
 under the name of the best, mix both resolutions' losses in choosing it, and never remove their
 hooks; here the best of the last stage is returned. The adaptive kind, which needs the student, is
 distill's `--source adi`.
+
+Where a batch holds fewer images than there are classes, the classes stand in the set in an order
+drawn by --seed, so that a batch is of any classes, not of neighbours.
 """
 
 import argparse
@@ -71,6 +74,12 @@ def warm_cosine(rate: float, iterations: int) -> Callable[[int], float]:
     return at
 
 
+def batch_numbers(seeds: list[int]) -> torch.Generator:
+    """The numbers that a batch shares, a function of all its images' seeds."""
+    key = hashlib.sha256(" ".join(map(str, seeds)).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(key[:8], "big") >> 1)
+
+
 class DeepInversion:
     """`sample(labels, seeds) -> uint8 images` of a teacher that stays as it is.
 
@@ -82,6 +91,7 @@ class DeepInversion:
     def __init__(self, teacher: nn.Module, task: Task, settings: dict, device: torch.device):
         self.teacher, self.task, self.settings, self.device = teacher, task, settings, device
         self.resolution, self.channels, self.labels_known = task.resolution, task.channels, True
+        self.mixes_classes = True  # a batch shares its statistics
         self.mean = torch.tensor(task.mean, device=device).view(-1, 1, 1)
         self.std = torch.tensor(task.std, device=device).view(-1, 1, 1)
         self.bounds = ((0 - self.mean) / self.std, (1 - self.mean) / self.std)
@@ -106,8 +116,7 @@ class DeepInversion:
         shape = (self.channels, self.resolution, self.resolution)
         x = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed))
                          for seed in seeds]).to(self.device)
-        key = hashlib.sha256(" ".join(map(str, seeds)).encode()).digest()
-        draw = torch.Generator().manual_seed(int.from_bytes(key[:8], "big") >> 1)
+        draw = batch_numbers(seeds)
         labels, large = labels.to(self.device), self.task.crop
 
         def parts_of(viewed: Tensor) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ diffusion.py.
 
 import argparse
 import functools
+import hashlib
 import importlib.metadata
 import math
 from collections.abc import Callable
@@ -22,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dm_kd import files, inversion_terms, models
+from dm_kd import augment, files, inversion_terms, models
 from dm_kd.errors import DamagedError, UserError
 from dm_kd.generators import dit_weights
 from dm_kd.generators.diffusion import (
@@ -41,6 +42,8 @@ from dm_kd.tasks import Task
 WEIGHTS_NAME = "dit"  # dit.safetensors + dit.json in a generator's folder
 TABLE_TOLERANCE = 1e-3  # of a stored position table; float16 rounds it by 5e-4
 SAMPLERS = ("ddpm", "ddim", "dpm++")
+GUIDANCE_TERMS, ADVERSARY = {"ce_target": 1.0, "bn": 0.1}, {"adv_dad": 1.0}  # DiffDFKD's weights
+MIXES = 5  # parts of the sampling with a latent cutmix between them
 FP8_MAX = 448.0  # the largest e4m3 number
 FP8_CAPABILITY = (8, 9)  # of the GPUs that multiply 8-bit numbers: Ada, Hopper and later
 
@@ -325,9 +328,22 @@ def to_images(x: Tensor, vae: dit_weights.Vae | None) -> Tensor:
     return to_uint8(x)
 
 
+def latent_cutmix(x: Tensor, step: int, steps: int, seeds: list[int]) -> Tensor:
+    """Every fifth of the sampling boxes of x_t [B, C, H, W] come from another image of the batch,
+    which the rest of the sampling blends in (DiffDFKD): share ~ Beta(a, a), a ~ U(0, 1). A function
+    of all the seeds and of how many of `steps` are done."""
+    if step == 0 or step % max(1, steps // MIXES):
+        return x
+    digest = hashlib.sha256(" ".join(map(str, seeds)).encode()).digest()
+    key = int.from_bytes(digest[:8], "big") >> 1
+    a = np.random.Generator(np.random.PCG64([key, step])).uniform(1e-3, 1)
+    return augment.mix(x, key, 0, step, 0.0, a, 1.0)[0]
+
+
 class TeacherGuidance:
     """Moves x_t to where a teacher, looking at the predicted clean image, sees the class and its
-    own batch statistics (DiffDFKD, arXiv 2504.00870).
+    own batch statistics (DiffDFKD, arXiv 2504.00870), and where a student of earlier images, if
+    there is one, differs from it.
 
     The gradient is scaled to unit length for each image and by sqrt(1 - alpha bar_t), so that
     `weight` means the same at every step and for every teacher; the authors' program takes the raw
@@ -338,12 +354,14 @@ class TeacherGuidance:
     Args:
         teacher: in eval mode, of the generator's classes.
         weight: of the step, in units of x_t.
+        student: in eval mode; it stays as it is, while the authors' program trains one between the
+            batches.
     """
 
-    terms = {"ce_target": 1.0, "bn": 0.1}  # the authors' weights
-
-    def __init__(self, teacher: nn.Module, task: Task, weight: float, device: torch.device):
+    def __init__(self, teacher: nn.Module, task: Task, weight: float, device: torch.device,
+                 student: nn.Module | None = None):
         self.teacher, self.weight, self.side = teacher, weight, task.resolution
+        self.student, self.terms = student, GUIDANCE_TERMS | (ADVERSARY if student else {})
         self.mean, self.std = (torch.tensor(v, device=device).view(-1, 1, 1)
                                for v in (task.mean, task.std))
 
@@ -353,7 +371,7 @@ class TeacherGuidance:
         if images.shape[2] != self.side:
             images = F.interpolate(images, (self.side, self.side), mode="bicubic", antialias=True)
         return inversion_terms.weighted(self.terms, self.teacher, (images - self.mean) / self.std,
-                                        targets=labels)[0]
+                                        self.student, labels)[0]
 
     def steer(self, x: Tensor, labels: Tensor, clean: Callable[[Tensor], Tensor], noise: Tensor
               ) -> Tensor:
@@ -389,8 +407,9 @@ class DiTGenerator:
                                 else min(3, model.channels))
         self.diffusion = Diffusion(settings["steps"], device)
         self.stream = None  # of `finish` on a GPU
-        # without the condition an image's class says nothing
-        self.labels_known = settings["guidance_scale"] > 0
+        # without the condition an image's class says nothing; mixed images are of two
+        self.labels_known = settings["guidance_scale"] > 0 and "latent_cutmix" not in settings
+        self.mixes_classes = teacher is not None  # it looks at the statistics of a batch
 
     def sample(self, labels: Tensor, seeds: list[int]) -> Tensor:
         """labels int64 [B]; seeds: one 64-bit number per image, which keys all its noise (start
@@ -435,6 +454,11 @@ class DiTGenerator:
             return look(x, t, next(scales))
 
         def steer(x: Tensor, i: int) -> Tensor:
+            if self.settings.get("latent_cutmix"):
+                x = latent_cutmix(x, self.diffusion.steps - 1 - i, self.diffusion.steps, seeds)
+            if self.teacher is None:
+                return x
+
             def clean(x: Tensor) -> Tensor:
                 times = self.diffusion.network_times[i].expand(len(x))
                 out = look(x, times, at_step[i]).to(x.dtype)
@@ -446,8 +470,7 @@ class DiTGenerator:
         if scheduler is not None:
             return sample_with_scheduler(predict, scheduler, x)
         if self.settings["sampler"] == "ddpm":
-            return sample_ddpm(predict, self.diffusion, x, draw, self.clip,
-                               steer if self.teacher else None)
+            return sample_ddpm(predict, self.diffusion, x, draw, self.clip, steer)
         return sample_ddim(predict, self.diffusion, x, self.clip)
 
     def scales(self, timesteps: np.ndarray) -> list[float]:
@@ -518,6 +541,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                             "%(default)s)")
     group.add_argument("--teacher", default=None, metavar="SPEC",
                        help="the teacher of --teacher-guidance, as in distill")
+    group.add_argument("--student", default=None, metavar="SPEC",
+                       help="a student of an earlier set, such as its run's folder: "
+                            "--teacher-guidance also looks for images on which it differs from the "
+                            "teacher, of those that both put into one class (default: none)")
+    group.add_argument("--latent-cutmix", action="store_true",
+                       help="every fifth of the sampling steps put boxes of other images of the "
+                            "batch into x_t (DiffDFKD); the set's labels are then unknown; needs "
+                            "--sampler ddpm")
 
 
 def interval(text: str) -> tuple[float, float]:
@@ -552,9 +583,13 @@ def check_flags(args: argparse.Namespace, device: torch.device) -> None:
             raise UserError("--fp8 needs a GPU that multiplies 8-bit numbers (compute capability "
                             f"{FP8_CAPABILITY[0]}.{FP8_CAPABILITY[1]} or later)",
                             found=device.type, hint="leave out --fp8")
-    if args.teacher and not args.teacher_guidance:
-        raise UserError("--teacher does nothing without --teacher-guidance",
-                        hint="--teacher-guidance W, or leave it out")
+    for flag in ("teacher", "student"):
+        if getattr(args, flag) and not args.teacher_guidance:
+            raise UserError(f"--{flag} does nothing without --teacher-guidance",
+                            hint="--teacher-guidance W, or leave it out")
+    if args.latent_cutmix and (args.sampler != "ddpm" or args.batch_size < 2):
+        raise UserError("--latent-cutmix needs --sampler ddpm and at least two images a batch",
+                        hint="--sampler ddpm --batch-size 100, or leave it out")
 
 
 def build(args: argparse.Namespace, task: Task, device: torch.device) -> DiTGenerator:
@@ -593,6 +628,7 @@ def build(args: argparse.Namespace, task: Task, device: torch.device) -> DiTGene
         settings["compiled"] = True
         compile_blocks(model)
     settings |= place(vae, device)
+    settings |= {"latent_cutmix": True} if args.latent_cutmix else {}
     teacher = teacher_guidance(args, task, device, settings) if args.teacher_guidance else None
     return DiTGenerator(model, settings, device, card["clip"], vae, teacher)
 
@@ -628,10 +664,17 @@ def teacher_guidance(args: argparse.Namespace, task: Task, device: torch.device,
     teacher, card = models.load_frozen(args.teacher, task)
     teacher.to(device)
     example = torch.zeros(2, task.channels, task.resolution, task.resolution, device=device)
-    inversion_terms.require(teacher, set(TeacherGuidance.terms), example, args.teacher)
+    inversion_terms.require(teacher, set(GUIDANCE_TERMS), example, args.teacher)
     settings |= {"teacher_guidance": args.teacher_guidance, "teacher": card["name"],
-                 "teacher_sha256": card["sha256"], "teacher_terms": TeacherGuidance.terms}
-    return TeacherGuidance(teacher, task, args.teacher_guidance, device)
+                 "teacher_sha256": card["sha256"], "teacher_terms": GUIDANCE_TERMS}
+    student = None
+    if args.student:
+        student, card = models.load_frozen(args.student, task)
+        student.to(device)
+        inversion_terms.require(student, set(), example, args.student)
+        settings |= {"student": card["name"], "student_sha256": card["sha256"],
+                     "teacher_terms": GUIDANCE_TERMS | ADVERSARY}
+    return TeacherGuidance(teacher, task, args.teacher_guidance, device, student)
 
 
 def generator_classes(num_classes: int, task: Task, weights: str) -> list[int] | None:

@@ -15,6 +15,24 @@ def up(x: Tensor) -> Tensor:
     return F.interpolate(x, scale_factor=2, mode="nearest")
 
 
+class NormalOutput(nn.Module):
+    """A batch norm without weights, so that the batch's pixels have the task's mean and deviation
+    from the first update on, as in DAFL's and ZSKT's own programs; cut off at black and white.
+
+    Args:
+        mean, std: of the task's images in [0, 1], a number for each channel.
+    """
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(len(mean), affine=False)
+        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.norm(x) * self.std + self.mean).clamp(0, 1)
+
+
 def conv(inputs: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(inputs, outputs, 3, 1, 1, bias=False), nn.BatchNorm2d(outputs),
                          nn.LeakyReLU(0.2))
@@ -28,21 +46,23 @@ class SmallGenerator(nn.Module):
         width: channels of the first map. FastDFKD and NAYER: 128. CMI's for DAFL, DFQ and ZSKT:
             256.
         side: pixels, a multiple of 4.
+        output: what makes images in [0, 1] of the last map (default: a sigmoid).
     """
 
-    def __init__(self, latent: int, width: int, side: int, channels: int):
+    def __init__(self, latent: int, width: int, side: int, channels: int,
+                 output: nn.Module | None = None):
         super().__init__()
         assert side % 4 == 0, side
         self.shape, self.base = (latent,), (width, side // 4, side // 4)
         self.first = nn.Linear(latent, math.prod(self.base))
         self.norm = nn.BatchNorm2d(width)
         self.block1, self.block2 = conv(width, 128), conv(128, 64)
-        self.last = nn.Conv2d(64, channels, 3, 1, 1)
+        self.last, self.output = nn.Conv2d(64, channels, 3, 1, 1), output or nn.Sigmoid()
 
     def forward(self, z: Tensor) -> Tensor:
         x = self.norm(self.first(z).view(-1, *self.base))  # [B, width, side/4, side/4]
         x = self.block2(up(self.block1(up(x))))  # [B, 64, side, side]
-        return torch.sigmoid(self.last(x))
+        return self.output(self.last(x))
 
     def reset_first(self, draw: torch.Generator) -> None:
         """New first layers, for diversity (FastDFKD): weights and scales N(0, 0.02), biases 0."""
@@ -55,20 +75,20 @@ class SmallGenerator(nn.Module):
 class LargeGenerator(nn.Module):
     """A map of noise [256, side/16, side/16] -> four times twice its size (FastDFKD, ImageNet)."""
 
-    def __init__(self, latent: int, side: int, channels: int):
+    def __init__(self, latent: int, side: int, channels: int, output: nn.Module | None = None):
         super().__init__()
         assert side % 16 == 0, side
         self.shape = (latent, side // 16, side // 16)
         self.first = conv(latent, 128)
         self.blocks = nn.ModuleList([conv(a, b) for a, b in ((128, 128), (128, 64), (64, 64),
                                                              (64, 64))])
-        self.last = nn.Conv2d(64, channels, 3, 1, 1)
+        self.last, self.output = nn.Conv2d(64, channels, 3, 1, 1), output or nn.Sigmoid()
 
     def forward(self, z: Tensor) -> Tensor:
         x = self.first(z)
         for block in self.blocks:
             x = block(up(x))
-        return torch.sigmoid(self.last(x))  # [B, channels, side, side]
+        return self.output(self.last(x))  # [B, channels, side, side]
 
 
 class LabelGenerator(nn.Module):

@@ -18,6 +18,7 @@ from dm_kd.tasks import Task
 
 STEPS_PER_EPOCH = 400  # of the student, where no images say what an epoch is (Fast-Datafree, CMI)
 PICTURE_EPOCHS = 5
+HELD_OUT = 256  # images of a stream that student and teacher are compared on at the end
 ADAM = {"betas": (0.5, 0.999)}  # of every generator, in every published preset
 
 SETTINGS = {  # what a preset may hold besides its terms: (type, metavar, what it says)
@@ -26,7 +27,8 @@ SETTINGS = {  # what a preset may hold besides its terms: (type, metavar, what i
     "generator_width": (positive_int, "N", "channels of the generator's first map"),
     "generator_rate": (positive_float, "X", "Adam's learning rate of the generator"),
     "latent_rate": (positive_float, "X", "Adam's learning rate of the noise vectors"),
-    "meta_rate": (positive_float, "X", "Adam's learning rate of the meta generator"),
+    "meta_rate": (positive_float, "X", "Adam's learning rate of the meta generator; where the "
+                                       "preset has none, inner steps x generator rate"),
     "meta_latent_rate": (positive_float, "X", "Adam's learning rate of the kept noise maps"),
     "meta_pull": (positive_float, "X", "Reptile: weight of the step from the meta generator to "
                                        "the adapted one"),
@@ -63,7 +65,8 @@ def add_arguments(parser: argparse.ArgumentParser, method: str, preset: dict) ->
         if name != "terms":
             kind, metavar, text = SETTINGS[name]
             group.add_argument(f"--{name.replace('_', '-')}", type=kind, default=value,
-                               metavar=metavar, help=f"{text} (default: %(default)s)")
+                               metavar=metavar,
+                               help=text if value is None else f"{text} (default: %(default)s)")
 
 
 def weights(args: argparse.Namespace, preset: dict) -> dict[str, float]:

@@ -50,7 +50,7 @@ _POOL = {"calls_per_epoch": 1, "warmup_calls": 20, "pool_images": 60_000}
 _FAST = {"terms": {"bn_ema": 10.0, "ce_target": 0.5, "adv_dad": 1.0}, "bn_momentum": 0.9,
          "latent_size": 256, "generator_width": 128, "generator_rate": 2e-3, "latent_rate": 0.01,
          "inner_steps": 10, "reset_call": 120, "synthesis_batch": 256, **_POOL}
-_META = {**_FAST, "meta_rate": 0.02, "latent_calls": 0}  # meta rate = inner steps x generator rate
+_META = {**_FAST, "meta_rate": None, "latent_calls": 0}  # None: inner steps x generator rate
 _LARGE_POOL = {"calls_per_epoch": 10, "warmup_calls": 20, "pool_images": 20_000}
 _LARGE_FAST = {"terms": {"bn_ema": 0.1, "ce_target": 0.1, "adv_dad": 0.1}, "bn_momentum": 0.9,
                "latent_size": 256, "generator_rate": 2e-4, "latent_rate": 0.01,
@@ -112,6 +112,8 @@ def build(args: argparse.Namespace, task: Task, teacher: nn.Module, device: torc
     if args.warmup_calls and active <= inversion_terms.OF_STUDENT:
         raise UserError(f"--source {args.source}: the warm-up, without the adversarial term, has "
                         "no term left", hint="--warmup-calls 0, or another weight above 0")
+    if getattr(args, "meta_rate", 0.0) is None:  # the published relation at 2, 5 and 10 inner steps
+        args.meta_rate = args.inner_steps * args.generator_rate
     return ReplaySource(args, task, Parts(args, task, teacher, terms, device))
 
 
@@ -548,6 +550,12 @@ MAKERS = {"fastdfkd": FastMaker, "fastdfkd_reptile": FastMaker, "fast_sequential
 
 # --- the source -----------------------------------------------------------------------------------
 
+def first_rows(tensor: Tensor, count: int) -> Tensor:
+    """The same memory as tensor[:count], as a tensor of just this size: torch.save writes all that
+    a view looks into."""
+    return torch.from_numpy(tensor.numpy()[:count])
+
+
 class ReplaySource:
     """The pool, and the calls that fill it.
 
@@ -582,13 +590,16 @@ class ReplaySource:
             self.total += len(images)
         self.calls += 1
 
-    def warm_up(self, student: nn.Module) -> None:
+    def warm_up(self, student: nn.Module) -> Iterator[int]:
+        """The calls before the first student step that are still to be made; yields after each, so
+        that the loop can save and stop there."""
         if self.calls >= self.args.warmup_calls:
             return
         bar = Progress(self.args.warmup_calls, "first images", "calls", done=self.calls)
         while self.calls < self.args.warmup_calls:
             self.call(student)
             bar.update()
+            yield self.calls
         bar.close()
 
     def order(self, epoch: int, cycle: int, count: int) -> np.ndarray:
@@ -609,7 +620,8 @@ class ReplaySource:
         for step in range(first_step, self.steps_per_epoch):
             cycle, at = divmod(step, length)
             if at == 0:
-                self.warm_up(student)
+                for _ in self.warm_up(student):  # what the loop has left of it
+                    pass
                 self.call(student)
             if cycle != last:
                 order, last = torch.from_numpy(self.order(epoch, cycle, length * size)), cycle
@@ -620,12 +632,21 @@ class ReplaySource:
                 online.write_samples(self.args.out, self.pool[newest])
             yield self.pool[places], self.labels[places], ids
 
+    def held_out(self, student: nn.Module) -> Tensor:
+        """The images of one more call, without the adversarial term, which the pool does not get;
+        uint8 [N, C, H, W]. The makers go on learning in it: for after the last step."""
+        with online.still(student):
+            made = self.maker.make(student, self.calls, False, self.pool[:self.kept])
+        return torch.cat([online.to_uint8(images).cpu() for images, _ in made])
+
     def budget(self) -> dict[str, int]:
         """What this source has used, in images; the loop's own passes come on top."""
         return {"images_kept": self.kept, **self.parts.made}
 
     def state_dict(self) -> dict:
-        return {"pool": self.pool[:self.kept].clone(), "labels": self.labels[:self.kept].clone(),
+        """The pool's images are not copied: write it before the next call."""
+        return {"pool": first_rows(self.pool, self.kept),
+                "labels": first_rows(self.labels, self.kept),
                 "calls": self.calls, "total": self.total, "made": dict(self.parts.made),
                 "maker": self.maker.state_dict()}
 

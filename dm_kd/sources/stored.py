@@ -116,8 +116,10 @@ def making(generator: dict | None, images: int) -> dict:
         if generator["guidance_scale"] not in (0, 1):
             each += round(each * (high - low))
         steered = "teacher_guidance" in generator  # predicts once more for the teacher
+        looked = images * generator["steps"]
         return {"generator_evaluations": images * each * (1 + steered),
-                "teacher_passes": images * generator["steps"] * steered}
+                "teacher_passes": looked * steered,
+                **({"student_passes": looked} if "student" in generator else {})}
     if name == "imf":
         return {"generator_evaluations": images * generator["steps"]}
     if name in ("gan", "biggan"):
@@ -139,16 +141,18 @@ class StoredSource:
             where there is a GPU. The same batches.
         made: what making the images took, where it is known: generator_evaluations and
             teacher_passes, in images.
+        spare: uint8 images of the same set that are not trained on.
     """
 
     def __init__(self, images: Tensor | ImageFiles, labels: Tensor, batch_size: int, seed: int,
                  rank: int = 0, world_size: int = 1, steps_per_epoch: int | None = None,
-                 ahead: bool = False, made: dict | None = None):
+                 ahead: bool = False, made: dict | None = None, spare: Tensor | None = None):
         assert batch_size % world_size == 0, (batch_size, world_size)
         self.images, self.labels, self.seed = images, labels, seed
         self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
         self.steps_per_epoch = steps_per_epoch or -(-len(images) // batch_size)
         self.ahead, self.pinned = ahead, ahead and torch.cuda.is_available()
+        self.spare = spare
         self._order = None, None  # the last epoch asked for, and its order
         self.made = {"generator_evaluations": None, "teacher_passes": 0, "student_passes": 0,
                      **(made or {})}
@@ -192,6 +196,14 @@ class StoredSource:
         images = torch.empty((len(index), *self.images.shape[1:]), dtype=torch.uint8,
                              pin_memory=True)  # of torch's pool: not used again before it was sent
         return torch.index_select(self.images, 0, index, out=images), labels
+
+    def warm_up(self, student: object) -> Iterator[int]:
+        """Nothing comes before the first step."""
+        return iter(())
+
+    def held_out(self, student: object) -> Tensor | None:
+        """Images of the same set that were not trained on."""
+        return self.spare
 
     def budget(self) -> dict[str, int | None]:
         """What this source has used, in images; the loop's own passes come on top."""

@@ -10,7 +10,8 @@
 set -eu
 cd "$(dirname "$0")/../.."
 . scripts/setup_env.sh
+. scripts/digits_settings.sh
 find_python
-exec "$PYTHON" -m dm_kd.synthesize --task digits --generator deepinversion \
-    --teacher save/models/digits_cnn_w32 --iterations 500 --pixel-rate 0.1 --bn-weight 1 --images-per-class 200 --batch-size 250 \
+exec "$PYTHON" -m dm_kd.synthesize --task digits $inversion_flags \
+    --teacher save/models/digits_cnn_w32 --images-per-class 200 \
     --out syn_dataset/digits_deepinversion "$@"

@@ -2,7 +2,7 @@
 # Digits: FastDFKD (first-order MAML) beside the student, the study's recipe and number of steps. Our settings: nobody published
 # any for 8 x 8 pixels; the CIFAR preset, but for the batch statistics' weight (1, not 10: see DeepInversion's).
 # Table row: FastDFKD (first-order MAML), digits. Expected top-1: see the README's table.
-# Hardware: 2 CPU cores.  Time: 2 to 15 minutes.  Disk: 10 MB.
+# Hardware: 2 CPU cores.  Time: 1 to 20 minutes.  Disk: 10 MB.
 # Needs: digits_teacher.sh.
 # Use: sh scripts/baselines/digits_fastdfkd.sh [flags of python -m dm_kd.distill, such as --fold 1 or --dry-run]
 set -eu
@@ -10,5 +10,5 @@ cd "$(dirname "$0")/../.."
 . scripts/setup_env.sh
 . scripts/digits_settings.sh
 find_python
-exec "$PYTHON" -m dm_kd.distill $distill_flags --source fastdfkd --bn-ema-weight 1 \
+exec "$PYTHON" -m dm_kd.distill $distill_flags $(rival fastdfkd) \
     --teacher save/models/digits_cnn_w32 --out save/student_model/digits_fastdfkd "$@"

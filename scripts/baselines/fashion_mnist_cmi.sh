@@ -3,13 +3,13 @@
 # for 28 x 28 pixels; terms, weights and rates are the CIFAR preset's.
 # Table row: CMI, Fashion-MNIST. Expected top-1: see the README's table.
 # Hardware: 2 CPU cores.  Time: 20 to 90 minutes.  Disk: 200 MB.
-# Needs: fashion_mnist_teacher.sh.
-# Use: sh scripts/baselines/fashion_mnist_cmi.sh [flags of python -m dm_kd.distill, such as --student wrn_16_1 or --dry-run]
+# Needs: baselines/fashion_mnist_teacher.sh; with PAIR=wrn (WRN-16-2 to WRN-16-1) fashion_mnist_teacher.sh.
+# Use: [PAIR=wrn] sh scripts/baselines/fashion_mnist_cmi.sh [flags of python -m dm_kd.distill, such as --seed 1 or --dry-run]
 set -eu
 cd "$(dirname "$0")/../.."
 . scripts/setup_env.sh
 . scripts/fashion_mnist_settings.sh
 find_python
 exec "$PYTHON" -m dm_kd.distill $rival_flags \
-    --source cmi --inner-steps 40 --bank-images 256 \
-    --teacher save/models/fashion_mnist_wrn_16_2 --out save/student_model/fashion_mnist_cmi "$@"
+    $(rival cmi) \
+    --out save/student_model/fashion_mnist_cmi$pair "$@"

@@ -3,13 +3,13 @@
 # for 28 x 28 pixels; the CIFAR preset, but for the batch statistics' weight (1, not 10: see DeepInversion's).
 # Table row: FastDFKD (Reptile), Fashion-MNIST. Expected top-1: see the README's table.
 # Hardware: 2 CPU cores.  Time: 20 to 90 minutes.  Disk: 200 MB.
-# Needs: fashion_mnist_teacher.sh.
-# Use: sh scripts/baselines/fashion_mnist_fastdfkd_reptile.sh [flags of python -m dm_kd.distill, such as --student wrn_16_1 or --dry-run]
+# Needs: baselines/fashion_mnist_teacher.sh; with PAIR=wrn (WRN-16-2 to WRN-16-1) fashion_mnist_teacher.sh.
+# Use: [PAIR=wrn] sh scripts/baselines/fashion_mnist_fastdfkd_reptile.sh [flags of python -m dm_kd.distill, such as --seed 1 or --dry-run]
 set -eu
 cd "$(dirname "$0")/../.."
 . scripts/setup_env.sh
 . scripts/fashion_mnist_settings.sh
 find_python
 exec "$PYTHON" -m dm_kd.distill $rival_flags \
-    --source fastdfkd_reptile --bn-ema-weight 1 \
-    --teacher save/models/fashion_mnist_wrn_16_2 --out save/student_model/fashion_mnist_fastdfkd_reptile "$@"
+    $(rival fastdfkd_reptile) \
+    --out save/student_model/fashion_mnist_fastdfkd_reptile$pair "$@"

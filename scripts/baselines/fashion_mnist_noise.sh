@@ -1,6 +1,6 @@
 #!/bin/sh
-# Fashion-MNIST: images of noise, the lower line. Then: fashion_mnist_distill.sh --source syn_dataset/fashion_mnist_noise
-# --epochs 40 --steps-per-epoch 100 --batch-size 128 (the rivals' number of steps) --out save/student_model/fashion_mnist_noise
+# Fashion-MNIST: images of noise, the lower line. Then: baselines/fashion_mnist_real.sh
+# --source syn_dataset/fashion_mnist_noise --out save/student_model/fashion_mnist_noise
 # Table row: noise, Fashion-MNIST. Expected top-1: see the README's table.
 # Hardware: 2 CPU cores.  Time: 1 minute.  Disk: 50 MB.
 # Use: sh scripts/baselines/fashion_mnist_noise.sh [flags of python -m dm_kd.synthesize, such as --dry-run]

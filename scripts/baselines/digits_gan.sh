@@ -1,0 +1,14 @@
+#!/bin/sh
+# Digits: 2,000 images of a small conditional GAN, truncation 1;
+# then: digits_distill.sh --source syn_dataset/digits_gan
+# --out save/student_model/digits_gan
+# Table row: conditional GAN, Digits. Expected top-1: see the README's table.
+# Hardware: 2 CPU cores.  Time: 1 minute.  Disk: 10 MB.
+# Needs: scripts/digits_gan.sh (which trains it on the task's real images).
+# Use: sh scripts/baselines/digits_gan.sh [flags of python -m dm_kd.synthesize, such as --truncation 0.5 or --dry-run]
+set -eu
+cd "$(dirname "$0")/../.."
+. scripts/setup_env.sh
+find_python
+exec "$PYTHON" -m dm_kd.synthesize --task digits --generator gan --weights save/generators/digits_gan --truncation 1 \
+    --images-per-class 200 --out syn_dataset/digits_gan "$@"

@@ -1,0 +1,18 @@
+# Sourced by the settings of digits and fashion_mnist: the rivals' flags, each once, for the scripts in
+# baselines/ and the sweeps. Terms, weights and rates are the CIFAR presets' unless a flag says another;
+# nobody published any for 8 x 8 or 28 x 28 pixels. pool_steps, set by those settings: the same number of
+# student steps in fewer epochs, each of which begins with a call for new images (published: 400 steps).
+streams="dafl dfq zskt" pools="fastdfkd fastdfkd_reptile fast_sequential cmi nayer adi"
+
+rival() { # METHOD: the flags of its source
+    case $1 in
+    dafl | zskt) echo "--source $1 --synthesis-batch 128 --generator-output norm" ;; # as their papers'
+    dfq) echo "--source dfq --synthesis-batch 128" ;;
+    cmi) echo "$pool_steps --source cmi --inner-steps 40 --bank-images 256" ;;
+    adi) echo "$pool_steps --source adi --bn-weight 1 --inner-steps 100" ;;
+    *) echo "$pool_steps --source $1 --bn-ema-weight 1" ;; # FastDFKD's three, NAYER
+    esac
+}
+
+inversion_flags="--generator deepinversion --iterations 500 --pixel-rate 0.1 --bn-weight 1 --batch-size 250"
+guidance_flags="--teacher-guidance 1 --latent-cutmix" # DiffDFKD's, on top of synthesize_flags
