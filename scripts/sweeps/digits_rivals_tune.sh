@@ -7,7 +7,7 @@
 # without real images), is reported for the trial that it would have chosen; it decides nothing.
 # Hardware: 2 CPU cores (one job each).  Disk: 2 GB.
 # Time: about 6 hours with two cores (14 methods x 4 trials x 2 folds; from the seconds an update took on a
-# busy core: cmi 16 minutes a trial, adi 13, nayer 9, DeepInversion 9, the others 1 to 4).
+# busy core: cmi 16 minutes a trial, DiffDFKD 14, adi 13, nayer and DeepInversion 9, the others 1 to 4).
 # Use: [METHODS="dafl zskt"] sh scripts/sweeps/digits_rivals_tune.sh [--dry-run]
 #      JOBS=2 processes at a time, a thread each. The same command goes on after an interruption.
 set -eu
