@@ -27,7 +27,7 @@ trial() { # METHOD 1|2|3|4: what differs from scripts/rivals_settings.sh
     dafl_4) echo "--generator-output sigmoid" ;;
     dfq_2) echo "--generator-rate 3e-3" ;;
     dfq_3) echo "--student-steps 2" ;;
-    dfq_4) echo "--bn-weight 0.1" ;;
+    dfq_4) echo "--generator-output sigmoid" ;;
     zskt_2) echo "--generator-rate 3e-3" ;;
     zskt_3) echo "--student-steps 10" ;;
     zskt_4) echo "--generator-output sigmoid" ;;
