@@ -1,6 +1,7 @@
 #!/bin/sh
 # Fashion-MNIST: DFQ beside a LeNet-5-half, 4,000 steps of 128. Our settings: nobody published any
-# for 28 x 28 pixels; terms, weights and rates are the CIFAR preset's.
+# for 28 x 28 pixels; terms, weights, rates and steps are the CIFAR preset's, the generator's last
+# batch norm is DAFL's (the preset's sigmoid begins with grey images, on which a student can die: see the source).
 # Table row: DFQ, Fashion-MNIST. Expected top-1: see the README's table.
 # Hardware: 2 CPU cores.  Time: 20 to 90 minutes.  Disk: 200 MB.
 # Needs: baselines/fashion_mnist_teacher.sh; with PAIR=wrn (WRN-16-2 to WRN-16-1) fashion_mnist_teacher.sh.

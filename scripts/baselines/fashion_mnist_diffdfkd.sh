@@ -5,7 +5,7 @@
 # For the adversarial term --student save/student_model/fashion_mnist_diffdfkd --out syn_dataset/fashion_mnist_diffdfkd_adv: images on which
 # that student differs from the teacher. (Theirs trains one between the batches; the published code cannot run.)
 # Table row: DiffDFKD, Fashion-MNIST. Expected top-1: see the README's table.
-# Hardware: 2 CPU cores.  Time: 3 hours (an estimate).  Disk: 50 MB.
+# Hardware: 2 CPU cores.  Time: 4 hours (an estimate).  Disk: 50 MB.
 # Needs: fashion_mnist_generator.sh; baselines/fashion_mnist_teacher.sh; with PAIR=wrn fashion_mnist_teacher.sh.
 # Use: [PAIR=wrn] sh scripts/baselines/fashion_mnist_diffdfkd.sh [flags of python -m dm_kd.synthesize, such as --teacher-guidance 0.5 or --dry-run]
 set -eu

@@ -8,9 +8,9 @@
 # (strong, four times the steps).
 # Decision rule: none; rows are compared with KD on real data by paired intervals over writers.
 # Hardware: 2 CPU cores (one job each).  Disk: 4 GB.
-# Time: about 90 minutes for a fold and seed (cmi 16, adi 13, nayer 9, DeepInversion 9, ZSKT 3, the others
-# less: from the seconds an update took on a busy core, bench.sh rivals), so 19 hours for all 25 with two
-# cores; half on idle ones; long: four times as long. Cap: 20 minutes a row, long 80.
+# Time: about 110 minutes for a fold and seed (cmi 16, both of DiffDFKD 14 each, adi 13, nayer and DeepInversion
+# 9 each, the others 1 to 4: from the seconds an update took on a busy core, bench.sh rivals), so 23 hours
+# for all 25 with two cores; half on idle ones; long: four times as long. Cap: 20 minutes a row, long 80.
 # Use: [RECIPE=paper] [ROWS="real dafl"] sh scripts/sweeps/digits_rivals.sh [--seed N] [--threads N] [--dry-run]
 #      JOBS=2 processes at a time. The same command goes on after an interruption.
 set -eu

@@ -7,7 +7,7 @@
 # without real images), is reported for the trial that it would have chosen; it decides nothing.
 # Hardware: 2 CPU cores (one job each).  Disk: 2 GB.
 # Time: about 6 hours with two cores (14 methods x 4 trials x 2 folds; from the seconds an update took on a
-# busy core: cmi 16 minutes a trial, adi 13, nayer 9, DeepInversion 9, the others 1 to 4).
+# busy core: cmi 16 minutes a trial, DiffDFKD 14, adi 13, nayer and DeepInversion 9, the others 1 to 4).
 # Use: [METHODS="dafl zskt"] sh scripts/sweeps/digits_rivals_tune.sh [--dry-run]
 #      JOBS=2 processes at a time, a thread each. The same command goes on after an interruption.
 set -eu
@@ -27,7 +27,7 @@ trial() { # METHOD 1|2|3|4: what differs from scripts/rivals_settings.sh
     dafl_4) echo "--generator-output sigmoid" ;;
     dfq_2) echo "--generator-rate 3e-3" ;;
     dfq_3) echo "--student-steps 2" ;;
-    dfq_4) echo "--bn-weight 0.1" ;;
+    dfq_4) echo "--generator-output sigmoid" ;;
     zskt_2) echo "--generator-rate 3e-3" ;;
     zskt_3) echo "--student-steps 10" ;;
     zskt_4) echo "--generator-output sigmoid" ;;
