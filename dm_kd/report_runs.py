@@ -275,7 +275,8 @@ def information(trial: dict) -> str:
     if method == "one_image":
         return "one picture"
     if method == "folder":
-        return "a folder of images"
+        _, named, task = str(trial["config"].get("source")).partition("real:")
+        return f"real images of {plain(task)}" if named else "a folder of images"
     if not generator or method in ("noise", "deepinversion"):
         return "the teacher alone"
     trained_on = generator.get("trained_on")

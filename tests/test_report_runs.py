@@ -57,6 +57,7 @@ def test_the_settings_of_a_row_come_from_config_and_card(tmp_path):
     ("real", None, 10, "real", "real images"), ("dafl", None, None, "dafl", "the teacher alone"),
     ("syn/n", {"name": "noise"}, 10, "noise", "the teacher alone"),
     ("pictures", None, 10, "folder", "a folder of images"),
+    ("real:digits", None, 10, "folder", "real images of digits"),
     ("syn/d", {**DIT, "trained_on": "digits"}, 10, "dit", "a generator trained on digits"),
     ("syn/d", DIT, 10, "dit", "a generator trained on other images")])
 def test_what_the_images_came_from_is_known_without_names(tmp_path, source, generator, per_class,
