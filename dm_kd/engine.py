@@ -394,6 +394,7 @@ def fit(run: Run, args: argparse.Namespace, view: View, student: nn.Module,
             if val is not None:
                 logits = predict(student, val.images, view, device, args.amp)
                 row["val_acc1"], row["val_acc5"] = accuracy(logits, val.labels)
+                warn_of_one_class(run, logits, val.labels)
                 if row["val_acc1"] > state["best_acc1"]:
                     state |= {"best_acc1": row["val_acc1"], "best_epoch": epoch + 1}
                     save_best(run, student, epoch + 1, row["val_acc1"])
@@ -419,6 +420,14 @@ def fit(run: Run, args: argparse.Namespace, view: View, student: nn.Module,
     blind = blind_agreement(student, teacher, source, view, device, args.amp)
     return finish(run, args, state, student, logits, val, teacher_acc1, teacher_top, device, card,
                   used, blind)
+
+
+def warn_of_one_class(run: Run, logits: Tensor, labels: Tensor) -> None:
+    """Say it when a network gives all images of several classes one and the same name: without
+    batch norms too high a rate leaves units that never answer again."""
+    if len(logits.argmax(1).unique()) == 1 and len(labels.unique()) > 1:
+        run.log("note: every image is given the same class; if that stays so, a lower "
+                "--learning-rate or --warmup-epochs 1, in another --out")
 
 
 def blind_agreement(student: nn.Module, teacher: nn.Module | None, source, view: View,

@@ -19,6 +19,7 @@ from dm_kd import (
     distill,
     engine,
     image_set,
+    inversion_terms,
     models,
     objectives,
     run,
@@ -374,6 +375,16 @@ def test_the_best_accuracy_is_kept_over_a_resume(parts, tmp_path, monkeypatch):
     result = train(tmp_path / "run", parts(tmp_path / "run", epochs=3))
     assert (result["best_acc1"], result["best_epoch"], result["acc1"]) == (90.0, 1, 20.0)
     assert torch.load(tmp_path / "run/best.pt")["epoch"] == 1
+
+
+def test_a_network_that_gives_all_images_one_class_is_pointed_out(parts, tmp_path):
+    p = parts(tmp_path / "dead", epochs=1, learning_rate=1e-9)
+    torch.nn.init.zeros_(inversion_terms.last_linear(p.student).weight)
+    train(tmp_path / "dead", p)
+    assert "every image is given the same class" in (tmp_path / "dead/log.txt").read_text()
+    lines = []
+    engine.warn_of_one_class(types.SimpleNamespace(log=lines.append), torch.eye(3), torch.arange(3))
+    assert not lines
 
 
 def test_a_nan_loss_stops_with_epoch_and_step_and_keeps_the_good_checkpoint(parts, tmp_path):
