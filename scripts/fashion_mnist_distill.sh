@@ -8,4 +8,4 @@ cd "$(dirname "$0")/.."
 . scripts/setup_env.sh
 . scripts/fashion_mnist_settings.sh
 find_python
-exec "$PYTHON" -m dm_kd.distill $distill_flags --student lenet5_half --source syn_dataset/fashion_mnist --teacher save/models/fashion_mnist_wrn_16_2 --out save/student_model/fashion_mnist "$@"
+exec "$PYTHON" -m dm_kd.distill $distill_flags $(as_student lenet5_half) --source syn_dataset/fashion_mnist --teacher save/models/fashion_mnist_wrn_16_2 --out save/student_model/fashion_mnist "$@"

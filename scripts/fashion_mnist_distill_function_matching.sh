@@ -9,4 +9,4 @@ cd "$(dirname "$0")/.."
 . scripts/setup_env.sh
 . scripts/fashion_mnist_settings.sh
 find_python
-exec "$PYTHON" -m dm_kd.distill $distill_flags --student lenet5_half --mixup 1 --mix-share 1 --epochs 25 --source syn_dataset/fashion_mnist --teacher save/models/fashion_mnist_wrn_16_2 --out save/student_model/fashion_mnist_function_matching "$@"
+exec "$PYTHON" -m dm_kd.distill $distill_flags $(as_student lenet5_half) --mixup 1 --mix-share 1 --epochs 25 --source syn_dataset/fashion_mnist --teacher save/models/fashion_mnist_wrn_16_2 --out save/student_model/fashion_mnist_function_matching "$@"

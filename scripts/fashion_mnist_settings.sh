@@ -3,11 +3,15 @@
 # fashion_mnist.sh, 4,000 of 128 in that of the rivals (scripts/baselines).
 . scripts/rivals_settings.sh
 steps="--epochs 5 --steps-per-epoch 400 --batch-size 64"
+lenet5_rate=0.02
 recipe="$steps --learning-rate 0.05 --lr-schedule cosine --weight-decay 5e-4"
 teacher_flags="--task fashion_mnist --model wrn_16_2 --epochs 15 --batch-size 128 --learning-rate 0.1 --lr-schedule cosine --weight-decay 5e-4"
 generator_flags="--task fashion_mnist --patch-size 4 --width 144 --depth 6 --heads 6 --steps 6000 --batch-size 64 --learning-rate 2e-3 --warmup-steps 200 --ema 0.999"
 synthesize_flags="--task fashion_mnist --generator dit --guidance-scale 1 --steps 50 --images-per-class 1000"
 distill_flags="--task fashion_mnist $recipe --temperature 4"
+as_student() { # NAME: a student with its rate (sweeps/fashion_mnist_dev.sh: at 0.05 LeNet's units die)
+    case $1 in lenet5*) echo "--student $1 --learning-rate $lenet5_rate" ;; *) echo "--student $1" ;; esac
+}
 # The rivals' pair: LeNet-5 with batch norms (those that read a teacher's batch statistics need some, the
 # plain LeNet-5 has none; so all rows have it) to the plain LeNet-5-half. PAIR=wrn: WRN-16-2 to WRN-16-1.
 case ${PAIR:-lenet5} in
@@ -18,4 +22,4 @@ esac
 rival_teacher_flags="--task fashion_mnist --model lenet5_bn --epochs 15 --batch-size 128 --learning-rate 0.05 --lr-schedule cosine --weight-decay 5e-4"
 pool_steps=
 rival_steps="--epochs 40 --steps-per-epoch 100 --batch-size 128"
-rival_flags="$distill_flags $rival_steps --teacher $rival_teacher --student $rival_student"
+rival_flags="$distill_flags $rival_steps --teacher $rival_teacher $(as_student $rival_student)"

@@ -21,7 +21,7 @@ root=save/fashion_mnist_amount runs=save/fashion_mnist_amount/students trials=${
 amounts="10 20 40 80 160 320 640 1280"
 
 study() { # set0_seed0
-    set=$(number set "$1") seed=$(number seed "$1") kd="--student lenet5_half --teacher $teacher"
+    set=$(number set "$1") seed=$(number seed "$1") kd="$(as_student lenet5_half) --teacher $teacher"
     make_set s1_t50_1280 --images-per-class 1280
     for n in $amounts; do
         student "synthetic_$n" "$kd" --source "$source" --images-per-class "$n"

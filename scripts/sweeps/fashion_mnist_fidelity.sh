@@ -38,14 +38,14 @@ cell() { # set0_seed0_s1_t50: the set, what it looks like, and a student
     runs=$root/study look=$root/study/inspect_s${s}_t${t}_set$set.json
     make_set "s${s}_t$t" --guidance-scale "$s" --steps "$t" --images-per-class 200
     [ -e "$look" ] || echo "inspect_set --task fashion_mnist --set $source --teacher $teacher --features $root/features --out $look $common"
-    student "s${s}_t$t" --student lenet5_half --teacher $teacher --source "$source"
+    student "s${s}_t$t" $(as_student lenet5_half) --teacher $teacher --source "$source"
 }
 
 strong() { # strong_set0_seed0_s1_t50: a student on the same set by the strong recipe
     set=$(number set "$1") seed=$(number seed "$1") s=$(number s "$1") t=$(number t "$1")
     runs=$root/strong
     make_set "s${s}_t$t" --guidance-scale "$s" --steps "$t" --images-per-class 200
-    student "s${s}_t$t" --student lenet5_half --teacher $teacher --source "$source" --mixup 0.4 --mix-share 0.5 --epochs 20
+    student "s${s}_t$t" $(as_student lenet5_half) --teacher $teacher --source "$source" --mixup 0.4 --mix-share 0.5 --epochs 20
 }
 
 whole=

@@ -29,7 +29,7 @@ commands() { # teacher, or seed0
         compiled) faster="--amp bf16 --compile on" ;;
         *) echo "error: unknown row '$row' in ROWS" >&2; exit 2 ;;
         esac
-        echo "distill $distill_flags --student lenet5_half --teacher $teacher --source real --cache $root/cache $faster --seed ${1#seed} --out $root/$1/$row $common"
+        echo "distill $distill_flags $(as_student lenet5_half) --teacher $teacher --source real --cache $root/cache $faster --seed ${1#seed} --out $root/$1/$row $common"
     done
 }
 

@@ -47,7 +47,7 @@ sets() { # set0
 tune() { # tune_TEACHER: students at each temperature, judged on training images
     name_of=${1#tune_}
     for t in $temperatures; do
-        echo "distill $distill_flags --val dev --student lenet5_half --teacher $(teacher_of "$name_of") --source syn_dataset/fashion_mnist --temperature $t --cache-teacher fp32 --out $root/dev/${name_of}_at$t $common"
+        echo "distill $distill_flags --val dev $(as_student lenet5_half) --teacher $(teacher_of "$name_of") --source syn_dataset/fashion_mnist --temperature $t --cache-teacher fp32 --out $root/dev/${name_of}_at$t $common"
     done
 }
 
@@ -64,7 +64,7 @@ study() { # set0_seed0
     for from in $teachers; do
         at=$(tuned "$from") # nothing in a dry run, before anything is tuned
         for student in lenet5_half wrn_16_1; do
-            kd="--student $student --teacher $(teacher_of "$from") --source $source --cache-teacher fp32"
+            kd="$(as_student $student) --teacher $(teacher_of "$from") --source $source --cache-teacher fp32"
             runs=$root/${student}_fixed
             student "$from" "$kd"
             runs=$root/${student}_tuned
