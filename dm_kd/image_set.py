@@ -48,6 +48,12 @@ def image_seed(base_seed: int, label: int, k: int, shared_noise: bool = False) -
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") >> 1
 
 
+def batch_seed(seeds: list[int]) -> int:
+    """The 64-bit seed of what a batch shares: the first 8 bytes of SHA-256 of its images' seeds."""
+    digest = hashlib.sha256(" ".join(map(str, seeds)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
 @dataclass(frozen=True)
 class Plan:
     """Which image stands at which position, from the manifest alone."""

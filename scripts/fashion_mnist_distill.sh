@@ -2,7 +2,8 @@
 # Fashion-MNIST, step 4: a student (LeNet-5-half) from 10,000 synthetic images alone. Expected
 # top-1: see the README's table.
 # Hardware: 2 CPU cores.  Time: 5 minutes.  Disk: 50 MB.
-# Use: sh scripts/fashion_mnist_distill.sh [flags of python -m dm_kd.distill, such as --student wrn_16_1 or --dry-run]
+# Use: sh scripts/fashion_mnist_distill.sh [flags of python -m dm_kd.distill, such as --dry-run, or
+#      --student wrn_16_1 --learning-rate 0.05]
 set -eu
 cd "$(dirname "$0")/.."
 . scripts/setup_env.sh

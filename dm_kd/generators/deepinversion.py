@@ -18,7 +18,6 @@ drawn by --seed, so that a batch is of any classes, not of neighbours.
 """
 
 import argparse
-import hashlib
 import math
 from collections.abc import Callable
 
@@ -26,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dm_kd import inversion_terms, models
+from dm_kd import image_set, inversion_terms, models
 from dm_kd.run import nonnegative_float, positive_float, positive_int
 from dm_kd.tasks import Task
 
@@ -76,8 +75,7 @@ def warm_cosine(rate: float, iterations: int) -> Callable[[int], float]:
 
 def batch_numbers(seeds: list[int]) -> torch.Generator:
     """The numbers that a batch shares, a function of all its images' seeds."""
-    key = hashlib.sha256(" ".join(map(str, seeds)).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(key[:8], "big") >> 1)
+    return torch.Generator().manual_seed(image_set.batch_seed(seeds))
 
 
 class DeepInversion:

@@ -12,7 +12,6 @@ diffusion.py.
 
 import argparse
 import functools
-import hashlib
 import importlib.metadata
 import math
 from collections.abc import Callable
@@ -23,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dm_kd import augment, files, inversion_terms, models
+from dm_kd import augment, files, image_set, inversion_terms, models
 from dm_kd.errors import DamagedError, UserError
 from dm_kd.generators import dit_weights
 from dm_kd.generators.diffusion import (
@@ -334,8 +333,7 @@ def latent_cutmix(x: Tensor, step: int, steps: int, seeds: list[int]) -> Tensor:
     of all the seeds and of how many of `steps` are done."""
     if step == 0 or step % max(1, steps // MIXES):
         return x
-    digest = hashlib.sha256(" ".join(map(str, seeds)).encode()).digest()
-    key = int.from_bytes(digest[:8], "big") >> 1
+    key = image_set.batch_seed(seeds)
     a = np.random.Generator(np.random.PCG64([key, step])).uniform(1e-3, 1)
     return augment.mix(x, key, 0, step, 0.0, a, 1.0)[0]
 
