@@ -18,7 +18,7 @@ from dm_kd import augment
 
 CHUNK = 1000  # rows of a distance matrix that are in memory at once
 THUMBNAIL = 32  # pixels per side of what near-duplicates are looked for in
-EXACT = "donot_use_mm_for_euclid_dist"  # the product's rounding would hide exact copies
+EXACT = "donot_use_mm_for_euclid_dist"  # as the published code does: a point on a ball counts
 
 
 # --- features -------------------------------------------------------------------------------------
@@ -99,29 +99,38 @@ def neighbourhoods(real: Tensor, made: Tensor, k: int = 5) -> dict[str, float]:
 
 def kth_distance(points: Tensor, k: int) -> Tensor:
     """Distance of each point to its k-th nearest other one, float64 [N], by scikit-learn."""
+    found, _ = neighbours_among(points, k).kneighbors()
+    return torch.from_numpy(found[:, -1]).double()
+
+
+def neighbours_among(points: Tensor, k: int):
+    """scikit-learn's exact search for the k nearest of the points [N, D]: matrix products, 20 times
+    as fast as differences for [10000, 784], whose rounding may confuse distances that differ by
+    less than 1e-6 or so."""
     from sklearn.neighbors import NearestNeighbors
 
-    found, _ = NearestNeighbors(n_neighbors=k).fit(points.numpy()).kneighbors()
-    return torch.from_numpy(found[:, -1]).double()
+    return NearestNeighbors(n_neighbors=k, algorithm="brute").fit(points.numpy())
 
 
 # --- copies ---------------------------------------------------------------------------------------
 
 def nearest(points: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
-    """Root mean square difference of each point [N, D] to its nearest of `others` [M, D], and which
-    that is."""
-    found = [torch.cdist(part, others, compute_mode=EXACT).min(1)
-             for part in points.split(CHUNK)]
-    return (torch.cat([f.values for f in found]) / points.shape[1] ** 0.5,
-            torch.cat([f.indices for f in found]))
+    """Root mean square difference of each point [N, D] to its nearest of `others` [M, D] (0 for an
+    exact copy), and which that is."""
+    found = neighbours_among(others, 1).kneighbors(points.numpy(), return_distance=False)
+    which = torch.from_numpy(found[:, 0])
+    return root_mean_square(points, others[which]), which
 
 
 def nearest_other(points: Tensor) -> Tensor:
     """The same, to the nearest other point of the same set [N]; infinite for a single one."""
-    found = []
-    for start in range(0, len(points), CHUNK):
-        part = points[start:start + CHUNK]
-        distances = torch.cdist(part, points, compute_mode=EXACT)
-        distances[torch.arange(len(part)), torch.arange(start, start + len(part))] = torch.inf
-        found.append(distances.min(1).values)
-    return torch.cat(found) / points.shape[1] ** 0.5
+    if len(points) == 1:
+        return torch.full((1,), torch.inf)
+    found = neighbours_among(points, 1).kneighbors(return_distance=False)
+    return root_mean_square(points, points[torch.from_numpy(found[:, 0])])
+
+
+def root_mean_square(points: Tensor, others: Tensor) -> Tensor:
+    """Of the differences of two [N, D], row by row [N]: from the differences themselves, so that
+    equal rows give 0."""
+    return (points - others).square().mean(1).sqrt()

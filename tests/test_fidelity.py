@@ -66,10 +66,9 @@ def test_a_collapsed_set_is_precise_and_dense_but_covers_and_recalls_little():
 
 def test_chunks_change_nothing(monkeypatch):
     real, made = normal(57, 3, 6), normal(41, 3, 7, 1.2)
-    whole = fidelity.neighbourhoods(real, made, 3), fidelity.nearest_other(made)
+    whole = fidelity.neighbourhoods(real, made, 3)
     monkeypatch.setattr(fidelity, "CHUNK", 10)
-    assert fidelity.neighbourhoods(real, made, 3) == whole[0]
-    assert torch.equal(fidelity.nearest_other(made), whole[1])
+    assert fidelity.neighbourhoods(real, made, 3) == whole
 
 
 @pytest.mark.parametrize("k", [1, 3, 10])
@@ -97,6 +96,18 @@ def test_the_nearest_are_found_with_their_distance_per_dimension():
                                     torch.tensor([[9.0, 9.0], [1.0, 1.0], [3.0, 4.0]]))
     assert which.tolist() == [1, 1] and torch.allclose(found, torch.tensor([1.0, 0.0]))
     assert fidelity.nearest_other(torch.tensor([[0.0], [2.0], [2.0]])).tolist() == [2, 0, 0]
+
+
+def test_the_nearest_are_those_of_all_differences():
+    ours, others = normal(300, 40, 10).float(), normal(200, 40, 11).float()
+    ours[7] = others[150]
+    every = (ours[:, None] - others).square().mean(2).sqrt()
+    found, which = fidelity.nearest(ours, others)
+    assert torch.equal(which, every.argmin(1)) and torch.allclose(found, every.min(1).values)
+    assert found[7] == 0  # an exact copy, whatever products round
+    among = (ours[:, None] - ours).square().mean(2).sqrt().fill_diagonal_(torch.inf)
+    assert torch.allclose(fidelity.nearest_other(ours), among.min(1).values)
+    assert fidelity.nearest_other(ours[:1]).tolist() == [torch.inf]
 
 
 def test_thumbnails_shrink_large_images_only():
