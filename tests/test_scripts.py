@@ -40,11 +40,33 @@ SMALL = {"GRID": "1", "CLAIM": "2", "PLAIN": "1", "STRONG": "1", "TRIALS": "2"} 
 PART = {"GUIDANCE": "1 4", "STEPS": "5"}  # of a grid of guidance and steps
 
 
-def run_script(folder, script, *flags):
+RECORDER = """#!/bin/sh
+# Writes down what python would run, instead of starting it: dm_kd's commands, one a line.
+case "$*" in
+-c*) exec %s "$@" ;;
+"-m dm_kd") cat >>"$RECORD" ;;
+*)
+    printf %%s "${2#dm_kd.}" >>"$RECORD"
+    shift 2
+    for word; do printf " '%%s'" "$word"; done >>"$RECORD"
+    echo >>"$RECORD" ;;
+esac
+"""
+
+
+@pytest.fixture(scope="module")
+def recorder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("recorder") / "python"
+    path.write_text(RECORDER % sys.executable)
+    path.chmod(0o755)
+    return path
+
+
+def run_script(folder, script, *flags, **variables):
     return subprocess.run(["sh", script.relative_to(ROOT), *flags], cwd=folder, text=True,
                           capture_output=True, env={**os.environ, "PYTHON": sys.executable,
                                                     "PYTHONDONTWRITEBYTECODE": "1", **SMALL,
-                                                    **PART})
+                                                    **PART, **variables})
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.name)
@@ -68,11 +90,24 @@ def test_header_says_time_and_disk_and_it_stops_at_errors(script):
 
 @pytest.mark.parametrize("script", [p for p in RUNNABLE if p.name not in NO_DRY_RUN],
                          ids=lambda p: p.name)
-def test_dry_run_works_without_earlier_output_and_writes_nothing(script, fresh):
-    before = sorted(fresh.rglob("*"))
-    done = run_script(fresh, script, "--dry-run")
+def test_dry_run_works_without_earlier_output_and_writes_nothing(script, fresh, recorder, tmp_path,
+                                                                 monkeypatch, capsys):
+    before, record = sorted(fresh.rglob("*")), tmp_path / "commands"
+    done = run_script(fresh, script, "--dry-run", PYTHON=str(recorder), RECORD=str(record))
     assert done.returncode == 0, done.stderr
-    assert "would" in done.stdout and sorted(fresh.rglob("*")) == before
+    commands = [line for line in record.read_text().splitlines() if line.strip()]
+    monkeypatch.chdir(fresh)
+    for line in commands:  # in this process: a start of Python takes three seconds
+        entry, *argv = shlex.split(line)
+        assert importlib.import_module(f"dm_kd.{entry}").main(argv) == 0, capsys.readouterr().err
+        assert "would" in capsys.readouterr().out, line
+    assert commands and sorted(fresh.rglob("*")) == before
+
+
+def test_a_dry_run_in_processes_of_its_own(fresh):
+    for name in ("quickstart", "digits_distill"):
+        done = run_script(fresh, ROOT / f"scripts/{name}.sh", "--dry-run")
+        assert done.returncode == 0 and "would" in done.stdout, done.stderr
 
 
 @pytest.mark.parametrize("script", [p for p in RUNNABLE if is_chain(p)],
