@@ -342,6 +342,7 @@ def row_record(row: dict, sets: dict[str, dict], seed: int) -> dict:
             "images_seen": trials[0]["result"]["images_seen"],
             "best_acc1_mean": mean_of(trials, "best_acc1"),
             "agreement_mean": mean_of(trials, "agreement"),
+            "blind_agreement_mean": mean_of(trials, "blind_agreement"),
             "seconds_mean": mean_of(trials, "seconds"), "interval": interval,
             "trials": len(trials), "method": settings["images"],
             **{k: settings[k] for k in ("task", "teacher", "student", "guidance_scale", "steps",

@@ -72,6 +72,7 @@ def results_columns(record: dict) -> list[Column]:
         ("published", published_text),
         ("best %", lambda r: number(r["best_acc1_mean"])),
         ("agrees %", lambda r: number(r["agreement_mean"])),
+        ("agrees, blind %", lambda r: number(r["blind_agreement_mean"])),
         ("teacher %", lambda r: number(r["teacher_acc1"])),
         ("images a class", lambda r: number(r["images_per_class"], 0)),
         ("trials", lambda r: str(r["trials"])), ("folds", lambda r: str(r["folds"])),
@@ -165,8 +166,8 @@ def csv_table(record: dict) -> str:
     compared = record["against_baseline"]
     names = ("name", "what", "task", "method", "teacher", "student", "guidance_scale", "steps",
              "images_per_class", "information", "trials", "folds", "val_images", "acc1_mean",
-             "acc1_std", "best_acc1_mean", "agreement_mean", "teacher_acc1", "images_seen",
-             "seconds_mean")
+             "acc1_std", "best_acc1_mean", "agreement_mean", "blind_agreement_mean", "teacher_acc1",
+             "images_seen", "seconds_mean")
     against = ("difference", "test_error", "seed_error", "lower_bound")
     lines = []
     for row in record["rows"]:

@@ -143,7 +143,8 @@ def checked(result: dict) -> dict:
         raise ValueError(f"acc1 {result['acc1']!r:.20}, val_images {result['val_images']!r:.20}")
     budget = result.get("budget") if isinstance(result.get("budget"), dict) else {}
     clean = {"budget": {k: number(v) for k, v in budget.items()}}
-    for name in ("best_acc1", "agreement", "seconds", "images_seen", "teacher_acc1"):
+    for name in ("best_acc1", "agreement", "blind_agreement", "seconds", "images_seen",
+                 "teacher_acc1"):
         clean[name] = number(result.get(name))
     return result | clean
 

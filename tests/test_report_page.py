@@ -116,6 +116,17 @@ def test_a_column_that_no_row_has_anything_in_is_left_out(tmp_path):
     assert "published" not in page and "95 % interval</button>" not in page
 
 
+def test_blind_agreement_has_a_column_where_a_run_has_it(tmp_path):
+    run = write_run(tmp_path / "runs" / "a")
+    write_run(tmp_path / "runs" / "b")
+    assert "agrees, blind %" not in make(tmp_path)[1]
+    result = json.loads((run / "result.json").read_text())
+    (run / "result.json").write_text(json.dumps(result | {"blind_agreement": 61.25}))
+    page, markdown, table, _ = make(tmp_path)
+    assert "agrees, blind %" in page and "| 61.25 |" in markdown
+    assert [row["blind_agreement_mean"] for row in table] == ["61.25", ""]
+
+
 def test_pictures_of_inspections_are_shown_until_the_page_is_large_enough(tmp_path, monkeypatch):
     write_run(tmp_path / "runs" / "a")
     for i in range(5):
