@@ -25,7 +25,7 @@ setup_env() {
             echo "installing $file: up to 3 GB to download, 6 GB on disk (torch with its GPU" \
                 "libraries), a few minutes"
         else
-            echo "installing $file: about 40 MB"
+            echo "installing $file: about 150 MB"
         fi
         "$PYTHON" -m pip install --disable-pip-version-check -q -r "$file" || return $?
         cp "$file" "$stamp"
