@@ -41,7 +41,7 @@ from dm_kd.sources.stored import (
     making,
     resident,
 )
-from dm_kd.tasks import TASKS, Task, first_per_class, get_task, load_real
+from dm_kd.tasks import TASKS, Task, absent_classes, first_per_class, get_task, load_real
 from dm_kd.teacher_cache import STORAGE, TeacherCache, tensors_digest
 
 LABEL_CHECK_IMAGES = 1000
@@ -139,6 +139,11 @@ def body(argv: list[str]) -> None:
     objective = objectives.OBJECTIVES[args.objective]
     if args.label_weight:
         objective = objectives.with_labels(objective, args.label_weight)
+    notes = [*inputs.pop("notes", ()), absent_classes(labels, task, "source"),
+             val and absent_classes(val.labels, task, "validation")]
+    teacher = teacher.to(device, memory_format=torch.channels_last)
+    if not (args.out / "result.json").exists():  # a refused teacher leaves no folder in the way
+        notes += check_teacher(args, task, view, teacher, images, labels, val, device)
     with run.Run(args.out, args, inputs, "student", "distill") as folder:
         if folder.result:
             print(f"{args.out} is finished: Acc@1 {folder.result['acc1']}")
@@ -150,8 +155,8 @@ def body(argv: list[str]) -> None:
         if teacher_card["fold"] not in (None, args.fold):
             folder.log(f"note: the teacher was trained for fold {teacher_card['fold']}; it may "
                        f"have seen images that fold {args.fold} judges on")
-        teacher = teacher.to(device, memory_format=torch.channels_last)
-        check_teacher(folder, args, task, view, teacher, images, labels, val, device)
+        for note in filter(None, notes):
+            folder.log(note)
         example = view.plain(engine.take(images, torch.arange(min(4, len(images)))), device)
         teacher = faster(teacher, example, args)
         cache = None
@@ -327,38 +332,80 @@ def load_set(args: argparse.Namespace, task: Task) -> tuple[torch.Tensor, torch.
         count = args.images_per_class * len(images.plan.classes)
         # positions run over the classes first
         pixels, labels, rest = pixels[:count], labels[:count], pixels[count:]
-    if manifest["task"] != task.name or args.source_labels == "none":
+    labels, note = set_labels(manifest, labels, task)
+    if args.source_labels == "none":
         labels = torch.full_like(labels, -1)
     return pixels, labels, {"source_sha256": images.digest, "generator": manifest["generator"],
-                            "held_out": rest}
+                            "held_out": rest, "notes": [note] if note else []}
 
 
-def check_teacher(folder: run.Run, args: argparse.Namespace, task: Task, view: engine.View,
+def set_labels(manifest: dict, labels: torch.Tensor, task: Task) -> tuple[torch.Tensor, str | None]:
+    """(a set's labels as the task's indices, what is worth saying of them). Two folders have the
+    task name "folder" both: so classes are found by name. All labels are -1 where the set is of
+    another task, or one of its classes is none of the task's."""
+    unknown = torch.full_like(labels, -1)
+    if manifest["task"] != task.name:
+        return unknown, None
+    classes, ours = manifest["classes"], task.class_names
+    expected = [ours[c] if c < len(ours) else None for c in classes]
+    names = manifest.get("class_names", expected)
+    if names == expected and None not in names:  # also where two of them share a name, as cranes do
+        return labels, None
+    if not isinstance(names, list) or len(names) != len(classes):
+        names = [None] * len(classes)
+    strange = [name for name in names if name not in ours]
+    if strange:
+        return unknown, (f"the set's labels are not used: {len(strange)} of its {len(classes)} "
+                         f"classes are none of the task's, first: {strange[0]}")
+    table = torch.full((max(classes) + 1,), -1)
+    table[torch.tensor(classes)] = torch.tensor([ours.index(name) for name in names])
+    return table[labels], "the set numbers its classes in another way: its labels go by name"
+
+
+def check_teacher(args: argparse.Namespace, task: Task, view: engine.View,
                   teacher: torch.nn.Module, images: torch.Tensor | ImageFiles,
-                  labels: torch.Tensor, val: RealData | None, device: torch.device) -> None:
-    """Score the teacher on labelled images before any training: the source's, or where those have
-    no labels what the student is judged on.
+                  labels: torch.Tensor, val: RealData | None, device: torch.device) -> list[str]:
+    """Score the teacher on labelled images before any training: the source's, and what the student
+    is judged on. Lines for the log.
 
     Raises:
-        UserError: it is right less than twice as often as by chance."""
-    which = "source"
-    if val is not None and labels.max() < 0:
-        images, labels, which = val.images, val.labels, "validation"
-    known = (labels >= 0).nonzero()[:, 0].cpu()
-    if args.no_label_check or not len(known):
-        return
-    mixed = torch.randperm(len(known), generator=torch.Generator().manual_seed(0))
-    chosen = known[mixed[:LABEL_CHECK_IMAGES]]
-    some = images.chosen(chosen) if isinstance(images, ImageFiles) else engine.take(images, chosen)
-    logits = engine.predict(teacher, some, view, device, args.amp)
-    acc1, _ = engine.accuracy(logits, labels.cpu()[chosen])
-    folder.log(f"teacher agrees with the labels of {acc1:.1f} % of {len(chosen)} {which} images")
-    if acc1 < 200 / task.num_classes:
-        raise UserError(
-            f"the teacher agrees with {acc1:.1f} % of the {which} labels, chance is "
-            f"{100 / task.num_classes:.1f} %", teacher=args.teacher, source=args.source,
-            cause="wrong class order, wrong statistics, or wrong weights",
-            hint="the right --teacher; --no-label-check if it is meant")
+        UserError: on either it is right less than twice as often as by chance (of two classes: less
+            than half way from chance to always)."""
+    parts = {"source": (images, labels)}
+    if val is not None:
+        parts["validation"] = val.images, val.labels
+    notes, chance = [], 100 / task.num_classes
+    for which, (images, labels) in parts.items():
+        known = (labels >= 0).nonzero()[:, 0].cpu()
+        if args.no_label_check or not len(known):
+            continue
+        mixed = torch.randperm(len(known), generator=torch.Generator().manual_seed(0))
+        chosen = known[mixed[:LABEL_CHECK_IMAGES]]
+        some = (images.chosen(chosen) if isinstance(images, ImageFiles)
+                else engine.take(images, chosen))
+        logits = engine.predict(teacher, some, view, device, args.amp)
+        acc1, _ = engine.accuracy(logits, labels.cpu()[chosen])
+        if acc1 < min(2 * chance, 50 + chance / 2):
+            refuse_labels(args, which, acc1, chance, notes)
+        notes.append(f"teacher agrees with the labels of {acc1:.1f} % of {len(chosen)} {which} "
+                     "images")
+    return notes
+
+
+def refuse_labels(args: argparse.Namespace, which: str, acc1: float, chance: float,
+                  passed: list[str]) -> None:
+    """Raises:
+        UserError: with the likely cause, which is the list where the teacher passed before."""
+    cause = "wrong class order, wrong statistics, or wrong weights"
+    place = {"source": args.source}
+    if which == "validation":
+        place = {"data": args.data or "the data set's usual place"}
+        if passed:
+            cause = "the validation labels are in another order: it agrees with the source's"
+    raise UserError(f"the teacher agrees with {acc1:.1f} % of the {which} labels, chance is "
+                    f"{chance:.1f} %", teacher=args.teacher, **place, cause=cause,
+                    hint="the right " + ("--data" if passed else "--teacher")
+                         + "; --no-label-check if it is meant")
 
 
 def dry_run(args: argparse.Namespace, student: torch.nn.Module) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from dm_kd import engine, files, models, run
 from dm_kd.errors import UserError
 from dm_kd.sources.stored import load_judged
-from dm_kd.tasks import get_task
+from dm_kd.tasks import absent_classes, get_task
 
 SHOWN_CLASSES = 20  # with names and counts in the confusion picture; more are a heat map
 CONFUSIONS = 8  # the most frequent ones that the picture lists
@@ -57,6 +57,8 @@ def body(argv: list[str]) -> None:
         print(f"note: the model was trained for fold {card['fold']}; fold {args.fold} has images "
               "that it may have seen", file=sys.stderr)
     val = load_judged(task, args)
+    if note := absent_classes(val.labels, task, "validation"):
+        print(note, file=sys.stderr)
     view = engine.plain_view(task)
     logits = engine.predict(model.to(device), val.images, view, device, amp)
     acc1, acc5 = engine.accuracy(logits, val.labels)

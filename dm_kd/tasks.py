@@ -6,6 +6,7 @@ generator, and judging the student.
 """
 
 import functools
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,3 +140,29 @@ def first_per_class(labels: torch.Tensor, per_class: int | None, seed: int | Non
             own = own[torch.from_numpy(np.random.default_rng([seed, c]).permutation(len(own)))]
         found.append(own[:per_class])
     return torch.cat(found)
+
+
+def absent_classes(labels: torch.Tensor, task: Task, what: str) -> str | None:
+    """A line on the classes that have no image, first the `what` images; None where all have some
+    or no label is known. labels: int64 [N]."""
+    counts = torch.bincount(labels[labels >= 0].cpu(), minlength=task.num_classes)
+    empty = (counts == 0).nonzero()[:, 0].tolist()
+    if not empty or len(empty) == task.num_classes:
+        return None
+    return (f"{what} images: {len(empty)} of {task.num_classes} classes have no image, first: "
+            f"{task.class_names[empty[0]]}")
+
+
+def refuse_other_names(names: list[str] | None, task: Task, whose: str, hint: str,
+                       **where: object) -> None:
+    """Compare the class names that a card records with the task's, in index order. None = not
+    recorded.
+
+    Raises:
+        UserError: they differ; the first difference is named."""
+    if not isinstance(names, list):
+        return
+    for i, (theirs, ours) in enumerate(itertools.zip_longest(names, task.class_names)):
+        if theirs != ours:
+            raise UserError(f"{whose} was trained on other classes: class {i} is '{theirs}', in "
+                            f"the data it is '{ours}'", **where, data=task.name, hint=hint)

@@ -14,8 +14,9 @@ from pathlib import Path
 import torch
 
 from dm_kd import dist, engine, models, objectives, run
+from dm_kd.errors import UserError
 from dm_kd.sources.stored import StoredSource, far_from, gathered, load_judged, resident
-from dm_kd.tasks import first_per_class, get_task, load_real
+from dm_kd.tasks import absent_classes, first_per_class, get_task, load_real
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -25,6 +26,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
                         help=f"one of {', '.join(models.MODELS)}, torchvision:NAME, timm:NAME")
     parser.add_argument("--images-per-class", type=run.positive_int, default=None, metavar="N",
                         help="real images per class (default: all)")
+    parser.add_argument("--subset-seed", type=run.nonnegative_int, default=None, metavar="S",
+                        help="draw the N images of each class with this seed, fewer within more "
+                             "(default: the first)")
     parser.add_argument("--out", type=Path, required=True, metavar="save/models/NAME",
                         help="the run: model, log, metrics, checkpoints")
     engine.add_arguments(parser)
@@ -50,9 +54,13 @@ def body(argv: list[str]) -> None:
     args.amp = engine.resolve_amp(args.amp, device)
     args.compile = engine.resolve_compile(args.compile, device)
     engine.check_arguments(args)
+    if args.subset_seed is not None and args.images_per_class is None:
+        raise UserError("--subset-seed draws the images of --images-per-class",
+                        hint="--images-per-class N with it, or leave it out")
     real = load_real(task, "train", args.fold, args.val, args.data)
     if args.images_per_class is not None:
-        real = real.chosen(first_per_class(real.labels, args.images_per_class))
+        real = real.chosen(first_per_class(real.labels, args.images_per_class,
+                                           args.subset_seed))
     images, digest = gathered(real.images, task, args.cache, False)
     val = load_judged(task, args)
     dist.start(device)
@@ -71,6 +79,10 @@ def body(argv: list[str]) -> None:
             return
         folder.log(f"{args.model}, {models.parameter_count(student):,} parameters, on "
                    f"{len(real.labels)} real images of {task.name}, {device}, amp {args.amp}")
+        for note in (absent_classes(real.labels, task, "training"),
+                     val and absent_classes(val.labels, task, "validation")):
+            if note:
+                folder.log(note)
         engine.fit(folder, args, engine.make_view(task, args, True), student, None, source,
                    objectives.cross_entropy, val, device, card)
 

@@ -1,4 +1,4 @@
-"""Several teachers as one."""
+"""What is distilled from what: several teachers as one, labels that fit, parts of sets."""
 
 import json
 import types
@@ -6,10 +6,11 @@ import types
 import pytest
 import torch
 import yaml
+from PIL import Image
 
-from dm_kd import distill, engine, image_set, models, objectives
+from dm_kd import distill, engine, image_set, models, objectives, synthesize, train_teacher
 from dm_kd.errors import UserError
-from dm_kd.tasks import first_per_class, get_task, load_real
+from dm_kd.tasks import absent_classes, first_per_class, get_task, load_real
 
 RECIPE = ["--task", "digits", "--student", "cnn_w4", "--epochs", "1", "--batch-size", "32",
           "--amp", "none", "--no-label-check", "--device", "cpu", "--threads", "1",
@@ -176,3 +177,187 @@ def test_blind_agreement_is_that_on_the_images_of_the_set_that_were_left_out(
     assert found == pytest.approx(100 * (tops[0] == tops[1]).double().mean().item())
     whole = trained("whole", "--teacher", teacher_folder)
     assert json.loads((whole / "result.json").read_text())["blind_agreement"] is None
+
+
+# --- the teacher against the labels ---------------------------------------------------------------
+
+class Level(torch.nn.Module):
+    """Sees the class in the grey level: class c is 20 c."""
+
+    def forward(self, x):
+        level = (x[:, 0].mean((1, 2)) * 0.3760 + 0.3053) * 255
+        return torch.nn.functional.one_hot((level / 20).round().long(), 10).float()
+
+
+def levels(count=100):
+    """Images of `count` and their right labels."""
+    labels = torch.arange(count) % 10
+    return (20 * labels).to(torch.uint8)[:, None, None, None].expand(-1, 1, 8, 8), labels
+
+
+def right_for(labels, right):
+    """The labels with all but the first `right` wrong."""
+    return torch.where(torch.arange(len(labels)) < right, labels, (labels + 1) % 10)
+
+
+def checked(args, digits, labels, val_labels=None, task=None):
+    """Notes of check_teacher; args of the fixture distill_args."""
+    images, _ = levels()
+    val = None if val_labels is None else types.SimpleNamespace(images=images, labels=val_labels)
+    return distill.check_teacher(args, task or digits, engine.make_view(digits, args, False),
+                                 Level(), images, labels, val, torch.device("cpu"))
+
+
+UNKNOWN = torch.full((100,), -1)
+
+
+@pytest.mark.parametrize(("right", "passes"), [(15, False), (25, True)])
+@pytest.mark.parametrize("which", ["source", "validation"])
+def test_a_teacher_below_twice_chance_is_refused_and_one_above_is_not(distill_args, digits, right,
+                                                                      passes, which):
+    labels = right_for(levels()[1], right)
+    both = (labels, None) if which == "source" else (UNKNOWN, labels)
+    if passes:
+        assert checked(distill_args(), digits, *both) == [
+            f"teacher agrees with the labels of 25.0 % of 100 {which} images"]
+    else:
+        with pytest.raises(UserError, match=f"15.0 % of the {which} labels, chance is 10.0 %"):
+            checked(distill_args(), digits, *both)
+
+
+def test_permuted_labels_of_the_source_are_found(distill_args, digits):
+    images, labels = levels()
+    with pytest.raises(UserError, match="0.0 % of the source labels") as error:
+        checked(distill_args(), digits, (labels + 3) % 10, labels)
+    assert "wrong class order" in str(error.value) and "real" in str(error.value)
+
+
+def test_permuted_validation_labels_are_found_beside_right_ones_of_the_source(distill_args, digits):
+    images, labels = levels()
+    with pytest.raises(UserError, match="0.0 % of the validation labels") as error:
+        checked(distill_args(data="val.txt"), digits, labels, (labels + 3) % 10)
+    assert "it agrees with the source's" in str(error.value) and "val.txt" in str(error.value)
+    assert len(checked(distill_args(), digits, labels, labels)) == 2
+    assert checked(distill_args(no_label_check=True), digits, labels, (labels + 3) % 10) == []
+
+
+@pytest.mark.parametrize(("right", "passes"), [(70, False), (80, True)])
+def test_of_two_classes_a_teacher_need_not_be_right_always(distill_args, digits, right, passes):
+    images, labels = levels()
+    two = types.SimpleNamespace(num_classes=2)
+    labels = torch.where(torch.arange(100) < right, labels, (labels + 1) % 10)
+    if passes:
+        assert len(checked(distill_args(), digits, labels, task=two)) == 1
+    else:
+        with pytest.raises(UserError, match="chance is 50.0 %"):
+            checked(distill_args(), digits, labels, task=two)
+
+
+@pytest.mark.parametrize("remedy", ["--no-label-check", "--teacher"])
+def test_after_a_refused_teacher_the_advice_works_in_the_same_folder(tmp_path, capsys, remedy,
+                                                                     teacher_folder):
+    argv = ["--task", "digits", "--source", "real", "--student", "cnn_w4", "--epochs", "1",
+            "--steps-per-epoch", "2", "--batch-size", "32", "--amp", "none", "--device", "cpu",
+            "--threads", "1", "--out", str(tmp_path / "run")]
+    assert distill.main([*argv, "--teacher", "cnn_w4@none"]) == 2
+    assert "chance is 10.0 %" in capsys.readouterr().err and not (tmp_path / "run").exists()
+    more = (["--teacher", "cnn_w4@none", remedy] if remedy == "--no-label-check" else
+            [remedy, str(teacher_folder)])
+    assert distill.main([*argv, *more]) == 0
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert ("validation images" in log) == (remedy == "--teacher")
+
+
+# --- sets of other classes ------------------------------------------------------------------------
+
+def of_set(names, task_names, classes=None, task="folder"):
+    """(labels, note) of a set with an image of each of its classes."""
+    classes = list(range(len(names))) if classes is None else classes
+    manifest = {"task": task, "classes": classes, "class_names": names}
+    ours = types.SimpleNamespace(name="folder", class_names=tuple(task_names))
+    labels, note = distill.set_labels(manifest, torch.tensor(classes), ours)
+    return labels.tolist(), note
+
+
+@pytest.mark.parametrize(("names", "classes", "expected", "said"), [
+    (["ant", "cat", "dog"], None, [0, 1, 2], None),
+    (["cat", "dog"], [1, 2], [1, 2], None),  # --classes 1,2 of the same task
+    (["dog", "cat", "ant"], None, [2, 1, 0], "by name"), (["dog", "cat"], None, [2, 1], "by name"),
+    (["ant", "cat", "eel"], None, [-1, -1, -1], "first: eel"),
+    (["ant", "bee", "cat", "dog"], None, [-1] * 4, "1 of its 4"),
+    (["ant", "cat"], [0, 1, 2], [-1] * 3, "not used"), (7, [0, 1], [-1, -1], "not used")])
+def test_a_sets_labels_go_by_name_or_are_unknown(names, classes, expected, said):
+    labels, note = of_set(names, ["ant", "cat", "dog"], classes)
+    assert labels == expected and (note is None if said is None else said in note)
+
+
+def test_a_set_of_another_task_has_unknown_labels_whatever_its_names():
+    assert of_set(["ant", "cat"], ["ant", "cat"], task="pets") == ([-1, -1], None)
+
+
+def test_an_older_set_without_names_keeps_its_labels_where_these_are_the_tasks():
+    ours = types.SimpleNamespace(name="folder", class_names=("a", "b"))
+    for classes, expected in (([0, 1], [0, 1]), ([0, 1, 2], [-1] * 3)):
+        manifest = {"task": "folder", "classes": classes}
+        assert distill.set_labels(manifest, torch.tensor(classes), ours)[0].tolist() == expected
+
+
+def test_a_set_of_more_classes_than_the_task_has_is_no_traceback(tmp_path, capsys):
+    for root, names in (("three", ("ant", "cat", "dog")), ("two", ("cat", "dog"))):
+        for name in names:
+            for k in range(2):
+                path = tmp_path / root / "train" / name / f"{k}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.new("RGB", (40, 40), (100 * k, 90, 80)).save(path)
+    common = ["--task", "folder", "--device", "cpu", "--threads", "1"]
+    assert synthesize.main([*common, "--data", str(tmp_path / "three"), "--generator", "noise",
+                            "--images-per-class", "2", "--out", str(tmp_path / "set")]) == 0
+    argv = [*common, "--data", str(tmp_path / "two"), "--source", str(tmp_path / "set"),
+            "--teacher", "cnn_w4@none", "--student", "cnn_w4", "--epochs", "1", "--batch-size", "2",
+            "--val", "none", "--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "run")]
+    assert distill.main([*argv, "--label-weight", "0.1"]) == 2
+    assert "known labels" in capsys.readouterr().err and not (tmp_path / "run").exists()
+    assert distill.main(argv) == 0
+    assert "labels are not used: 1 of its 3" in (tmp_path / "run" / "log.txt").read_text()
+
+
+# --- classes without images -----------------------------------------------------------------------
+
+def test_classes_without_an_image_are_counted_and_the_first_is_named(digits):
+    labels = torch.tensor([0, 1, 2, 4, 5, 6, 7, 8, -1])
+    assert absent_classes(labels, digits, "source") == (
+        "source images: 2 of 10 classes have no image, first: 3")
+    assert absent_classes(torch.arange(10), digits, "source") is None
+    assert absent_classes(torch.tensor([-1, -1]), digits, "source") is None
+
+
+def test_a_source_that_lacks_classes_says_so_in_the_log(tmp_path, teacher_folder):
+    real = load_real(get_task("digits"), "train")
+    (tmp_path / "few").mkdir()
+    for c in (0, 2, 3):
+        for k, image in enumerate(real.images[real.labels == c][:4]):
+            Image.fromarray(image[0].numpy()).save(tmp_path / f"few/class_{c}_seed_0_num_{k}.png")
+    assert distill.main(["--task", "digits", "--source", str(tmp_path / "few"), "--student",
+                         "cnn_w4", "--epochs", "1", "--batch-size", "4", "--amp", "none",
+                         "--device", "cpu", "--threads", "1", "--teacher", str(teacher_folder),
+                         "--cache", str(tmp_path / "cache"), "--no-label-check", "--out",
+                         str(tmp_path / "run")]) == 0
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert "source images: 7 of 10 classes have no image, first: 1" in log
+    assert "validation images:" not in log
+
+
+def test_train_teacher_draws_the_same_part_as_distill(tmp_path, monkeypatch, digits):
+    seen, real = [], train_teacher.StoredSource
+    monkeypatch.setattr(train_teacher, "StoredSource", lambda images, labels, *rest: seen.append(
+        (images, labels)) or real(images, labels, *rest))
+    argv = ["--task", "digits", "--model", "cnn_w4", "--epochs", "1", "--steps-per-epoch", "1",
+            "--batch-size", "16", "--amp", "none", "--device", "cpu", "--threads", "1",
+            "--subset-seed", "3"]
+    assert train_teacher.main([*argv, "--out", str(tmp_path / "none")]) == 2
+    argv += ["--images-per-class", "10", "--out", str(tmp_path / "run")]
+    assert train_teacher.main(argv) == 0
+    whole = load_real(digits, "train")
+    drawn = first_per_class(whole.labels, 10, seed=3)
+    [(images, labels)] = seen
+    assert torch.equal(images, whole.images[drawn]) and torch.equal(labels, whole.labels[drawn])
