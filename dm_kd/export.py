@@ -61,7 +61,8 @@ def body(argv: list[str]) -> None:
     try:
         side = card["resolution"]
         task = types.SimpleNamespace(name=card["task"], num_classes=card["num_classes"],
-                                     channels=len(card["mean"]), resolution=side)
+                                     channels=len(card["mean"]), resolution=side,
+                                     class_names=tuple(card.get("class_names", ())))
     except (KeyError, TypeError) as error:
         raise DamagedError("the card of the run's weights is not whole", folder=args.run,
                            found=str(error)[:80]) from error

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from dm_kd import files, small_models
 from dm_kd.errors import DamagedError, UserError, nearest
-from dm_kd.tasks import Task
+from dm_kd.tasks import Task, refuse_other_names
 
 WEIGHTS_NAMES = ("student", "model")  # NAME.safetensors + NAME.json in a run folder
 WEIGHTS_SUFFIXES = (".safetensors", ".pt", ".pth", ".tar", ".ckpt", ".bin")
@@ -188,13 +188,16 @@ def load_frozen(spec: str, task: Task) -> tuple[nn.Module, dict]:
 
     Raises:
         UserError: nothing there, unknown model, another architecture, another count of classes or
-            channels (known before a download).
+            channels (known before a download), classes of other names where its card has them.
         DamagedError: truncated weights or a digest that differs.
     """
     name, state, card = _resolve(spec, task)
     model = build(name, task)
     if state is not None:
         _load_strictly(model, state, name, spec, task)
+    refuse_other_names(card.get("class_names"), task, "the teacher",
+                       f"the data that it was trained on; {name}@FILE with its .safetensors file "
+                       "if these are its classes under other names", teacher=spec)
     model.eval().requires_grad_(False)
     return model, {"name": name, "spec": spec, "sha256": card.get("sha256"),
                    "fold": card.get("fold"), "task": card.get("task")}
@@ -330,7 +333,7 @@ def read_state(file: Path) -> dict[str, Tensor]:
     else:
         with torch.serialization.safe_globals(_HARMLESS):
             state = files.load_pt(file)
-    for wrapper in ("state_dict", "model", "state", "ema"):
+    for wrapper in ("state_dict", "model", "state", "ema", "student"):
         if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
             state = state[wrapper]
             break
@@ -346,8 +349,11 @@ def read_state(file: Path) -> dict[str, Tensor]:
 
 def tidy(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """The state dict with the keys of the network itself: without `module.`, `_orig_mod.` and
-    `student.` in front of all keys, without heads for training only, old names made new."""
+    `student.` in front of all keys, without the `teacher.` that was saved beside a `student.`,
+    without heads for training only, old names made new."""
     for prefix in ("module.", "_orig_mod.", "student.") * 2:  # compile and DDP nest either way
+        if {key.partition(".")[0] for key in state} == {"student", "teacher"}:
+            state = {k: v for k, v in state.items() if k.startswith("student.")}
         if all(key.startswith(prefix) for key in state):
             state = {key.removeprefix(prefix): value for key, value in state.items()}
     for old, new in _OLD_KEYS:

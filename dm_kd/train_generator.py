@@ -403,7 +403,8 @@ def draw_samples(folder: run.Run, args: argparse.Namespace, task: Task, model: t
 def finish(folder: run.Run, args: argparse.Namespace, task: Task, model: torch.nn.Module,
            weights: list[Tensor], average: list[Tensor], seconds: float,
            device: torch.device) -> None:
-    card = {"model": args.kind, "task": task.name, "config": model.config, "clip": True,
+    card = {"model": args.kind, "task": task.name, "class_names": list(task.class_names),
+            "config": model.config, "clip": True,
             "trained_on": f"real training images of {task.name}, fold {args.fold} "
                           f"(--val {args.val})",
             "fold": args.fold, "val": args.val, "licence": "that of the training data and of dm_kd"}

@@ -28,7 +28,8 @@ def test_a_run_is_not_exported_into_itself(teacher_folder, capsys):
 
 
 def test_a_student_of_torchvision_is_handed_out_too(tmp_path):
-    task = types.SimpleNamespace(name="x", num_classes=3, channels=3, resolution=32)
+    task = types.SimpleNamespace(name="x", num_classes=3, channels=3, resolution=32,
+                                 class_names=("a", "b", "c"))
     student = models.build("torchvision:squeezenet1_1", task)
     files.write_with_card(tmp_path / "run", "student", student.state_dict(), {
         "model": "torchvision:squeezenet1_1", "task": "x", "num_classes": 3, "resolution": 32,

@@ -185,6 +185,27 @@ def test_a_run_folder_is_a_teacher(teacher_folder):
     assert card["sha256"] == files.sha256_file(teacher_folder / "model.safetensors")
 
 
+@pytest.mark.parametrize(("names", "shown"), [
+    ([*"012345678", "nine"], "class 9 is 'nine', in the data it is '9'"),
+    ([*"0213456789"], "class 1 is '2', in the data it is '1'"),
+    ([*"012345678"], "class 9 is 'None'")])
+def test_a_teacher_of_classes_of_other_names_is_refused(tmp_path, names, shown):
+    card = {"model": "cnn_w4", "fold": 0, "task": "digits", "class_names": names}
+    files.write_with_card(tmp_path / "run", "model", state_of("cnn_w4"), card)
+    message = refusal(UserError, tmp_path / "run")
+    assert shown in message and "cnn_w4@FILE" in message
+    weights = tmp_path / "run/model.safetensors"
+    assert shown in refusal(UserError, weights)
+    models.load_frozen(f"cnn_w4@{weights}", DIGITS)  # the way out that the message names
+
+
+@pytest.mark.parametrize("names", [None, list("0123456789")])
+def test_a_teacher_of_the_same_names_or_of_an_older_card_is_taken(tmp_path, names):
+    card = {"model": "cnn_w4", "task": "digits", **({"class_names": names} if names else {})}
+    files.write_with_card(tmp_path, "model", state_of("cnn_w4"), card)
+    assert models.load_frozen(str(tmp_path), DIGITS)[1]["name"] == "cnn_w4"
+
+
 def test_a_file_beside_its_card_is_a_teacher(teacher_folder):
     model, card = models.load_frozen(str(teacher_folder / "model.safetensors"), DIGITS)
     assert card["name"] == "cnn_w4" and card["sha256"]
@@ -307,10 +328,16 @@ def test_name_at_file_is_a_teacher(tmp_path, suffix):
     lambda s: {"module." + k: v for k, v in s.items()},
     lambda s: {"_orig_mod." + k: v for k, v in s.items()},
     lambda s: {"student." + k: v for k, v in s.items()},
+    lambda s: {"student": s, "epoch": 3},
+    lambda s: {where + k: v + plus for where, plus in (("teacher.", 1), ("student.", 0))
+               for k, v in s.items()},
+    lambda s: {"state_dict": {where + k: v + plus for where, plus in (
+        ("module.student.", 0), ("module.teacher.", 1)) for k, v in s.items()}},
     lambda s: {"model": {"module._orig_mod." + k: v for k, v in s.items()}},
     lambda s: {k: v for k, v in s.items() if not k.endswith("num_batches_tracked")},
     lambda s: {k: v.half().float() if v.is_floating_point() else v for k, v in s.items()}],
-    ids=["state_dict", "model", "state", "ema", "module", "orig_mod", "student", "both",
+    ids=["state_dict", "model", "state", "ema", "module", "orig_mod", "student.",
+         "student", "student and teacher", "the same inside", "both",
          "no counters", "as half"])
 def test_wrappers_and_prefixes_are_taken_off(tmp_path, wrap):
     state = state_of("cnn_w4")

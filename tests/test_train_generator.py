@@ -28,7 +28,7 @@ def large(tmp_path_factory):
     ("dit", ["--patch-size", "4", "--width", "16", "--depth", "1", "--heads", "1"]),
     ("gan", ["--width", "8", "--latent-size", "4"])])
 def test_a_generator_of_large_images_learns_their_resized_centres(large, tmp_path, monkeypatch,
-                                                                  kind, small):
+                                                                  kind, small, capsys):
     seen = []
     real = train_generator.StoredSource
     monkeypatch.setattr(train_generator, "StoredSource",
@@ -47,6 +47,13 @@ def test_a_generator_of_large_images_learns_their_resized_centres(large, tmp_pat
         "2", "--device", "cpu", "--threads", "1", "--out", str(tmp_path / "set")]) == 0
     manifest = json.loads((tmp_path / "set" / "manifest.json").read_text())
     assert manifest["resolution"] == 16 and manifest["class_names"] == ["cat", "dog"]
+    (tmp_path / "other/train/cat").mkdir(parents=True)
+    (tmp_path / "other/train/eel").mkdir()
+    assert synthesize.main([
+        "--task", "folder", "--data", str(tmp_path / "other"), "--generator", kind, "--weights",
+        str(out), "--images-per-class", "2", "--device", "cpu", "--out", str(tmp_path / "no")]) == 2
+    assert "class 1 is 'dog', in the data it is 'eel'" in capsys.readouterr().err
+    assert not (tmp_path / "no").exists()
 
 
 def test_large_images_need_a_resolution_and_small_ones_keep_theirs():

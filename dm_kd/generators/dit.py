@@ -36,7 +36,7 @@ from dm_kd.generators.diffusion import (
     sample_with_scheduler,
     to_uint8,
 )
-from dm_kd.tasks import Task
+from dm_kd.tasks import Task, refuse_other_names
 
 WEIGHTS_NAME = "dit"  # dit.safetensors + dit.json in a generator's folder
 TABLE_TOLERANCE = 1e-3  # of a stored position table; float16 rounds it by 5e-4
@@ -44,6 +44,8 @@ SAMPLERS = ("ddpm", "ddim", "dpm++")
 GUIDANCE_TERMS, ADVERSARY = {"ce_target": 1.0, "bn": 0.1}, {"adv_dad": 1.0}  # DiffDFKD's weights
 MIXES = 5  # parts of the sampling with a latent cutmix between them
 FP8_MAX = 448.0  # the largest e4m3 number
+OTHER_CLASSES = ("--task with the label space of the generator; distill takes its images for "
+                 "another task, labels unknown")
 FP8_CAPABILITY = (8, 9)  # of the GPUs that multiply 8-bit numbers: Ada, Hopper and later
 
 
@@ -603,6 +605,8 @@ def build(args: argparse.Namespace, task: Task, device: torch.device) -> DiTGene
         raise UserError(f"the generator was trained on {card['task']}, not {task.name}",
                         weights=args.weights, hint=f"--task {card['task']}")
     classes = generator_classes(model.num_classes, task, args.weights)
+    refuse_other_names(card.get("class_names"), task, "the generator", OTHER_CLASSES,
+                       weights=args.weights)
     vae = load_vae(args, model, card)
     dtype = args.dtype or ("bf16" if device.type == "cuda" else "fp32")
     if dtype == "bf16":
@@ -687,8 +691,7 @@ def generator_classes(num_classes: int, task: Task, weights: str) -> list[int] |
         return list(task.imagenet_classes)
     raise UserError(f"the generator has {num_classes} classes, {task.name} has "
                     f"{task.num_classes}", weights=weights,
-                    hint="--task with the label space of the generator; distill takes its "
-                         "images for another task, labels unknown")
+                    hint=OTHER_CLASSES)
 
 
 def as_generator_classes(labels: Tensor, settings: dict) -> Tensor:

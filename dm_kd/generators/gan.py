@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from dm_kd import files
 from dm_kd.errors import DamagedError, UserError
 from dm_kd.generators import diffusion
-from dm_kd.tasks import Task
+from dm_kd.tasks import Task, refuse_other_names
 
 WEIGHTS_NAME = "gan"  # gan.safetensors + gan.json in a generator's folder
 GROUPS = 8  # of the normalisation
@@ -191,6 +191,8 @@ def build(args: argparse.Namespace, task: Task, device: torch.device) -> GanGene
     if card["task"] != task.name or model.config["num_classes"] != task.num_classes:
         raise UserError(f"the generator was trained on {card['task']}, not {task.name}",
                         weights=args.weights, hint=f"--task {card['task']}")
+    refuse_other_names(card.get("class_names"), task, "the generator",
+                       "--data with the classes that it was trained on", weights=args.weights)
     settings = {"name": "gan", "weights_sha256": card["sha256"], "licence": card["licence"],
                 "trained_on": card["trained_on"], "truncation": args.truncation}
     return GanGenerator(model.to(device), settings, device)
