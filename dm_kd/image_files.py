@@ -322,17 +322,22 @@ def labels_of(names: list[str], class_names: tuple[str, ...], origin: Path,
 
 
 def in_range(labels: list[int], class_names: tuple[str, ...], origin: Path,
-             names: list[str]) -> Tensor:
-    """The labels as int64 [N].
+             names: list[str], need_labels: bool = False) -> Tensor:
+    """The labels as int64 [N]. need_labels: to go without them is no way out.
 
     Raises:
         UserError: one is no index of `class_names`; its image is named."""
     for label, name in zip(labels, names, strict=True):
         if not 0 <= label < len(class_names):
+            hint = "the right --task" if need_labels else (
+                "the right --task; --source-labels none if the images are of other classes")
+            if min(labels) == 1 and max(labels) == len(class_names):
+                hint = f"labels from 0 to {max(labels) - 1}: these begin with 1"
+                if len(class_names) == 1000:
+                    hint += ("; if they are the devkit's ids, their order is another one too: the "
+                             "labels wanted are places in the sorted WordNet ids")
             raise UserError(f"label {label} is out of range: the task has {len(class_names)} "
-                            "classes", path=origin, image=name,
-                            hint="the right --task; --source-labels none if the images are of "
-                                 "other classes")
+                            "classes", path=origin, image=name, hint=hint)
     return torch.tensor(labels, dtype=torch.int64)
 
 
@@ -410,7 +415,7 @@ def read_list(path: Path, class_names: tuple[str, ...], channels: int, labelled:
     elif None in labels:
         labels = folder_labels([name for _, name, _ in lines], class_names, path)
     else:
-        labels = in_range(labels, class_names, path, names)
+        labels = in_range(labels, class_names, path, names, need_labels)
     return ImageFiles(names, labels, Folder(Path("/")), channels)
 
 

@@ -207,6 +207,32 @@ def test_a_label_out_of_range_is_refused_and_its_image_named(line):
     assert error.value.exit_code == 2 and name in str(error.value) and "10" in str(error.value)
 
 
+def hint_for(labels, count, need_labels):
+    names = [f"{i}.png" for i in range(len(labels))]
+    with pytest.raises(UserError, match="out of range") as error:
+        image_files.in_range(labels, tuple(map(str, range(count))), Path("val.txt"), names,
+                             need_labels)
+    return str(error.value)
+
+
+@pytest.mark.parametrize(("labels", "count", "shown"), [
+    ([1, 2, 3], 3, "these begin with 1"), ([0, 1, 3], 3, "right --task"),
+    ([2, 3], 3, "right --task"), ([1, 4], 3, "right --task"),
+    (range(1, 1001), 1000, "devkit's ids")])
+def test_labels_that_begin_with_1_are_told_from_others_out_of_range(labels, count, shown):
+    assert shown in hint_for(list(labels), count, True)
+    assert ("devkit" in hint_for(list(labels), count, True)) == (count == 1000)
+
+
+def test_to_go_without_labels_is_advised_where_they_are_not_needed_only():
+    assert "--source-labels none" in hint_for([7], 3, False)
+    assert "--source-labels" not in hint_for([7], 3, True)
+    save(Path("a.png"))
+    with pytest.raises(UserError, match="out of range") as error:
+        image_files.read_list(write_list(Path("list.txt"), "a.png 12"), DIGITS, 1, need_labels=True)
+    assert "--source-labels" not in str(error.value)
+
+
 @pytest.mark.parametrize("lines", [["class_207_seed_0_num_0.png"], ["a.png 12345"]])
 def test_labels_of_another_label_space_are_left_out_on_demand(lines):
     save(Path(lines[0].split(" ")[0]), 5)
