@@ -8,8 +8,9 @@ import functools
 import gzip
 import pickle
 import re
+import shutil
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -124,30 +125,39 @@ def fashion_mnist(split: str, val: str, fold: int, data: Path | None) -> RealDat
 
 
 def _fashion_folder(data: Path | None) -> Path:
-    places = (data,) if data else FASHION_PLACES
-    for place in places:
-        if any((place / f"t10k-images-idx3-ubyte{end}").exists() for end in ("", ".gz")):
-            return place
-    if data:
+    def find() -> Path | None:
+        return next((place for place in ((data,) if data else FASHION_PLACES)
+                     if any((place / f"t10k-images-idx3-ubyte{end}").exists()
+                            for end in ("", ".gz"))), None)
+
+    if data and not find():
         raise UserError("no Fashion-MNIST files there", data=data,
                         expected="train-images-idx3-ubyte(.gz) and its three sisters")
-    from torchvision.datasets import FashionMNIST
-
-    download(FashionMNIST, "apt install dataset-fashion-mnist, or put the four .gz files in "
-                           "true_dataset/fashion_mnist/")
-    return ROOT / "FashionMNIST/raw"
+    return data or fetched(find, "FashionMNIST", "apt install dataset-fashion-mnist, or put the "
+                                                 "four .gz files in true_dataset/fashion_mnist/")
 
 
-def download(dataset, hint: str, **settings) -> None:
-    """Let torchvision fetch a data set into true_dataset/.
+def fetched(find: Callable[[], Path | None], dataset: str, hint: str, **settings) -> Path:
+    """What `find` finds; torchvision fetches that data set into true_dataset/ if it is nothing.
+    One process does so, those that come meanwhile wait for it.
 
     Raises:
         UserError: no network, or what came is not what was published."""
+    lock = ROOT / f".{dataset}.lock"
+    found = find()
+    if found and not lock.exists():  # looked at after the files: they were not half there
+        return found
     try:
-        ROOT.mkdir(exist_ok=True)
-        dataset(ROOT, download=True, **settings)
+        from torchvision import datasets
+
+        with files.locked(lock, str(ROOT / dataset), blocking=True):
+            if not find():
+                getattr(datasets, dataset)(ROOT, download=True, **settings)
+            if found := find():
+                return found
+            raise RuntimeError("its files are not where they belong")
     except (OSError, RuntimeError) as error:  # urllib's errors are OSErrors
-        raise UserError(f"could not download {dataset.__name__}", to=ROOT,
+        raise UserError(f"could not download {dataset}", to=ROOT,
                         found=(str(error).splitlines() or [""])[0][:100], hint=hint) from error
 
 
@@ -183,17 +193,16 @@ def cifar100(split: str, val: str, fold: int, data: Path | None) -> RealData:
 
 
 def _cifar_folder(data: Path | None) -> Path:
-    names = ("cifar-100-binary", "cifar-100-python", ".")
-    for place in [(data or ROOT) / name for name in names]:
-        if (place / "train.bin").exists() or (place / "train").is_file():
-            return place
-    if data:
+    def find() -> Path | None:
+        places = [(data or ROOT) / name for name in ("cifar-100-binary", "cifar-100-python", ".")]
+        return next((place for place in places if (place / "train.bin").exists()
+                     or (place / "train").is_file()), None)
+
+    if data and not find():
         raise UserError("no CIFAR-100 files there", data=data,
                         expected="cifar-100-python/ or cifar-100-binary/ (train and test)")
-    from torchvision.datasets import CIFAR100 as dataset
-
-    download(dataset, "put cifar-100-python/ in true_dataset/, or --data PATH")
-    return ROOT / "cifar-100-python"
+    return find() if data else fetched(
+        find, "CIFAR100", "put cifar-100-python/ in true_dataset/, or --data PATH")
 
 
 def _cifar_part(folder: Path, part: str, count: int) -> RealData:
@@ -330,11 +339,24 @@ def _hundred(found: ImageFiles, origin: Path) -> ImageFiles:
 
 
 def _unpack_with_torchvision(root: Path) -> None:
-    """torchvision knows that the devkit numbers classes in another order than WordNet ids."""
+    """Make val/ whole, in a folder of its own: whoever sees val/ sees all of it. torchvision knows
+    that the devkit numbers classes in another order than WordNet ids."""
     from torchvision.datasets import ImageNet
 
+    temp = root / ".unpacking"
     try:
-        ImageNet(root, "val")
+        with files.locked(root / ".unpacking.lock", str(root), blocking=True):
+            if (root / "val").exists():  # another process made it meanwhile
+                return
+            shutil.rmtree(temp, ignore_errors=True)  # of one that was stopped
+            temp.mkdir()
+            try:
+                for name in ("ILSVRC2012_img_val.tar", "ILSVRC2012_devkit_t12.tar.gz"):
+                    (temp / name).symlink_to(Path("..") / name)
+                ImageNet(temp, "val")
+                (temp / "val").rename(root / "val")
+            finally:
+                shutil.rmtree(temp, ignore_errors=True)
     except (OSError, RuntimeError) as error:
         raise UserError("torchvision could not unpack ImageNet's archives", data=root,
                         found=(str(error).splitlines() or [""])[0][:120],
@@ -372,14 +394,13 @@ def flowers102(split: str, val: str, fold: int, data: Path | None) -> RealData:
     """Training: the published train and validation splits (2,040 images), judged: test (6,149).
     --val dev judges on the published validation split."""
     root = data or ROOT / "flowers-102"
-    if not (root / "setid.mat").exists():
-        if data:
-            raise UserError("no Flowers-102 there", data=data,
-                            expected="jpg/, imagelabels.mat and setid.mat")
-        from torchvision.datasets import Flowers102
-
-        download(Flowers102, "put jpg/, imagelabels.mat and setid.mat in "
-                             "true_dataset/flowers-102/", split="test")
+    if not data:
+        fetched(lambda: root if (root / "setid.mat").exists() else None, "Flowers102",
+                "put jpg/, imagelabels.mat and setid.mat in true_dataset/flowers-102/",
+                split="test")
+    elif not (root / "setid.mat").exists():
+        raise UserError("no Flowers-102 there", data=data,
+                        expected="jpg/, imagelabels.mat and setid.mat")
     sets, labels = (read_mat(root / name) for name in ("setid.mat", "imagelabels.mat"))
     parts = {"train": ("trnid",) if val == "dev" else ("trnid", "valid"),
              "val": ("valid",) if val == "dev" else ("tstid",)}[split]
@@ -484,6 +505,10 @@ def folder(class_names: tuple[str, ...], split: str, val: str, fold: int, data: 
             raise UserError(f"'{strange[0]}' in {part}/ is no class of train/" if strange else
                             f"no images in {part}/", data=root)
         labels = torch.tensor([position[p.split("/")[0]] for p in paths])
+        empty = [name for name, i in position.items() if i not in labels]
+        if part == "train" and empty:
+            raise UserError(f"{len(empty)} of {len(position)} class folders hold no images",
+                            data=root / empty[0], hint="images for the class, or no folder")
         return plain(ImageFiles(paths, labels, image_files.Folder(root), 3), labels)
 
     if not (data / "train").is_dir() and split == "val" and val == "val":

@@ -6,12 +6,14 @@ Labels are checked against the pixels: each image says in its colour which class
 import functools
 import gzip
 import io
+import multiprocessing
 import os
 import pickle
 import random
 import shutil
 import struct
 import tarfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -610,6 +612,18 @@ def test_imagenet100s_names_are_those_of_its_classes():
     assert list(IMAGENET100.values()) == sorted(IMAGENET100.values())
 
 
+@pytest.mark.parametrize(("wnid", "index", "name", "position"), [
+    ("n01558993", 15, "robin", 0), ("n01692333", 45, "Gila monster", 1),
+    ("n02085620", 151, "Chihuahua", 13), ("n02086240", 155, "Shih-Tzu", 14),
+    ("n02099849", 209, "Chesapeake Bay retriever", 22), ("n02123045", 281, "tabby", 35),
+    ("n02483362", 368, "gibbon", 42), ("n03085013", 508, "computer keyboard", 54),
+    ("n04517823", 882, "vacuum", 90), ("n13040303", 994, "stinkhorn", 99)])
+def test_ten_of_imagenet100s_classes_are_these(wnid, index, name, position):
+    assert IMAGENET100[wnid] == index and list(IMAGENET100)[position] == wnid
+    assert get_task("imagenet").class_names[index] == name
+    assert get_task("imagenet100").class_names[position] == name
+
+
 @pytest.mark.parametrize("task", ["imagenet", "imagenet100"])
 @pytest.mark.parametrize("kind", ["list", "folder"])
 def test_training_on_what_is_judged_is_refused(thousand, task, kind):
@@ -686,6 +700,87 @@ def test_archives_that_are_not_the_published_ones_are_refused(unpacked):
     tar.write_bytes(tar.read_bytes()[:-1000])
     with pytest.raises(UserError, match="ILSVRC2012_img_val.tar"):
         load("imagenet", "val", unpacked)
+
+
+def in_processes(function, count=3):
+    """What `function` returns in each of several processes that begin together."""
+    context = multiprocessing.get_context("fork")
+    found, start = context.Queue(), context.Barrier(count)
+
+    def work():
+        start.wait()
+        try:
+            found.put(function())
+        except BaseException as error:  # so that the parent is told
+            found.put(repr(error))
+
+    processes = [context.Process(target=work) for _ in range(count)]
+    for process in processes:
+        process.start()
+    results = [found.get(timeout=120) for _ in processes]
+    for process in processes:
+        process.join()
+    return results
+
+
+def noted(monkeypatch, dataset, made):
+    """Let each use of a data set of torchvision leave a line in uses.txt and call `made`."""
+    real = getattr(torchvision.datasets, dataset)
+
+    def use(*args, **options):
+        with open("uses.txt", "a") as file:
+            file.write(f"{dataset}\n")
+        made(real, *args, **options)
+
+    monkeypatch.setattr(torchvision.datasets, dataset, use)
+
+
+def test_processes_that_come_at_once_unpack_imagenet_once(unpacked, monkeypatch):
+    def slowly(real, *args):
+        real(*args)
+        time.sleep(0.5)  # val/ is there, and the others are waiting
+
+    noted(monkeypatch, "ImageNet", slowly)
+    found = in_processes(lambda: sorted(load("imagenet", "val", unpacked).labels.tolist()))
+    assert found[0] == found[1] == found[2] and len(found[0]) == 1003
+    assert Path("uses.txt").read_text().split() == ["ImageNet"]
+    assert not list(unpacked.glob(".unpack*"))
+
+
+def test_unpacking_that_was_stopped_begins_anew(unpacked, monkeypatch):
+    def killed(root):
+        (Path(root) / "val").mkdir(parents=True, exist_ok=True)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torchvision.datasets.imagenet, "parse_val_archive", killed)
+        with pytest.raises(KeyboardInterrupt):
+            load("imagenet", "val", unpacked)
+    (unpacked / ".unpacking/val").mkdir(parents=True)  # what SIGKILL leaves
+    assert len(load("imagenet", "val", unpacked).labels) == 1003
+
+
+@pytest.mark.parametrize("begun", ["at once", "while one is downloading"])
+def test_processes_that_come_at_once_download_once_and_never_see_half(monkeypatch, begun):
+    monkeypatch.setattr(real_data, "FASHION_PLACES", real_data.FASHION_PLACES[:2])
+
+    def slowly(real, root, download):
+        whole = write_fashion(Path(f"whole{os.getpid()}"))
+        place = Path(root) / "FashionMNIST/raw"
+        place.mkdir(parents=True)
+        for path in sorted(whole.iterdir()):  # t10k, whose presence is looked at, comes first
+            shutil.copy(path, place)
+            time.sleep(0.3)
+
+    def look():
+        if begun != "at once":
+            time.sleep(0.2 * (os.getpid() % 3))
+        return len(load("fashion_mnist", "train").labels)
+
+    noted(monkeypatch, "FashionMNIST", slowly)
+    assert in_processes(look) == [24, 24, 24]
+    assert Path("uses.txt").read_text().split() == ["FashionMNIST"]
+    assert not list(Path("true_dataset").glob(".*"))
 
 
 def test_a_missing_devkit_is_named(unpacked):
@@ -783,6 +878,18 @@ def test_class_folders_without_images_are_refused(tmp_path):
         (tmp_path / "data/train" / name).mkdir(parents=True)
     with pytest.raises(UserError, match="no images in train/"):
         load("folder", "train", tmp_path / "data")
+
+
+def test_one_class_folder_without_images_is_refused_in_training_only(tmp_path):
+    data = write_folder(tmp_path / "data", ["a", "b", "c"])
+    for part in ("val", "train"):
+        for path in (data / part / "b").iterdir():
+            path.unlink()
+        if part == "val":
+            assert set(load("folder", "val", data).labels.tolist()) == {0, 2}
+    with pytest.raises(UserError, match="1 of 3 class folders hold no images") as error:
+        load("folder", "train", data)
+    assert "train/b" in str(error.value)
 
 
 # --- --val dev ------------------------------------------------------------------------------------
