@@ -229,6 +229,22 @@ def residual(blocks, widths, skip, head) -> dict:
     return shapes | linear(head, widths[-1], 100)
 
 
+def bottleneck() -> dict:
+    """Keys of the ResNet-50 for small images: 1x1, 3x3 and 1x1 convolutions, four times wider."""
+    shapes, inputs = conv("conv1", 3, 64, 3) | norm("bn1", 64), 64
+    for stage, (width, blocks) in enumerate(((64, 3), (128, 4), (256, 6), (512, 3)), 1):
+        for i in range(blocks):
+            key = f"layer{stage}.{i}"
+            for n, (ins, outs, size) in enumerate(((inputs, width, 1), (width, width, 3),
+                                                   (width, 4 * width, 1)), 1):
+                shapes |= conv(f"{key}.conv{n}", ins, outs, size) | norm(f"{key}.bn{n}", outs)
+            if i == 0:
+                shapes |= conv(f"{key}.shortcut.0", inputs, 4 * width, 1)
+                shapes |= norm(f"{key}.shortcut.1", 4 * width)
+            inputs = 4 * width
+    return shapes | linear("linear", 2048, 100)
+
+
 def vgg11_bn() -> dict:
     shapes = {}
     for key, inputs, width in (("0.0", 3, 64), ("1.0", 64, 128), ("2.0", 128, 256),
@@ -266,7 +282,8 @@ LAYOUTS = {
     "resnet8x4": residual(1, (32, 64, 128, 256), "downsample", "fc"),
     "cifar_resnet18": residual(2, (64, 64, 128, 256, 512), "shortcut", "linear"),
     "cifarresnet18": residual(2, (64, 64, 128, 256, 512), "downsample", "fc"),
-    "vgg11_bn": vgg11_bn(), "shufflenet": shufflenet(), "lenet5": lenet5()}
+    "cifar_resnet50": bottleneck(), "vgg11_bn": vgg11_bn(), "shufflenet": shufflenet(),
+    "lenet5": lenet5()}
 
 
 @pytest.mark.parametrize("name", LAYOUTS)

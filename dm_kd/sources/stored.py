@@ -63,8 +63,9 @@ def gathered(images: Tensor | ImageFiles, task: Task, cache: Path, judged: bool
 
 
 def common_size(images: ImageFiles, fingerprint: str, cache: Path) -> tuple[int, int] | None:
-    """(height, width) of all images, None where they differ. Every file is read for it, so that bad
-    ones are found before any training; the answer is kept in the cache."""
+    """(height, width) of all images, None where they differ. Every file's header is read for it, so
+    that missing, empty and foreign files are found before any training, though not what is damaged
+    further in: decoding names that. The answer is kept in the cache."""
     known = Path(cache) / f"{fingerprint[:24]}.size.json"
     try:
         size = files.read_json(known)["size"]
