@@ -1,6 +1,7 @@
 #!/bin/sh
 # CIFAR-100: a small DiT (patch 4, 12 M parameters) trained on the task's own 50,000 real images.
 # Not data-free: it shows what survives the detour through synthetic images.
+# Table row: none of the paper's. Expected top-1: none, this step trains no classifier.
 # Hardware: one GPU.  Time: about 2 hours on an H200.  Disk: 400 MB.
 # Hours are estimates from operation counts; nothing was measured on a GPU yet.
 # Use: sh scripts/cifar100_generator.sh [flags of python -m dm_kd.train_generator, such as --dry-run]

@@ -1,6 +1,7 @@
 #!/bin/sh
 # CIFAR-100: 50,000 labelled images of the small DiT that cifar100_generator.sh trained on the task's
 # own real images (not data-free).
+# Table row: none of the paper's. Expected top-1: none, this step trains no classifier.
 # Hardware: one GPU.  Time: about 10 minutes on an H200.  Disk: 150 MB.
 # Hours are estimates from operation counts; nothing was measured on a GPU yet.
 # Needs: cifar100_generator.sh.

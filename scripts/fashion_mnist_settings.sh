@@ -4,10 +4,21 @@
 . scripts/rivals_settings.sh
 steps="--epochs 5 --steps-per-epoch 400 --batch-size 64"
 lenet5_rate=0.02
-recipe="$steps --learning-rate 0.05 --lr-schedule cosine --weight-decay 5e-4"
 teacher_flags="--task fashion_mnist --model wrn_16_2 --epochs 15 --batch-size 128 --learning-rate 0.1 --lr-schedule cosine --weight-decay 5e-4"
-generator_flags="--task fashion_mnist --patch-size 4 --width 144 --depth 6 --heads 6 --steps 6000 --batch-size 64 --learning-rate 2e-3 --warmup-steps 200 --ema 0.999"
-synthesize_flags="--task fashion_mnist --generator dit --guidance-scale 1 --steps 50 --images-per-class 1000"
+# SIZE=gpu, for fashion_mnist.sh and its steps: a larger generator, as many synthetic images as there are
+# real ones, 20 epochs of these. Its folders end in _gpu.
+case ${SIZE:-cpu} in
+cpu)
+    size= images=1000
+    network="--patch-size 4 --width 144 --depth 6 --heads 6 --steps 6000 --batch-size 64 --learning-rate 2e-3 --warmup-steps 200 --ema 0.999" ;;
+gpu)
+    size=_gpu images=6000 steps="--epochs 20 --steps-per-epoch 469 --batch-size 128"
+    network="--patch-size 2 --width 384 --depth 8 --heads 6 --steps 30000 --batch-size 256 --learning-rate 5e-4 --warmup-steps 1000 --ema 0.9995" ;;
+*) echo "error: SIZE is cpu or gpu, not '$SIZE'" >&2; exit 2 ;;
+esac
+generator_flags="--task fashion_mnist $network"
+synthesize_flags="--task fashion_mnist --generator dit --guidance-scale 1 --steps 50 --images-per-class $images"
+recipe="$steps --learning-rate 0.05 --lr-schedule cosine --weight-decay 5e-4"
 distill_flags="--task fashion_mnist $recipe --temperature 4"
 as_student() { # NAME: a student with its rate (sweeps/fashion_mnist_dev.sh: at 0.05 LeNet's units die)
     case $1 in lenet5*) echo "--student $1 --learning-rate $lenet5_rate" ;; *) echo "--student $1" ;; esac

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Flowers-102: a small DiT (64 x 64 pixels, patch 4, 12 M parameters) trained on the task's own real images.
 # Not data-free: it shows what survives the detour through synthetic images.
+# Table row: none of the paper's. Expected top-1: none, this step trains no classifier.
 # Hardware: one GPU.  Time: about 6 hours on an H200.  Disk: 2 GB.
 # Hours are estimates from operation counts; nothing was measured on a GPU yet.
 # Use: sh scripts/flowers102_generator.sh [flags of python -m dm_kd.train_generator, such as --dry-run]

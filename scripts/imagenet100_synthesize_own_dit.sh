@@ -1,6 +1,7 @@
 #!/bin/sh
 # ImageNet-100: 50,000 labelled images (64 x 64) of the small DiT that imagenet100_generator.sh trained on the
 # task's own real images (not data-free).
+# Table row: none of the paper's. Expected top-1: none, this step trains no classifier.
 # Hardware: one GPU.  Time: about 1 hour on an H200.  Disk: 600 MB.
 # Hours are estimates from operation counts; nothing was measured on a GPU yet.
 # Needs: imagenet100_generator.sh.

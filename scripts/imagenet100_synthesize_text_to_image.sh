@@ -1,5 +1,6 @@
 #!/bin/sh
 # ImageNet-100: 50,000 images of a text-to-image model prompted with the class names, stored at 256 x 256.
+# Table row: none of the paper's. Expected top-1: none, this step trains no classifier.
 # Hardware: one GPU with 16 GB or more.  Time: about 3 hours on an H200.  Disk: 6 GB, and 7 GB of weights.
 # Hours are estimates from operation counts; nothing was measured on a GPU yet.
 # Needs: pip install transformers; SDXL-Turbo's weights (its own non-commercial licence), downloaded; or

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -82,10 +83,56 @@ def test_one_command_hands_its_flags_on_and_a_chain_names_unknown_ones(script):
 
 
 @pytest.mark.parametrize("script", RUNNABLE, ids=lambda p: p.name)
-def test_header_says_time_and_disk_and_it_stops_at_errors(script):
+def test_header_says_what_it_takes_and_gives_and_it_stops_at_errors(script):
     text = script.read_text()
     header = text.split("set -eu")[0]
-    assert "set -eu" in text and "Time:" in header and "Disk:" in header, script
+    assert "set -eu" in text
+    for word in ("Hardware:", "Time:", "Disk:"):
+        assert word in header, word
+    if script.parent.name != "sweeps":  # a study has a question, and a rule for the answer
+        assert "Expected" in header
+    else:
+        assert "Question:" in header and re.search(r"\brule|\bverdict", header, re.I)
+
+
+STEPS = [p for p in RUNNABLE if p.parent.name == "scripts"
+         and re.search("_(teacher|synthesize|generator|gan|distill)", p.stem)]
+
+
+@pytest.mark.parametrize("script", STEPS, ids=lambda p: p.name)
+def test_a_step_says_its_top_1_or_that_it_trains_no_classifier(script):
+    header = script.read_text().split("set -eu")[0].replace("\n# ", " ")
+    assert re.search("Expected top-1: (none, this step trains no classifier|no published "
+                     "number|not |see |about [0-9]|[0-9]|wrn_40_2 [0-9])", header)
+    if re.search("_(synthesize|generator|gan)", script.stem):
+        assert "trains no classifier" in header and "Table row" in header
+
+
+def test_the_gpu_size_of_fashion_mnist_is_another_study_and_the_default_is_as_it_was(study):
+    for size, flags, per_class, rows, end in (
+            ("cpu", {"patch_size": 4, "width": 144, "steps": 6000}, 1000, 3, ""),
+            ("gpu", {"patch_size": 2, "width": 384}, 6000, 4, "_gpu")):
+        made = [settings(words) for words in study("scripts/fashion_mnist.sh", SIZE=size)]
+        [generator] = [args for entry, args in made if entry == "train_generator"]
+        [images] = [args for entry, args in made if entry == "synthesize"]
+        students = [args for entry, args in made if entry == "distill"]
+        assert flags.items() <= generator.items() and images["images_per_class"] == per_class
+        assert str(generator["out"]) == f"save/generators/fashion_mnist_dit{end}" == (
+            images["weights"])
+        assert str(images["out"]) == f"syn_dataset/fashion_mnist{end}"
+        assert len(students) == rows * 2 * 3  # students, seeds
+        assert len({args["epochs"] * args["steps_per_epoch"] for args in students}) == 1
+        for step in ("generator", "synthesize"):
+            [own] = study(f"scripts/fashion_mnist_{step}.sh", "--dry-run", SIZE=size)
+            expected = dict(generator if step == "generator" else images)
+            assert settings(own)[1] | {"threads": 0} == expected | {"threads": 0}
+    report = made[-1][1]
+    assert report["baseline"] == "wrn_16_1_real" and "synthetic_10k" in str(report["rows"])
+
+
+def test_a_size_of_fashion_mnist_that_is_none_is_refused(fresh):
+    done = run_script(fresh, ROOT / "scripts/fashion_mnist.sh", "--dry-run", SIZE="huge")
+    assert done.returncode == 2 and "SIZE is cpu or gpu" in done.stderr
 
 
 @pytest.mark.parametrize("script", [p for p in RUNNABLE if p.name not in NO_DRY_RUN],

@@ -1,7 +1,7 @@
 #!/bin/sh
 # CIFAR-100: CMI, 200 epochs of 400 student steps of 256.
 # Table row: CMI, CIFAR-100.
-# Published top-1, R34-R18 VGG11-R18 W40-2-W16-1 -W40-1 -W16-2: 77.04 70.56 57.91 68.88 68.75.
+# Expected top-1 (published), R34-R18 VGG11-R18 W40-2-W16-1 -W40-1 -W16-2: 77.04 70.56 57.91 68.88 68.75.
 # Published after a start from 50,000 images inverted before and with 40 epochs of 2,000 steps for some pairs; from scratch here.
 # PAIR=vgg11_r18, w40_2_w16_1, w40_2_w40_1 or w40_2_w16_2 for the other pairs (default: r34_r18).
 # Hardware: one GPU.  Time: up to 19 hours (their figure for R34-R18; an estimate).  Disk: 1 GB.

@@ -1,7 +1,7 @@
 #!/bin/sh
 # CIFAR-100: DAFL, 200 epochs of 400 student steps of 256.
 # Table row: DAFL, CIFAR-100.
-# Published top-1, R34-R18 VGG11-R18 W40-2-W16-1 -W40-1 -W16-2: 74.47 54.16 20.88 42.83 43.70.
+# Expected top-1 (published), R34-R18 VGG11-R18 W40-2-W16-1 -W40-1 -W16-2: 74.47 54.16 20.88 42.83 43.70.
 # Published with temperature 1 (their --T is not used there) and, in Fast-Datafree, the teacher as the student.
 # PAIR=vgg11_r18, w40_2_w16_1, w40_2_w40_1 or w40_2_w16_2 for the other pairs (default: r34_r18).
 # Hardware: one GPU.  Time: up to 4 hours (their figure for R34-R18; an estimate).  Disk: 1 GB.

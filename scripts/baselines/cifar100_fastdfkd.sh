@@ -1,7 +1,7 @@
 #!/bin/sh
 # CIFAR-100: FastDFKD (first-order MAML), 200 epochs of 400 student steps of 256.
 # Table row: FastDFKD (first-order MAML), CIFAR-100.
-# Published top-1, R34-R18 VGG11-R18 W40-2-W16-1 -W40-1 -W16-2: 74.34 67.44 54.02 63.91 65.12.
+# Expected top-1 (published), R34-R18 VGG11-R18 W40-2-W16-1 -W40-1 -W16-2: 74.34 67.44 54.02 63.91 65.12.
 # Weights by pair: scripts/cifar100_settings.sh. K = 10.
 # Their cosine ends at 2e-4, ours at 0.
 # PAIR=vgg11_r18, w40_2_w16_1, w40_2_w40_1 or w40_2_w16_2 for the other pairs (default: r34_r18).

@@ -1,6 +1,6 @@
 #!/bin/sh
 # CIFAR-100: distillation on the real training images, 200 epochs of Fast-Datafree's recipe.
-# Published top-1, R34-R18 VGG11-R18 W40-2-W16-1 -W40-1 -W16-2: 77.87 75.07 64.06 68.58 70.79: below the students alone
+# Expected top-1 (published), R34-R18 VGG11-R18 W40-2-W16-1 -W40-1 -W16-2: 77.87 75.07 64.06 68.58 70.79: below the students alone
 # (77.10 77.10 65.31 72.19 73.56) in four of five, so suspect; ours should come out higher.
 # Theirs is temperature 1; --temperature 4 --learning-rate 0.05 --batch-size 64 --epochs 240 --lr-decay-epochs 150,180,210
 # --weight-decay 5e-4 is RepDistiller's. --images-per-class N for the row random real images.

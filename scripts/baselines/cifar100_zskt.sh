@@ -1,7 +1,7 @@
 #!/bin/sh
 # CIFAR-100: ZSKT, 200 epochs of 400 student steps of 256.
 # Table row: ZSKT, CIFAR-100.
-# Published top-1, R34-R18 VGG11-R18 W40-2-W16-1 -W40-1 -W16-2: 67.74 54.31 36.66 53.60 54.59.
+# Expected top-1 (published), R34-R18 VGG11-R18 W40-2-W16-1 -W40-1 -W16-2: 67.74 54.31 36.66 53.60 54.59.
 # Published with temperature 1 (their --T is not used there); Fast-Datafree gives the teacher as the student, CMI does not.
 # PAIR=vgg11_r18, w40_2_w16_1, w40_2_w40_1 or w40_2_w16_2 for the other pairs (default: r34_r18).
 # Hardware: one GPU.  Time: up to 2 hours (their figure for R34-R18; an estimate).  Disk: 1 GB.

@@ -1,6 +1,6 @@
 #!/bin/sh
 # ImageNet: FastDFKD (Reptile, K = 50), ResNet-50 to ResNet-50, 400 epochs of 1,000 student steps of 100: the logged run.
-# Table row: FastDFKD-50, ImageNet. Published top-1: R50 68.61, R18 53.45 (--adv-dad-weight 1), MobileNetV2 43.02; all after a start from
+# Table row: FastDFKD-50, ImageNet. Expected top-1 (published): R50 68.61, R18 53.45 (--adv-dad-weight 1), MobileNetV2 43.02; all after a start from
 # a set that was never released, and best epochs; from nothing here,
 # and the student draws from the newest 20,000 of the 400,000 images, theirs from all (60 GB: --pool-images 402000).
 # Hardware: one GPU with 40 GB or more.  Time: 5 to 10 days (an estimate).  Disk: 15 GB (the pool in two checkpoints).

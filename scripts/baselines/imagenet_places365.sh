@@ -1,6 +1,6 @@
 #!/bin/sh
 # ImageNet: distillation on Places365, real images of other classes. --student torchvision:resnet18 or mobilenet_v2 for the others.
-# Table row: Places365+KD, ImageNet. Published top-1: R50 55.74, R18 45.53, MobileNetV2 39.89 (their hyper-parameters are not public).
+# Table row: Places365+KD, ImageNet. Expected top-1 (published): R50 55.74, R18 45.53, MobileNetV2 39.89 (their hyper-parameters are not public).
 # Hardware: one GPU with 16 GB or more, or NGPU=8.  Time: 15 to 30 hours on an H200 (an estimate).  Disk: 25 GB of images.
 # Needs: true_dataset/places365 (its 1,803,460 training images, 256 x 256) and ImageNet's validation set.
 # Use: [NGPU=n] sh scripts/baselines/imagenet_places365.sh [flags of python -m dm_kd.distill, such as --dry-run]
