@@ -93,7 +93,7 @@ def measure(args: argparse.Namespace, root: Path) -> dict:
     rows = []
     for name, argv in commands().items():
         rows.append({"name": name, **measured(root, name, [*argv, *device])})
-        print(f"{name}: {rows[-1]['seconds']:.0f} s, {rows[-1]['peak_rss_mb']:.0f} MB", flush=True)
+        print("{name}: {seconds:.0f} s, {peak_rss_mb} MB".format(**rows[-1]), flush=True)
     return {
         "bench": "imagenet_path",
         "shows": "shapes, formats and memory: weights and images are random, so no picture and no "
@@ -197,7 +197,7 @@ def alone(function, *args: object) -> None:
 
 
 def measured(root: Path, name: str, argv: list[str]) -> dict:
-    """Run a command in `root`: {command, seconds, peak_rss_mb}.
+    """Run a command in `root`: {command, seconds, cpu_seconds, peak_rss_mb}.
 
     Raises:
         UserError: it did not end with 0; its last line is shown."""
@@ -222,6 +222,7 @@ def measured(root: Path, name: str, argv: list[str]) -> dict:
                         found=" | ".join(lines[-3:])[:300])
     return {"command": shlex.join(["python", *words]),
             "seconds": round(time.monotonic() - started, 1),
+            "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 1),  # what a busy machine hides
             "peak_rss_mb": round(usage.ru_maxrss / 1024)}  # KiB on Linux
 
 
