@@ -25,7 +25,7 @@ commands() { # teacher, generator, inspect, or seed0
     inspect) echo "inspect_set --task fashion_mnist --set $set --teacher $teacher --out $root/inspect.json $common" ;;
     *)
         kd="distill $distill_flags --teacher $teacher --cache-teacher fp32 --seed ${1#seed} $common"
-        for source in "real real" "real_10k real --images-per-class 1000" "synthetic $set"; do
+        for source in "real real" "real_10k real --images-per-class 1000 --subset-seed ${1#seed}" "synthetic $set"; do
             for student in lenet5_half wrn_16_1; do # the second one reads the first one's logits
                 echo "$kd $(as_student $student) --source ${source#* } --out $root/$1/${student}_${source%% *}"
             done
