@@ -192,9 +192,11 @@ def csv_table(record: dict) -> str:
 # --- the answer -----------------------------------------------------------------------------------
 
 def answer(record: dict) -> str:
-    """The result in a sentence or two."""
-    best = max(record["rows"], key=lambda row: row["acc1_mean"])
-    made = [row for row in record["rows"] if "synthetic" in row["what"]]
+    """The result in a sentence or two: of the rows with the baseline's student, where it has one."""
+    student = {row["name"]: row["student"] for row in record["rows"]}.get(record["baseline"])
+    rows = [row for row in record["rows"] if student in (None, row["student"])]
+    best = max(rows, key=lambda row: row["acc1_mean"])
+    made = [row for row in rows if "synthetic" in row["what"]]
     sentences = []
     if made:
         row = max(made, key=lambda r: r["acc1_mean"])

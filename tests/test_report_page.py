@@ -116,6 +116,15 @@ def test_a_column_that_no_row_has_anything_in_is_left_out(tmp_path):
     assert "published" not in page and "95 % interval</button>" not in page
 
 
+def test_the_answer_is_about_students_of_the_baselines_kind(tmp_path):
+    dit = DIT | {"guidance_scale": 1.0, "steps": 50}
+    write_run(tmp_path / "runs" / "small_real", 80, student="cnn_w4")
+    for name, acc1, student in (("small", 70, "cnn_w4"), ("large", 90, "cnn_w16")):
+        write_run(tmp_path / "runs" / name, acc1, student=student, source="set", generator=dit)
+    _, text, _, _ = make(tmp_path, "--baseline", "small_real")
+    assert "names 70.00" in text and "-10.00 points" in text and "small\\_real with 80" in text
+
+
 def test_blind_agreement_has_a_column_where_a_run_has_it(tmp_path):
     run = write_run(tmp_path / "runs" / "a")
     write_run(tmp_path / "runs" / "b")
