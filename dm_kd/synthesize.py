@@ -57,7 +57,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser = run.Parser("synthesize", __doc__)
     parser.add_argument("--task", required=True, metavar="NAME", help="label space, e.g. digits")
     parser.add_argument("--data", type=Path, default=None, metavar="PATH",
-                        help="for --task folder: the folder whose class folders name the classes")
+                        help="for --task folder: the folder whose class folders name the classes; "
+                             "with --import: one more place that images may lie below, beside the "
+                             "working directory, the folder or list, and the list's parent folder")
     parser.add_argument("--generator", choices=GENERATORS, default="dit",
                         help="default: %(default)s")
     parser.add_argument("--images-per-class", type=run.positive_int, default=None, metavar="N",
