@@ -677,6 +677,25 @@ def test_inductors_blocks_compute_what_the_plain_ones_do(kind):
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 1
 
 
+@pytest.mark.parametrize(("width", "instructions", "device", "expected"), [
+    (1152, True, "cpu", "bf16"), (128, True, "cpu", "bf16"), (96, True, "cpu", "fp32"),
+    (1152, False, "cpu", "fp32"), (96, False, "cuda", "bf16")])
+def test_bf16_is_taken_where_it_pays(monkeypatch, width, instructions, device, expected):
+    monkeypatch.setattr(dit, "multiplies_bf16", lambda: instructions)
+    assert dit.fastest_dtype(width, torch.device(device)) == expected
+
+
+def test_the_dtype_that_was_taken_is_a_setting_and_can_be_chosen(monkeypatch, weights_folder):
+    monkeypatch.setattr(dit, "fastest_dtype", lambda width, device: "bf16")
+    for given, expected in (([], "bf16"), (["--dtype", "fp32"], "fp32")):
+        args = synthesize.parse(["--task", "digits", "--weights", str(weights_folder), "--out",
+                                 "set", *given])
+        made = dit.build(args, get_task("digits"), torch.device("cpu"))
+        assert made.settings["dtype"] == expected
+        assert (made.model.blocks[0].mlp.fc1.weight.dtype == torch.bfloat16) == (
+            expected == "bf16")
+
+
 @pytest.mark.cuda
 @pytest.mark.parametrize("flags", [[], ["--fp8"], ["--compile", "off"]])
 def test_on_a_gpu_images_are_close_to_the_cpus(weights_folder, flags):

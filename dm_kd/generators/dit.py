@@ -45,6 +45,7 @@ SAMPLERS = ("ddpm", "ddim", "dpm++")
 GUIDANCE_TERMS, ADVERSARY = {"ce_target": 1.0, "bn": 0.1}, {"adv_dad": 1.0}  # DiffDFKD's weights
 MIXES = 5  # parts of the sampling with a latent cutmix between them
 FP8_MAX = 448.0  # the largest e4m3 number
+BF16_WIDTH = 128  # of networks for which a CPU's bf16 products pay
 COMPILED_SHAPES = 64  # of one block's input; torch's own limit of 8 could be reached
 FP8_CAPABILITY = (8, 9)  # of the GPUs that multiply 8-bit numbers: Ada, Hopper and later
 
@@ -578,8 +579,25 @@ def add_speed_arguments(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--compile", choices=("auto", "on", "off"), default="auto",
                        help="torch.compile the network's block (default: auto = on GPUs)")
     group.add_argument("--dtype", choices=("bf16", "fp32"), default=None,
-                       help="of the network; its state stays fp32 (default: bf16 on GPUs, fp32 "
-                            "on CPUs)")
+                       help="of the network; its state stays fp32 (default: bf16 on GPUs, and on "
+                            f"CPUs with its instructions from width {BF16_WIDTH} on; else fp32)")
+
+
+def fastest_dtype(width: int, device: torch.device) -> str:
+    """"bf16" on GPUs, and where it pays on CPUs: 1.24 times as fast as "fp32" at width 128, 1.8 at
+    256, measured on an AMD EPYC with avx512_bf16; slower without such instructions."""
+    pays = width >= BF16_WIDTH and multiplies_bf16()
+    return "bf16" if device.type == "cuda" or pays else "fp32"
+
+
+@functools.cache
+def multiplies_bf16() -> bool:
+    """Whether the processor has bfloat16 products."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
 def compile_as_asked(args: argparse.Namespace, model: nn.Module, device: torch.device) -> dict:
@@ -646,7 +664,7 @@ def build(args: argparse.Namespace, task: Task, device: torch.device) -> DiTGene
                         weights=args.weights, hint=f"--task {card['task']}")
     classes = generator_classes(model.num_classes, task, args.weights)
     vae = load_vae(args, model, card)
-    dtype = args.dtype or ("bf16" if device.type == "cuda" else "fp32")
+    dtype = args.dtype or fastest_dtype(model.config["width"], device)
     if dtype == "bf16":
         model.lower_precision(torch.bfloat16)
     settings = {"name": "dit", "weights_sha256": card["sha256"], "licence": card["licence"],

@@ -190,7 +190,7 @@ def build(args: argparse.Namespace, task: Task, device: torch.device) -> SiTGene
     model, card = load(args.weights, args.velocity)
     classes = dit.generator_classes(model.num_classes, task, args.weights)
     vae = dit.load_vae(args, model, card)
-    dtype = args.dtype or ("bf16" if device.type == "cuda" else "fp32")
+    dtype = args.dtype or dit.fastest_dtype(model.config["width"], device)
     if dtype == "bf16":
         model.lower_precision(torch.bfloat16)
     convention = card["velocity"]
