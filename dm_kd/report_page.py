@@ -103,11 +103,18 @@ def set_columns(record: dict) -> list[Column]:
             return number(entry, digits) if known else ""
         return cell
 
+    def worst(entry: dict) -> str:
+        found = entry.get("worst_class")
+        if not isinstance(found, dict) or not isinstance(found.get("percent"), (int, float)):
+            return ""
+        return f"{esc(found.get('name')).replace('|', ' ')[:40]}: {number(found['percent'], 1)}"
+
     columns = [("images", found("images", digits=0)),
                ("s", found("generator", "guidance_scale", digits=1)),
                ("T", found("generator", "steps", digits=0)),
                ("teacher agrees %", found("teacher_agreement", digits=1)),
-               ("entropy, nats", found("teacher_entropy")), ("Fréchet", found("frechet", digits=2)),
+               ("worst class, %", worst), ("entropy, nats", found("teacher_entropy")),
+               ("Fréchet", found("frechet", digits=2)),
                ("real train's", found("frechet_train_to_val", digits=2)),
                *((name, found(name)) for name in ("precision", "recall", "density", "coverage")),
                ("near-duplicates %", found("duplicates", "near_percent", digits=2)),
@@ -393,7 +400,8 @@ def sets_section(record: dict) -> str:
         drawn = ""
         if data and len(data) <= room:
             room -= len(data)
-            drawn = ("<div class=wide><img alt='Worst confusions, entropy, nearest real images' "
+            drawn = ("<div class=wide><img alt='Images by class, worst confusions, entropy, "
+                     "nearest real images' "
                      f"src='data:image/png;base64,{base64.b64encode(data).decode()}'></div>")
         if len(record["sets"]) <= 3 or drawn:
             opened = " open" if entry is record["sets"][0] else ""

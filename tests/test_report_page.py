@@ -39,7 +39,8 @@ def test_text_of_files_is_escaped_everywhere(tmp_path):
                    "hardware": HOSTILE, "class_names": [HOSTILE] * 10}
         (run / name).write_text(json.dumps(record))
     (tmp_path / "runs" / "inspect.json").write_text(json.dumps(
-        {"set": f"x/{HOSTILE}", "sentence": HOSTILE, "images": HOSTILE}))
+        {"set": f"x/{HOSTILE}", "sentence": HOSTILE, "images": HOSTILE,
+         "worst_class": {"name": HOSTILE, "percent": 3}}))
     (write_run(tmp_path / "runs" / f"hurt{HOSTILE}") / "config.yaml").write_text(f"a: [{HOSTILE}")
     write_run(tmp_path / "runs" / "b")
     page, markdown, _, _ = make(tmp_path, "--title", HOSTILE, "--question", HOSTILE,
@@ -134,6 +135,16 @@ def test_blind_agreement_has_a_column_where_a_run_has_it(tmp_path):
     page, markdown, table, _ = make(tmp_path)
     assert "agrees, blind %" in page and "| 61.25 |" in markdown
     assert [row["blind_agreement_mean"] for row in table] == ["61.25", ""]
+
+
+def test_the_table_of_sets_names_the_class_that_the_teacher_sees_least(tmp_path):
+    write_run(tmp_path / "runs" / "a")
+    (tmp_path / "runs" / "inspect.json").write_text(json.dumps(
+        {"set": "s", "sentence": "s", "worst_class": {"class": 3, "name": "dress",
+                                                      "percent": 61.25}}))
+    page, markdown, _, _ = make(tmp_path)
+    assert "dress: 61.2" in page and "| dress: 61.2 |" in markdown
+    assert "worst class, %" in markdown
 
 
 def test_pictures_of_inspections_are_shown_until_the_page_is_large_enough(tmp_path, monkeypatch):
