@@ -192,7 +192,7 @@ def csv_table(record: dict) -> str:
     writer.writeheader()
     for line in lines:
         writer.writerow({k: "'" + v if isinstance(v, str) and v[:1] in ("=", "+", "-", "@") else v
-                         for k, v in line.items()})
+    """The result in a sentence or two, of the rows with the baseline's student if it has one."""
     return buffer.getvalue()
 
 
