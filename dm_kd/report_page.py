@@ -192,14 +192,14 @@ def csv_table(record: dict) -> str:
     writer.writeheader()
     for line in lines:
         writer.writerow({k: "'" + v if isinstance(v, str) and v[:1] in ("=", "+", "-", "@") else v
-    """The result in a sentence or two, of the rows with the baseline's student if it has one."""
+                         for k, v in line.items()})
     return buffer.getvalue()
 
 
 # --- the answer -----------------------------------------------------------------------------------
 
 def answer(record: dict) -> str:
-    """The result in a sentence or two: of the rows with the baseline's student, where it has one."""
+    """The result in a sentence or two, of the rows with the baseline's student if it has one."""
     student = {row["name"]: row["student"] for row in record["rows"]}.get(record["baseline"])
     rows = [row for row in record["rows"] if student in (None, row["student"])]
     best = max(rows, key=lambda row: row["acc1_mean"])
