@@ -18,7 +18,6 @@ from dm_kd import augment
 
 CHUNK = 1000  # rows of a distance matrix that are in memory at once
 THUMBNAIL = 32  # pixels per side of what near-duplicates are looked for in
-EXACT = "donot_use_mm_for_euclid_dist"  # as the published code does: a point on a ball counts
 
 
 # --- features -------------------------------------------------------------------------------------
@@ -72,7 +71,8 @@ def neighbourhoods(real: Tensor, made: Tensor, k: int = 5) -> dict[str, float]:
     """Precision and recall (Kynkaanniemi et al. 2019, arXiv 1904.06991, eq. 1), density and
     coverage (Naeem et al. 2020, arXiv 2002.09797, eq. 4 and 6) of features [N, D] and [M, D].
 
-    Each point's ball reaches to its k-th nearest neighbour in its own set. precision: share of made
+    Each point's ball reaches to its k-th nearest neighbour in its own set, which is not in it
+    (Naeem et al.'s program compares with <). precision: share of made
     points inside some real ball; recall: of real points inside some made ball; density: real balls
     that a made point lies in, over k; coverage: share of real balls with a made point in them.
 
@@ -81,15 +81,14 @@ def neighbourhoods(real: Tensor, made: Tensor, k: int = 5) -> dict[str, float]:
     """
     if not 0 < k < min(len(real), len(made)):
         raise ValueError(f"k = {k} of {len(real)} and {len(made)} points")
-    real, made = real.double(), made.double()
     real_reach, made_reach = kth_distance(real, k), kth_distance(made, k)
     inside, recalled, covered = [], [], []
     for rows, reach in zip(real.split(CHUNK), real_reach.split(CHUNK), strict=True):
-        distances = torch.cdist(rows, made, compute_mode=EXACT)  # [chunk, M]
-        within = distances <= reach[:, None]
+        distances = distances_between(rows, made)  # [chunk, M]
+        within = distances < reach[:, None]
         inside.append(within.sum(0))
         covered.append(within.any(1))
-        recalled.append((distances <= made_reach).any(1))
+        recalled.append((distances < made_reach).any(1))
     inside = torch.stack(inside).sum(0)  # [M] real balls around each made point
     return {"precision": float((inside > 0).double().mean()),
             "recall": float(torch.cat(recalled).double().mean()),
@@ -98,9 +97,22 @@ def neighbourhoods(real: Tensor, made: Tensor, k: int = 5) -> dict[str, float]:
 
 
 def kth_distance(points: Tensor, k: int) -> Tensor:
-    """Distance of each point to its k-th nearest other one, float64 [N], by scikit-learn."""
-    found, _ = neighbours_among(points, k).kneighbors()
-    return torch.from_numpy(found[:, -1]).double()
+    """Distance of each point to its k-th nearest other one, float64 [N]."""
+    found = []
+    for start in range(0, len(points), CHUNK):
+        distances = distances_between(points[start:start + CHUNK], points)
+        distances.diagonal(start).zero_()  # a point to itself, which products may round off 0
+        found.append(distances.kthvalue(k + 1).values)
+    return torch.cat(found)
+
+
+def distances_between(points: Tensor, others: Tensor) -> Tensor:
+    """Euclidean, float64 [N, M], by matrix products. Reaches and distances must come from the same
+    formula: a point that lies just as far as a ball reaches is outside, as in the published
+    program."""
+    from sklearn.metrics import pairwise_distances
+
+    return torch.from_numpy(pairwise_distances(points.double().numpy(), others.double().numpy()))
 
 
 def neighbours_among(points: Tensor, k: int):

@@ -13,6 +13,7 @@ after which crash. Only images_per_class may grow.
 
 import contextlib
 import csv
+import functools
 import hashlib
 import io
 import json
@@ -148,37 +149,101 @@ class ImageSet:
         return entries if len(entries) == self.plan.kept(j) else None
 
     def shard_damage(self, j: int) -> str | None:
-        """What is wrong with a shard that has a record; None if every byte is as recorded."""
+        """What is wrong with a shard that has a record; None if every byte is as recorded.
+
+        A digest of pixels is believed where the index says the same; else the image is decoded,
+        so that a damaged record cannot come into a new index."""
         try:
             entries = self.record(j)
         except DamagedError:
             return "its record is damaged"
-        for entry in entries or []:
+        start = j * self.plan.shard_size + 1  # below the header
+        for position, entry in enumerate(entries or [], start):
             path = self.folder / entry["path"]
             if not path.exists():
                 return f"{entry['path']} is missing"
             if files.sha256_file(path) != entry["sha256"]:
                 return f"{entry['path']} differs (sha256)"
+            if self.index_lines[position:position + 1] != [_index_line(entry)] and (
+                    self._pixels_of(path) != entry["pixels_sha256"]):
+                return f"its record is damaged: not the pixels of {entry['path']}"
         return None
 
-    def write_shard(self, j: int, images: Tensor) -> None:
+    @functools.cached_property
+    def index_lines(self) -> list[str]:
+        """The lines of index.csv as they stood when first looked at, header first; none where the
+        set is not complete."""
+        try:
+            return (self.folder / "index.csv").read_text(errors="replace").split("\n")
+        except OSError:
+            return []
+
+    def _pixels_of(self, path: Path) -> str | None:
+        """SHA-256 of an image file's pixels; None where it cannot be decoded."""
+        try:
+            image = read_image(path.read_bytes(), path, self.manifest["channels"])
+        except (OSError, DamagedError):
+            return None
+        return _pixels_sha256(image)
+
+    def known_pixels(self, j: int) -> list[set[str]]:
+        """What is left to tell the pixels of each image of a damaged shard by: their digests in the
+        record, in the index, and of a file that is as one of these says. Normally one value."""
+        try:
+            entries = files.read_json(self.record_path(j)).get("images")
+        except (OSError, DamagedError):
+            entries = None
+        entries = entries if isinstance(entries, list) else []
+        start = j * self.plan.shard_size + 1  # below the index's header
+        rows = [dict(zip(INDEX_FIELDS, line.split(","), strict=False))
+                for line in self.index_lines[start:start + self.plan.kept(j)]]
+        known = []
+        for i, key in enumerate(self.plan.shard(j)[:self.plan.kept(j)]):
+            path = self.plan.path(*key)
+            named = [e for e in [*entries[i:i + 1], *rows[i:i + 1]]
+                     if isinstance(e, dict) and e.get("path") == path]
+            found = {str(e["pixels_sha256"]) for e in named if e.get("pixels_sha256")}
+            file = self.folder / path
+            if file.is_file() and files.sha256_file(file) in [e.get("sha256") for e in named]:
+                found |= {digest for digest in [self._pixels_of(file)] if digest}
+            known.append(found)
+        return known
+
+    def write_shard(self, j: int, images: Tensor, known: list[set[str]] | None = None) -> None:
         """Write the images that belong to the set, then the record.
 
-        images: uint8 [shard_size, C, H, W]."""
+        Args:
+            images: uint8 [shard_size, C, H, W].
+            known: the pixel digests that each may have, where the shard is made again.
+
+        Raises:
+            UserError: an image is not the one it was; nothing is written.
+        """
         assert len(images) == self.plan.shard_size, (len(images), self.plan.shard_size)
         entries, contents = [], {}
         kept = list(zip(self.plan.shard(j), images, strict=True))[:self.plan.kept(j)]
+        self._refuse_others(j, kept, known)
         for ((label, k), image), data in zip(kept, encode_all([i for _, i in kept]), strict=True):
             path = self.plan.path(label, k)
             contents[self.folder / path] = data
             entries.append({"path": path, "label": self.known_label(label), "k": k,
                             "sha256": files.sha256(data),
-                            "pixels_sha256": files.sha256(image.contiguous().numpy().tobytes())})
+                            "pixels_sha256": _pixels_sha256(image)})
             if len(contents) == WRITTEN_AT_ONCE or len(entries) == self.plan.kept(j):
                 files.durable_write_all(contents)
                 contents = {}
         files.write_json(self.record_path(j), {
             "shard": j, "settings_sha256": self.settings_digest, "images": entries})
+
+    def _refuse_others(self, j: int, kept: list, known: list[set[str]] | None) -> None:
+        for (key, image), digests in zip(kept, known or [], strict=False):
+            if digests and _pixels_sha256(image) not in digests:
+                raise UserError(
+                    f"shard {j:05d} was made again with other pixels than it had; it stays as it "
+                    "was", image=self.folder / self.plan.path(*key),
+                    made_on=self.manifest.get("made_on") or "not recorded",
+                    hint="the same kind of machine, with the same torch; or a new set, in another "
+                         "--out")
 
     def known_label(self, label: int) -> int:
         """-1 where the class of an image says nothing (noise)."""
@@ -193,7 +258,12 @@ class ImageSet:
             files.durable_write(self.folder / name, data)
 
     def summary_damage(self) -> str | None:
-        """Which of a complete set's contact sheet and index is not what its shards make it."""
+        """Which of a complete set's contact sheet and index is not what its shards make it.
+
+        Raises:
+            DamagedError: the manifest's count, a shard's record, or an image of the contact sheet
+                is damaged."""
+        refuse_wrong_count(self)
         for name, data in self._summaries():
             path = self.folder / name
             if not path.exists() or path.read_bytes() != data:
@@ -202,12 +272,10 @@ class ImageSet:
 
     def _summaries(self) -> Iterator[tuple[str, bytes]]:
         yield "contact_sheet.png", self._contact_sheet()
-        text = io.StringIO()
-        writer = csv.DictWriter(text, INDEX_FIELDS, lineterminator="\n")
-        writer.writeheader()
+        lines = [",".join(INDEX_FIELDS)]
         for j in range(self.plan.shards):
-            writer.writerows({f: e[f] for f in INDEX_FIELDS} for e in self.record(j))
-        yield "index.csv", text.getvalue().encode()
+            lines += map(_index_line, self.record(j))
+        yield "index.csv", "".join(f"{line}\n" for line in lines).encode()
 
     def index(self) -> list[dict]:
         """The rows of index.csv; label and k are ints.
@@ -247,9 +315,31 @@ class ImageSet:
         """A row per class (the first 20), its first 10 images."""
         classes = self.plan.classes[:SHEET_ROWS]
         columns = min(SHEET_COLUMNS, self.plan.images_per_class)
-        rows = [[read_image((self.folder / self.plan.path(c, k)).read_bytes(),
-                            self.plan.path(c, k)) for k in range(columns)] for c in classes]
+        rows = [[self._sheet_image(c, k) for k in range(columns)] for c in classes]
         return encode_png(tile(rows, scale=max(1, 32 // rows[0][0].shape[1])))
+
+    def _sheet_image(self, label: int, k: int) -> Tensor:
+        path, side = self.folder / self.plan.path(label, k), self.manifest["resolution"]
+        try:
+            image = read_image(path.read_bytes(), path, self.manifest["channels"])
+        except OSError as error:
+            raise DamagedError("an image of the set cannot be read", file=path,
+                               found=error.strerror,
+                               hint="the same synthesize command with --repair") from error
+        if image.shape[1:] != (side, side):
+            raise DamagedError(f"the image is {list(image.shape[1:])}, the set's are {side} x "
+                               f"{side}", file=path,
+                               hint="the same synthesize command with --repair")
+        return image
+
+
+def _index_line(entry: dict) -> str:
+    """An image's line of index.csv; no field holds a comma."""
+    return ",".join(str(entry[field]) for field in INDEX_FIELDS)
+
+
+def _pixels_sha256(image: Tensor) -> str:
+    return files.sha256(image.contiguous().numpy().tobytes())
 
 
 def open_set(folder: Path) -> ImageSet:
@@ -287,6 +377,9 @@ def open_set(folder: Path) -> ImageSet:
 def begin(folder: Path, manifest: dict) -> ImageSet:
     """Start a set, go on with it, or let it grow; the manifest is on disk afterwards.
 
+    What it says of the machine (made_on) is that of whoever began the set; another is let in, with
+    a note.
+
     Raises:
         UserError: the folder holds a set with other settings (shown), or other files.
     """
@@ -297,11 +390,13 @@ def begin(folder: Path, manifest: dict) -> ImageSet:
 def _begin(folder: Path, manifest: dict) -> ImageSet:
     if (folder / "manifest.json").exists():
         old = open_set(folder).manifest
+        manifest = _of_the_same_machine(old, manifest, folder)
         if old["images_per_class"] <= manifest["images_per_class"]:
             refuse_difference(_flat({**old, "images_per_class": 0}),
                               _flat({**manifest, "images_per_class": 0}), folder,
                               "the folder holds a set with other settings")
         else:
+            refuse_wrong_count(ImageSet(folder, old))
             raise UserError(f"the set has {old['images_per_class']} images per class already",
                             folder=folder, hint="--images-per-class can only grow; distill "
                                                 "--images-per-class N uses fewer")
@@ -315,6 +410,28 @@ def _begin(folder: Path, manifest: dict) -> ImageSet:
                             hint="another --out")
         files.write_json(folder / "manifest.json", manifest)
     return ImageSet(folder, manifest)
+
+
+def refuse_wrong_count(images: ImageSet) -> None:
+    """
+    Raises:
+        DamagedError: the set has an index, which is written last, but the manifest asks for shards
+            that were never made."""
+    if images.complete and images.missing():
+        count, classes = len(images.index_lines) - 2, len(images.plan.classes)
+        raise DamagedError(f"manifest.json is damaged: it says {images.plan.images} images, "
+                           f"index.csv has {count}", file=images.folder / "manifest.json",
+                           hint=f'"images_per_class": {count // classes} in it')
+
+
+def _of_the_same_machine(old: dict, manifest: dict, folder: Path) -> dict:
+    """The manifest with the machine of the old one, and a note where that differs."""
+    here = manifest.get("made_on")
+    if here and old.get("made_on") not in (None, here):
+        print(f"note: {folder} was begun on {old['made_on']}, this is {here}: images of the two "
+              "may differ in their last bits")
+    settings = {k: v for k, v in manifest.items() if k != "made_on"}
+    return settings | ({"made_on": old["made_on"]} if "made_on" in old else {})
 
 
 def _flat(manifest: dict, prefix: str = "") -> dict:
@@ -370,7 +487,8 @@ def writing(folder: Path, rank: int, world_size: int) -> Iterator[None]:
 
 def make(image_set: ImageSet, sample: Callable[[Tensor, list[int]], Tensor], rank: int,
          world_size: int, progress: Callable[[int], None],
-         finish: Callable[[Tensor], Tensor] | None = None) -> int:
+         finish: Callable[[Tensor], Tensor] | None = None,
+         damaged: dict[int, str] | None = None) -> int:
     """Make the missing shards of this rank; then, if none is missing at all, write the index.
 
     A second thread encodes and writes a shard while the next one is sampled. At most one shard
@@ -381,6 +499,8 @@ def make(image_set: ImageSet, sample: Callable[[Tensor, list[int]], Tensor], ran
         sample: (labels int64 [B], seeds) -> uint8 [B, C, H, W]; see generators/.
         progress: told the number of images after each shard.
         finish: what makes uint8 [B, C, H, W] on the CPU of sample's value, in the second thread.
+        damaged: every shard to be made again, this rank's and others' (None: not a repair). Each
+            keeps its record until then, and must come out with the same pixels.
 
     Returns:
         How many shards were made.
@@ -388,13 +508,14 @@ def make(image_set: ImageSet, sample: Callable[[Tensor, list[int]], Tensor], ran
     plan, made = image_set.plan, 0
 
     def write(j: int, value: Tensor) -> int:
-        image_set.write_shard(j, finish(value) if finish else value)
+        known = image_set.known_pixels(j) if damaged and j in damaged else None
+        image_set.write_shard(j, finish(value) if finish else value, known)
         return plan.kept(j)
 
     with ThreadPoolExecutor(1) as writer:
         pending = None
         for j in range(rank, plan.shards, world_size):
-            if image_set.record(j) is not None:
+            if not (damaged and j in damaged) and image_set.record(j) is not None:
                 continue
             keys = plan.shard(j)
             labels = torch.tensor([label for label, _ in keys])
@@ -406,17 +527,20 @@ def make(image_set: ImageSet, sample: Callable[[Tensor, list[int]], Tensor], ran
         if pending:
             progress(pending.result())
     with _alone(image_set.folder):
-        if not image_set.complete and not image_set.missing():
+        ready = (not image_set.complete if damaged is None else
+                 not any(image_set.shard_damage(j) for j in damaged))  # other ranks' are whole too
+        if ready and not image_set.missing():
             for place in (image_set.folder / "shards", *image_set.folder.glob("images/*")):
                 files.remove_stale_temps(place)  # every shard is made: no other rank needs its own
             image_set.write_index()
     return made
 
 
-def damaged_shards(image_set: ImageSet, progress: Callable[[int], None]) -> dict[int, str]:
-    """Every shard whose bytes are not as recorded, with what is wrong."""
+def damaged_shards(image_set: ImageSet, progress: Callable[[int], None], rank: int = 0,
+                   world_size: int = 1) -> dict[int, str]:
+    """Every shard of a rank's whose bytes are not as recorded, with what is wrong."""
     found = {}
-    for j in range(image_set.plan.shards):
+    for j in range(rank, image_set.plan.shards, world_size):
         damage = image_set.shard_damage(j)
         if damage:
             found[j] = damage

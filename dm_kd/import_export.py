@@ -11,6 +11,7 @@ Export: the original's names and list file, s{S}_st{T}_{amount}.txt, or an Image
 command goes on where it was stopped; nothing that is there is overwritten.
 """
 
+import functools
 import hashlib
 import os
 import re
@@ -36,6 +37,9 @@ MAX_EXPANSION, SPARE_BYTES = 20, 100_000_000
 IMAGES_PER_SEED = 10  # of a class in the original: class_{c}_seed_{k // 10}_num_{k % 10}.png
 PACKED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ")  # how gzip, bzip2 and xz begin
 COPIED_AT_ONCE = 256  # files of an export that share the wait for the disk
+OTHER_SETTINGS = {  # setting of a generator that is not the original's -> its mark in a set's name
+    "guidance_scale": "s", "network_guidance": "w", "steps": "st", "num_inference_steps": "st",
+    "truncation": "t"}
 BAD_TAR = (tarfile.TarError, LZMAError, zlib.error, OSError, EOFError, ValueError, OverflowError,
            IndexError)  # what damage ends in
 
@@ -132,7 +136,7 @@ def opened(path: Path, task: Task, out: Path, root: Path | None) -> Iterator[Ima
     lies unpacked in out/.import for the length of the block.
 
     Raises:
-        UserError: nothing there, an image set, no images, other classes.
+        UserError: nothing there, an image set, no images, other classes, or images elsewhere.
         DamagedError: a damaged archive or list.
     """
     path = files.must_exist(path, "--import", "images")
@@ -148,9 +152,31 @@ def opened(path: Path, task: Task, out: Path, root: Path | None) -> Iterator[Ima
         elif path.suffix.lower() == ".tar" or path.is_file() and _start(path)[257:262] == b"ustar":
             yield _of_tar(Tar(path), task)
         else:
-            yield image_files.find(path, task.class_names, task.channels, True, root, task.wnids)
+            found = image_files.find(path, task.class_names, task.channels, True, root, task.wnids)
+            refuse_elsewhere(found, path, root)
+            yield found
     finally:
         shutil.rmtree(temp, ignore_errors=True)
+
+
+def refuse_elsewhere(images: ImageFiles, path: Path, root: Path | None) -> None:
+    """A list or folder may come from anybody, so what its lines and links lead to must lie in the
+    working directory, in the folder, in the list's folder or its parent, or below `root`.
+
+    Raises:
+        UserError: an image lies elsewhere; nothing of it has been read."""
+    if not isinstance(images.place, image_files.Folder):
+        return
+    own = [path] if path.is_dir() else [path.absolute().parent, path.absolute().parent.parent]
+    places = [os.path.realpath(p) for p in (Path.cwd(), *own, *([root] if root else []))]
+    real_folder = functools.cache(os.path.realpath)
+    for name in images.names:
+        folder, base = os.path.split(images.place.path / name)
+        real = os.path.join(real_folder(folder), base)
+        real = os.path.realpath(real) if os.path.islink(real) else real
+        if not any(Path(real).is_relative_to(place) for place in places):
+            raise UserError("an image to import lies elsewhere", image=name, place=real,
+                            hint="--data with the folder that all of its images lie below")
 
 
 def _of_tar(tar: Tar, task: Task) -> ImageFiles:
@@ -258,11 +284,15 @@ def fitted(image: Tensor, side: int, fit: str) -> Tensor:
 
 def set_name(manifest: dict) -> str:
     """The original's name for a set, s{S}_st{T}_{amount}, with each approximation in it that the
-    original's sampler did not make; {generator}_{amount} for other generators."""
+    original's sampler did not make; other generators' names begin with the generator."""
     made, count = manifest["generator"], len(manifest["classes"]) * manifest["images_per_class"]
     amount = f"{count // 1000}k" if count % 1000 == 0 else str(count)
     if "guidance_scale" not in made or "steps" not in made:
         parts = [re.sub(r"[^\w.-]+", "-", str(made.get("name", "set")))]
+        parts += [f"{mark}{made[key]:g}" for key, mark in OTHER_SETTINGS.items()
+                  if isinstance(made.get(key), (int, float))]
+        if made.get("network_guidance_interval"):
+            parts.append("gi{:g}-{:g}".format(*made["network_guidance_interval"]))
     else:
         parts = [f"s{made['guidance_scale']:g}", f"st{made['steps']}"]
     if made.get("sampler", "ddpm") != "ddpm":

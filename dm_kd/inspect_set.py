@@ -26,7 +26,7 @@ from dm_kd.tasks import Task, get_task, load_real
 
 NEAR_DUPLICATE = 0.02  # root mean square difference, of the grey range, of thumbnails
 ENTROPY_BINS = 20
-SHOWN_CONFUSIONS, SHOWN_IMAGES, SHOWN_PAIRS = 6, 8, 8  # of the picture
+SHOWN_CLASSES, SHOWN_CONFUSIONS, SHOWN_IMAGES, SHOWN_PAIRS = 20, 6, 8, 8  # of the picture
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -39,7 +39,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
                              "taken in, of the task's classes (default: the teacher)")
     parser.add_argument("--compare", type=run.positive_int, default=10000, metavar="N",
                         help="images of the set, and of the real ones, that distances are taken "
-                             "between, evenly spread (default: %(default)s)")
+                             "between, evenly spread; copies of small images are looked for among "
+                             "all training images (default: %(default)s)")
     parser.add_argument("--neighbours", type=run.positive_int, default=5, metavar="K",
                         help="of precision, recall, density and coverage (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=None, metavar="FILE.json",
@@ -85,6 +86,7 @@ def measure(args: argparse.Namespace, task: Task, pixels: Tensor, labels: Tensor
         points_of = models.load_frozen(args.teacher, task)[0].to(device)
         logits, features = look(points_of, pixels, view, device)
         result |= teacher_view(logits, labels)
+        result["worst_class"] = worst_class(result["teacher_agreement_by_class"], task)
         ours = features[chosen]
     if args.features:
         points_of = models.load_frozen(args.features, task)[0].to(device)
@@ -94,7 +96,8 @@ def measure(args: argparse.Namespace, task: Task, pixels: Tensor, labels: Tensor
     train, val = reference(args, task, "train"), reference(args, task, "val")
     real = {}
     if points_of is not None:
-        real = {name: look(points_of, data.images, view, device)[1]
+        real = {name: look(points_of, data.chosen(spread(len(data.labels), args.compare)).images,
+                           view, device)[1]
                 for name, data in (("train", train), ("val", val)) if data is not None}
         result |= distances(ours, real, args.neighbours)
     nearest_of = None
@@ -122,8 +125,9 @@ def load_set(args: argparse.Namespace, task: Task) -> tuple[Tensor, Tensor, dict
 
 
 def reference(args: argparse.Namespace, task: Task, split: str) -> RealData | None:
-    """At most --compare real images of a split, centre crops where the task has them; None with
-    --val none, and where the task's images are not at their usual place."""
+    """At most --compare real images of a split, centre crops where the task has them, but all
+    training images of a small task, since any of them may have been copied; None with --val none,
+    and where the task's images are not at their usual place."""
     if args.val == "none":
         return None
     try:
@@ -134,7 +138,8 @@ def reference(args: argparse.Namespace, task: Task, split: str) -> RealData | No
         print(f"note: no real images to compare with ({split}): "
               f"{str(error).splitlines()[0].removeprefix('error: ')}", file=sys.stderr)
         return None
-    real = real.chosen(spread(len(real.labels), args.compare))
+    if split == "val" or task.crop:
+        real = real.chosen(spread(len(real.labels), args.compare))
     return dataclasses.replace(real, images=gathered(real.images, task, args.cache, True)[0])
 
 
@@ -156,7 +161,8 @@ def look(model: torch.nn.Module, images: Tensor, view: engine.View, device: torc
 def view_of_nobody() -> dict:
     """Every figure, before anything is measured."""
     return dict.fromkeys((
-        "teacher_entropy", "teacher_agreement", "teacher_agreement_by_class", "confusions",
+        "teacher_entropy", "teacher_agreement", "teacher_agreement_by_class", "worst_class",
+        "confusions",
         "entropy_histogram", "duplicates", "frechet", "frechet_train_to_val", "precision",
         "recall", "density", "coverage", "copying"))
 
@@ -185,6 +191,15 @@ def teacher_view(logits: Tensor, labels: Tensor) -> dict:
             for c in labels[known].unique()}
         result["confusions"] = confusions(logits[known].argmax(1), labels[known], classes)
     return result
+
+
+def worst_class(agreement: dict[int, float] | None, task: Task) -> dict | None:
+    """The class that the teacher sees least often as intended, the first of several; None without
+    known labels."""
+    if not agreement:
+        return None
+    c = min(agreement, key=agreement.get)
+    return {"class": c, "name": task.class_names[c], "percent": agreement[c]}
 
 
 def confusions(seen: Tensor, labels: Tensor, classes: int, most: int = 20) -> list[dict]:
@@ -275,16 +290,17 @@ def describe(result: dict) -> str:
 
 def draw(path: Path, task: Task, pixels: Tensor, labels: Tensor, logits: Tensor | None,
          chosen: Tensor, train: RealData | None, nearest_of: tuple[Tensor, Tensor] | None) -> None:
-    """Worst confusions, the histogram of the teacher's entropy, and the images that are nearest to
-    real training ones beside them; what there is of it."""
+    """Images of each class, worst confusions, the histogram of the teacher's entropy, and the
+    images nearest to real training ones beside them; what there is of it."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, 3, figsize=(13, 4.5), layout="constrained")
+    figure, (sheet, *axes) = pyplot.subplots(1, 4, figsize=(18, 5.5), layout="constrained")
     for axis in axes:
         axis.set_axis_off()
+    draw_classes(sheet, task, pixels, labels, logits)
     if logits is not None:
         draw_confusions(axes[0], task, pixels, labels, logits)
         axes[1].set_axis_on()
@@ -299,6 +315,30 @@ def draw(path: Path, task: Task, pixels: Tensor, labels: Tensor, logits: Tensor 
         show(axes[2], pairs, ["set", "real"], "Nearest to real training images")
     files.atomically(lambda p: figure.savefig(p, dpi=110, metadata={"Software": None}), path)
     pyplot.close(figure)
+
+
+def shown_classes(labels: Tensor) -> list[int]:
+    """The set's classes, evenly spread where there are too many to show; none without labels."""
+    known = labels[labels >= 0].unique()
+    return known[spread(len(known), SHOWN_CLASSES)].tolist() if len(known) else []
+
+
+def draw_classes(axis, task: Task, pixels: Tensor, labels: Tensor, logits: Tensor | None) -> None:
+    """The contact sheet: a row of each class with the teacher's agreement; images evenly spread
+    over the set where their classes are not known."""
+    rows, names = [], []
+    for c in shown_classes(labels):
+        own = (labels == c).nonzero()[:, 0]
+        rows.append(list(pixels[own[spread(len(own), SHOWN_IMAGES)]]))
+        names.append(task.class_names[c][:14])
+        if logits is not None:
+            right = (logits[own].argmax(1) == c).double().mean()
+            names[-1] += f" {100 * float(right):.0f} %"
+    if not rows:
+        chosen = pixels[spread(len(pixels), SHOWN_CLASSES * SHOWN_IMAGES // 2)]
+        rows = [list(part) for part in chosen.split(SHOWN_IMAGES)]
+        names = [""] * len(rows)
+    show(axis, rows, names, "Images by class" if names[0] else "Images")
 
 
 def draw_confusions(axis, task: Task, pixels: Tensor, labels: Tensor, logits: Tensor) -> None:

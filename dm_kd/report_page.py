@@ -103,11 +103,18 @@ def set_columns(record: dict) -> list[Column]:
             return number(entry, digits) if known else ""
         return cell
 
+    def worst(entry: dict) -> str:
+        found = entry.get("worst_class")
+        if not isinstance(found, dict) or not isinstance(found.get("percent"), (int, float)):
+            return ""
+        return f"{esc(found.get('name')).replace('|', ' ')[:40]}: {number(found['percent'], 1)}"
+
     columns = [("images", found("images", digits=0)),
                ("s", found("generator", "guidance_scale", digits=1)),
                ("T", found("generator", "steps", digits=0)),
                ("teacher agrees %", found("teacher_agreement", digits=1)),
-               ("entropy, nats", found("teacher_entropy")), ("Fréchet", found("frechet", digits=2)),
+               ("worst class, %", worst), ("entropy, nats", found("teacher_entropy")),
+               ("Fréchet", found("frechet", digits=2)),
                ("real train's", found("frechet_train_to_val", digits=2)),
                *((name, found(name)) for name in ("precision", "recall", "density", "coverage")),
                ("near-duplicates %", found("duplicates", "near_percent", digits=2)),
@@ -192,9 +199,11 @@ def csv_table(record: dict) -> str:
 # --- the answer -----------------------------------------------------------------------------------
 
 def answer(record: dict) -> str:
-    """The result in a sentence or two."""
-    best = max(record["rows"], key=lambda row: row["acc1_mean"])
-    made = [row for row in record["rows"] if "synthetic" in row["what"]]
+    """The result in a sentence or two, of the rows with the baseline's student if it has one."""
+    student = {row["name"]: row["student"] for row in record["rows"]}.get(record["baseline"])
+    rows = [row for row in record["rows"] if student in (None, row["student"])]
+    best = max(rows, key=lambda row: row["acc1_mean"])
+    made = [row for row in rows if "synthetic" in row["what"]]
     sentences = []
     if made:
         row = max(made, key=lambda r: r["acc1_mean"])
@@ -391,7 +400,8 @@ def sets_section(record: dict) -> str:
         drawn = ""
         if data and len(data) <= room:
             room -= len(data)
-            drawn = ("<div class=wide><img alt='Worst confusions, entropy, nearest real images' "
+            drawn = ("<div class=wide><img alt='Images by class, worst confusions, entropy, "
+                     "nearest real images' "
                      f"src='data:image/png;base64,{base64.b64encode(data).decode()}'></div>")
         if len(record["sets"]) <= 3 or drawn:
             opened = " open" if entry is record["sets"][0] else ""

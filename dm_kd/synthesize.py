@@ -57,7 +57,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser = run.Parser("synthesize", __doc__)
     parser.add_argument("--task", required=True, metavar="NAME", help="label space, e.g. digits")
     parser.add_argument("--data", type=Path, default=None, metavar="PATH",
-                        help="for --task folder: the folder whose class folders name the classes")
+                        help="for --task folder: the folder whose class folders name the classes; "
+                             "with --import: one more place that images may lie below, beside the "
+                             "working directory, the folder or list, and the list's parent folder")
     parser.add_argument("--generator", choices=GENERATORS, default="dit",
                         help="default: %(default)s")
     parser.add_argument("--images-per-class", type=run.positive_int, default=None, metavar="N",
@@ -140,7 +142,14 @@ def make_manifest(args: argparse.Namespace, task: Task, generator, device) -> di
             "channels": generator.channels, "labels_known": generator.labels_known,
             "generator": generator.settings, "shared_noise": args.shared_noise,
             "base_seed": args.seed, "shard_size": args.batch_size, "device": device.type,
-            "threads": args.threads, "versions": run.versions()}
+            "threads": args.threads, "versions": run.versions(), "made_on": machine(device)}
+
+
+def machine(device) -> str:
+    """The model of what computes the images, whose products may differ in their last bits from
+    another's."""
+    hardware = run.hardware(device)
+    return hardware.get("gpu") or hardware["cpu"]
 
 
 def body(argv: list[str]) -> None:
@@ -156,30 +165,41 @@ def body(argv: list[str]) -> None:
         import_images(args, task)
     else:
         device = run.use_device(args)
-        generator = importlib.import_module(GENERATORS[args.generator]).build(args, task, device)
-        manifest = make_manifest(args, task, generator, device)
-        with image_set.writing(args.out, args.rank, args.world_size):
-            fill(args, manifest, generator)
+        with begun(args.out, image_set.writing(args.out, args.rank, args.world_size)):
+            # held before gigabytes of weights are fetched, read and hashed
+            module = importlib.import_module(GENERATORS[args.generator])
+            generator = module.build(args, task, device)
+            fill(args, make_manifest(args, task, generator, device), generator)
+
+
+@contextlib.contextmanager
+def begun(out: Path, lock: contextlib.AbstractContextManager):
+    """Hold the lock; an error before anything was begun leaves no empty folder."""
+    try:
+        with lock:
+            yield
+    finally:
+        with contextlib.suppress(OSError):
+            out.rmdir()
 
 
 def fill(args: argparse.Namespace, manifest: dict, generator) -> None:
     """Make what is missing of the set, or damaged; the caller holds it for writing."""
     images = image_set.begin(args.out, manifest)
-    damaged = check(images, args)
-    for j in damaged:
-        if images.shard_damage(j):  # or another rank has made it again meanwhile
-            images.record_path(j).unlink(missing_ok=True)
-    if args.repair:
-        (args.out / "index.csv").unlink(missing_ok=True)  # written again below
-    todo = [j for j in images.missing() if j % args.world_size == args.rank]
+    damaged = {j: what for j, what in check(images, args).items()
+               if images.shard_damage(j)}  # or another rank has made it again meanwhile
+    own = range(args.rank, images.plan.shards, args.world_size)
+    todo = [j for j in own if j in damaged or images.record(j) is None]
     bar = run.Progress(sum(images.plan.kept(j) for j in todo), f"synthesize {args.out.name}",
                        "images")
     sample, finish = generator.sample, None
     if hasattr(generator, "finish"):  # sample's last part, which can overlap with the next batch
         sample, finish = generator.latents, generator.finish
-    image_set.make(images, sample, args.rank, args.world_size, bar.update, finish)
+    image_set.make(images, sample, args.rank, args.world_size, bar.update, finish,
+                   damaged if args.repair else None)
     bar.close()
-    report(images, len(todo), args)
+    others = [j for j in damaged if j not in own and images.shard_damage(j)]
+    report(images, len(todo), others, args)
 
 
 def import_images(args: argparse.Namespace, task: Task) -> None:
@@ -192,16 +212,12 @@ def import_images(args: argparse.Namespace, task: Task) -> None:
                         hint="leave out --classes, --rank, --world-size and --shared-noise")
     source = files.must_exist(getattr(args, "import"), "--import", "images")
     device = run.use_device(args)
-    try:
-        with (image_set.writing(args.out, 0, 1),
-              import_export.opened(source, task, args.out, args.data) as found):
-            bar = run.Progress(len(found), f"read {source.name}", "images")
-            generator = import_export.Importer(found, task, args.seed, bar.update)
-            bar.close()
-            fill(args, import_manifest(args, task, generator, device), generator)
-    finally:
-        with contextlib.suppress(OSError):
-            args.out.rmdir()  # where nothing was begun
+    with (begun(args.out, image_set.writing(args.out, 0, 1)),
+          import_export.opened(source, task, args.out, args.data) as found):
+        bar = run.Progress(len(found), f"read {source.name}", "images")
+        generator = import_export.Importer(found, task, args.seed, bar.update)
+        bar.close()
+        fill(args, import_manifest(args, task, generator, device), generator)
 
 
 def import_manifest(args: argparse.Namespace, task: Task,
@@ -217,7 +233,8 @@ def import_manifest(args: argparse.Namespace, task: Task,
         print(f"note: {left_out} images are left out: every class gets {args.images_per_class}")
     args.classes = tuple(generator.classes)
     # any machine reads the same pixels
-    return make_manifest(args, task, generator, device) | {"device": "any", "threads": None}
+    return make_manifest(args, task, generator, device) | {"device": "any", "threads": None,
+                                                           "made_on": None}
 
 
 def export(images: image_set.ImageSet, args: argparse.Namespace) -> None:
@@ -229,13 +246,16 @@ def export(images: image_set.ImageSet, args: argparse.Namespace) -> None:
 
 
 def check(images: image_set.ImageSet, args: argparse.Namespace) -> dict[int, str]:
-    """Compare what is there with its digests; the damaged shards, which --repair makes again.
+    """Compare this rank's shards with their digests, for --repair all of them; the damaged ones,
+    which --repair makes again.
 
     Raises:
         DamagedError: there is damage, and no --repair.
     """
-    bar = run.Progress(images.plan.images, "verify", "images")
-    damaged = image_set.damaged_shards(images, bar.update)
+    ranks = (0, 1) if args.repair else (args.rank, args.world_size)
+    own = sum(map(images.plan.kept, range(ranks[0], images.plan.shards, ranks[1])))
+    bar = run.Progress(own, "verify", "images")
+    damaged = image_set.damaged_shards(images, bar.update, *ranks)
     bar.close()
     if damaged and not args.repair:
         raise damage_error(images, damaged)
@@ -260,8 +280,8 @@ def verify(images: image_set.ImageSet) -> None:
     bar.close()
     if damaged:
         raise damage_error(images, damaged)
-    missing = images.missing()
     check_summary(images)
+    missing = images.missing()
     state = f"complete, index sha256 {images.digest[:16]}" if images.complete else (
         f"not complete: {len(missing)} of {images.plan.shards} shards to make")
     print(f"{images.folder}: {images.plan.images} images, every digest holds; {state}")
@@ -279,13 +299,17 @@ def check_summary(images: image_set.ImageSet) -> None:
                            hint="the same synthesize command with --repair")
 
 
-def report(images: image_set.ImageSet, made: int, args: argparse.Namespace) -> None:
-    if not images.complete:  # whoever makes the last shard writes the index
-        print(f"{args.out}: rank {args.rank} of {args.world_size} is done, "
-              f"{len(images.missing())} shards are left to other ranks")
+def report(images: image_set.ImageSet, made: int, others: list[int], args: argparse.Namespace
+           ) -> None:
+    """others: damaged shards that are other ranks' to make again."""
+    if others or not images.complete:  # whoever makes the last shard writes the index
+        left = len(others) or len(images.missing())
+        print(f"{args.out}: rank {args.rank} of {args.world_size} is done, {left} shards are left "
+              "to other ranks")
     else:
         check_summary(images)
-        what = f"{made} shards made" if made else "complete already, every digest holds"
+        whose = "every digest" if args.world_size == 1 else "every digest of this rank's shards"
+        what = f"{made} shards made" if made else f"complete already, {whose} holds"
         print(f"{args.out}: {images.plan.images} images, {what}, index sha256 "
               f"{images.digest[:16]}")
 

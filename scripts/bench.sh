@@ -5,6 +5,7 @@
 # Hardware: 2 CPU cores, or a GPU.  Time: 20 minutes; synthesis under 5 (8 on a GPU).  Disk: 80 MB.
 # Use: sh scripts/bench.sh [synthesis|distillation|rivals] [flags]; no name = all.
 #      distillation --parts small,large,loader,gpu chooses; gpu needs no GPU, but is slow without one;
+#      synthesis --full-size small runs its GPU part too, at a size for any processor;
 #      rivals --methods dafl,fastdfkd chooses
 set -eu
 cd "$(dirname "$0")/.."

@@ -33,7 +33,7 @@ commands() { # teacher, generator, inspect, or seed0
         for row in $rows; do
             case $row in
             real) source=real ;;
-            real_10k) source="real --images-per-class 1000" ;;
+            real_10k) source="real --images-per-class 1000 --subset-seed ${1#seed}" ;;
             synthetic) source=$set ;;
             synthetic_10k) source="$set --images-per-class 1000" ;;
             esac

@@ -25,12 +25,12 @@ as_student() { # NAME: a student with its rate (sweeps/fashion_mnist_dev.sh: at 
 }
 # The rivals' pair: LeNet-5 with batch norms (those that read a teacher's batch statistics need some, the
 # plain LeNet-5 has none; so all rows have it) to the plain LeNet-5-half. PAIR=wrn: WRN-16-2 to WRN-16-1.
+rival_teacher_flags="--task fashion_mnist --model lenet5_bn --epochs 15 --batch-size 128 --learning-rate 0.05 --lr-schedule cosine --weight-decay 5e-4"
 case ${PAIR:-lenet5} in
 lenet5) rival_teacher=save/models/fashion_mnist_lenet5_bn rival_student=lenet5_half pair= ;;
-wrn) rival_teacher=save/models/fashion_mnist_wrn_16_2 rival_student=wrn_16_1 pair=_wrn ;;
+wrn) rival_teacher=save/models/fashion_mnist_wrn_16_2 rival_student=wrn_16_1 pair=_wrn rival_teacher_flags=$teacher_flags ;;
 *) echo "error: PAIR is lenet5 or wrn, not '$PAIR'" >&2; exit 2 ;;
 esac
-rival_teacher_flags="--task fashion_mnist --model lenet5_bn --epochs 15 --batch-size 128 --learning-rate 0.05 --lr-schedule cosine --weight-decay 5e-4"
 pool_steps=
 rival_steps="--epochs 40 --steps-per-epoch 100 --batch-size 128"
 rival_flags="$distill_flags $rival_steps --teacher $rival_teacher $(as_student $rival_student)"

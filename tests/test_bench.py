@@ -1,10 +1,11 @@
 """The benchmarks at tiny sizes: equivalence is checked, the record has its fields. Speed is not
 judged here."""
 
-import argparse
 import importlib.util
 import json
+import re
 import types
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ import torch
 from dm_kd import files, frozen, models
 from dm_kd.bench import distillation, full_size, ladder, measure, rivals, synthesis
 from dm_kd.errors import UserError
+from dm_kd.tasks import get_task
 
 COMMON = {"bench", "settings", "device", "hardware", "versions", "commit", "dtype"}
 DISTILL = ["--parts", "small", "--teacher", "wrn_16_2", "--student", "wrn_16_1", "--batch-size",
@@ -151,12 +153,61 @@ def test_the_ladder_is_zero_for_the_exact_rung_and_small_for_bf16(tmp_path, teac
     args = types.SimpleNamespace(generator_run=str(tmp_path / "dit"), teacher=str(teacher_folder),
                                  ladder_images=12, ladder_steps=6, threads=1, out=tmp_path)
     rows = {row["rung"]: row for row in ladder.climb(args, torch.device("cpu"))}
+    few = {name for name, row in rows.items() if row["images"] == 3}
+    assert few <= {ladder.LIMIT, ladder.FP8} and ladder.FP8 in few
+    assert {name for name, row in rows.items() if row["frechet_to_exact"] is None} == few
     exact, low = rows[ladder.EXACT], rows["bf16 network, fp32 state"]
     assert exact["kl_to_exact"] == 0 and abs(exact["frechet_to_exact"]) < 1e-6
     assert exact["forwards"] == 12 and rows["3 steps"]["forwards"] == 6
     assert exact["trajectory_error"] is None and 0 < low["trajectory_error"] < 0.2
     assert 0 < rows["fp8 products in the inner blocks"]["trajectory_error"] < 0.5
     assert rows["guidance in 0.2-0.8 only"]["forwards"] == 6 + 4  # of t = 999, 799 ... 0
+
+
+def test_the_ladder_shows_the_students_of_the_recorded_sweep(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(ladder, "STUDENTS", tmp_path / "results.json")
+    assert ladder.student_accuracies(100) == {}
+    files.write_json(ladder.STUDENTS, {"rows": [
+        {"name": "teacher", "acc1_mean": None},
+        {"name": "exact", "acc1_mean": 95.13, "interval": [94.8, 95.5]},
+        {"name": "t50", "acc1_mean": 94.0, "interval": None}]})
+    assert ladder.student_accuracies(50) == {}  # of other steps than the ladder's
+    found = ladder.student_accuracies(100)
+    figures = dict.fromkeys(("trajectory_error", "frechet_to_exact", "frechet_to_real")) | {
+        "images": 9, "agreement": 90.0, "entropy": 0.1, "kl_to_exact": 0.0, "forwards": 2,
+        "seconds": 1.0}
+    ladder.show([{"rung": rung, "student": found.get(ladder.SWEPT[rung])} | figures
+                 for rung in (ladder.EXACT, "50 steps", ladder.FP8)])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].endswith("  95.13 [94.80, 95.50]") and lines[2].endswith("  94.00")
+    assert lines[3].endswith("1.0  ")
+
+
+def test_the_ladder_names_the_ways_of_the_sweep(monkeypatch):
+    """A rung's row of the sweep is the one with the rung's flags."""
+    text = Path(__file__).with_name("..").joinpath(
+        "scripts", "sweeps", "digits_approximations.sh").read_text()
+    ways = dict(re.findall(r"^    (\w+)\) echo \"(.*)\" ;;$", text, re.M))
+    flags = {ladder.EXACT: "--steps 100", "50 steps": "--steps 50", ladder.FP8: "--steps 100 --fp8",
+             ladder.DPM: "--sampler dpm++ --steps 25"}
+    assert {rung: ways[ladder.SWEPT[rung]] for rung in flags} == flags
+    assert set(ladder.SWEPT.values()) <= ways.keys()
+    assert ways["together"] == "--sampler dpm++ --steps 25 --guidance-interval 0.2-0.8 --fp8"
+
+
+def test_each_rung_is_warmed_up_before_it_is_timed(tmp_path, teacher_folder, monkeypatch):
+    calls = []
+    latents = ladder.dit.DiTGenerator.latents
+    monkeypatch.setattr(ladder.dit.DiTGenerator, "latents", lambda self, *batch: calls.append(
+        (self.model, self.settings["steps"])) or latents(self, *batch))
+    model = synthesis.make_model(types.SimpleNamespace(size=8, channels=1, width=32, depth=2,
+                                                       heads=2, classes=10))
+    monkeypatch.setattr(ladder, "trained", lambda args, device: (
+        model, True, models.load_frozen(str(teacher_folder), get_task("digits"))[0]))
+    ladder.climb(types.SimpleNamespace(ladder_images=4, ladder_steps=6), torch.device("cpu"))
+    assert len(calls) % 2 == 0
+    for (warm, steps), (timed, _) in zip(calls[::2], calls[1::2], strict=True):
+        assert warm is timed and steps == 2
 
 
 def test_the_ladders_8_bit_network_is_the_bf16_one_as_gpus_demand():
@@ -166,16 +217,47 @@ def test_the_ladders_8_bit_network_is_the_bf16_one_as_gpus_demand():
         torch.bfloat16}
 
 
-def test_the_full_size_bench_runs_on_the_cpu_at_small_size(capsys):
-    small = argparse.Namespace(**vars(full_size.XL) | {
-        "size": 4, "width": 32, "depth": 3, "heads": 2, "classes": 10, "steps": (4, 6), "batch": 3,
-        "sweep": (2,), "repeats": 1, "vae_blocks": (8, 8), "groups": 4, "backend": "aot_eager"})
-    found = full_size.bench(small, torch.device("cpu"))
+def test_the_full_size_bench_runs_on_the_cpu_at_small_size(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(full_size.SMALL, "backend", "aot_eager")
+    assert synthesis.main([*SAMPLE, "--guidance-scale", "1", "--full-size", "small", "--out",
+                           str(tmp_path)]) == 0
+    record = json.loads((tmp_path / "synthesis.json").read_text())
+    found = record["full_size"]
     assert found["sweep"][0]["batch"] == 2 and found["sweep"][0]["ceiling_percent"] > 0
-    names = {row["variant"] for row in found["rows"]}
-    assert {full_size.ORIGINAL, "exact, T = 4", "exact, T = 6", "fp8, T = 4"} <= names
-    assert all(row["images_per_second"]["median"] > 0 for row in found["rows"])
-    assert "images/s" in capsys.readouterr().out
+    rows = {row["variant"]: row for row in found["rows"]}
+    assert {full_size.ORIGINAL, "exact, T = 4", "exact, T = 6", "fp8, T = 4"} <= rows.keys()
+    assert all(row["images_per_second"]["median"] > 0 for row in rows.values())
+    assert rows[full_size.ORIGINAL]["ratio_to_original"]["median"] == pytest.approx(1)
+    assert 0 < found["bf16_error"] < 0.2
+    out = capsys.readouterr().out
+    assert "images/s" in out and "bf16 network, fp32 state: x_0 differs" in out
+    assert "s=1: x_0 of the bf16 network with fp32 state" in out  # also without a ladder
+    assert 0 < record["seconds"] < 1000 and " s in all" in out
+    if importlib.util.find_spec("diffusers"):
+        assert rows[full_size.RIVAL]["ratio_to_diffusers"]["median"] == pytest.approx(1)
+        assert rows[full_size.RIVAL]["images"] in full_size.SMALL.sweep
+
+
+def test_ratios_are_those_of_one_round_and_goal_aim_and_wall_are_printed(capsys):
+    times = {"exact, T = 100": {"wall": [8.0, 16.0], "warm_up": 3.0},
+             full_size.ORIGINAL: {"wall": [10.0, 40.0]}, full_size.RIVAL: {"wall": [4.0, 8.0]}}
+    counts = {"exact, T = 100": 96, full_size.ORIGINAL: 10, full_size.RIVAL: 16}
+    config = {"input_size": 32, "patch_size": 2, "width": 1152, "depth": 28}
+    row = full_size.row_of("exact, T = 100", times, counts, config, full_size.XL, 1e15)
+    assert row["ratio_to_original"]["median"] == pytest.approx((12 / 1 + 6 / 0.25) / 2)
+    assert row["ratio_to_diffusers"]["median"] == pytest.approx(3)
+    out = capsys.readouterr().out
+    assert "goal 10 MISSED (aim 12), 55 % of the wall, 16.4" in out and "3.00x B" in out
+
+
+def test_only_the_originals_loop_runs_in_tf32(monkeypatch):
+    assert not torch.backends.cuda.matmul.allow_tf32
+    seen = []
+    monkeypatch.setattr(synthesis, "original_style",
+                        lambda *_: seen.append(torch.backends.cuda.matmul.allow_tf32))
+    runs = full_size.rivals(None, None, full_size.SMALL, torch.device("cpu"))
+    runs[full_size.ORIGINAL][0]()
+    assert seen == [True] and not torch.backends.cuda.matmul.allow_tf32
 
 
 def test_the_needed_operations_are_the_published_ones():

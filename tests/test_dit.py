@@ -4,6 +4,7 @@ recursions."""
 import argparse
 import copy
 import math
+import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 from dm_kd import files, image_set, models, synthesize
 from dm_kd.bench import synthesis
 from dm_kd.errors import DivergedError, UserError
-from dm_kd.generators import dit, dit_weights
+from dm_kd.generators import dit, dit_weights, imf, sit
 from dm_kd.image_set import image_seed
 from dm_kd.sources import stored
 from dm_kd.tasks import get_task
@@ -366,7 +367,7 @@ class HostTensors(TorchDispatchMode):
 
     def __init__(self):
         super().__init__()
-        self.count, self.waits = 0, []
+        self.count, self.waits, self.crossings = 0, [], []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
@@ -374,6 +375,10 @@ class HostTensors(TorchDispatchMode):
         self.count += 1
         if "_local_scalar_dense" in str(func) or any(t.device.type != "meta" for t in tensors):
             self.waits.append(str(func))
+        kinds = {t.device.type for t in tensors}
+        if "meta" in kinds and ("_local_scalar_dense" in str(func) or len(kinds) > 1 and (
+                "copy" in str(func))):
+            self.crossings.append(str(func))
         return out
 
 
@@ -398,11 +403,52 @@ def test_the_loop_touches_no_tensor_of_the_host(sampler, scale):
     assert seen.count > 100 and seen.waits == []
 
 
+@pytest.mark.parametrize("scale", [1.0, 2.0])
+def test_dpm_solvers_loop_copies_its_times_once_and_nothing_else(scale):
+    """diffusers multiplies by numbers that lie on the host, which no GPU waits for."""
+    pytest.importorskip("diffusers")
+    meta = torch.device("meta")
+    model = dit.DiT(8, 2, 4, width=32, depth=2, heads=4, num_classes=10).eval().to(meta)
+    x, labels = torch.empty(3, 4, 8, 8, device=meta), torch.empty(3, dtype=torch.int64, device=meta)
+    dit.timestep_rates(128, meta)
+    with torch.no_grad(), HostTensors() as seen:
+        dit.sample_with_scheduler(lambda x, t: dit.guided(model, x, t, labels, 10, scale, 3),
+                                  dit.make_dpm_scheduler(6), x)
+    assert seen.count > 100 and seen.crossings == ["aten._to_copy.default"]
+
+
+@pytest.mark.parametrize("sampler", sit.SAMPLERS)
+def test_sits_loop_touches_no_tensor_of_the_host(sampler):
+    meta = torch.device("meta")
+    model = dit.DiT(8, 2, 4, width=32, depth=2, heads=4, num_classes=10).eval().to(meta)
+    x, labels = torch.empty(3, 4, 8, 8, device=meta), torch.empty(3, dtype=torch.int64, device=meta)
+    dit.timestep_rates(128, meta)
+    velocity = sit.predicted_velocity(model, "sit", labels, 10, 2.0, 3, (0.0, 0.7))
+    with torch.no_grad(), HostTensors() as seen:
+        if sampler == "sde":
+            sit.sample_sde(velocity, x, sit.sde_times(6), lambda: torch.empty_like(x))
+        else:
+            sit.sample_ode(velocity, x, sit.ode_times(6), sampler == "heun")
+    assert seen.count > 100 and seen.waits == []
+
+
+def test_imfs_network_touches_no_tensor_of_the_host():
+    meta = torch.device("meta")
+    model = imf.IMF(8, 2, 4, width=64, hidden=96, depth=9, num_classes=10).eval().to(meta)
+    z, labels = torch.empty(3, 4, 8, 8, device=meta), torch.empty(3, dtype=torch.int64, device=meta)
+    span = torch.empty(3, device=meta)
+    model(z, span, 8.0, (0.4, 0.65), labels)  # what is kept on the device is copied there once
+    with torch.no_grad(), HostTensors() as seen:
+        model(z, span, 8.0, (0.4, 0.65), labels)
+    assert seen.count > 100 and seen.waits == []
+
+
 def test_the_counter_sees_a_copy_and_a_read():
     with HostTensors() as seen:
         torch.ones(3).to("meta")
         torch.ones(1).item()
     assert any("_to_copy" in name for name in seen.waits) and len(seen.waits) >= 3
+    assert seen.crossings == ["aten._to_copy.default"]
 
 
 def test_finishing_in_another_thread_gives_the_same_bytes(tiny):
@@ -574,6 +620,80 @@ def test_a_compilation_that_fails_is_said(tiny, monkeypatch):
     dit.compile_blocks(made.model, fails)
     with pytest.raises(UserError, match="torch.compile failed"):
         made.sample(torch.tensor([1]), [1])
+
+
+def noted(model):
+    """Compile the blocks with a compiler that notes the batch of each graph it gets, and runs it as
+    it is."""
+    shapes = []
+
+    def backend(graph, inputs):
+        shapes.append(next(x.shape[0] for x in inputs if isinstance(x, torch.Tensor)
+                           and x.ndim == 3))
+        return graph.forward
+
+    dit.compile_blocks(model, backend)
+    return shapes
+
+
+def test_every_shape_is_compiled_also_past_torchs_limit_of_eight(tiny):
+    torch.compiler.reset()
+    made = generator(copy.deepcopy(tiny), compiled=True, steps=2)
+    shapes = noted(made.model)
+    for batch in range(1, 13):
+        made.sample(torch.zeros(batch, dtype=torch.int64), list(range(batch)))
+    assert sorted(set(shapes)) == [2 * batch for batch in range(1, 13)]  # guided: both halves
+
+
+def test_a_shape_that_would_no_longer_be_compiled_is_an_error_and_not_slow(tiny, monkeypatch):
+    torch.compiler.reset()
+    monkeypatch.setattr(dit, "COMPILED_SHAPES", 2)
+    made = generator(copy.deepcopy(tiny), compiled=True, steps=2)
+    noted(made.model)
+    with pytest.raises(UserError, match="torch.compile failed"):
+        for batch in (1, 2, 3, 4):
+            made.sample(torch.zeros(batch, dtype=torch.int64), list(range(batch)))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="inductor needs a C++ compiler")
+@pytest.mark.parametrize("kind", ["dit", "imf"])
+def test_inductors_blocks_compute_what_the_plain_ones_do(kind):
+    torch.compiler.reset()
+    torch.manual_seed(0)
+    if kind == "dit":
+        model = dit.DiT(8, 2, 4, width=32, depth=2, heads=4, num_classes=10)
+        rest = (torch.tensor([3, 900]), torch.tensor([1, 10]))
+    else:
+        model = imf.IMF(8, 2, 4, width=64, hidden=96, depth=9, num_classes=10)
+        rest = (torch.tensor([0.5, 1.0]), 8.0, (0.4, 0.65), torch.tensor([1, 9]))
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    model, x = model.eval().requires_grad_(False), torch.randn(2, 4, 8, 8)
+    compiled = dit.compile_blocks(copy.deepcopy(model))
+    torch._dynamo.utils.counters.clear()
+    with dit.computing({"compiled": True}):
+        assert relative(compiled(x, *rest), model(x, *rest)) < 1e-5
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 1
+
+
+@pytest.mark.parametrize(("width", "instructions", "device", "expected"), [
+    (1152, True, "cpu", "bf16"), (128, True, "cpu", "bf16"), (96, True, "cpu", "fp32"),
+    (1152, False, "cpu", "fp32"), (96, False, "cuda", "bf16")])
+def test_bf16_is_taken_where_it_pays(monkeypatch, width, instructions, device, expected):
+    monkeypatch.setattr(dit, "multiplies_bf16", lambda: instructions)
+    assert dit.fastest_dtype(width, torch.device(device)) == expected
+
+
+def test_the_dtype_that_was_taken_is_a_setting_and_can_be_chosen(monkeypatch, weights_folder):
+    monkeypatch.setattr(dit, "fastest_dtype", lambda width, device: "bf16")
+    for given, expected in (([], "bf16"), (["--dtype", "fp32"], "fp32")):
+        args = synthesize.parse(["--task", "digits", "--weights", str(weights_folder), "--out",
+                                 "set", *given])
+        made = dit.build(args, get_task("digits"), torch.device("cpu"))
+        assert made.settings["dtype"] == expected
+        assert (made.model.blocks[0].mlp.fc1.weight.dtype == torch.bfloat16) == (
+            expected == "bf16")
 
 
 @pytest.mark.cuda

@@ -19,8 +19,8 @@ import pytest
 import torch
 from processes import ROOT, contents, random_kills, run, start
 
-from dm_kd import files, synthesize
-from dm_kd.generators import dit
+from dm_kd import files, image_set, synthesize
+from dm_kd.generators import dit, noise
 from dm_kd.run import Run
 
 NOISE = ("--task", "digits", "--generator", "noise", "--classes", "0-4", "--images-per-class", 4,
@@ -294,8 +294,7 @@ def damage_and_verify(folder, command, name, data, capsys):
 def names_it(name, message):
     """Whether a message of damage names the file, or the shard it is in."""
     if name.startswith("shards/"):
-        return f"shard {name[7:12]}" in message or "index.csv is damaged" in message
-    # nothing says what a record's pixel digest must be but the index, which is older
+        return f"shard {name[7:12]}" in message
     return name in message or name == "manifest.json"
 
 
@@ -320,6 +319,128 @@ def test_verify_finds_every_flipped_bit_and_names_the_place(tmp_path, capsys, pa
                                   "manifest.json"])
 def test_verify_finds_each_of_2000_flipped_bits(tmp_path, capsys, part):
     test_verify_finds_every_flipped_bit_and_names_the_place(tmp_path, capsys, part, flips=400)
+
+
+def flip_pixel_digest(record):
+    """Change one digit of the first pixels_sha256."""
+    text = record.read_text()
+    digest = re.search(r'"pixels_sha256": "(.)', text)
+    other = "0" if digest[1] != "0" else "1"
+    record.write_text(text[:digest.start(1)] + other + text[digest.end(1):])
+
+
+def test_a_flipped_pixel_digest_is_named_by_its_shard_and_repaired(tmp_path, dit_arguments):
+    golden, _ = golden_set(dit_arguments, tmp_path / "set")
+    flip_pixel_digest(tmp_path / "set" / "shards" / "00001.json")
+    verified = run("synthesize", *dit_arguments, "--out", tmp_path / "set", "--verify")
+    assert verified.code == 5 and "shard 00001 is damaged, 1 of 6" in verified.err
+    repaired = run("synthesize", *dit_arguments, "--out", tmp_path / "set", "--repair")
+    assert repaired.code == 0, repaired.err
+    assert contents(tmp_path / "set") == golden
+
+
+def test_a_flipped_pixel_digest_comes_into_no_index(tmp_path):
+    golden, _ = golden_set(TINY, tmp_path / "set")
+    (tmp_path / "set" / "index.csv").unlink()  # as if it had been stopped before the end
+    flip_pixel_digest(tmp_path / "set" / "shards" / "00000.json")
+    refused = run("synthesize", *TINY, "--out", tmp_path / "set")
+    assert refused.code == 5 and "shard 00000" in refused.err
+    assert run("synthesize", *TINY, "--out", tmp_path / "set", "--repair").code == 0
+    assert contents(tmp_path / "set") == golden
+
+
+def test_a_damaged_row_of_the_index_is_the_indexs_damage(tmp_path):
+    golden, _ = golden_set(TINY, tmp_path / "set")
+    index = tmp_path / "set" / "index.csv"
+    index.write_bytes(golden["index.csv"][:-3] + b"x\n\n")
+    verified = run("synthesize", *TINY, "--out", tmp_path / "set", "--verify")
+    assert verified.code == 5 and "index.csv is damaged" in verified.err
+    assert run("synthesize", *TINY, "--out", tmp_path / "set", "--repair").code == 0
+    assert contents(tmp_path / "set") == golden
+
+
+@pytest.mark.parametrize("flags", [("--verify",), (), ("--repair",)])
+def test_a_flipped_count_in_the_manifest_of_a_complete_set_is_named(tmp_path, capsys, flags):
+    golden_set(TINY, tmp_path / "set")
+    manifest = tmp_path / "set" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"images_per_class": 1,',
+                                                     '"images_per_class": 3,'))
+    assert synthesize.main([str(a) for a in (*TINY, "--out", tmp_path / "set", *flags)]) == 5
+    message = capsys.readouterr().err
+    assert "manifest.json is damaged" in message and '"images_per_class": 1 in it' in message
+
+
+def test_repair_on_another_machine_is_refused_and_the_set_stays_as_it_was(
+        tmp_path, capsys, monkeypatch):
+    command = [str(a) for a in (*NOISE, "--out", tmp_path / "set")]
+    golden, _ = golden_set(NOISE, tmp_path / "set")
+    damaged = tmp_path / "set" / "images" / "0001" / "class_1_seed_0_num_2.png"
+    damaged.write_bytes(b"")
+    before, sample = contents(tmp_path / "set"), noise.NoiseGenerator.sample
+    with monkeypatch.context() as patch:
+        patch.setattr(noise.NoiseGenerator, "sample",
+                      lambda *batch: sample(*batch) ^ 1)  # rounds in another way
+        assert synthesize.main([*command, "--repair"]) == 2
+    message = capsys.readouterr().err
+    assert "other pixels than it had" in message and json.loads(
+        golden["manifest.json"])["made_on"] in message
+    assert contents(tmp_path / "set") == before
+    assert synthesize.main([*command, "--repair"]) == 0
+    assert contents(tmp_path / "set") == golden
+
+
+def test_another_machine_may_go_on_and_a_note_says_so(tmp_path, capsys, monkeypatch):
+    command = [str(a) for a in (*NOISE, "--out", tmp_path / "set", "--world-size", 2)]
+    golden, _ = golden_set(NOISE, tmp_path / "golden")
+    assert synthesize.main([*command, "--rank", "0"]) == 0
+    assert "begun on" not in capsys.readouterr().out
+    monkeypatch.setattr(synthesize, "machine", lambda device: "Abacus 3")
+    assert synthesize.main([*command, "--rank", "1"]) == 0
+    assert "this is Abacus 3: images of the two may differ" in capsys.readouterr().out
+    assert contents(tmp_path / "set") == golden
+
+
+def test_a_rank_looks_at_its_own_shards_and_verify_at_all(tmp_path, capsys):
+    golden_set(NOISE, tmp_path / "set")
+    command = [str(a) for a in (*NOISE, "--out", tmp_path / "set")]
+    (tmp_path / "set" / "images" / "0004" / "class_4_seed_0_num_0.png").write_bytes(b"")  # shard 1
+    assert synthesize.main([*command, "--world-size", "2", "--rank", "0"]) == 5  # on the sheet
+    assert "class_4_seed_0_num_0.png" in capsys.readouterr().err
+    (tmp_path / "set" / "index.csv").unlink()
+    looked = []
+    shard_damage = image_set.ImageSet.shard_damage
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(image_set.ImageSet, "shard_damage",
+                      lambda self, j: looked.append(j) or shard_damage(self, j))
+        assert synthesize.main([*command, "--world-size", "2", "--rank", "0"]) == 5
+        assert set(looked) == {0, 2, 4, 6}
+        assert synthesize.main([*command, "--verify"]) == 5
+        assert set(looked) == set(range(7))
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_ranks_repair_their_own_shards_and_the_last_one_ends_with_the_same_bytes(
+        tmp_path, order, capsys):
+    golden, _ = golden_set(NOISE, tmp_path / "set")
+    for name in ("images/0000/class_0_seed_0_num_0.png", "images/0004/class_4_seed_0_num_0.png"):
+        (tmp_path / "set" / name).write_bytes(golden[name][:-20])  # of shards 0 and 1
+    command = [str(a) for a in (*NOISE, "--out", tmp_path / "set", "--world-size", 2, "--repair")]
+    assert synthesize.main([*command, "--rank", str(order[0])]) == 0
+    assert "1 shards are left to other ranks" in capsys.readouterr().out
+    assert synthesize.main([*command, "--rank", str(order[1])]) == 0
+    assert contents(tmp_path / "set") == golden
+
+
+def test_a_second_writer_is_refused_before_the_generator_is_built(tmp_path, monkeypatch):
+    monkeypatch.setattr(noise, "build", lambda *_: pytest.fail("gigabytes of weights are read"))
+    command = [str(a) for a in (*NOISE, "--out", tmp_path / "set")]
+    with image_set.writing(tmp_path / "set", 0, 1):
+        assert synthesize.main(command) == 3
+
+
+def test_a_generator_that_cannot_be_built_leaves_no_folder(tmp_path):
+    command = ("--task", "digits", "--weights", tmp_path / "none", "--out", tmp_path / "set")
+    assert run("synthesize", *command).code == 2 and not (tmp_path / "set").exists()
 
 
 def test_verify_finds_truncation_at_every_length(tmp_path, capsys):

@@ -54,7 +54,8 @@ def test_two_neighbours_have_the_hand_counted_values():
     """k = 2. Real 0, 1, 3, 20: balls of 3, 2, 3, 19. Made 2, 2.5, 6: balls of 4, 3.5, 4."""
     found = fidelity.neighbourhoods(points(0, 1, 3, 20), points(2, 2.5, 6), k=2)
     assert found == {"precision": 1.0, "recall": 3 / 4,  # no made ball reaches 20
-                     "density": pytest.approx((4 + 4 + 2) / (2 * 3)), "coverage": 1.0}
+                     # 6 lies just at the reach of 3's ball: outside
+                     "density": pytest.approx((4 + 4 + 1) / (2 * 3)), "coverage": 1.0}
 
 
 def test_a_collapsed_set_is_precise_and_dense_but_covers_and_recalls_little():
@@ -79,6 +80,18 @@ def test_neighbourhoods_equal_the_published_package(k):
     ours = fidelity.neighbourhoods(real, made, k)
     for name, value in theirs.items():
         assert ours[name] == pytest.approx(float(value), abs=1e-12), name
+
+
+@pytest.mark.parametrize("k", [1, 2, 4])
+def test_coinciding_points_count_as_in_the_published_package(k):
+    """On a grid of whole numbers many points coincide, and many lie just at a ball's reach."""
+    prdc = pytest.importorskip("prdc")
+    draw = torch.Generator().manual_seed(12)
+    real, made = (torch.randint(0, 4, (count, 3), generator=draw).double() for count in (60, 50))
+    ours = fidelity.neighbourhoods(real, made, k)
+    for name, value in prdc.compute_prdc(real.numpy(), made.numpy(), k).items():
+        assert ours[name] == pytest.approx(float(value), abs=1e-12), name
+    assert ours["precision"] < 1 and ours["coverage"] < 1
 
 
 @pytest.mark.parametrize("k", [0, 3, 4])

@@ -7,6 +7,7 @@ import json
 import shutil
 import threading
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -374,6 +375,9 @@ def use(folder, cache):
         if images.plan.shards < 1000:
             images.missing()
             image_set.damaged_shards(images, lambda count: None)
+            images.summary_damage()
+            for j in range(images.plan.shards):
+                images.known_pixels(j)
         image_set.begin(folder, images.manifest)
         image_set.packed(images, cache, lambda count: None)
     except UserError as error:
@@ -391,6 +395,15 @@ def test_a_mutated_manifest_never_raises_anything_but_a_users_error(changes, fin
     text = mutated(json.loads((finished / "manifest.json").read_text()), changes)
     (folder / "manifest.json").write_bytes(text.encode("utf-8", "surrogatepass"))
     use(folder, tmp_path / "cache")
+
+
+@pytest.mark.parametrize("digit", [1, 4, 6, 13])
+def test_a_flipped_count_in_a_manifest_is_damage(finished, tmp_path, digit):
+    folder = Path(shutil.copytree(finished, tmp_path / "set"))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    files.write_json(folder / "manifest.json", manifest | {"images_per_class": digit})
+    found = use(folder, tmp_path / "cache")
+    assert isinstance(found, DamagedError) or image_set.open_set(folder).summary_damage()
 
 
 @settings(max_examples=120)
@@ -634,10 +647,10 @@ def test_shards_are_written_beside_the_next_batch_and_in_order(tmp_path, manifes
     order, threads = [], set()
     real = image_set.ImageSet.write_shard
 
-    def write(self, j, images):
+    def write(self, j, *images):
         threads.add(threading.current_thread())
         order.append(f"wrote {j}")
-        real(self, j, images)
+        real(self, j, *images)
 
     monkeypatch.setattr(image_set.ImageSet, "write_shard", write)
 

@@ -3,16 +3,18 @@
 import argparse
 import json
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
 from dm_kd import synthesize
 from dm_kd.errors import DamagedError, UserError
-from dm_kd.generators import imf
+from dm_kd.generators import dit, imf
 from dm_kd.tasks import get_task
 
 MEAN, STD = 0.7, 0.4  # of the data
+CPU = torch.device("cpu")
 
 
 def network(**changes) -> imf.IMF:
@@ -99,13 +101,13 @@ def test_rotary_positions_turn_complex_pairs():
     rates = 10000.0 ** (-torch.arange(0, 64, 2, dtype=torch.float64) / 64)
     turns = torch.exp(1j * torch.arange(5, dtype=torch.float64)[:, None] * rates)
     expected = torch.view_as_real(torch.view_as_complex(x.unflatten(3, (32, 2))) * turns).flatten(3)
-    assert torch.allclose(imf.rotate(x, imf.rotary_turns(5)), expected, atol=1e-6)
+    assert torch.allclose(imf.rotate(x, imf.rotary_turns(5, CPU)), expected, atol=1e-6)
 
 
 def test_attention_equals_the_written_out_product():
     torch.manual_seed(1)
     layer, x = imf.Attention(128).double(), torch.randn(2, 7, 128, dtype=torch.float64)
-    turns = imf.rotary_turns(7)
+    turns = imf.rotary_turns(7, CPU)
 
     def heads(projection):
         return projection(x).view(2, 7, 2, 64).permute(0, 2, 1, 3)
@@ -122,7 +124,7 @@ def test_attention_equals_the_written_out_product():
 def test_a_block_adds_gated_branches():
     torch.manual_seed(1)
     block, x = imf.Block(64, 96), torch.randn(2, 5, 64)
-    turns = imf.rotary_turns(5)
+    turns = imf.rotary_turns(5, CPU)
     assert torch.equal(block(x, turns), x)  # gates of zero
     block.mlp_scale.data.fill_(2.0)
     h = x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt()
@@ -232,3 +234,27 @@ def test_bfloat16_keeps_the_last_layer_in_float32(checkpoint):
     low, full = generator.sample(torch.tensor([1]), [2]), made(checkpoint()).sample(
         torch.tensor([1]), [2])
     assert (low.int() - full.int()).abs().float().mean() < 3
+
+
+def test_finishing_in_another_thread_gives_the_same_bytes(checkpoint):
+    generator = made(checkpoint(), "--steps", "2")
+    batches = [(torch.tensor([1, 2]), [seed, seed + 1]) for seed in (1, 5)]
+    with ThreadPoolExecutor(1) as second:
+        beside = [second.submit(generator.finish, generator.latents(*batch)) for batch in batches]
+        for batch, images in zip(batches, beside, strict=True):
+            assert torch.equal(images.result(), generator.sample(*batch))
+
+
+def test_a_compiled_network_makes_the_same_images_and_is_a_setting(
+        checkpoint, monkeypatch):
+    compile_blocks, file = dit.compile_blocks, checkpoint()
+    torch.compiler.reset()
+    monkeypatch.setattr(dit, "compile_blocks", lambda model: compile_blocks(model, "aot_eager"))
+    plain, compiled = (made(file, "--steps", "2", "--compile", how)
+                       for how in ("auto", "on"))
+    assert compiled.settings == plain.settings | {"compiled": True}
+    torch._dynamo.utils.counters.clear()
+    difference = compiled.sample(torch.tensor([1, 2]), [3, 4]).int() - plain.sample(
+        torch.tensor([1, 2]), [3, 4]).int()
+    assert difference.abs().max() <= 1
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 1

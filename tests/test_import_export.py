@@ -3,8 +3,10 @@ both ways, nothing outside the folder, damage and kills."""
 
 import csv
 import io
+import os
 import random
 import shutil
+import sys
 import tarfile
 import zipfile
 from pathlib import Path
@@ -231,6 +233,65 @@ def test_a_damaged_image_is_named_and_leaves_nothing(tmp_path, capsys):
     assert not (tmp_path / "set").exists()
 
 
+@pytest.fixture
+def private(tmp_path, monkeypatch):
+    """An image that nobody gave; the working directory is beside it."""
+    (tmp_path / "private").mkdir()
+    (tmp_path / "private" / "class_0_seed_0_num_0.png").write_bytes(png(9))
+    (tmp_path / "a" / "b" / "c").mkdir(parents=True)
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    return tmp_path / "private" / "class_0_seed_0_num_0.png"
+
+
+OPENED = []  # paths, while a test wants to know
+WATCHING = []
+sys.addaudithook(lambda event, about: OPENED.append(os.path.realpath(os.fspath(about[0])))
+                 if WATCHING and event == "open" and isinstance(about[0], (str, bytes)) else None)
+
+
+@pytest.fixture
+def opened_paths():
+    """Every path that Python opens while the test runs."""
+    OPENED.clear()
+    WATCHING.append(True)
+    yield OPENED
+    WATCHING.clear()
+
+
+@pytest.mark.parametrize("how", ["relative", "absolute", "linked image", "link in a list"])
+def test_what_leads_out_of_the_given_places_is_not_read(private, tmp_path, how, capsys,
+                                                        opened_paths):
+    folder = tmp_path / "a" / "b" / "c"
+    (folder / "class_1_seed_0_num_0.png").write_bytes(png(1))
+    source = folder
+    if how == "linked image":
+        (folder / private.name).symlink_to(private)
+    else:
+        source = folder / "list.txt"
+        line = {"relative": f"../../../private/{private.name}", "absolute": str(private),
+                "link in a list": "class_0_seed_1_num_1.png"}[how]
+        (folder / "class_0_seed_1_num_1.png").symlink_to(private)
+        source.write_text(f"class_1_seed_0_num_0.png\n{line}\n")
+    assert main("--import", source, "--out", tmp_path / "set") == 2
+    message = capsys.readouterr().err
+    assert "lies elsewhere" in message and "--data" in message and str(private) in message
+    assert str(private) not in opened_paths and not (tmp_path / "set").exists()
+    assert main("--import", source, "--data", private.parent, "--out", tmp_path / "set") == 0
+    assert str(private) in opened_paths
+
+
+def test_images_below_the_working_directory_and_the_lists_parent_are_read(private, tmp_path):
+    folder = tmp_path / "a" / "b" / "c"
+    (tmp_path / "a" / "b" / "class_0_seed_0_num_0.png").write_bytes(png(1))
+    (tmp_path / "work" / "class_1_seed_0_num_0.png").write_bytes(png(2))
+    (folder / "list.txt").write_text(
+        f"../class_0_seed_0_num_0.png\n{tmp_path}/work/class_1_seed_0_num_0.png\n")
+    assert main("--import", folder / "list.txt", "--out", tmp_path / "set") == 0
+    (tmp_path / "door").symlink_to(folder.parent)  # the folder itself may be a link
+    assert main("--import", tmp_path / "door", "--out", tmp_path / "other") == 0
+
+
 # --- archives -------------------------------------------------------------------------------------
 
 def tar_of(path, members):
@@ -256,7 +317,8 @@ def test_links_devices_and_other_files_in_a_tar_are_passed_over(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["", ".gz"])
-def test_names_that_lead_out_of_a_tar_write_nothing_there(tmp_path, suffix):
+def test_names_that_lead_out_of_a_tar_write_and_read_nothing_there(tmp_path, suffix,
+                                                                    opened_paths):
     place = tmp_path / "deep" / "er"
     place.mkdir(parents=True)
     names = ["../class_0_seed_0_num_0.png", f"{tmp_path}/class_1_seed_0_num_0.png"]
@@ -265,8 +327,14 @@ def test_names_that_lead_out_of_a_tar_write_nothing_there(tmp_path, suffix):
         import gzip
 
         path.write_bytes(gzip.compress(path.read_bytes()))
+    for name in names:  # what an unpacking program would have found there already
+        (place / name).write_bytes(png(50))
+    opened_paths.clear()
     before = set(tmp_path.rglob("*"))
     assert main("--import", path, "--out", place / "set") == 0
+    assert not {os.path.realpath(place / name) for name in names} & set(opened_paths)
+    assert [row["pixels_sha256"] for row in rows(place / "set")] == [
+        files.sha256(image_files.read_image(png(i), "").numpy().tobytes()) for i in range(2)]
     new = set(tmp_path.rglob("*")) - before
     assert new and all(p.is_relative_to(place / "set") for p in new)
     assert not (place / "set" / ".import").exists()
@@ -360,6 +428,28 @@ def test_a_mutated_archive_is_read_or_refused_and_writes_nothing_outside(
                    tmp_path / "place", "archive.zip" if which == 3 else "archive.tar")
 
 
+def test_a_mutated_archive_reads_nothing_beside_itself(archives, tmp_path, opened_paths):
+    """Members renamed to paths and links that lead to a file with an image of another value."""
+    secret = tmp_path / "secret.png"
+    secret.write_bytes(png(77))
+    opened_paths.clear()
+    for i, archive in enumerate(archives):
+        data, place = archive.read_bytes(), tmp_path / str(i)
+        if i == 0:  # a tar in place: its first image's header is a link to the file
+            data = bytearray(data)
+            at = data.index(b"in/class_")
+            data[at + 156:at + 157] = b"2"
+            data[at + 157:at + 157 + len(str(secret))] = str(secret).encode()
+            data[at + 148:at + 156] = b" " * 8
+            data[at + 148:at + 156] = b"%06o\0 " % sum(data[at:at + 512])
+        elif i == 3:  # a zip: the name in both of its places
+            data = data.replace(b"in/class_0_seed_0_num_0.png", b"../" + b"./" * 7 + b"secret.png")
+        damaged_import(bytes(data), place, "a.zip" if i == 3 else "a.tar")
+    places = {p for p in opened_paths if p.startswith(str(tmp_path))}
+    assert places and str(secret) not in places
+    assert all(Path(p).relative_to(tmp_path).parts[0] in "0123" for p in places)
+
+
 def test_the_mutations_reach_both_refusal_and_images(archives, tmp_path):
     for i, data in enumerate(path.read_bytes() for path in archives):
         name = "a.zip" if i == 3 else "a.tar"
@@ -412,6 +502,13 @@ def test_a_set_without_labels_is_exported_without_them(noise_folder, tmp_path, l
       "teacher_guidance": 0.5}, 200, "s2_st100_tg0.5_200k"),
     ({"name": "dit", "guidance_scale": 1.0, "steps": 100, "teacher_guidance": 1.0,
       "student": "cnn_w8", "latent_cutmix": True}, 200, "s1_st100_tg1_adv_cutmix_200k"),
+    ({"name": "imf", "steps": 1, "network_guidance": 8.0, "network_guidance_interval": [0.4, 0.65]},
+     50, "imf_w8_st1_gi0.4-0.65_50k"),
+    ({"name": "imf", "steps": 2, "network_guidance": 8.0, "network_guidance_interval": [0.4, 0.65]},
+     50, "imf_w8_st2_gi0.4-0.65_50k"),
+    ({"name": "gan", "truncation": 0.7}, 5, "gan_t0.7_5k"),
+    ({"name": "text_to_image", "num_inference_steps": 4, "guidance_scale": 0}, 5,
+     "text_to_image_s0_st4_5k"),
     ({"name": "../a b"}, 1, "..-a-b_1k")])
 def test_a_set_is_named_as_the_original_names_it(generator, count, name):
     assert import_export.set_name({"generator": generator, "classes": list(range(1000)),

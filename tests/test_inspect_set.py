@@ -7,7 +7,8 @@ import math
 import pytest
 import torch
 
-from dm_kd import fidelity, inspect_set
+from dm_kd import fidelity, image_set, inspect_set, synthesize
+from dm_kd.tasks import load_real
 
 
 def random_images(count, seed):
@@ -90,6 +91,34 @@ def test_chosen_positions_are_evenly_spread_and_unique():
     assert inspect_set.spread(3, 10).tolist() == [0, 1, 2]
 
 
+def test_the_worst_class_is_named_with_its_agreement(digits):
+    found = inspect_set.worst_class({0: 90.0, 3: 40.5, 7: 40.5}, digits)
+    assert found == {"class": 3, "name": digits.class_names[3], "percent": 40.5}
+    assert inspect_set.worst_class(None, digits) is None
+
+
+@pytest.mark.parametrize("count", [1, 20, 21, 1000])
+def test_the_contact_sheet_shows_all_of_20_classes_or_an_even_spread(count):
+    labels = torch.arange(-1, count).repeat(2)
+    shown = inspect_set.shown_classes(labels)
+    assert len(shown) == min(count, 20) and shown[0] == 0
+    steps = {b - a for a, b in zip(shown, shown[1:], strict=False)}
+    assert max(steps, default=1) - min(steps, default=1) <= 1
+
+
+def test_the_contact_sheet_has_a_row_per_class_with_its_own_images(digits, monkeypatch):
+    pixels = torch.arange(12, dtype=torch.uint8).view(12, 1, 1, 1).expand(12, 1, 8, 8)
+    labels, shown = torch.tensor([4, 7, -1] * 4), []
+    monkeypatch.setattr(inspect_set, "show", lambda axis, *what: shown.append(what))
+    logits = torch.eye(10)[torch.tensor([4, 7, 0] * 2 + [4, 4, 0] * 2)]
+    inspect_set.draw_classes(None, digits, pixels, labels, logits)
+    (rows, names, title), = shown
+    assert [[int(image[0, 0, 0]) for image in row] for row in rows] == [[0, 3, 6, 9], [1, 4, 7, 10]]
+    assert [name.split()[-2] for name in names] == ["100", "50"] and title == "Images by class"
+    inspect_set.draw_classes(None, digits, pixels, torch.full((12,), -1), None)
+    assert sum(map(len, shown[1][0])) == 12 and shown[1][2] == "Images"
+
+
 # --- the command ----------------------------------------------------------------------------------
 
 def test_one_record_and_one_picture_hold_every_figure(inspected, noise_folder, teacher_folder):
@@ -102,8 +131,18 @@ def test_one_record_and_one_picture_hold_every_figure(inspected, noise_folder, t
     assert {"precision", "recall", "density", "coverage"} <= {
         k for k, v in found.items() if isinstance(v, float)}
     assert found["copying"]["measured_in"] == "pixels"
-    assert found["copying"]["training_images"] == 100 and "Frechet" in found["sentence"]
-    assert found["teacher_agreement"] is None  # noise has no intended classes
+    assert found["copying"]["training_images"] > 1000 and "Frechet" in found["sentence"]
+    assert found["teacher_agreement"] is None and found["worst_class"] is None  # noise has none
+
+
+def test_a_copy_of_the_last_training_image_is_found(inspected, digits, tmp_path):
+    last = load_real(digits, "train").images[-1]
+    (tmp_path / "copied").mkdir()
+    (tmp_path / "copied" / "copy.png").write_bytes(image_set.encode_png(last))
+    assert synthesize.main(["--task", "digits", "--import", str(tmp_path / "copied"), "--threads",
+                            "1", "--out", str(tmp_path / "set")]) == 0
+    found, _ = inspected("--set", tmp_path / "set", "--compare", 3)
+    assert found["copying"]["ratio"] == 0 and found["copying"]["held_out_images"] == 3
 
 
 def test_without_real_images_and_teacher_their_figures_are_null(inspected, noise_folder):

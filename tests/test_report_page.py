@@ -39,7 +39,8 @@ def test_text_of_files_is_escaped_everywhere(tmp_path):
                    "hardware": HOSTILE, "class_names": [HOSTILE] * 10}
         (run / name).write_text(json.dumps(record))
     (tmp_path / "runs" / "inspect.json").write_text(json.dumps(
-        {"set": f"x/{HOSTILE}", "sentence": HOSTILE, "images": HOSTILE}))
+        {"set": f"x/{HOSTILE}", "sentence": HOSTILE, "images": HOSTILE,
+         "worst_class": {"name": HOSTILE, "percent": 3}}))
     (write_run(tmp_path / "runs" / f"hurt{HOSTILE}") / "config.yaml").write_text(f"a: [{HOSTILE}")
     write_run(tmp_path / "runs" / "b")
     page, markdown, _, _ = make(tmp_path, "--title", HOSTILE, "--question", HOSTILE,
@@ -116,6 +117,15 @@ def test_a_column_that_no_row_has_anything_in_is_left_out(tmp_path):
     assert "published" not in page and "95 % interval</button>" not in page
 
 
+def test_the_answer_is_about_students_of_the_baselines_kind(tmp_path):
+    dit = DIT | {"guidance_scale": 1.0, "steps": 50}
+    write_run(tmp_path / "runs" / "small_real", 80, student="cnn_w4")
+    for name, acc1, student in (("small", 70, "cnn_w4"), ("large", 90, "cnn_w16")):
+        write_run(tmp_path / "runs" / name, acc1, student=student, source="set", generator=dit)
+    _, text, _, _ = make(tmp_path, "--baseline", "small_real")
+    assert "names 70.00" in text and "-10.00 points" in text and "small\\_real with 80" in text
+
+
 def test_blind_agreement_has_a_column_where_a_run_has_it(tmp_path):
     run = write_run(tmp_path / "runs" / "a")
     write_run(tmp_path / "runs" / "b")
@@ -125,6 +135,16 @@ def test_blind_agreement_has_a_column_where_a_run_has_it(tmp_path):
     page, markdown, table, _ = make(tmp_path)
     assert "agrees, blind %" in page and "| 61.25 |" in markdown
     assert [row["blind_agreement_mean"] for row in table] == ["61.25", ""]
+
+
+def test_the_table_of_sets_names_the_class_that_the_teacher_sees_least(tmp_path):
+    write_run(tmp_path / "runs" / "a")
+    (tmp_path / "runs" / "inspect.json").write_text(json.dumps(
+        {"set": "s", "sentence": "s", "worst_class": {"class": 3, "name": "dress",
+                                                      "percent": 61.25}}))
+    page, markdown, _, _ = make(tmp_path)
+    assert "dress: 61.2" in page and "| dress: 61.2 |" in markdown
+    assert "worst class, %" in markdown
 
 
 def test_pictures_of_inspections_are_shown_until_the_page_is_large_enough(tmp_path, monkeypatch):

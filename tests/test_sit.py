@@ -2,6 +2,7 @@
 
 import argparse
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -279,3 +280,27 @@ def test_the_command_makes_a_set_that_names_the_generator(digits, checkpoint, tm
     settings = json.loads((out / "manifest.json").read_text())["generator"]
     assert settings["name"] == "sit" and settings["sampler"] == "sde"
     assert (out / "index.csv").exists()
+
+
+def test_finishing_in_another_thread_gives_the_same_bytes(digits, checkpoint):
+    generator = made(digits, checkpoint(), "--steps", "3")
+    batches = [(torch.tensor([1, 2]), [seed, seed + 1]) for seed in (1, 5)]
+    with ThreadPoolExecutor(1) as second:
+        beside = [second.submit(generator.finish, generator.latents(*batch)) for batch in batches]
+        for batch, images in zip(batches, beside, strict=True):
+            assert torch.equal(images.result(), generator.sample(*batch))
+
+
+def test_a_compiled_network_makes_the_same_images_and_is_a_setting(
+        digits, checkpoint, monkeypatch):
+    compile_blocks, file = dit.compile_blocks, checkpoint()
+    torch.compiler.reset()
+    monkeypatch.setattr(dit, "compile_blocks", lambda model: compile_blocks(model, "aot_eager"))
+    plain, compiled = (made(digits, file, "--steps", "2", "--compile", how)
+                       for how in ("auto", "on"))
+    assert compiled.settings == plain.settings | {"compiled": True}
+    torch._dynamo.utils.counters.clear()
+    difference = compiled.sample(torch.tensor([1, 2]), [3, 4]).int() - plain.sample(
+        torch.tensor([1, 2]), [3, 4]).int()
+    assert difference.abs().max() <= 1
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 1

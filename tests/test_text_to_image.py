@@ -5,6 +5,7 @@ import argparse
 import json
 import shutil
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -47,6 +48,106 @@ def folder(tmp_path_factory):
     pipeline.save_pretrained(place / "tiny")
     (place / "tiny" / "README.md").write_text("---\nlicense: openrail++\n---\n# tiny\n")
     return place / "tiny"
+
+
+LETTERS = [chr(c) for c in range(97, 123)]
+
+
+def clip_parts(place):
+    """(tokenizer, configuration) of a CLIP text encoder of 16 channels."""
+    words = ["<|startoftext|>", "<|endoftext|>", *LETTERS, *(c + "</w>" for c in LETTERS)]
+    (place / "vocab.json").write_text(json.dumps({w: i for i, w in enumerate(words)}))
+    (place / "merges.txt").write_text("#version: 0.2\n")
+    return transformers.CLIPTokenizer(
+        str(place / "vocab.json"), str(place / "merges.txt"), model_max_length=24
+    ), transformers.CLIPTextConfig(
+        vocab_size=len(words), hidden_size=16, intermediate_size=16, num_hidden_layers=2,
+        num_attention_heads=2, max_position_embeddings=24, bos_token_id=0, eos_token_id=1,
+        pad_token_id=1, projection_dim=16)
+
+
+def sdxl(place):
+    """Stable Diffusion XL, as SDXL-Turbo: two text encoders, one step, no guidance."""
+    tokenizer, config = clip_parts(place)
+    return diffusers.StableDiffusionXLPipeline(
+        vae=diffusers.AutoencoderKL(
+            block_out_channels=(8, 8), norm_num_groups=4, sample_size=16,
+            down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2),
+        text_encoder=transformers.CLIPTextModel(config), tokenizer=tokenizer,
+        text_encoder_2=transformers.CLIPTextModelWithProjection(config), tokenizer_2=tokenizer,
+        unet=diffusers.UNet2DConditionModel(
+            sample_size=8, block_out_channels=(8, 8), layers_per_block=1, norm_num_groups=4,
+            cross_attention_dim=32, attention_head_dim=4, addition_embed_type="text_time",
+            addition_time_embed_dim=8, projection_class_embeddings_input_dim=6 * 8 + 16,
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D")),
+        scheduler=diffusers.EulerAncestralDiscreteScheduler(timestep_spacing="trailing"))
+
+
+def sana_sprint(place):
+    """Sana-Sprint: Gemma's text encoder, a decoder that enlarges 32 times, two steps. Its pipeline
+    knows no pictures smaller than 1024 pixels."""
+    special = ["<pad>", "<eos>", "<bos>", "<unk>"]
+    tokenizer = transformers.GemmaTokenizer(merges=[], vocab={
+        word: i for i, word in enumerate([*special, *LETTERS, "\u2581"])})
+    plain, none = ("ResBlock",) * 6, ((),) * 6
+    return diffusers.SanaSprintPipeline(
+        tokenizer=tokenizer, scheduler=diffusers.SCMScheduler(),
+        text_encoder=transformers.Gemma2Model(transformers.Gemma2Config(
+            vocab_size=40, hidden_size=16, intermediate_size=16, num_hidden_layers=1,
+            num_attention_heads=2, num_key_value_heads=1, head_dim=8)),
+        vae=diffusers.AutoencoderDC(
+            latent_channels=4, attention_head_dim=2, encoder_block_types=plain,
+            decoder_block_types=plain, encoder_block_out_channels=(4,) * 6,
+            decoder_block_out_channels=(4,) * 6, encoder_qkv_multiscales=none,
+            decoder_qkv_multiscales=none, encoder_layers_per_block=(1,) * 6,
+            decoder_layers_per_block=(1,) * 6),
+        transformer=diffusers.SanaTransformer2DModel(
+            patch_size=1, in_channels=4, out_channels=4, num_layers=1, num_attention_heads=2,
+            attention_head_dim=4, num_cross_attention_heads=2, cross_attention_head_dim=4,
+            cross_attention_dim=8, caption_channels=16, sample_size=32,
+            qk_norm="rms_norm_across_heads", guidance_embeds=True))
+
+
+def flux2_klein(place):
+    """FLUX.2 klein: Qwen3's hidden states (of layers 9, 18, 27), prompts in a chat template."""
+    tokenizer = transformers.Qwen2Tokenizer(merges=[], vocab={
+        word: i for i, word in enumerate(["<|endoftext|>", *LETTERS, "\u0120"])})
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    return diffusers.Flux2KleinPipeline(
+        tokenizer=tokenizer, scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
+        text_encoder=transformers.Qwen3ForCausalLM(transformers.Qwen3Config(
+            vocab_size=40, hidden_size=8, intermediate_size=8, num_hidden_layers=28,
+            num_attention_heads=2, num_key_value_heads=1, head_dim=4)),
+        vae=diffusers.AutoencoderKLFlux2(
+            sample_size=32, down_block_types=("DownEncoderBlock2D",), block_out_channels=(4,),
+            up_block_types=("UpDecoderBlock2D",), layers_per_block=1, latent_channels=1,
+            norm_num_groups=1, use_quant_conv=False, use_post_quant_conv=False),
+        transformer=diffusers.Flux2Transformer2DModel(
+            patch_size=1, in_channels=4, num_layers=1, num_single_layers=1, attention_head_dim=16,
+            num_attention_heads=2, joint_attention_dim=24, timestep_guidance_channels=16,
+            axes_dims_rope=(4, 4, 4, 4), guidance_embeds=False), is_distilled=True)
+
+
+FEW_STEPS = {  # pipeline -> how its authors use it
+    sdxl: ("--steps", "1", "--guidance-scale", "0"), sana_sprint: (),
+    flux2_klein: ("--render-size", "16")}
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """f(pipeline) -> its folder, as diffusers saves it, made once."""
+    made = {}
+
+    def save(pipeline):
+        if pipeline not in made:
+            place = tmp_path_factory.mktemp(pipeline.__name__)
+            torch.manual_seed(0)
+            pipeline(place).save_pretrained(place / "tiny")
+            made[pipeline] = place / "tiny"
+        return made[pipeline]
+
+    return save
 
 
 @pytest.fixture
@@ -128,6 +229,51 @@ def test_large_tasks_get_256_pixels_and_the_command_makes_a_set(folder, tmp_path
         "1", "--images-per-class", "1", "--batch-size", "5", "--device", "cpu", "--threads", "1",
         "--out", str(out)]) == 0
     assert len((out / "index.csv").read_text().splitlines()) == 11
+
+
+@pytest.mark.parametrize("pipeline", FEW_STEPS)
+def test_pipelines_of_few_steps_make_images_that_hang_on_seed_and_class(saved, pipeline):
+    made = built(saved(pipeline), *FEW_STEPS[pipeline])
+    together, alone = made.sample(torch.tensor([3, 4]), [10, 11]), made.sample(
+        torch.tensor([4]), [11])
+    assert together.shape == (2, 3, 32, 32) and together.float().std() > 1
+    assert (together[1].int() - alone[0].int()).abs().max() <= 1
+    assert (together[0].int() - together[1].int()).abs().max() > 1
+    other = made.sample(torch.tensor([99]), [11])
+    assert not torch.equal(other, alone)
+
+
+def from_hub(folder, monkeypatch, tmp_path):
+    """Let huggingface_hub serve the folder: what its own filter lets through is copied."""
+    import huggingface_hub
+    from huggingface_hub.utils import filter_repo_objects
+
+    def download(repository, allow_patterns, ignore_patterns):
+        names = [p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()]
+        for name in filter_repo_objects(names, allow_patterns=allow_patterns,
+                                        ignore_patterns=ignore_patterns):
+            (tmp_path / "hub" / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(folder / name, tmp_path / "hub" / name)
+        return str(tmp_path / "hub")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    return tmp_path / "hub"
+
+
+def test_a_downloaded_pipeline_has_its_chat_template_whose_digest_is_recorded(
+        saved, monkeypatch, tmp_path):
+    whole = Path(shutil.copytree(saved(flux2_klein), tmp_path / "whole"))
+    (whole / "unused.safetensors").write_bytes(b"the same weights as one file")
+    (whole / "code.py").write_text("raise SystemExit")
+    hub = from_hub(whole, monkeypatch, tmp_path)
+    first = built("someone/tiny", *FEW_STEPS[flux2_klein])
+    missed = {p.name for p in whole.rglob("*.*")} - {p.name for p in hub.rglob("*.*")}
+    assert missed == {"unused.safetensors", "code.py"}
+    assert first.settings["weights_hub_id"] == "someone/tiny"
+    (whole / "tokenizer" / "chat_template.jinja").write_text("{{ messages }}")
+    second = built("someone/tiny", *FEW_STEPS[flux2_klein])
+    changed = {k for k, v in second.settings.items() if v != first.settings[k]}
+    assert changed == {"configs_sha256"}
 
 
 @pytest.mark.parametrize("text", ["no class", "{} and {}", "{name} {}"])

@@ -5,13 +5,16 @@ runs from noise to PNG bytes. A part of the synthesis benchmark.
 
 Random weights cost what trained ones do. Ours are driven as image_set.make drives them: a second
 thread decodes and encodes a batch while the next one is sampled. The ceiling is the rate of large
-bfloat16 matrix products in the same rounds. A and B as in synthesis.py, B with its own batch.
+bfloat16 matrix products in the same rounds. A as in synthesis.py, the only one in TF32. B as there,
+in bfloat16, its blocks compiled, at whichever batch is fastest for it. `--full-size small` runs all
+of it at a size for any processor.
 """
 
 import argparse
+import contextlib
 import copy
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
@@ -25,10 +28,16 @@ XL = argparse.Namespace(
     size=32, channels=4, width=1152, depth=28, heads=16, classes=1000, steps=(100, 250), batch=64,
     sweep=(64, 128, 256), batches=2, repeats=2, vae_blocks=(128, 256, 512, 512), groups=32,
     backend="inductor")
-GOALS = {"exact, T = 100": 10.0, "exact, T = 250": 4.0, "fp8, T = 100": 14.0,
-         "approximations together": 80.0}  # images/s on one H200
+SMALL = argparse.Namespace(**vars(XL) | {
+    "size": 4, "width": 32, "depth": 3, "heads": 2, "classes": 10, "steps": (4, 6), "batch": 3,
+    "sweep": (2, 3), "repeats": 1, "vae_blocks": (8, 8), "groups": 4})
+SIZES = {"xl": XL, "small": SMALL}
+# images/s on one NVIDIA H200: goal, aim, and the wall, which is every bf16 product at the ceiling
+GOALS = {"exact, T = 100": (10.0, 12.0, 16.4), "exact, T = 250": (4.0, 4.8, 6.6),
+         "fp8, T = 100": (14.0, 18.0, None), "approximations together": (80.0, None, None)}
+ERROR_IMAGES = 4  # that bf16 is compared with fp32 on
 ORIGINAL = "A original-style: fp32/TF32, 10 + 10, PNG in line"
-RIVAL = "B diffusers: bf16, DDIM"
+RIVAL = "B diffusers: bf16, compiled, DDIM"
 
 
 def make_vae(sizes: argparse.Namespace, device: torch.device) -> dit_weights.Vae | None:
@@ -60,7 +69,7 @@ def rows_of(model: dit.DiT, vae: dit_weights.Vae | None, sizes: argparse.Namespa
 
     def made(network: dit.DiT, **changes) -> dit.DiTGenerator:
         settings = {"guidance_scale": 2.0, "steps": short, "sampler": "ddpm",
-                    "guided_channels": "3"} | changes
+                    "guided_channels": "3", "compiled": network is not plain} | changes
         return dit.DiTGenerator(network, settings, device, False, vae)
 
     interval = {"guidance_interval": [0.2, 0.8]}
@@ -99,24 +108,75 @@ def rivals(model: dit.DiT, vae: dit_weights.Vae | None, sizes: argparse.Namespac
     short, ten = sizes.steps[0], synthesis.ORIGINAL_BATCH
     flags = argparse.Namespace(steps=short, size=sizes.size)
     decode = vae.decode if vae else lambda x: x[:, :3]
-    made = {ORIGINAL: (lambda: synthesis.original_style(
-        model, torch.arange(ten) % sizes.classes, flags, 2.0, device, decode), ten)}
+
+    def original() -> list[bytes]:
+        with tf32():
+            return synthesis.original_style(model, torch.arange(ten) % sizes.classes, flags, 2.0,
+                                            device, decode)
+
     if vae is None:
-        return made
+        return {ORIGINAL: (original, ten)}
     rival = synthesis.make_rival(model).to(device, torch.bfloat16)
+    for block in rival.transformer_blocks:
+        block.compile(backend=sizes.backend, dynamic=False)
     scheduler = synthesis.make_scheduler(short)
     scheduler.register_to_config(clip_sample=False)
-    labels = torch.arange(sizes.batch, device=device) % sizes.classes
+    batch = fastest_batch(rival, sizes, device)
+    labels = torch.arange(batch, device=device) % sizes.classes
 
     def theirs() -> list[bytes]:
-        noise = torch.randn(sizes.batch, sizes.channels, sizes.size, sizes.size, device=device)
+        noise = torch.randn(batch, sizes.channels, sizes.size, sizes.size, device=device)
         x = synthesis.pipeline_latents(rival, scheduler, labels, sizes.classes, 2.0, short,
                                        noise.to(torch.bfloat16))
         images = diffusion.to_uint8(decode(x.float())).cpu()
         return [image_set.encode_png(image) for image in images]
 
-    made[RIVAL] = (theirs, sizes.batch)
-    return made
+    return {ORIGINAL: (original, ten), RIVAL: (theirs, batch)}
+
+
+@contextlib.contextmanager
+def tf32() -> Iterator[None]:
+    """float32 products in TF32, as the original's program sets it."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = True
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def fastest_batch(rival: torch.nn.Module, sizes: argparse.Namespace, device: torch.device) -> int:
+    """Of the swept ones, by a guided call of diffusers' network per image."""
+    variants = {}
+    for n in sizes.sweep:
+        x = torch.randn(2 * n, sizes.channels, sizes.size, sizes.size, device=device,
+                        dtype=torch.bfloat16)
+        t = torch.full((2 * n,), 500, device=device)
+        y = torch.arange(2 * n, device=device) % sizes.classes
+
+        def call(x: Tensor = x, t: Tensor = t, y: Tensor = y) -> None:
+            with torch.no_grad():
+                for _ in range(3):
+                    rival(x, timestep=t, class_labels=y)
+
+        variants[n] = call
+    times = measure.interleave(variants, sizes.repeats, device)
+    each = {n: measure.spread(times[n]["wall"])["median"] / (3 * n) for n in variants}
+    best = min(each, key=each.get)
+    print("  B's network, ms per image: " + ", ".join(
+        f"{1e3 * seconds:.3f} at {n}" for n, seconds in each.items()) + f"; it runs at {best}")
+    return best
+
+
+def bf16_error(model: dit.DiT, low: dit.DiTGenerator, device: torch.device) -> float:
+    """Norm of the difference that the bf16 network makes to x_0 over fp32's norm, from the same
+    noise."""
+    full = dit.DiTGenerator(model, low.settings, device, low.clip)
+    labels = torch.arange(ERROR_IMAGES) % model.num_classes
+    found, expected = (g.latents(labels, labels.tolist())[0] for g in (low, full))
+    error = float((found - expected).norm() / expected.norm())
+    print(f"  bf16 network, fp32 state: x_0 differs from fp32's by {error:.1e}, relative")
+    return error
 
 
 def forward_sweep(generator: dit.DiTGenerator, sizes: argparse.Namespace, device: torch.device
@@ -163,8 +223,8 @@ def bench(sizes: argparse.Namespace, device: torch.device) -> dict:
     vae = make_vae(sizes, device)
     if vae is None:
         print("diffusers is not installed: latents are not decoded, B and DPM-Solver++ left out")
-    torch.backends.cuda.matmul.allow_tf32 = True  # as the original sets it, for A
     ours = rows_of(model, vae, sizes, device)
+    error = bf16_error(model, ours[f"exact, not compiled, T = {sizes.steps[0]}"][0], device)
     sweep = forward_sweep(ours[f"exact, T = {sizes.steps[0]}"][0], sizes, device)
     runs = rivals(model, vae, sizes, device)
     for name, (generator, batch) in ours.items():
@@ -176,25 +236,35 @@ def bench(sizes: argparse.Namespace, device: torch.device) -> dict:
     variants["ceiling"], ceiling_flops = measure.ceiling(device, torch.bfloat16)
     times = measure.interleave(variants, sizes.repeats, device)
     peak = ceiling_flops / measure.spread(times["ceiling"]["wall"])["median"]
-    return {"sizes": vars(sizes), "vae": vae is not None, "sweep": sweep,
+    counts = {name: count for name, (_, count) in runs.items()}
+    return {"sizes": vars(sizes), "vae": vae is not None, "sweep": sweep, "bf16_error": error,
             "ceiling_gflops": peak / 1e9,
-            "rows": [row_of(name, times, count, model.config, sizes, peak)
-                     for name, (_, count) in runs.items()]}
+            "rows": [row_of(name, times, counts, model.config, sizes, peak) for name in runs]}
 
 
-def row_of(name: str, times: dict, count: int, config: dict, sizes: argparse.Namespace,
-           peak: float) -> dict:
-    """A line of the table: images/s with its quartiles, share of the ceiling where every forward is
-    made in bf16, ratio to A, goal."""
-    rates = measure.spread([count / seconds for seconds in times[name]["wall"]])
+def row_of(name: str, times: dict, counts: dict[str, int], config: dict,
+           sizes: argparse.Namespace, peak: float) -> dict:
+    """A line of the table: images/s with its quartiles, ratios to A and B round by round, share of
+    the ceiling where every forward is made in bf16; goal, aim and wall."""
+    rates = [counts[name] / seconds for seconds in times[name]["wall"]]
+    found, against = measure.spread(rates), {}
+    for key, base in (("original", ORIGINAL), ("diffusers", RIVAL)):
+        if base in times:
+            against[key] = measure.spread([
+                rate * seconds / counts[base]
+                for rate, seconds in zip(rates, times[base]["wall"], strict=True)])
     steps = next((t for t in sizes.steps if name == f"exact, T = {t}"), None)
-    share = (100 * rates["median"] * image_flops(config, steps) / peak) if steps else None
-    against = rates["median"] * measure.spread(times[ORIGINAL]["wall"])["median"] / (
-        synthesis.ORIGINAL_BATCH)
-    goal = GOALS.get(name) if sizes is XL else None
-    print(f"  {name:<52} {rates['median']:8.2f} images/s [{rates['q25']:.2f}, {rates['q75']:.2f}]"
-          + f" {against:6.2f}x A" + (f" {share:4.0f} % of the ceiling" if share else "")
-          + (f"   goal {goal:g} {'reached' if rates['median'] >= goal else 'MISSED'}"
-             if goal else "") + f"   warm-up {times[name]['warm_up']:.1f} s")
-    return {"variant": name, "images_per_second": rates, "ratio_to_original": against,
-            "ceiling_percent": share, "goal": goal, "warm_up_seconds": times[name]["warm_up"]}
+    share = (100 * found["median"] * image_flops(config, steps) / peak) if steps else None
+    goal, aim, wall = GOALS.get(name, (None,) * 3) if sizes is XL else (None,) * 3
+    print(f"  {name:<52} {found['median']:8.2f} images/s [{found['q25']:.2f}, {found['q75']:.2f}]"
+          + "".join(f" {ratio['median']:6.2f}x {letter}" for letter, ratio in
+                    zip("AB", against.values(), strict=False))
+          + (f" {share:4.0f} % of the ceiling" if share else "")
+          + (f"   goal {goal:g} {'reached' if found['median'] >= goal else 'MISSED'}"
+             if goal else "") + (f" (aim {aim:g})" if aim else "")
+          + (f", {100 * found['median'] / wall:.0f} % of the wall, {wall:g}" if wall else "")
+          + f"   warm-up {times[name]['warm_up']:.1f} s")
+    return {"variant": name, "images": counts[name], "images_per_second": found,
+            "ratio_to_original": against["original"],
+            "ratio_to_diffusers": against.get("diffusers"), "ceiling_percent": share, "goal": goal,
+            "aim": aim, "wall": wall, "warm_up_seconds": times[name]["warm_up"]}

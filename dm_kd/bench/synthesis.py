@@ -15,6 +15,7 @@ left out. Then the error ladder (ladder.py); on a GPU also DiT-XL/2's size (full
 import copy
 import importlib.util
 import sys
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -215,6 +216,16 @@ def equivalence(model: dit.DiT, rival: nn.Module, args, scale: float, labels: Te
     return checks
 
 
+def bf16_difference(model: dit.DiT, args, scale: float, labels: Tensor, seeds: list[int],
+                    device: torch.device) -> dict:
+    """What a bf16 network changes of x_0, from the same noise with fp32 state."""
+    low = copy.deepcopy(model).lower_precision(torch.bfloat16)
+    low, full = (make_generator(m, args, "ddpm", scale, device).latents(
+        labels[:ORIGINAL_BATCH].cpu(), seeds[:ORIGINAL_BATCH])[0] for m in (low, model))
+    return {f"s={scale:g}: x_0 of the bf16 network with fp32 state, relative norm": {
+        "value": float((low - full).norm() / full.norm()), "limit": None}}
+
+
 def needed_flops(model: dit.DiT, args, scale: float) -> float:
     """Of one batch of images. One FMA = 2."""
     model = copy.deepcopy(model).cpu().float()
@@ -255,6 +266,9 @@ def add_arguments(parser) -> None:
     parser.add_argument("--guidance-scale", type=run.nonnegative_float, nargs="+",
                         default=[2.0, 1.0], metavar="S", help="default: 2 1")
     ladder.add_arguments(parser)
+    parser.add_argument("--full-size", choices=("auto", *full_size.SIZES, "none"), default="auto",
+                        help="the part of DiT-XL/2's size: xl, small (the same at a size for any "
+                             "processor), none (default: auto = xl on a GPU)")
     parser.add_argument("--dtype", choices=("fp32", "bf16"), default=None,
                         help="of our and diffusers' networks while timed (default: bf16 on GPUs, "
                              "else fp32)")
@@ -271,6 +285,7 @@ def bench_scale(model: dit.DiT, rival: nn.Module | None, args, scale: float,
     labels = torch.arange(args.batch_size, device=device) % args.classes
     seeds = list(range(1, args.batch_size + 1))
     checks = original_equivalence(model, args, scale, device)
+    checks |= bf16_difference(model, args, scale, labels, seeds, device)
     if rival is not None:
         checks |= equivalence(model, rival, args, scale, labels, seeds, device)
     measure.require(checks)
@@ -304,7 +319,7 @@ def body(argv: list[str]) -> None:
               f"{args.guidance_scale}, and an error ladder of {args.ladder_images} images, about 4 "
               f"minutes, into {args.out}")
         return
-    device = run.use_device(args)
+    began, device = time.perf_counter(), run.use_device(args)
     args.dtype = args.dtype or ("bf16" if device.type == "cuda" else "fp32")
     torch.manual_seed(args.seed)
     model = make_model(args).to(device)
@@ -321,10 +336,15 @@ def body(argv: list[str]) -> None:
                            for scale in args.guidance_scale]
     contents["ladder"] = ladder.climb(args, device) if args.ladder_images else None
     contents["full_size"] = None
+    contents["seconds"] = time.perf_counter() - began
     measure.record(args, "synthesis", device, contents)  # before what takes longest
-    if device.type == "cuda":
-        contents["full_size"] = full_size.bench(full_size.XL, device)
+    size = ("xl" if device.type == "cuda" else "none") if args.full_size == "auto" else (
+        args.full_size)
+    if size != "none":
+        contents["full_size"] = full_size.bench(full_size.SIZES[size], device)
+        contents["seconds"] = time.perf_counter() - began
         measure.record(args, "synthesis", device, contents)
+    print(f"  {contents['seconds']:.0f} s in all")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -20,6 +20,7 @@ sd-vae-ft-mse's times 0.18215, as DiT's. Every other layout (the JAX checkpoints
 """
 
 import argparse
+import functools
 import itertools
 import math
 from collections.abc import Callable
@@ -60,11 +61,14 @@ class Attention(nn.Module):
         return self.out_proj(out.transpose(1, 2).flatten(2))
 
 
-def rotary_turns(tokens: int) -> tuple[Tensor, Tensor]:
-    """cos and sin [N, 32] of position x rate (Su et al. 2021, arXiv 2104.09864)."""
-    rates = ROPE_BASE ** (-torch.arange(0, HEAD_WIDTH, 2, dtype=torch.float32) / HEAD_WIDTH)
-    angles = torch.arange(tokens, dtype=torch.float32)[:, None] * rates
-    return angles.cos(), angles.sin()
+@functools.cache
+def rotary_turns(tokens: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """cos and sin [N, 32] of position x rate (Su et al. 2021, arXiv 2104.09864), computed on the
+    CPU and kept on the device: a copy at each step would make the GPU wait."""
+    with torch.inference_mode(False):
+        rates = ROPE_BASE ** (-torch.arange(0, HEAD_WIDTH, 2, dtype=torch.float32) / HEAD_WIDTH)
+        angles = torch.arange(tokens, dtype=torch.float32)[:, None] * rates
+        return angles.cos().to(device), angles.sin().to(device)
 
 
 def rotate(x: Tensor, turns: tuple[Tensor, Tensor]) -> Tensor:
@@ -127,6 +131,10 @@ class IMF(nn.Module):
         self.u_heads = nn.ModuleList(Block(width, hidden) for _ in range(HEAD_DEPTH))
         self.u_final_layer = FinalLayer(width, patch_size ** 2 * channels)
 
+    @property
+    def blocks(self) -> list[Block]:
+        return [*self.shared_blocks, *self.u_heads]
+
     def forward(self, z: Tensor, span: Tensor, omega: float, interval: tuple[float, float],
                 labels: Tensor) -> Tensor:
         """z [B, C, H, W]; span = t - r [B]; omega >= 1; labels [B] -> u like z."""
@@ -138,8 +146,8 @@ class IMF(nn.Module):
                       "time": self.h_embedder(span)}
         x = torch.cat([getattr(self, f"{name}_tokens") + conditions[name][:, None]
                        for name in TOKENS] + [self.x_embedder(z)], 1)  # [B, 20 + N, width]
-        turns = tuple(part.to(x.device) for part in rotary_turns(x.shape[1]))
-        for block in [*self.shared_blocks, *self.u_heads]:
+        turns = rotary_turns(x.shape[1], x.device)
+        for block in self.blocks:
             x = block(x, turns)
         x = self.u_final_layer(x[:, sum(TOKENS.values()):])
         b, p, side = len(x), self.patch_size, math.isqrt(x.shape[1])
@@ -176,10 +184,18 @@ class IMFGenerator:
         self.model, self.settings, self.device, self.vae = model, settings, device, vae
         self.resolution = model.config["input_size"] * (vae.factor if vae else 1)
         self.channels = vae.channels if vae else model.channels
+        self.finish = dit.Finish(vae)
 
-    @torch.inference_mode()
     def sample(self, labels: Tensor, seeds: list[int]) -> Tensor:
         """As `dit.DiTGenerator.sample`."""
+        return self.finish(self.latents(labels, seeds))
+
+    def latents(self, labels: Tensor, seeds: list[int]) -> tuple[Tensor, object]:
+        """As `dit.DiTGenerator.latents`."""
+        with dit.computing(self.settings):
+            return dit.queued(self._sampled(labels, seeds))
+
+    def _sampled(self, labels: Tensor, seeds: list[int]) -> Tensor:
         size, settings = self.model.config["input_size"], self.settings
         labels = dit.as_generator_classes(labels, settings).to(self.device)
 
@@ -189,8 +205,7 @@ class IMFGenerator:
                               settings["network_guidance_interval"], labels).to(z.dtype)
 
         z = diffusion.noise_source(seeds, (self.model.channels, size, size), self.device)()
-        z = sample_mean_flow(average_velocity, z, settings["steps"])
-        return dit.to_images(z, self.vae).cpu()
+        return sample_mean_flow(average_velocity, z, settings["steps"])
 
 
 # --- command line and files -----------------------------------------------------------------------
@@ -232,15 +247,16 @@ def build(args: argparse.Namespace, task: Task, device: torch.device) -> IMFGene
     model, card = load(args.weights)
     classes = dit.generator_classes(model.num_classes, task, args.weights)
     vae = dit.load_vae(args, model, card)
-    dtype = args.dtype or ("bf16" if device.type == "cuda" else "fp32")
+    dtype = args.dtype or dit.fastest_dtype(model.config["width"], device)
     if dtype == "bf16":
         model.lower_precision(torch.bfloat16)
     settings = {"name": "imf", "weights_sha256": card["sha256"], "licence": LICENCE,
                 "steps": args.steps, "network_guidance": args.network_guidance,
                 "network_guidance_interval": list(args.network_guidance_interval), "dtype": dtype}
     settings |= {"generator_classes": classes} if classes else {}
+    settings |= dit.compile_as_asked(args, model.to(device), device)
     settings |= dit.place(vae, device)
-    return IMFGenerator(model.to(device), settings, device, vae)
+    return IMFGenerator(model, settings, device, vae)
 
 
 def load(weights: str) -> tuple[IMF, dict]:

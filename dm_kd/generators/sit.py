@@ -119,10 +119,18 @@ class SiTGenerator:
         self.guided_channels = (model.channels if settings["guided_channels"] == "all"
                                 else min(3, model.channels))
         self.labels_known = settings["guidance_scale"] > 0
+        self.finish = dit.Finish(vae)
 
-    @torch.inference_mode()
     def sample(self, labels: Tensor, seeds: list[int]) -> Tensor:
         """As `dit.DiTGenerator.sample`."""
+        return self.finish(self.latents(labels, seeds))
+
+    def latents(self, labels: Tensor, seeds: list[int]) -> tuple[Tensor, object]:
+        """As `dit.DiTGenerator.latents`."""
+        with dit.computing(self.settings):
+            return dit.queued(self._sampled(labels, seeds))
+
+    def _sampled(self, labels: Tensor, seeds: list[int]) -> Tensor:
         size, settings = self.model.config["input_size"], self.settings
         draw = diffusion.noise_source(seeds, (self.model.channels, size, size), self.device)
         labels = dit.as_generator_classes(labels, settings).to(self.device)
@@ -132,24 +140,20 @@ class SiTGenerator:
             tuple(settings["guidance_interval"]))
         x = draw()
         if settings["sampler"] == "sde":
-            x = sample_sde(velocity, x, sde_times(settings["steps"]), draw)
-        else:
-            x = sample_ode(velocity, x, ode_times(settings["steps"]),
-                           heun=settings["sampler"] == "heun")
-        return dit.to_images(x, self.vae).cpu()
+            return sample_sde(velocity, x, sde_times(settings["steps"]), draw)
+        return sample_ode(velocity, x, ode_times(settings["steps"]),
+                          heun=settings["sampler"] == "heun")
 
 
 # --- command line and files -----------------------------------------------------------------------
 
 def add_network_arguments(group: argparse._ArgumentGroup, weights_help: str) -> None:
-    """--weights, --vae, --dtype of a generator of latents that is read from one file."""
+    """--weights, --vae, --compile, --dtype of a generator of latents that is read from one file."""
     group.add_argument("--weights", required=True, metavar="FILE.pt", help=weights_help)
     group.add_argument("--vae", default=None, metavar="FOLDER|HUB_ID",
                        help="diffusers' AutoencoderKL that decodes 4-channel latents (default: "
                             f"{dit_weights.DEFAULT_VAE})")
-    group.add_argument("--dtype", choices=("bf16", "fp32"), default=None,
-                       help="of the network; its state stays fp32 (default: bf16 on GPUs, fp32 "
-                            "on CPUs)")
+    dit.add_speed_arguments(group)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -186,7 +190,7 @@ def build(args: argparse.Namespace, task: Task, device: torch.device) -> SiTGene
     model, card = load(args.weights, args.velocity)
     classes = dit.generator_classes(model.num_classes, task, args.weights)
     vae = dit.load_vae(args, model, card)
-    dtype = args.dtype or ("bf16" if device.type == "cuda" else "fp32")
+    dtype = args.dtype or dit.fastest_dtype(model.config["width"], device)
     if dtype == "bf16":
         model.lower_precision(torch.bfloat16)
     convention = card["velocity"]
@@ -197,8 +201,9 @@ def build(args: argparse.Namespace, task: Task, device: torch.device) -> SiTGene
                 "guided_channels": args.guided_channels or (
                     "3" if convention == "sit" else "all")}
     settings |= {"generator_classes": classes} if classes else {}
+    settings |= dit.compile_as_asked(args, model.to(device), device)
     settings |= dit.place(vae, device)
-    return SiTGenerator(model.to(device), settings, device, vae)
+    return SiTGenerator(model, settings, device, vae)
 
 
 def read_file(weights: str, name: str) -> dict[str, Tensor]:

@@ -33,7 +33,8 @@ LARGE_SIDE = 256  # pixels of an image for tasks of large images, as DiT's
 LIBRARIES = ("diffusers", "transformers")
 CHECKERS = {"safety_checker": None, "requires_safety_checker": False}
 GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow's
-CONFIGS = ("model_index.json", "*/*.json", "*/*.txt", "*/*.model")
+# newer tokenizers keep the template that a prompt is put into as chat_template.jinja
+CONFIGS = ("model_index.json", "*/*.json", "*/*.txt", "*/*.model", "*/*.jinja")
 # a repository's root may hold the same weights once more, as one file; fp16 copies too
 WANTED = (*CONFIGS, "README.md", "LICENSE*", "*/*.safetensors")
 

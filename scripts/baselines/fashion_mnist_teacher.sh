@@ -9,4 +9,4 @@ cd "$(dirname "$0")/../.."
 . scripts/setup_env.sh
 . scripts/fashion_mnist_settings.sh
 find_python
-exec "$PYTHON" -m dm_kd.train_teacher $rival_teacher_flags --out save/models/fashion_mnist_lenet5_bn "$@"
+exec "$PYTHON" -m dm_kd.train_teacher $rival_teacher_flags --out $rival_teacher "$@"

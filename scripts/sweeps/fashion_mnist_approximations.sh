@@ -2,7 +2,8 @@
 # Question: as digits_approximations.sh, on Fashion-MNIST: what do the sampler's approximations cost a
 # student (LeNet-5-half from one WRN-16-2)? Grid: s = 2, 100 images per class, from the one generator of
 # fashion_mnist.sh: exact ancestral T = 100; T = 25; DPM-Solver++ with 25 steps; the same with guidance
-# in 0.2 to 0.8 only; fp8 products with FP8=1, on a GPU that has them. Seeds 0 to 2 of set and student.
+# in 0.2 to 0.8 only; with FP8=1, on a GPU that has them, fp8 products, and all together. Seeds 0 to 2
+# of set and student.
 # Judged on the 10,000 test images; nothing is chosen by it: the rule and its verdict are those of
 # digits_approximations.sh (lower end of the 95 % interval against exact above -1 point), and this
 # says whether they hold here.
@@ -19,7 +20,7 @@ find_python
 root=save/fashion_mnist_approximations sets=syn_dataset/fashion_mnist_approximations
 teacher=save/models/fashion_mnist_wrn_16_2 common="--threads 1 $dry"
 ways="exact t25 dpm25 dpm25_interval"
-if [ "${FP8:-0}" = 1 ]; then ways="$ways fp8"; fi
+if [ "${FP8:-0}" = 1 ]; then ways="$ways fp8 together"; fi
 
 sampler() { # what differs from the exact way
     case $1 in
@@ -28,6 +29,7 @@ sampler() { # what differs from the exact way
     dpm25) echo "--sampler dpm++ --steps 25" ;;
     dpm25_interval) echo "--sampler dpm++ --steps 25 --guidance-interval 0.2-0.8" ;;
     fp8) echo "--steps 100 --fp8" ;;
+    together) echo "--sampler dpm++ --steps 25 --guidance-interval 0.2-0.8 --fp8" ;;
     esac
 }
 

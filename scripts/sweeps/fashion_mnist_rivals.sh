@@ -31,9 +31,7 @@ has() { case " $rows " in *" $1 "*) ;; *) return 1 ;; esac; }
 commands() { # teacher, generator, sets, or seed0
     made="synthesize --task fashion_mnist $common --images-per-class"
     case $1 in
-    teacher)
-        if [ "$pair" = _wrn ]; then echo "train_teacher $teacher_flags --out $rival_teacher $common"
-        else echo "train_teacher $rival_teacher_flags --out $rival_teacher $common"; fi ;;
+    teacher) echo "train_teacher $rival_teacher_flags --out $rival_teacher $common" ;;
     generator)
         echo "train_generator $generator_flags --out save/generators/fashion_mnist_dit $common"
         echo "synthesize $synthesize_flags --weights save/generators/fashion_mnist_dit --out $set $common"
