@@ -215,6 +215,7 @@ def mix(x: Tensor, seed: int, epoch: int, step: int, mixup: float, cutmix: float
 
 
 def mix_labels(labels: Tensor, num_classes: int, lam: float, partner: Tensor) -> Tensor:
-    """Class probabilities float32 [B, num_classes] of a mixed batch, for cross-entropy."""
+    """Class probabilities float32 [B, num_classes] of a mixed batch; an unknown label (-1) has
+    none, so that the rest of its row is what is unknown."""
     own = (labels[:, None] == torch.arange(num_classes, device=labels.device)).float()
     return lam * own + (1 - lam) * own[partner]
