@@ -1,6 +1,7 @@
 """The training loop: what may change, the schedule, exact counts, the same bits after a stop."""
 
 import copy
+import io
 import json
 import math
 import os
@@ -786,6 +787,21 @@ def test_both_networks_features_have_the_type_asked_for_and_logits_are_float32(
     assert set(seen["x"]) == {dtype} and set(seen["logits"]) == {torch.float32}
     assert len(seen["x"]) > 2 * 4  # both networks' steps, and judging
     assert all(v.dtype == torch.float32 for v in p.student.parameters())
+
+
+@pytest.mark.parametrize(("flags", "amp"), [
+    ("flags: avx2 avx512f", "none"), ("flags: avx512_bf16", "bf16"), ("flags: amx_bf16", "bf16"),
+    (None, "none")])
+def test_bfloat16_is_chosen_where_the_processor_computes_it_and_on_gpus(monkeypatch, flags, amp):
+    def cpuinfo(path):
+        if flags is None:
+            raise FileNotFoundError(path)
+        return io.StringIO(flags)
+
+    monkeypatch.setattr(engine, "open", cpuinfo, raising=False)
+    assert engine.resolve_amp("auto", CPU) == amp
+    assert engine.resolve_amp("auto", torch.device("cuda")) == "bf16"
+    assert [engine.resolve_amp(given, CPU) for given in ("bf16", "none")] == ["bf16", "none"]
 
 
 def test_a_bfloat16_run_stopped_at_a_step_goes_on_to_the_same_bits_which_are_not_float32s(
