@@ -132,18 +132,19 @@ class View:
         mixed float32 on the labels' device, and labels: as they were, or float32 [B, num_classes]
         where images were mixed."""
         images = on_device(images, labels.device)
-        mirrored = (augment.flips(seed, epoch, ids) if self.flip
-                    else torch.zeros(len(ids), dtype=torch.bool))
+        straight = torch.zeros(len(ids), dtype=torch.bool)
         if self.crop:
             sizes = (torch.tensor(images.shape[2:]).expand(len(images), 2)
                      if isinstance(images, Tensor) else
                      torch.tensor([image.shape[1:] for image in images]))
-            boxes = augment.crop_boxes(seed, epoch, ids, sizes)
-            images = augment.resized_crops(images, boxes, mirrored, self.size)
+            boxes, mirrored = augment.boxes_and_flips(seed, epoch, ids, sizes)
+            images = augment.resized_crops(images, boxes, mirrored if self.flip else straight,
+                                           self.size)
         elif self.size:
             images = augment.centre_crops(images, self.size)
         elif self.pad or self.flip:
             offsets = augment.crop_offsets(seed, epoch, ids, self.pad)
+            mirrored = augment.flips(seed, epoch, ids) if self.flip else straight
             images = augment.pad_crop_flip(images, offsets, mirrored, self.pad)
         x = augment.standardize(augment.send(images, labels.device), self.mean, self.std)
         x, lam, partner = augment.mix(x, seed, epoch, step, self.mixup, self.cutmix,
