@@ -59,16 +59,23 @@ def pad_crop_flip(images: Tensor, offsets: Tensor, mirrored: Tensor, pad: int) -
 
 
 def crop_boxes(seed: int, epoch: int, ids: Tensor, sizes: Tensor) -> Tensor:
+    """The boxes of `boxes_and_flips` alone."""
+    return boxes_and_flips(seed, epoch, ids, sizes)[0]
+
+
+def boxes_and_flips(seed: int, epoch: int, ids: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
     """Boxes as torchvision's RandomResizedCrop draws them (Szegedy et al. 2015): 8 to 100 % of the
-    area, sides 3/4 to 4/3, ten tries, then the largest centred box of that shape.
+    area, sides 3/4 to 4/3, ten tries, then the largest centred box of that shape; and `flips`. The
+    numbers of both are drawn at one go: on the host that is a quarter of the time.
 
     Args:
         sizes: int64 [B, 2], height and width of each image.
 
     Returns:
-        int64 [B, 4]: top, left, height, width.
+        int64 [B, 4]: top, left, height, width; bool [B].
     """
-    draws = uniform(seed, epoch, ids, 25)[:, 3:]  # after those of crop_offsets and flips
+    drawn = uniform(seed, epoch, ids, 25)
+    draws = drawn[:, 3:]  # after those of crop_offsets and flips
     area, ratio = draws[:, :10], draws[:, 10:20]
     height, width = sizes.double().unbind(1)
     area = (height * width)[:, None] * (0.08 + 0.92 * area)
@@ -82,7 +89,7 @@ def crop_boxes(seed: int, epoch: int, ids: Tensor, sizes: Tensor) -> Tensor:
     h = torch.where(some, h.gather(1, first)[:, 0], torch.minimum(height, (width * 4 / 3).round()))
     free = torch.stack([height - h, width - w], 1)
     corner = torch.where(some[:, None], (draws[:, 20:22] * (free + 1)).floor(), (free / 2).floor())
-    return torch.cat([corner, torch.stack([h, w], 1)], 1).long()
+    return torch.cat([corner, torch.stack([h, w], 1)], 1).long(), drawn[:, 2] < 0.5
 
 
 def resized_crops(images: Tensor | list[Tensor], boxes: Tensor, mirrored: Tensor, size: int
@@ -215,6 +222,7 @@ def mix(x: Tensor, seed: int, epoch: int, step: int, mixup: float, cutmix: float
 
 
 def mix_labels(labels: Tensor, num_classes: int, lam: float, partner: Tensor) -> Tensor:
-    """Class probabilities float32 [B, num_classes] of a mixed batch, for cross-entropy."""
+    """Class probabilities float32 [B, num_classes] of a mixed batch; an unknown label (-1) has
+    none, so that the rest of its row is what is unknown."""
     own = (labels[:, None] == torch.arange(num_classes, device=labels.device)).float()
     return lam * own + (1 - lam) * own[partner]

@@ -4,6 +4,7 @@
 """
 
 import os
+import time
 from collections.abc import Iterable
 
 import torch
@@ -23,16 +24,21 @@ def is_main() -> bool:
 
 
 def start(device: torch.device) -> None:
-    """Join the process group that torchrun describes: nccl on GPUs, gloo on CPUs.
+    """Join the process group that torchrun describes: nccl on GPUs, gloo on CPUs. Comes back when
+    all ranks have come, however long one of them prepares the images (a group's own patience is 10
+    minutes); torchrun ends those that wait for one that failed.
 
     After --max-restarts started all ranks again the agent's store may still hold the addresses of
     the killed ones (torch 2.15 shares it between attempts): each attempt has keys of its own."""
     if world_size() > 1 and not dist.is_initialized():
         store, _, _ = next(dist.rendezvous("env://"))
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        store = dist.PrefixStore(f"attempt_{attempt}", store)
+        store.set(f"here_{rank()}", "1")
+        while not store.check([f"here_{other}" for other in range(world_size())]):
+            time.sleep(0.05)
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", rank=rank(),
-                                store=dist.PrefixStore(f"attempt_{attempt}", store),
-                                world_size=world_size())
+                                store=store, world_size=world_size())
 
 
 def stop() -> None:
@@ -59,11 +65,16 @@ def copy_from_main(tensors: Iterable[torch.Tensor]) -> None:
             dist.broadcast(tensor, 0)
 
 
+def totals(*values: int) -> list[int]:
+    """The sums of whole numbers over all ranks; the same answer on all."""
+    if not dist.is_initialized():
+        return list(values)
+    sums = torch.tensor(values)
+    if dist.get_backend() == "nccl":
+        sums = sums.cuda()
+    return total(sums).tolist()
+
+
 def any_rank(flag: bool) -> bool:
     """Whether the flag is set on at least one rank; the same answer on all."""
-    if not dist.is_initialized():
-        return flag
-    count = torch.tensor(int(flag))
-    if dist.get_backend() == "nccl":
-        count = count.cuda()
-    return bool(total(count))
+    return totals(int(flag))[0] > 0

@@ -135,7 +135,8 @@ def body(argv: list[str]) -> None:
     if args.label_weight and labels.min() < 0:
         raise UserError("--label-weight needs images with known labels", source=args.source,
                         hint="leave it out: the other objectives need none")
-    view = engine.make_view(task, args, args.label_weight > 0)
+    view = engine.make_view(task, args, args.label_weight > 0
+                            or args.objective in objectives.READ_LABELS)
     objective = objectives.OBJECTIVES[args.objective]
     if args.label_weight:
         objective = objectives.with_labels(objective, args.label_weight)

@@ -35,7 +35,9 @@ from dm_kd.run import (
 )
 
 EVAL_BATCH = 512
-POLL_STEPS = 50  # ranks agree on saving and stopping each so many steps
+POLL_STEPS = 50  # ranks agree on saving and stopping each so many steps,
+POLL_SECONDS = 3.0  # or seconds: torchrun kills 30 seconds after it asked to stop
+NAMED_IMAGES = 16  # in the message that the loss diverged
 COMPILER = "inductor"
 
 
@@ -130,18 +132,19 @@ class View:
         mixed float32 on the labels' device, and labels: as they were, or float32 [B, num_classes]
         where images were mixed."""
         images = on_device(images, labels.device)
-        mirrored = (augment.flips(seed, epoch, ids) if self.flip
-                    else torch.zeros(len(ids), dtype=torch.bool))
+        straight = torch.zeros(len(ids), dtype=torch.bool)
         if self.crop:
             sizes = (torch.tensor(images.shape[2:]).expand(len(images), 2)
                      if isinstance(images, Tensor) else
                      torch.tensor([image.shape[1:] for image in images]))
-            boxes = augment.crop_boxes(seed, epoch, ids, sizes)
-            images = augment.resized_crops(images, boxes, mirrored, self.size)
+            boxes, mirrored = augment.boxes_and_flips(seed, epoch, ids, sizes)
+            images = augment.resized_crops(images, boxes, mirrored if self.flip else straight,
+                                           self.size)
         elif self.size:
             images = augment.centre_crops(images, self.size)
         elif self.pad or self.flip:
             offsets = augment.crop_offsets(seed, epoch, ids, self.pad)
+            mirrored = augment.flips(seed, epoch, ids) if self.flip else straight
             images = augment.pad_crop_flip(images, offsets, mirrored, self.pad)
         x = augment.standardize(augment.send(images, labels.device), self.mean, self.std)
         x, lam, partner = augment.mix(x, seed, epoch, step, self.mixup, self.cutmix,
@@ -363,7 +366,8 @@ def fit(run: Run, args: argparse.Namespace, view: View, student: nn.Module,
     network = student
     if dist.world_size() > 1:
         network = nn.parallel.DistributedDataParallel(
-            student, device_ids=[device] if device.type == "cuda" else None)
+            student, device_ids=[device] if device.type == "cuda" else None,
+            broadcast_buffers=False)  # all get rank 0's statistics at the end of an epoch
     network = compiled(network, args, device)
     teacher_acc1, teacher_top = None, None
     if teacher is not None and val is not None:
@@ -469,11 +473,13 @@ def train_one_epoch(run: Run, args: argparse.Namespace, view: View, network: nn.
         losses[:first] = state["losses"].to(device)
     bar = Progress(steps, f"epoch {epoch + 1}/{args.epochs}", "steps", done=first)
     batches = source.batches(epoch, first, student)
+    stored = len(getattr(source, "images", ()))  # others make theirs, which have no positions
+    shown, poll, last, since = {}, first, first, time.monotonic()
     for step, (images, labels, ids) in enumerate(batches, start=first):
         rate = learning_rate(epoch + step / steps, args)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        labels = augment.send(labels, device)
+        labels, shown[step] = augment.send(labels, device), ids % stored if stored else ids
         x, labels = view.train(images, labels, ids, args.seed, epoch, step)
         if args.compile == "on":
             torch.compiler.cudagraph_mark_step_begin()
@@ -481,39 +487,64 @@ def train_one_epoch(run: Run, args: argparse.Namespace, view: View, network: nn.
         losses[step] = train_step(network, teach, optimizer, objective, x, labels,
                                   getattr(args, "temperature", 1.0), args.amp)
         bar.update()
-        if (dist.world_size() == 1 or step % POLL_STEPS == 0) and step + 1 < steps:
-            stopping = dist.any_rank(bool(stop()))
-            if stopping or dist.any_rank(run.due()):
-                check_finite(losses[:step + 1], student, epoch, args)
+        if (dist.world_size() == 1 or step == poll) and step + 1 < steps:
+            stopping, due, milliseconds = dist.totals(
+                int(bool(stop())), int(run.due()), int(1000 * (time.monotonic() - since)))
+            poll = step + steps_to_poll(step + 1 - last, milliseconds / 1000 / dist.world_size())
+            if stopping or due:
+                check_finite(run, losses[:step + 1], student, epoch, args, shown)
                 state |= {"step": step + 1, "losses": losses[:step + 1].cpu(),
                           "seconds": time.monotonic() - started}
                 save(run, state, student, optimizer, source)
+                shown.clear()
             if stopping:
                 raise Stopped(stop() or 15)
+            last, since = step + 1, time.monotonic()
     bar.close()
-    return check_finite(losses, student, epoch, args).cpu()
+    return check_finite(run, losses, student, epoch, args, shown).cpu()
 
 
-def check_finite(losses: Tensor, network: nn.Module, epoch: int, args: argparse.Namespace
-                 ) -> Tensor:
+def steps_to_poll(steps: int, seconds: float) -> int:
+    """After how many steps the ranks agree again, where the last `steps` took `seconds`; all
+    compute it from the same numbers."""
+    return max(1, min(POLL_STEPS, int(steps * POLL_SECONDS / max(seconds, 0.001))))
+
+
+def check_finite(run: Run, losses: Tensor, network: nn.Module, epoch: int,
+                 args: argparse.Namespace, shown: dict[int, Tensor]) -> Tensor:
     """Stop before anything is saved, all ranks together; else the losses, averaged over ranks. A
     step with a finite loss can still leave infinite weights.
 
+    Args:
+        shown: step -> the ids of its images, of the steps since the last check.
+
     Raises:
-        DivergedError: a loss, weight or BN statistic is NaN or infinite on some rank."""
-    losses = dist.total(losses.clone()) / dist.world_size()
+        DivergedError: a loss, weight or BN statistic is NaN or infinite on some rank; names step,
+            rate and images."""
+    mine, losses = losses, dist.total(losses.clone()) / dist.world_size()
     bad = (~torch.isfinite(losses)).nonzero()
     broken = not all(torch.isfinite(v).all() for v in network.state_dict().values())
     if dist.any_rank(len(bad) > 0 or broken):
         step = int(bad[0]) if len(bad) else len(losses) - 1
         rate = learning_rate(epoch + step / len(losses), args)
         what = f"the loss became {losses[step].item()}" if len(bad) else "weights became infinite"
+        here = not torch.isfinite(mine[step]) if len(bad) else broken
+        kept = [name for name in ("last.pt", "best.pt") if (run.folder / name).exists()]
         raise DivergedError(
             f"{what} in epoch {epoch + 1} at step {step + 1}",
             rate=f"{rate:g}, batch {args.batch_size}, amp {args.amp}",
-            kept="the checkpoint before it (last.pt) and best.pt",
+            images=name_images(run, shown[step].tolist()) if here else "of another process",
+            kept=" and ".join(kept) + ", from before" if kept else "nothing was saved before",
             hint="a lower --learning-rate, --warmup-epochs 5, or --amp none; in another --out")
     return losses
+
+
+def name_images(run: Run, ids: list[int]) -> str:
+    """The first of a batch's images by number; log.txt gets them all."""
+    if len(ids) <= NAMED_IMAGES:
+        return ", ".join(map(str, ids))
+    run.log(f"images of the step that diverged: {', '.join(map(str, ids))}")
+    return f"{', '.join(map(str, ids[:NAMED_IMAGES]))} ... ({len(ids)}, all of them in log.txt)"
 
 
 def save(run: Run, state: dict, student: nn.Module, optimizer: torch.optim.Optimizer,

@@ -143,7 +143,8 @@ def packed(cache: Path, key: str, shape: tuple[int, ...], images: Callable[[], I
            what: str) -> tuple[Tensor, str]:
     """Images of one size as a uint8 memory map [N, C, H, W], and the SHA-256 of its bytes.
 
-    Built once per key; processes that come meanwhile wait for it. A damaged map is made again.
+    Built once per key; processes that come meanwhile wait for it, and those that come later read
+    it side by side. A damaged map is made again.
 
     Args:
         key: changes with whatever the images are made of.
@@ -162,15 +163,17 @@ def packed(cache: Path, key: str, shape: tuple[int, ...], images: Callable[[], I
                 assert image.shape == shape[1:], (image.shape, shape)
                 file.write(image.contiguous().numpy().tobytes())
 
-    with files.locked(stem.with_suffix(".lock"), str(data), blocking=True):
-        digest = _whole(data, done)
-        if digest is None:
-            done.unlink(missing_ok=True)
-            files.remove_stale_temps(data.parent, stem.name)
-            files.check_free_space(data.parent, int(np.prod(shape)), "the packed cache")
-            files.atomically(write, data)
-            digest = files.sha256_file(data)
-            files.write_json(done, {"of": what, "shape": list(shape), "sha256": digest})
+    digest = _whole(data, done)  # without the lock: a map is only ever replaced by a whole one
+    if digest is None:
+        with files.locked(stem.with_suffix(".lock"), str(data), blocking=True):
+            digest = _whole(data, done)  # made by another process meanwhile
+            if digest is None:
+                done.unlink(missing_ok=True)
+                files.remove_stale_temps(data.parent, stem.name)
+                files.check_free_space(data.parent, int(np.prod(shape)), "the packed cache")
+                files.atomically(write, data)
+                digest = files.sha256_file(data)
+                files.write_json(done, {"of": what, "shape": list(shape), "sha256": digest})
     return torch.from_numpy(np.memmap(data, np.uint8, "c", shape=shape)), digest
 
 

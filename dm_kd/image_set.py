@@ -36,6 +36,7 @@ MAX_IMAGES, MAX_SHARD = 10 ** 9, 10 ** 6  # of a set, of a shard
 SHEET_ROWS, SHEET_COLUMNS = 20, 10
 WRITTEN_AT_ONCE = 256  # images that share the wait for the disk
 ENCODERS, LARGE_SIDE = 4, 64  # threads that encode images of so many pixels per side or more
+DECODED_AHEAD = 256  # images that are in memory while a map is built
 
 
 # --- what an image's noise hangs on ---------------------------------------------------------------
@@ -613,8 +614,8 @@ def packed(image_set: ImageSet, cache: Path, progress: Callable[[int], None],
 
 
 def _checked(image_set: ImageSet, rows: list[dict], shape: tuple) -> Iterator[Tensor]:
-    """The set's images in order, each compared with its digest."""
-    for row in rows:
+    """The set's images in order, each compared with its digest; several are decoded at a time."""
+    def checked(row: dict) -> Tensor:
         path = image_set.folder / row["path"]
         content = files.must_exist(path, "--source", "an image of the set").read_bytes()
         if files.sha256(content) != row["sha256"]:
@@ -624,4 +625,8 @@ def _checked(image_set: ImageSet, rows: list[dict], shape: tuple) -> Iterator[Te
         if image.shape != shape:
             raise DamagedError(f"the image is {list(image.shape)}, the set's are {list(shape)}",
                                file=path)
-        yield image
+        return image
+
+    with ThreadPoolExecutor(image_files.DECODERS if shape[1] >= LARGE_SIDE else 1) as pool:
+        for start in range(0, len(rows), DECODED_AHEAD):
+            yield from pool.map(checked, rows[start:start + DECODED_AHEAD])

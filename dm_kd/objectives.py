@@ -32,9 +32,12 @@ def dkd(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor,
     """Decoupled KD, Zhao et al. 2022 (arXiv 2203.08679), eq. 7: tau^2 (alpha KL of "target class
     or not" + beta KL among the other classes), alpha 1 and beta 8.
 
-    labels: int64 [B], or shares [B, classes], whose largest counts. Where they are unknown (-1) the
-    teacher's first class is the target."""
-    target = labels if labels.ndim == 1 else labels.argmax(1)
+    labels: int64 [B], or shares [B, classes], whose largest counts. Where they are unknown (-1, or
+    shares that leave out more than the largest) the teacher's first class is the target."""
+    target = labels
+    if labels.ndim == 2:
+        largest, target = labels.max(1)
+        target = torch.where(1 - labels.sum(1) > largest, -1, target)
     target = torch.where(target < 0, teacher_logits.argmax(1), target)
     parts = []
     for logits in (student_logits, teacher_logits):
@@ -86,3 +89,4 @@ def cross_entropy(student_logits: Tensor, teacher_logits: Tensor | None, labels:
 
 
 OBJECTIVES = {"kd": kd, "mse": mse, "dkd": dkd, "dist": dist}  # what --objective of distill offers
+READ_LABELS = {"dkd"}  # of these: labels of mixed images must be mixed too

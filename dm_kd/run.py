@@ -94,7 +94,8 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--seed", type=nonnegative_int, default=0, metavar="N",
                        help="of all randomness (default: %(default)s)")
     group.add_argument("--device", default="auto", metavar="DEVICE",
-                       help="cpu, cuda, cuda:1 ... (default: cuda if there is one)")
+                       help="cpu, cuda, cuda:1 ... (default: cuda if there is one, with "
+                            "deterministic kernels: the same bits on the same kind of GPU)")
     group.add_argument("--threads", type=positive_int, default=None, metavar="N",
                        help="CPU threads; part of the result's last bits (default: 2, a resumed "
                             "run keeps its number)")
@@ -282,7 +283,8 @@ def resume_threads(args: argparse.Namespace) -> None:
 
 
 def use_device(args: argparse.Namespace):
-    """The torch device of the flags; sets the thread count. Resolves both in `args`.
+    """The torch device of the flags; sets the thread count, and on a GPU kernels that give the same
+    bits each time. Resolves both in `args`.
 
     Raises:
         UserError: there is no such device.
@@ -303,10 +305,23 @@ def use_device(args: argparse.Namespace):
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"no device '{args.device}' here", found=str(error).splitlines()[0][:100],
                         hint="--device cpu") from error
+    if device.type == "cuda":
+        same_bits()
     if device.type == "cuda" and dist.world_size() > 1:
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
         torch.cuda.set_device(device)
     return device
+
+
+def same_bits() -> None:
+    """Let torch choose deterministic kernels only, as a resumed run's equal bits need: matrix
+    products, cuDNN's convolutions, scatters, and inductor's reductions, which else are chosen by
+    timing them. Where it has none it warns and goes on."""
+    import torch
+
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS is first used
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # which costs time, and no bit here
 
 
 class Progress:

@@ -329,6 +329,31 @@ def test_crop_boxes_lie_inside_their_images(sizes, seed, epoch):
     assert (top + height <= sizes[:, 0]).all() and (left + width <= sizes[:, 1]).all()
 
 
+GOLDEN_BOXES = [[0, 12, 116, 151], [11, 61, 107, 90], [8, 61, 87, 95]]  # of the first release
+GOLDEN_FLIPS = [False, False, False, False, True, True, False, True]
+
+
+def test_boxes_and_flips_drawn_at_one_go_are_those_drawn_apart_and_stay_what_they_were():
+    ids, sizes = torch.arange(500), size_rows(120, 170, 500)
+    boxes, mirrored = augment.boxes_and_flips(3, 7, ids, sizes)
+    assert torch.equal(boxes, augment.crop_boxes(3, 7, ids, sizes))
+    assert torch.equal(mirrored, augment.flips(3, 7, ids))
+    assert boxes[:3].tolist() == GOLDEN_BOXES and mirrored[:8].tolist() == GOLDEN_FLIPS
+
+
+@pytest.mark.parametrize("flip", [True, False])
+@pytest.mark.parametrize("kind", ["crop", "pad"])
+def test_a_view_is_mirrored_where_its_id_says_so_and_the_task_allows_it(kind, flip):
+    sizes = {"crop": {"crop": True, "size": 16}, "pad": {"pad": 2}}[kind]
+    images, ids = noise(24, 24, count=32), torch.arange(32)
+    views = [View((0.5,) * 3, (0.25,) * 3, flip=on, **sizes).train(
+        images, torch.zeros(32), ids, 3, 7, 0)[0] for on in (flip, False)]
+    mirrored = augment.flips(3, 7, ids) & flip
+    assert mirrored.any() == flip
+    assert torch.equal(views[0], torch.where(mirrored[:, None, None, None], views[1].flip(3),
+                                             views[1]))
+
+
 def test_a_crop_box_is_the_same_in_any_batch_and_order():
     ids, sizes = torch.arange(100), torch.randint(20, 600, (100, 2))
     whole = augment.crop_boxes(3, 5, ids, sizes)

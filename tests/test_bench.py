@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dm_kd import files, frozen, models
+from dm_kd import files, frozen, models, run
 from dm_kd.bench import distillation, full_size, ladder, measure, rivals, synthesis
 from dm_kd.errors import UserError
 from dm_kd.tasks import get_task
@@ -61,7 +61,41 @@ def test_other_crops_are_no_equivalent_loader(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(distillation, "STORED", 40)
     assert distillation.main(["--parts", "loader", "--loader-images", "3", "--device", "cpu",
                               "--out", str(tmp_path)]) == 2
-    assert "not equivalent" in capsys.readouterr().err and not list(tmp_path.iterdir())
+    assert "not equivalent" in capsys.readouterr().err
+    record = json.loads((tmp_path / "distillation.json").read_text())
+    assert record["loader"].keys() == {"refused", "equivalence"}
+
+
+def test_a_part_that_is_refused_or_breaks_leaves_the_others_record(tmp_path, monkeypatch, capsys):
+    def refuse(*args):
+        measure.require({"good": {"value": 0.0, "limit": 1.0}, "bad": {"value": 2.0, "limit": 1.0},
+                         "worse": {"value": 3.0, "limit": 1.0}})
+
+    def breaks(*args):
+        raise RuntimeError("no memory")
+
+    monkeypatch.setattr(distillation, "small_part", refuse)
+    monkeypatch.setattr(distillation, "loader_part", lambda *args: {"rows": [1]})
+    command = ["--device", "cpu", "--out", str(tmp_path), "--parts"]
+    assert distillation.main([*command, "small,loader"]) == 2
+    record = json.loads((tmp_path / "distillation.json").read_text())
+    assert record["loader"] == {"rows": [1]} and record["small"]["refused"].endswith("bad")
+    assert record["small"]["equivalence"]["worse"] == {"value": 3.0, "limit": 1.0}
+    assert capsys.readouterr().err.count("not equivalent: bad") == 2  # at once, and at the end
+    monkeypatch.setattr(distillation, "large_part", breaks)
+    with pytest.raises(RuntimeError):
+        distillation.main([*command, "loader,large"])
+    assert json.loads((tmp_path / "distillation.json").read_text())["loader"] == {"rows": [1]}
+
+
+def test_on_a_gpu_its_part_comes_first_and_elsewhere_not_at_all(tmp_path, monkeypatch):
+    order, cuda = [], types.SimpleNamespace(type="cuda")
+    monkeypatch.setattr(distillation, "unless_refused", lambda part, refused: {})
+    monkeypatch.setattr(measure, "record", lambda args, *rest: order.append(args.parts))
+    for device in (cuda, torch.device("cpu")):
+        monkeypatch.setattr(run, "use_device", lambda args, device=device: device)
+        assert distillation.main(["--out", str(tmp_path)]) == 0
+    assert order == ["gpu,small,large,loader"] * 4 + ["small,large,loader"] * 3
 
 
 def test_bfloat16_gradients_of_a_deep_pair_pass_and_those_of_other_views_do_not():
@@ -84,20 +118,60 @@ def test_bfloat16_gradients_of_a_deep_pair_pass_and_those_of_other_views_do_not(
 
 
 def test_the_gpu_part_runs_at_small_size(tmp_path, monkeypatch, capsys):
+    real = distillation.simple_step
     monkeypatch.setattr(distillation.engine, "COMPILER", "eager")
-    monkeypatch.setattr(distillation, "GPU_PAIRS", ((("wrn_16_1", "wrn_16_1"), 9000.0, 45000.0),))
+    pairs = ((("wrn_16_1", "wrn_16_1"), 9000.0, 14000.0, 45000.0, 40.0),
+             (("wrn_16_1", "cnn_w4"), 1e-3, 2e-3, 1.0, None))
+    monkeypatch.setattr(distillation, "GPU_PAIRS", pairs)
+    monkeypatch.setattr(distillation, "simple_step", lambda s, t, o, x, labels, bf16: real(
+        s, t, o, x.flip(3) if t.fc.in_features != s.fc.in_features else x, labels, bf16))
     assert distillation.main([
-        "--parts", "gpu", "--gpu-batch-size", "16", "--gpu-pixels", "28",
-        "--gpu-steps", "1", "--repeats", "1", "--threads", "1", "--device", "cpu", "--out",
-        str(tmp_path)]) == 0
+        "--parts", "gpu", "--gpu-batch-size", "16", "--gpu-pixels", "28", "--gpu-images", "24",
+        "--gpu-steps", "2", "--repeats", "1", "--threads", "1", "--device", "cpu", "--out",
+        str(tmp_path)]) == 2
     gpu = json.loads((tmp_path / "distillation.json").read_text())["gpu"]
-    pair, = gpu["pairs"]
+    pair, other = gpu["pairs"]
+    assert other["pair"] == ["wrn_16_1", "cnn_w4"] and "not equivalent" in other["refused"]
     assert pair["goal"] == 9000 and pair["wall"] == 45000 and not pair["reached"]
     assert pair["share_of_wall_percent"] == pytest.approx(
         100 * pair["images_per_second"]["ours"] / 45000)
     assert pair["compile_seconds"] > 0 < pair["warm_up_seconds"]
     assert len(pair["ratios"]) == 2 and gpu["crops_per_second"] > 0
-    assert "% of the wall" in capsys.readouterr().out
+    speed = pair["images_per_second"]
+    assert pair["minutes_of_a_run"] == pytest.approx(
+        100 * (200_000 / speed["ours"] + 50_000 / speed["ours, judging"]) / 60)
+    out = capsys.readouterr().out
+    for said in ("goal 9,000 images/s MISSED, aim 14,000 MISSED", "% of the wall of 45,000",
+                 "100 epochs of 200,000 images, 50,000 judged in each", "goal 40 MISSED",
+                 "ours is", f"goal {distillation.GPU_CROPS:,}"):
+        assert said in out, said
+
+
+def test_the_timed_epoch_of_a_gpu_gathers_crops_and_steps(tmp_path, monkeypatch):
+    """It is engine.train_one_epoch: other images in each step, and the student moves."""
+    monkeypatch.setattr(distillation.engine, "COMPILER", "eager")
+    args = types.SimpleNamespace(seed=0, gpu_batch_size=8, gpu_pixels=28, gpu_images=24,
+                                 out=tmp_path)
+    view = distillation.engine.View((0.5,) * 3, (0.25,) * 3, 28, crop=True, flip=True)
+    variants, students = distillation.gpu_variants(args, torch.device("cpu"),
+                                                   ("wrn_16_1", "wrn_16_1"), view)
+    seen, student = [], students[distillation.OURS]
+    before = student.fc.weight.detach().clone()
+    student.register_forward_pre_hook(lambda module, x: seen.append(x[0].clone()))
+    variants[distillation.OURS](3)
+    assert len(seen) == 3 and not torch.equal(seen[0], seen[1])
+    assert not torch.equal(student.fc.weight, before)
+
+
+def test_kernel_settings_are_put_back():
+    before = (torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.allow_tf32)
+    with pytest.raises(KeyError), distillation.torch_settings(True, tf32=False):
+        assert torch.are_deterministic_algorithms_enabled()
+        assert torch.is_deterministic_algorithms_warn_only_enabled()
+        assert torch.backends.cudnn.enabled and not torch.backends.cudnn.allow_tf32
+        raise KeyError
+    assert before == (torch.are_deterministic_algorithms_enabled(),
+                      torch.backends.cudnn.allow_tf32)
 
 
 @pytest.mark.parametrize("names", [
@@ -271,7 +345,11 @@ def test_no_speed_is_printed_when_the_results_differ(tmp_path, monkeypatch, caps
                         lambda s, t, labels, tau: (s.float() * torch.randn(s.shape)).mean())
     assert distillation.main([*DISTILL, "--out", str(tmp_path)]) == 2
     out, err = capsys.readouterr()
-    assert "not equivalent" in err and "images/s" not in out and not list(tmp_path.iterdir())
+    assert "not equivalent" in err and "images/s" not in out
+    small = json.loads((tmp_path / "distillation.json").read_text())["small"]
+    assert "not equivalent" in small["refused"] and "rows" not in small
+    assert any(check["limit"] and not check["value"] <= check["limit"]
+               for check in small["equivalence"].values())
 
 
 def test_nan_is_not_equivalent():

@@ -273,6 +273,45 @@ def test_batches_of_files_are_those_of_their_images():
     assert later == [seen[4:]]
 
 
+# --- where images lie, for a device that is not there ---------------------------------------------
+
+ELSEWHERE = torch.device("meta")  # stands for a GPU: tensors can go there
+
+
+@pytest.mark.parametrize(("free", "goes"), [(2, False), (4, False), (4.1, True), (1e6, True)])
+def test_images_lie_on_the_device_where_they_take_less_than_half_of_what_is_free(monkeypatch, free,
+                                                                               goes):
+    images, labels = torch.zeros(10, 1, 8, 8, dtype=torch.uint8), torch.arange(10)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (int(free * 320), 10 ** 9))
+    found = stored.resident(images, labels, ELSEWHERE)
+    assert [v.device.type for v in found] == [ELSEWHERE.type if goes else "cpu"] * 2
+    assert found[0].shape == images.shape and found[0].dtype == torch.uint8
+
+
+def test_files_and_what_a_cpu_uses_stay_where_they_are(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (10 ** 12, 10 ** 12))
+    write_pictures(Path("set"))
+    files_found, tensor = found_in("set", IMAGENET), torch.zeros(2, 1, 8, 8, dtype=torch.uint8)
+    labels = torch.zeros(2)
+    assert stored.resident(files_found, labels, ELSEWHERE) == (files_found, labels)
+    assert stored.resident(tensor, labels, torch.device("cpu")) == (tensor, labels)
+
+
+class OnGpu(torch.Tensor):
+    """A tensor that says it is on a GPU."""
+
+    is_cuda = True
+
+
+def test_a_gpu_waits_only_for_images_that_are_not_on_it():
+    cuda, cpu = torch.device("cuda"), torch.device("cpu")
+    here, there = torch.zeros(2, 1, 8, 8), torch.zeros(2, 1, 8, 8).as_subclass(OnGpu)
+    write_pictures(Path("set"))
+    assert stored.far_from(cuda, here) and stored.far_from(cuda, found_in("set", IMAGENET))
+    assert not stored.far_from(cuda, there)
+    assert not stored.far_from(cpu, here) and not stored.far_from(cpu, found_in("set", IMAGENET))
+
+
 # --- commands -------------------------------------------------------------------------------------
 
 def call(entry, *argv):

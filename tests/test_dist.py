@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import pytest
 import torch
 from processes import ROOT, contents, run
 
-from dm_kd import augment, engine, files
+from dm_kd import augment, dist, engine, files
 from dm_kd.models import load_frozen
 from dm_kd.tasks import get_task, load_real
 
@@ -275,6 +276,7 @@ def test_synthesis_under_torchrun_makes_the_bytes_of_one_process(tmp_path):
 
 NAN = """
 import argparse, sys, torch
+from pathlib import Path
 from dm_kd import dist, engine
 from dm_kd.errors import DivergedError
 
@@ -282,11 +284,15 @@ dist.start(torch.device("cpu"))
 args = argparse.Namespace(learning_rate=0.1, lr_schedule="cosine", epochs=9, warmup_epochs=0,
                           batch_size=8, amp="none")
 network, found = torch.nn.Linear(1, 1), []
-found.append(engine.check_finite(torch.tensor([1.0 + 2 * dist.rank()]), network, 4, args).item())
+run = argparse.Namespace(folder=Path("nowhere"))
+shown = {0: torch.tensor([1, 2]), 1: torch.tensor([3, 4])}
+found.append(engine.check_finite(run, torch.tensor([1.0 + 2 * dist.rank()]), network, 4, args,
+                                 shown).item())
 try:
-    engine.check_finite(torch.tensor([1.0, float("nan") if dist.rank() else 3.0]), network, 4, args)
+    engine.check_finite(run, torch.tensor([1.0, float("nan") if dist.rank() else 3.0]), network, 4,
+                        args, shown)
 except DivergedError as error:
-    found.append(str(error).splitlines()[0])
+    found += [str(error).splitlines()[i] for i in (0, 2)]
 sys.stdout.write(f"{dist.rank()} {found}\\n")  # at one go: two processes write
 dist.stop()
 """
@@ -297,4 +303,73 @@ def test_a_nan_on_one_process_stops_both_with_the_step_named(tmp_path, monkeypat
     monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
     out, _ = torchrun(tmp_path / "nan.py")
     assert sorted(out.splitlines()) == [
-        f"{rank} [2.0, 'error: the loss became nan in epoch 5 at step 2']" for rank in (0, 1)]
+        f"{rank} [2.0, 'error: the loss became nan in epoch 5 at step 2', '  images   {images}']"
+        for rank, images in ((0, "of another process"), (1, "3, 4"))]
+
+
+def test_two_processes_are_one_with_batch_norm_in_groups(teacher, tmp_path):
+    """The same images, global batch, rate, mean of the gradients and batch statistics: what is left
+    is the order of sums."""
+    short = ("--epochs", 2, "--teacher", teacher, "--out")
+    torchrun("distill", *RECIPE, *short, tmp_path / "two")
+    ended = run("distill", *RECIPE, *short, tmp_path / "one", "--bn-group", 8)
+    assert ended.code == 0, ended.err
+    for name in ("train_loss", "val_acc1"):
+        found, expected = ([row[name] for row in metrics(tmp_path / f)] for f in ("two", "one"))
+        assert found == pytest.approx(expected, rel=1e-4), name
+    found, expected = (files.load_safetensors(tmp_path / f / "student.safetensors")
+                       for f in ("two", "one"))
+    for key, value in expected.items():
+        assert torch.allclose(found[key], value, rtol=1e-3, atol=1e-4), key
+
+
+SLOW = """
+import sys, time
+from dm_kd import distill, engine
+
+real = engine.train_step
+engine.train_step = lambda *args: (time.sleep(0.9), real(*args))[1]
+sys.exit(distill.main())
+"""
+
+
+@pytest.mark.slow
+def test_sigterm_between_slow_steps_saves_in_time_and_goes_on_to_the_same_bits(
+        two, teacher, tmp_path, monkeypatch):
+    """An epoch of 38 steps of a second is longer than the half minute that torchrun leaves."""
+    (tmp_path / "slow.py").write_text(SLOW)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
+    command = (*RECIPE, "--teacher", teacher, "--out", tmp_path / "run")
+    running = start_torchrun(tmp_path / "slow.py", *command)
+    for _ in range(12000):
+        log = tmp_path / "run" / "log.txt"
+        if log.exists() and "teacher Acc@1" in log.read_text() or running.poll() is not None:
+            break
+        time.sleep(0.01)
+    time.sleep(4)  # some steps
+    running.send_signal(signal.SIGTERM)
+    wait(running)
+    assert running.returncode != 0 and not (tmp_path / "run" / "metrics.jsonl").exists()
+    out, _ = torchrun("distill", *command)
+    assert re.search(r"resumed at epoch 1, step [1-9]", out)
+    assert ((tmp_path / "run" / "student.safetensors").read_bytes()
+            == (two[0] / "student.safetensors").read_bytes())
+
+
+def test_the_group_is_made_when_all_have_come(monkeypatch):
+    """However long one of them prepares the images: gloo and nccl have half an hour's patience, or
+    ten minutes."""
+    store, here = torch.distributed.HashStore(), []
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.distributed, "rendezvous", lambda url: iter([(store, 0, 2)]))
+    monkeypatch.setattr(torch.distributed, "init_process_group",
+                        lambda *args, **options: here.append(options["store"]))
+    first = threading.Thread(target=dist.start, args=(torch.device("cpu"),))
+    first.start()
+    first.join(0.3)
+    assert not here
+    monkeypatch.setenv("RANK", "1")
+    dist.start(torch.device("cpu"))
+    first.join(10)
+    assert len(here) == 2

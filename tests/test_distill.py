@@ -8,7 +8,16 @@ import torch
 import yaml
 from PIL import Image
 
-from dm_kd import distill, engine, image_set, models, objectives, synthesize, train_teacher
+from dm_kd import (
+    augment,
+    distill,
+    engine,
+    image_set,
+    models,
+    objectives,
+    synthesize,
+    train_teacher,
+)
 from dm_kd.errors import UserError
 from dm_kd.tasks import absent_classes, first_per_class, get_task, load_real
 
@@ -37,6 +46,25 @@ def trained(tmp_path, noise_folder):
         return tmp_path / name
 
     return train
+
+
+@pytest.mark.parametrize(("flags", "mixed"), [
+    (("--objective", "dkd"), True), (("--objective", "kd", "--label-weight", "0.1"), True),
+    (("--objective", "kd"), False)])
+def test_an_objective_that_reads_labels_gets_those_of_the_mixed_images(
+        trained, teacher_folder, monkeypatch, flags, mixed):
+    name, seen = flags[1], []
+    real, mix_labels = objectives.OBJECTIVES[name], augment.mix_labels
+    shares = []
+    monkeypatch.setitem(objectives.OBJECTIVES, name, lambda s, t, labels, tau: (
+        seen.append(labels), real(s, t, labels, tau))[1])
+    monkeypatch.setattr(augment, "mix_labels", lambda *a: (
+        shares.append(mix_labels(*a)), shares[-1])[1])
+    trained("run", "--source", "real", "--steps-per-epoch", "5", "--teacher", teacher_folder,
+            "--mixup", "1", *flags)
+    assert len(seen) == 5  # steps
+    assert [labels.ndim for labels in seen] == [2 if mixed else 1] * 5
+    assert all(a is b for a, b in zip(seen, shares, strict=True)) if mixed else not shares
 
 
 def weights(folder):

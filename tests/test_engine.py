@@ -1,6 +1,7 @@
 """The training loop: what may change, the schedule, exact counts, the same bits after a stop."""
 
 import copy
+import io
 import json
 import math
 import os
@@ -406,6 +407,34 @@ def test_a_nan_loss_stops_with_epoch_and_step_and_keeps_the_good_checkpoint(part
     assert not (tmp_path / "run/student.safetensors").exists()
 
 
+@pytest.mark.parametrize(("at", "seconds", "kept"), [
+    (7, 1e-9, "last.pt and best.pt"), (7, 1e9, "best.pt, from"), (2, 1e9, "nothing was saved")])
+def test_a_diverged_run_names_its_images_and_what_it_has_kept(parts, tmp_path, at, seconds, kept):
+    p = parts(tmp_path / "run", checkpoint_seconds=seconds)
+    calls = []
+    p.objective = lambda *inputs: (calls.append(1), objectives.kd(*inputs) * (
+        math.nan if len(calls) == at else 1.0))[1]
+    with pytest.raises(DivergedError) as caught:
+        train(tmp_path / "run", p)
+    epoch, step = divmod(at - 1, 4)
+    ids = p.source.order(epoch)[step * 32:(step + 1) * 32].tolist()
+    said = ", ".join(map(str, ids))
+    assert f"images   {', '.join(map(str, ids[:16]))} ... (32, all" in str(caught.value)
+    assert said in (tmp_path / "run/log.txt").read_text()
+    assert kept in str(caught.value) and len(str(caught.value).splitlines()) == 5
+    assert "last.pt" in str(caught.value) or not (tmp_path / "run/last.pt").exists()
+
+
+def test_images_that_fill_the_last_batch_are_named_by_their_places(parts, tmp_path):
+    p = parts(tmp_path / "run", epochs=1)
+    p.source = StoredSource(p.source.images[:8], p.source.labels[:8], 12, 0)
+    p.objective = lambda *inputs: objectives.kd(*inputs) * math.nan
+    with pytest.raises(DivergedError) as caught:
+        train(tmp_path / "run", p)
+    named = str(caught.value).splitlines()[2].split("images")[1].split(",")
+    assert [int(i) for i in named] == (p.source.order(0) % 8).tolist()
+
+
 def test_infinite_weights_after_a_finite_loss_are_not_saved(parts, tmp_path):
     p = parts(tmp_path / "run", epochs=1)
     calls = []
@@ -739,6 +768,91 @@ def test_cuda_graphs_are_for_one_gpu(monkeypatch, device, world_size, mode):
     args = types.SimpleNamespace(compile="on")
     options = engine.compiled(torch.nn.Linear(1, 1), args, torch.device(device))
     assert options == {"backend": "inductor", "dynamic": False, "mode": mode}
+
+
+# --- bfloat16 -------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize(("amp", "dtype"), [("none", torch.float32), ("bf16", torch.bfloat16)])
+def test_both_networks_features_have_the_type_asked_for_and_logits_are_float32(
+        parts, tmp_path, amp, dtype):
+    p, seen = parts(tmp_path / "run", epochs=1, amp=amp), {"x": [], "logits": []}
+
+    def note(module, x, logits):
+        seen["x"].append(x[0].dtype)
+        seen["logits"].append(logits.dtype)
+
+    for network in (p.student, p.teacher):
+        inversion_terms.last_linear(network).register_forward_hook(note)
+    train(tmp_path / "run", p)
+    assert set(seen["x"]) == {dtype} and set(seen["logits"]) == {torch.float32}
+    assert len(seen["x"]) > 2 * 4  # both networks' steps, and judging
+    assert all(v.dtype == torch.float32 for v in p.student.parameters())
+
+
+@pytest.mark.parametrize(("flags", "amp"), [
+    ("flags: avx2 avx512f", "none"), ("flags: avx512_bf16", "bf16"), ("flags: amx_bf16", "bf16"),
+    (None, "none")])
+def test_bfloat16_is_chosen_where_the_processor_computes_it_and_on_gpus(monkeypatch, flags, amp):
+    def cpuinfo(path):
+        if flags is None:
+            raise FileNotFoundError(path)
+        return io.StringIO(flags)
+
+    monkeypatch.setattr(engine, "open", cpuinfo, raising=False)
+    assert engine.resolve_amp("auto", CPU) == amp
+    assert engine.resolve_amp("auto", torch.device("cuda")) == "bf16"
+    assert [engine.resolve_amp(given, CPU) for given in ("bf16", "none")] == ["bf16", "none"]
+
+
+def test_a_bfloat16_run_stopped_at_a_step_goes_on_to_the_same_bits_which_are_not_float32s(
+        parts, tmp_path, unbroken):
+    expected, _, _ = finished(parts, tmp_path, unbroken, amp="bf16")
+    p = parts(tmp_path / "run", amp="bf16")
+    p.source = StopAt(p.source, 1, 1)
+    with pytest.raises(Stopped):
+        train(tmp_path / "run", p)
+    train(tmp_path / "run", parts(tmp_path / "run", amp="bf16"))
+    assert (tmp_path / "run/student.safetensors").read_bytes() == expected
+    train(tmp_path / "exact", parts(tmp_path / "exact"))
+    assert (tmp_path / "exact/student.safetensors").read_bytes() != expected
+
+
+# --- several processes, as far as one shows them --------------------------------------------------
+
+@pytest.mark.parametrize(("steps", "seconds", "expected"), [
+    (1, 60.0, 1), (1, 3.0, 1), (1, 1.0, 3), (1, 0.0, 50), (50, 30.0, 5), (5, 1.0, 15),
+    (50, 1.4, 50)])
+def test_processes_agree_each_three_seconds_or_fifty_steps(steps, seconds, expected):
+    assert engine.steps_to_poll(steps, seconds) == expected
+
+
+class Wrapped(torch.nn.Module):
+    """Stands for DistributedDataParallel, which needs a group."""
+
+    def __init__(self, module, **options):
+        super().__init__()
+        self.module, Wrapped.options = module, options
+
+    def forward(self, x):
+        return self.module(x)
+
+
+@pytest.mark.parametrize(("seconds", "step"), [(0.01, 3), (10.0, None)], ids=["slow", "fast"])
+def test_slow_steps_of_several_processes_are_asked_often_whether_to_stop(
+        parts, tmp_path, monkeypatch, seconds, step):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(torch.nn.parallel, "DistributedDataParallel", Wrapped)
+    monkeypatch.setattr(engine, "POLL_SECONDS", seconds)
+    monkeypatch.setattr(engine, "POLL_STEPS", 3)
+    real = engine.train_step
+    monkeypatch.setattr(engine, "train_step", lambda *args: (time.sleep(0.03), real(*args))[1])
+    p = parts(tmp_path / "run")
+    p.source = StopAt(p.source, 0, 2)
+    with pytest.raises(Stopped):
+        train(tmp_path / "run", p)
+    state = torch.load(tmp_path / "run/last.pt", weights_only=True)
+    assert (state["epoch"], state["step"]) == ((0, step) if step else (1, 0))
+    assert Wrapped.options == {"device_ids": None, "broadcast_buffers": False}
 
 
 # --- batch norm in groups -------------------------------------------------------------------------

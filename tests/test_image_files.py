@@ -3,11 +3,13 @@
 Whatever the bytes are, the result is images or a short message; nothing is written anywhere.
 """
 
+import contextlib
 import io
 import os
 import random
 import shutil
 import struct
+import threading
 import tracemalloc
 import zipfile
 import zlib
@@ -814,6 +816,31 @@ def test_a_packed_copy_is_made_once_and_writing_into_it_does_not_change_it():
         raise AssertionError("it is there")
 
     assert torch.equal(pack(images=never)[0], torch.stack(constants()))
+
+
+def test_a_packed_copy_that_is_there_is_read_by_all_at_once():
+    pack()
+    found = []
+    with image_files.files.locked(Path("cache") / f"{'k' * 24}.lock", "a reader"):
+        reader = threading.Thread(target=lambda: found.append(pack()), daemon=True)
+        reader.start()
+        reader.join(20)
+        assert found
+    assert torch.equal(found[0][0], torch.stack(constants()))
+
+
+def test_a_packed_copy_that_another_made_while_this_one_waited_is_not_made_again():
+    lock, found = Path("cache") / f"{'k' * 24}.lock", []
+    with image_files.files.locked(lock, "another"):
+        waits = threading.Thread(target=lambda: found.append(pack(images=list)), daemon=True)
+        waits.start()
+        waits.join(0.3)
+        assert not found
+        with pytest.MonkeyPatch.context() as patch:  # the other one's work, in its lock
+            patch.setattr(image_files.files, "locked", lambda *a, **o: contextlib.nullcontext())
+            pack()
+    waits.join(20)
+    assert torch.equal(found[0][0], torch.stack(constants()))
 
 
 @pytest.mark.parametrize("damage", [

@@ -6,6 +6,7 @@ import io
 import json
 import shutil
 import threading
+import time
 import zlib
 from pathlib import Path
 
@@ -540,6 +541,24 @@ def test_the_packed_cache_equals_the_files(finished, tmp_path):
     for image, row in zip(pixels, images.index(), strict=True):
         data = (finished / row["path"]).read_bytes()
         assert torch.equal(image, image_files.read_image(data, row["path"]))
+
+
+@pytest.mark.parametrize("threads", [1, 8])
+def test_images_decoded_by_many_threads_keep_their_order(finished, tmp_path, monkeypatch, threads):
+    images, seen = image_set.open_set(finished), set()
+    expected = image_set.packed(images, tmp_path / "one", lambda n: None)[0]
+    real = image_set.read_image
+
+    def slower_at_first(*args):
+        seen.add(threading.get_ident())
+        time.sleep(0.03 / (1 + len(seen)))
+        return real(*args)
+
+    monkeypatch.setattr(image_set, "read_image", slower_at_first)
+    monkeypatch.setattr(image_set, "DECODED_AHEAD", 7)
+    monkeypatch.setattr(image_set, "LARGE_SIDE", 8 if threads > 1 else 9)
+    found = image_set.packed(images, tmp_path / "many", lambda n: None)[0]
+    assert torch.equal(found, expected) and (len(seen) > 1) == (threads > 1)
 
 
 def test_the_cache_is_built_once(finished, tmp_path):

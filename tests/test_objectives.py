@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from dm_kd import objectives
+from dm_kd import augment, objectives
 
 LABELS = torch.tensor([0, 1])
 
@@ -137,6 +137,17 @@ def test_dkd_takes_the_teachers_class_where_labels_are_unknown_and_the_largest_s
     assert torch.equal(objectives.dkd(student, teacher, torch.tensor([-1, -1]), 4.0), expected)
     shares = 0.6 * torch.nn.functional.one_hot(top, 5) + 0.08
     assert torch.equal(objectives.dkd(student, teacher, shares, 4.0), expected)
+
+
+@pytest.mark.parametrize(("labels", "target"), [
+    ([2, 3], 2), ([3, 2], 3), ([2, -1], 2), ([-1, 2], 4), ([-1, -1], 4)])
+def test_dkd_aims_at_the_class_with_the_largest_share_of_a_mixed_image(labels, target):
+    """Of an image that is 0.7 the first label's; the teacher's class (4) where that is unknown."""
+    teacher = torch.tensor([[0.0, 0.1, 0.2, 0.3, 3.0]]).expand(2, 5)
+    student, swapped = torch.randn(2, 5), torch.tensor([1, 0])
+    shares = augment.mix_labels(torch.tensor(labels), 5, 0.7, swapped)[:1]
+    found = objectives.dkd(student[:1], teacher[:1], shares, 4.0)
+    assert torch.equal(found, objectives.dkd(student[:1], teacher[:1], torch.tensor([target]), 4.0))
 
 
 def test_dist_is_one_minus_pearsons_correlation_of_rows_and_columns():

@@ -226,6 +226,24 @@ def test_a_number_flag_takes_a_finite_number_in_range_or_refuses(value):
         assert low <= found <= 1e15
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_gpu_is_set_up_with_deterministic_kernels_and_a_cpu_as_torch_has_it(monkeypatch, device):
+    monkeypatch.setattr(torch, "empty", lambda *size, device: None)  # stands for a GPU
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    fill = torch.utils.deterministic.fill_uninitialized_memory
+    try:
+        args = argparse.Namespace(device=device, threads=1)
+        assert run.use_device(args).type == device
+        on = device == "cuda"
+        assert torch.are_deterministic_algorithms_enabled() == on
+        assert torch.is_deterministic_algorithms_warn_only_enabled() == on
+        assert torch.utils.deterministic.fill_uninitialized_memory == (fill and not on)
+        assert ("CUBLAS_WORKSPACE_CONFIG" in os.environ) == on
+    finally:
+        torch.use_deterministic_algorithms(False)
+        torch.utils.deterministic.fill_uninitialized_memory = fill
+
+
 def test_help_ends_with_0(capsys):
     assert distill.main(["--help"]) == 0
     assert "--temperature" in capsys.readouterr().out
