@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from dm_kd import files, synthesize
-from dm_kd.bench import synthesis
+from dm_kd.bench import imagenet_path, synthesis
 from dm_kd.errors import UserError
 from dm_kd.generators import dit, dit_weights
 from dm_kd.tasks import get_task
@@ -557,30 +557,6 @@ def test_the_licence_is_the_cards_else_that_of_the_published_sizes(copied):
 
 # --- DiT-XL/2 -------------------------------------------------------------------------------------
 
-SD_VAE = {  # stabilityai/sd-vae-ft-mse, config.json
-    "in_channels": 3, "out_channels": 3, "latent_channels": 4, "norm_num_groups": 32,
-    "layers_per_block": 2, "block_out_channels": (128, 256, 512, 512), "sample_size": 256,
-    "down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
-
-
-def write_xl(folder: Path) -> tuple[Path, Path]:
-    """DiT-XL/2 with random weights as an original file and as a diffusers folder (5.7 GB)."""
-    torch.manual_seed(0)
-    network = dit.DiT(32, 2, 4, 1152, 28, 16, 1000)
-    for parameter in network.parameters():
-        if parameter.requires_grad:
-            torch.nn.init.normal_(parameter, std=0.02)
-    torch.save(network.state_dict(), folder / "DiT-XL-2-256x256.pt")
-    with torch.device("meta"):
-        rival = diffusers.DiTTransformer2DModel(out_channels=8)
-    assert sum(p.numel() for p in rival.parameters()) == 749_826_464  # a table in each block
-    rival.load_state_dict(dit.to_diffusers(network.state_dict()), assign=True)
-    rival.save_pretrained(folder / "pipeline" / "transformer")
-    diffusers.DDIMScheduler(clip_sample=False).save_pretrained(folder / "pipeline" / "scheduler")
-    diffusers.AutoencoderKL(**SD_VAE).save_pretrained(folder / "pipeline" / "vae")
-    return folder / "DiT-XL-2-256x256.pt", folder / "pipeline"
-
-
 @pytest.fixture
 def large(tmp_path):
     """A folder that does not stay: pytest keeps those of three runs."""
@@ -590,7 +566,8 @@ def large(tmp_path):
 
 @pytest.mark.slow
 def test_xl_2_makes_the_same_256_pixel_images_from_both_layouts(large):
-    original, folder = write_xl(large)
+    imagenet_path.write_generator(large, imagenet_path.DIT, imagenet_path.SD_VAE, 0)
+    original, folder = large / imagenet_path.ORIGINAL, large / imagenet_path.PIPELINE
     for name, weights in (("a", original), ("b", folder)):
         assert synthesize.main([
             "--task", "imagenet", "--weights", str(weights), "--vae", str(folder / "vae"),
