@@ -47,7 +47,8 @@ find_python() {
 run_folds() {
     names=$1 printer=$2 logs=$3
     if [ -n "${dry:-}" ]; then
-        for name in $names; do "$printer" "$name"; done | "$PYTHON" -m dm_kd
+        lines=$(for name in $names; do "$printer" "$name" || exit; done) || return
+        echo "$lines" | "$PYTHON" -m dm_kd
         return
     fi
     mkdir -p "$logs"

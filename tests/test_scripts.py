@@ -309,3 +309,9 @@ def test_an_unknown_task_of_a_study_is_refused(fresh):
     for name in PAPER_STUDIES:
         done = run_script(fresh, ROOT / f"scripts/sweeps/{name}.sh", "imagenette", "--dry-run")
         assert done.returncode == 2 and "imagenette" in done.stderr
+
+
+def test_a_row_that_is_unknown_ends_a_dry_run_too(fresh):
+    script = ROOT / "scripts/sweeps/digits_speed_keeps_accuracy.sh"
+    done = run_script(fresh, script, "--dry-run", ROWS="fast")
+    assert done.returncode == 2 and "'fast'" in done.stderr and "would" not in done.stdout
