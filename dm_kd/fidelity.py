@@ -115,13 +115,13 @@ def distances_between(points: Tensor, others: Tensor) -> Tensor:
     return torch.from_numpy(pairwise_distances(points.double().numpy(), others.double().numpy()))
 
 
-def neighbours_among(points: Tensor, k: int):
-    """scikit-learn's exact search for the k nearest of the points [N, D]: matrix products, 20 times
+def search_among(points: Tensor):
+    """scikit-learn's exact search for the nearest of the points [N, D]: matrix products, 20 times
     as fast as differences for [10000, 784], whose rounding may confuse distances that differ by
     less than 1e-6 or so."""
     from sklearn.neighbors import NearestNeighbors
 
-    return NearestNeighbors(n_neighbors=k, algorithm="brute").fit(points.numpy())
+    return NearestNeighbors(n_neighbors=1, algorithm="brute").fit(points.numpy())
 
 
 # --- copies ---------------------------------------------------------------------------------------
@@ -129,7 +129,7 @@ def neighbours_among(points: Tensor, k: int):
 def nearest(points: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
     """Root mean square difference of each point [N, D] to its nearest of `others` [M, D] (0 for an
     exact copy), and which that is."""
-    found = neighbours_among(others, 1).kneighbors(points.numpy(), return_distance=False)
+    found = search_among(others).kneighbors(points.numpy(), return_distance=False)
     which = torch.from_numpy(found[:, 0])
     return root_mean_square(points, others[which]), which
 
@@ -138,7 +138,7 @@ def nearest_other(points: Tensor) -> Tensor:
     """The same, to the nearest other point of the same set [N]; infinite for a single one."""
     if len(points) == 1:
         return torch.full((1,), torch.inf)
-    found = neighbours_among(points, 1).kneighbors(return_distance=False)
+    found = search_among(points).kneighbors(return_distance=False)
     return root_mean_square(points, points[torch.from_numpy(found[:, 0])])
 
 
