@@ -30,8 +30,7 @@ from dm_kd.generators import dit, dit_weights
 from dm_kd.tasks import Task, get_task
 
 DISK_BYTES = 7_000_000_000
-DIT = {"input_size": 32, "patch_size": 2, "channels": 4, "width": 1152, "depth": 28, "heads": 16,
-       "num_classes": 1000}  # DiT-XL/2 at 256 x 256
+DIT = {**dit_weights.PUBLISHED, "input_size": 32}  # DiT-XL/2 at 256 x 256
 SD_VAE = {  # stabilityai/sd-vae-ft-mse, config.json
     "in_channels": 3, "out_channels": 3, "latent_channels": 4, "norm_num_groups": 32,
     "layers_per_block": 2, "block_out_channels": (128, 256, 512, 512), "sample_size": 256,
@@ -222,7 +221,7 @@ def measured(root: Path, name: str, argv: list[str]) -> dict:
                         found=" | ".join(lines[-3:])[:300])
     return {"command": shlex.join(["python", *words]),
             "seconds": round(time.monotonic() - started, 1),
-            "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 1),  # what a busy machine hides
+            "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 3),  # what a busy machine hides
             "peak_rss_mb": round(usage.ru_maxrss / 1024)}  # KiB on Linux
 
 
