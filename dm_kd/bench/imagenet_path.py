@@ -220,7 +220,7 @@ def measured(root: Path, name: str, argv: list[str]) -> dict:
         raise UserError(f"'{name}' ended with exit code {child.returncode}",
                         found=" | ".join(lines[-3:])[:300])
     return {"command": shlex.join(["python", *words]),
-            "seconds": round(time.monotonic() - started, 1),
+            "seconds": round(time.monotonic() - started, 3),
             "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 3),  # what a busy machine hides
             "peak_rss_mb": round(usage.ru_maxrss / 1024)}  # KiB on Linux
 
