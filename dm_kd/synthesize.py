@@ -90,13 +90,15 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--export-format", choices=("list", "imagefolder"), default="list",
                         help="one folder and a list of paths, or a folder per class "
                              "(default: %(default)s)")
+    shared = len(parser._actions)
     importlib.import_module(GENERATORS[name]).add_arguments(parser)
+    generators_own = parser._actions[shared:]
     run.add_common_arguments(parser)
     if any(argument.split("=")[0] in ("--verify", "--import", "--export") for argument in argv):
         for action in parser._actions:  # no generator is needed
             action.required = action.dest in ("task", "out")
     args = run.parse(parser, argv)
-    check_modes(args)
+    check_modes(args, generators_own)
     if args.images_per_class is None and not getattr(args, "import"):
         args.images_per_class = IMAGES_PER_CLASS
     args.rank = dist.rank() if args.rank is None else args.rank
@@ -107,10 +109,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
     return args
 
 
-def check_modes(args: argparse.Namespace) -> None:
+def check_modes(args: argparse.Namespace, generators_own: list[argparse.Action]) -> None:
     """
     Raises:
-        UserError: several things to do at once."""
+        UserError: several things to do at once, or flags of a generator where none makes images."""
     modes = [f"--{name}" for name in ("verify", "import", "export") if getattr(args, name)]
     if len(modes) > 1:
         raise UserError(f"{' and '.join(modes)} are commands of their own",
@@ -118,6 +120,11 @@ def check_modes(args: argparse.Namespace) -> None:
     if args.repair and modes and modes != ["--import"]:
         raise UserError(f"{modes[0]} makes no images, so it cannot --repair",
                         hint=f"leave out {modes[0]}: the command that made the set, with --repair")
+    if getattr(args, "import"):
+        for action in generators_own:
+            if getattr(args, action.dest) != action.default:
+                raise UserError(f"{action.option_strings[0]} is for a generator, and --import "
+                                "takes images as they are", hint="leave one of them out")
 
 
 def make_manifest(args: argparse.Namespace, task: Task, generator, device) -> dict:

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Set-up, lint and the test suite (CPU, offline after the install), JOBS=2 processes at a time.
 # Expected: all pass; what needs a GPU is skipped without one. Hardware: 2 CPU cores.
-# Time: about 12 minutes on 2 cores, install included.  Disk: 6 GB for the packages.
+# Time: about 15 minutes on 2 cores, install included.  Disk: 6 GB for the packages.
 # Use: sh scripts/test.sh [pytest flags]     e.g. sh scripts/test.sh -m slow   or   -k dit
 set -eu
 cd "$(dirname "$0")/.."

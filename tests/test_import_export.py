@@ -213,6 +213,8 @@ def test_flags_of_a_generator_do_not_go_with_an_import(source, tmp_path, capsys)
     for flags in (("--classes", "0-1"), ("--rank", 0, "--world-size", 2), ("--shared-noise",)):
         assert main("--import", source, *flags, "--out", tmp_path / "set") == 2
         assert "--import takes all classes" in capsys.readouterr().err
+    assert main("--import", source, "--guidance-scale", 3, "--out", tmp_path / "set") == 2
+    assert "--guidance-scale is for a generator" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("flags", "message"), [

@@ -3,16 +3,17 @@
 # rivals: 5 folds by writer, seeds N to N + 4, one teacher and one student, last epoch. Each fold and
 # seed shares the teacher, the generator and the set of scripts/digits.sh, which are made here if they
 # are not there. Settings: scripts/rivals_settings.sh, chosen by digits_rivals_tune.sh.
-# RECIPE=strong (default: half mixup, one view for both networks, 90 x 16 steps: the study's) or paper
-# (the paper's for ImageNet: rate 0.1 in three drops, temperature 10, no mixup; as many steps), or long
-# (strong, four times the steps).
+# ROUNDS=1 (default): fold f with seed N + f, so five runs of a row meet every fold and every seed once;
+# each round more shifts the seeds by one, ROUNDS=5 is all 25.
+# RECIPE=strong (default: half mixup, one view for both networks, 1,440 steps of 128: the study's), or
+# paper (the paper's for ImageNet: rate 0.1 in three drops, temperature 10, no mixup; 360 steps, a quarter).
+# STEPS=4: four times the student steps, to see whom their number held back; the pools' calls too.
 # Decision rule: none; rows are compared with KD on real data by paired intervals over writers.
 # Hardware: 2 CPU cores (one job each).  Disk: 4 GB.
-# Time: about 110 minutes for a fold and seed (cmi 16, both of DiffDFKD 14 each, adi 13, nayer and DeepInversion
-# 9 each, the others 1 to 4: from the seconds an update took on a busy core, bench.sh rivals), so 23 hours
-# for all 25 with two cores; half on idle ones; long: four times as long. Cap: 20 minutes a row, long 80.
-# Use: [RECIPE=paper] [ROWS="real dafl"] sh scripts/sweeps/digits_rivals.sh [--seed N] [--threads N] [--dry-run]
-#      JOBS=2 processes at a time. The same command goes on after an interruption.
+# Time: about 50 minutes of one core for a fold and seed. Cap: 10 minutes of one core for a row, its
+# images among them (STEPS=4: 20).
+# Use: [RECIPE=paper] [ROUNDS=5] [STEPS=4] [ROWS="real dafl"] sh scripts/sweeps/digits_rivals.sh [--seed N]
+#      [--threads N] [--dry-run]    JOBS=2 processes at a time. The same command goes on after an interruption.
 set -eu
 cd "$(dirname "$0")/../.."
 . scripts/setup_env.sh
@@ -20,13 +21,15 @@ threads=1
 chain_flags "scripts/sweeps/digits_rivals.sh" "$@"
 . scripts/digits_settings.sh
 find_python
-shared=save/digits root=save/digits_rivals_${RECIPE:-strong}
+times=${STEPS:-1}
+case $times in 1) more= ;; [2-9]) more=_x$times ;; *) echo "error: STEPS is 1 to 9, not '$times'" >&2; exit 2 ;; esac
+shared=save/digits root=save/digits_rivals_${RECIPE:-strong}$more
 case ${RECIPE:-strong} in
-strong) chosen=$recipe tau=4 ;;
-paper) chosen="$steps --learning-rate 0.1 --lr-decay-epochs 27,54,81 --weight-decay 1e-4" tau=10
-    pool_steps="$pool_steps --lr-decay-epochs 9,18,27" ;;
-long) chosen="$recipe --epochs 360" tau=4 pool_steps="--epochs 120 --steps-per-epoch 48" ;;
-*) echo "error: RECIPE is strong, paper or long, not '$RECIPE'" >&2; exit 2 ;;
+strong) chosen="$recipe --epochs $((90 * times))" tau=4 pool_steps="--epochs $((30 * times)) --steps-per-epoch 48" ;;
+paper)
+    chosen="$steps --steps-per-epoch $((4 * times)) --learning-rate 0.1 --lr-decay-epochs 27,54,81 --weight-decay 1e-4" tau=10
+    pool_steps="--epochs 30 --steps-per-epoch $((12 * times)) --lr-decay-epochs 9,18,27" ;;
+*) echo "error: RECIPE is strong or paper, not '$RECIPE'" >&2; exit 2 ;;
 esac
 rows=${ROWS:-alone real real_140 noise one_image out_of_domain gan dit diffdfkd diffdfkd_adv deepinversion $streams $pools}
 
@@ -61,9 +64,10 @@ commands() { # fold3_seed0
     done
 }
 
-names=
-for s in $seed $((seed + 1)) $((seed + 2)) $((seed + 3)) $((seed + 4)); do
-    for f in 0 1 2 3 4; do names="$names fold${f}_seed$s"; done
+names= round=0
+while [ $round -lt "${ROUNDS:-1}" ]; do
+    for f in 0 1 2 3 4; do names="$names fold${f}_seed$((seed + (f + round) % 5))"; done
+    round=$((round + 1))
 done
 run_folds "$names" commands $root
 case " $rows " in *" real "*) baseline="--baseline real" ;; *) baseline= ;; esac
