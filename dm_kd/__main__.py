@@ -12,6 +12,8 @@ import shlex
 import sys
 import time
 
+from dm_kd import run
+
 
 def main() -> int:
     commands = [line.strip() for line in sys.stdin]
@@ -28,4 +30,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except BrokenPipeError:  # what read the output, such as head, has gone
+        sys.exit(run.reader_gone())

@@ -217,9 +217,12 @@ def main(body: Callable[[list[str]], None], argv: list[str] | None = None) -> in
     before = signal.signal(signal.SIGTERM, _raise_stopped)
     try:
         body(argv)
+        sys.stdout.flush()
         return 0
     except SystemExit as error:  # argparse after --help
         return int(error.code or 0)
+    except BrokenPipeError:  # what read the output, such as head, has gone
+        return reader_gone()
     except UserError as error:
         if "--debug" in argv:
             traceback.print_exc()
@@ -244,6 +247,12 @@ def main(body: Callable[[list[str]], None], argv: list[str] | None = None) -> in
     finally:
         signal.signal(signal.SIGTERM, before)
         dist.stop()
+
+
+def reader_gone() -> int:
+    """Send what is still to be printed nowhere; the exit code of a program that SIGPIPE ended."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 128 + signal.SIGPIPE
 
 
 def _raise_stopped(number: int, frame) -> None:

@@ -9,6 +9,9 @@ import json
 import os
 import pickle
 import shutil
+import signal
+import subprocess
+import sys
 
 import processes
 import pytest
@@ -615,3 +618,17 @@ def test_debug_shows_the_traceback_and_the_message(capsys):
     assert call("evaluate", "--task", "digits", "--model", "nowhere", "--debug") == 2
     shown = capsys.readouterr().err
     assert "Traceback" in shown and "error: " in shown
+
+
+@pytest.mark.parametrize("lines", [None, "report --runs runs --out out --dry-run\n" * 2])
+def test_a_reader_that_has_gone_ends_a_command_quietly(lines):
+    command = ["dm_kd"] if lines else ["dm_kd.train_teacher", *COMMANDS["train_teacher"],
+                                       "--dry-run"]
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        ended = subprocess.run([sys.executable, "-m", *command], input=lines, stdout=writing,
+                               stderr=subprocess.PIPE, text=True, cwd=processes.ROOT)
+    finally:
+        os.close(writing)
+    assert (ended.returncode, ended.stderr) == (128 + signal.SIGPIPE, "")
