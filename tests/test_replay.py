@@ -2,6 +2,7 @@
 
 import copy
 import math
+import subprocess
 
 import processes
 import pytest
@@ -22,7 +23,8 @@ def command(out, method, *more, teacher="cnn_w4@none"):
     flags = {"inner-steps": 2, "synthesis-batch": 16, "warmup-calls": 1, "pool-images": 1000}
     preset = replay.SMALL[method]
     flags |= {k: v for k, v in {"generator-width": 8, "latent-size": 6, "bank-images": 8,
-                                "noisy-steps": 1}.items() if k.replace("-", "_") in preset}
+                                "loops": 1, "warmup-loops": 1}.items()
+              if k.replace("-", "_") in preset}
     return ["--task", "digits", "--source", method, "--teacher", str(teacher), "--student",
             "cnn_w4", "--epochs", "2", "--steps-per-epoch", "4", "--batch-size", "16", "--amp",
             "none", "--learning-rate", "0.05", "--lr-schedule", "cosine", "--device", "cpu",
@@ -57,29 +59,82 @@ def same(a, b):
 FAST_TERMS = {"bn_ema": 10.0, "ce_target": 0.5, "adv_dad": 1.0}
 
 
+FAST_ROW = {"inner_steps": 10, "latent_rate": 0.01, "generator_rate": 2e-3, "bn_momentum": 0.9,
+            "latent_size": 256, "generator_width": 128, "reset_call": 120, "synthesis_batch": 256,
+            "pool_images": 60_000}
+META_ROW = {**FAST_ROW, "meta_rate": None, "latent_calls": 0, "meta_latent_rate": 5e-3}
+
+
 @pytest.mark.parametrize(("method", "terms", "others"), [
-    ("fastdfkd", FAST_TERMS, {"inner_steps": 10, "latent_rate": 0.01, "generator_rate": 2e-3,
-                              "meta_rate": None, "bn_momentum": 0.9, "reset_call": 120}),
-    ("fastdfkd_reptile", FAST_TERMS, {"meta_pull": 67.0, "inner_steps": 10}),
-    ("fast_sequential", FAST_TERMS, {"inner_steps": 10}),
+    ("fastdfkd", FAST_TERMS, META_ROW),
+    ("fastdfkd_reptile", FAST_TERMS, {**META_ROW, "meta_pull": 67.0}),
+    ("fast_sequential", FAST_TERMS, FAST_ROW),
     ("cmi", {"bn": 1.0, "ce_target": 1.0, "adv_dad": 0.5, "contrastive": 0.8},
-     {"inner_steps": 200, "generator_rate": 1e-3, "bank_images": 4096}),
+     {"inner_steps": 200, "generator_rate": 1e-3, "latent_rate": 1e-3, "head_rate": 1e-3,
+      "contrast_temperature": 0.2, "bank_images": 4096, "latent_size": 256, "generator_width": 128,
+      "synthesis_batch": 256, "pool_images": 60_000}),
     ("nayer", {"bn_ema": 10.0, "ce_target": 0.5, "adv_dad": 1.33},
-     {"inner_steps": 40, "generator_rate": 4e-3, "noisy_steps": 10}),
+     {"inner_steps": 40, "loops": 2, "warmup_loops": 10, "life": 10, "generator_rate": 4e-3,
+      "bn_momentum": 0.9, "latent_size": 1000, "generator_width": 128, "synthesis_batch": 400,
+      "pool_images": 240_000}),
     ("adi", {"bn": 10.0, "ce_target": 1.0, "adv_js": 1.0, "tv_l1": 1e-3},
-     {"inner_steps": 1000, "pixel_rate": 0.1})])
+     {"inner_steps": 1000, "pixel_rate": 0.1, "synthesis_batch": 256, "pool_images": 60_000})])
 def test_presets_for_small_images_are_the_published_ones(method, terms, others):
-    row = replay.preset(method, False)
-    assert row["terms"] == terms and others.items() <= row.items()
-    assert (row["warmup_calls"], row["calls_per_epoch"]) == (20, 1)
+    assert replay.preset(method, False) == {"terms": terms, "warmup_calls": 20,
+                                            "calls_per_epoch": 1, **others}
 
 
-def test_the_preset_for_224_pixels_is_the_published_one():
-    row = replay.preset("fastdfkd_reptile", True)
-    assert row["terms"] == {"bn_ema": 0.1, "ce_target": 0.1, "adv_dad": 0.1}
-    assert {"inner_steps": 50, "generator_rate": 2e-4, "latent_rate": 0.01, "meta_rate": 1e-4,
-            "meta_latent_rate": 5e-3, "latent_calls": 50, "meta_pull": 1.0, "bn_momentum": 0.9,
-            "synthesis_batch": 100, "calls_per_epoch": 10}.items() <= row.items()
+LARGE_TERMS = {"bn_ema": 0.1, "ce_target": 0.1, "adv_dad": 0.1}
+LARGE_FAST_ROW = {"inner_steps": 50, "generator_rate": 2e-4, "latent_rate": 0.01,
+                  "latent_size": 256, "bn_momentum": 0.9, "reset_call": 0, "synthesis_batch": 100}
+LARGE_META_ROW = {**LARGE_FAST_ROW, "meta_rate": 1e-4, "meta_latent_rate": 5e-3, "latent_calls": 50}
+
+
+@pytest.mark.parametrize(("method", "terms", "others"), [
+    ("fastdfkd", LARGE_TERMS, LARGE_META_ROW),
+    ("fastdfkd_reptile", LARGE_TERMS, {**LARGE_META_ROW, "meta_pull": 1.0}),  # the published one
+    ("fast_sequential", LARGE_TERMS, LARGE_FAST_ROW),
+    ("cmi", {"bn": 1.0, "ce_target": 1.0, "adv_dad": 0.5, "contrastive": 0.8},
+     {"inner_steps": 200, "generator_rate": 1e-3, "latent_rate": 1e-3, "head_rate": 1e-3,
+      "contrast_temperature": 0.2, "bank_images": 1000, "latent_size": 256,
+      "synthesis_batch": 100}),
+    ("nayer", LARGE_TERMS,
+     {"inner_steps": 40, "loops": 2, "warmup_loops": 10, "life": 10, "generator_rate": 4e-3,
+      "bn_momentum": 0.9, "latent_size": 256, "synthesis_batch": 100}),
+    ("adi", {"bn": 0.01, "ce_target": 1.0, "adv_js": 0.2, "tv_l2": 1e-4, "l2": 1e-5},
+     {"inner_steps": 2000, "pixel_rate": 0.25, "synthesis_batch": 84, "calls_per_epoch": 1})])
+def test_presets_for_224_pixels_are_the_published_one_and_what_follows_from_it(method, terms,
+                                                                               others):
+    common = {"warmup_calls": 20, "calls_per_epoch": 10, "pool_images": 20_000}
+    assert replay.preset(method, True) == {"terms": terms, **common, **others}
+
+
+@pytest.mark.parametrize(("pair", "adversary", "sure"), [
+    ("r34_r18", 1.33, 0.5), ("vgg11_r18", 1.0, 0.5), ("w40_2_w16_1", 1.1, 0.4),
+    ("w40_2_w40_1", 1.1, 0.4), ("w40_2_w16_2", 1.1, 0.4)])
+def test_the_cifar_scripts_give_fastdfkd_the_published_weights_of_each_pair(pair, adversary, sure):
+    for method in replay.FAST:
+        args = flags_of_script(f"cifar100_{method}", pair)
+        assert (args.adv_dad_weight, args.ce_target_weight) == (adversary, sure)
+        assert (args.source, args.bn_ema_weight, args.batch_size) == (method, 10.0, 256)
+
+
+@pytest.mark.parametrize("pair", ["r34_r18", "w40_2_w16_1"])
+def test_the_cifar_script_gives_nayer_its_programs_weights_and_batches(pair):
+    args = flags_of_script("cifar100_nayer", pair)
+    assert (args.adv_dad_weight, args.ce_target_weight, args.bn_ema_weight) == (1.33, 0.5, 10.0)
+    assert (args.synthesis_batch, args.batch_size, args.learning_rate) == (400, 512, 0.2)
+    assert (args.epochs, args.steps_per_epoch, args.temperature) == (200, 400, 20.0)
+
+
+def flags_of_script(name, pair):
+    """What a script of scripts/baselines gives distill, parsed."""
+    done = subprocess.run(["sh", f"scripts/baselines/{name}.sh"], capture_output=True, text=True,
+                          check=True, cwd=processes.ROOT,
+                          env={"PATH": "/usr/bin:/bin", "PYTHON": "echo", "PAIR": pair})
+    words = done.stdout.split()
+    assert words[:2] == ["-m", "dm_kd.distill"]
+    return distill.parse(words[2:])
 
 
 @pytest.mark.parametrize("task", ["digits", "imagenet"])
@@ -110,7 +165,8 @@ def test_a_call_changes_no_bit_of_student_and_teacher(make, method):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_student_is_looked_at_after_the_warm_up_only(make, method):
-    source, student = make(method, "--warmup-calls", "2")
+    calls = 3 if method in replay.FAST else 2  # FastDFKD's programs: in the warm-up's last call
+    source, student = make(method, "--warmup-calls", str(calls))
     seen = []
     student.register_forward_pre_hook(lambda m, x: seen.append(m.training))
     source.call(student)
@@ -118,6 +174,19 @@ def test_the_student_is_looked_at_after_the_warm_up_only(make, method):
     assert seen == []
     source.call(student)
     assert seen == [False, False]  # two steps, in eval mode
+
+
+@pytest.mark.parametrize(("method", "first"), [
+    ("fastdfkd", 20), ("fastdfkd_reptile", 20), ("fast_sequential", 20), ("cmi", 21),
+    ("nayer", 21), ("adi", 21)])
+def test_the_published_warm_up_has_the_adversarial_term_from_this_call_on(method, first):
+    calls = [call for call in range(1, 30) if replay.looks_at_student(method, call - 1, 20)]
+    assert calls == list(range(first, 30))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_without_a_warm_up_the_first_call_looks_at_the_student(method):
+    assert replay.looks_at_student(method, 0, 0)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -190,9 +259,17 @@ def test_a_loss_that_is_not_finite_stops_with_its_term(make, method, monkeypatch
 def test_a_warm_up_with_no_term_left_is_refused(make, method, zero):
     flags = [part for name in zero for part in (f"--{name}-weight", "0")]
     with pytest.raises(UserError, match="no term left"):
-        make(method, *flags)
+        make(method, *flags, "--warmup-calls", "2")
     source, student = make(method, *flags, "--warmup-calls", "0")
     source.call(student)
+    assert len(source.held_out(student)) == 16  # which has no other term to go by
+
+
+@pytest.mark.parametrize(("calls", "steps"), [(3, 4), (8, 4)])
+def test_calls_that_do_not_divide_an_epoch_are_refused(make, calls, steps):
+    with pytest.raises(UserError, match=f"--calls-per-epoch {calls} does not divide "
+                                        f"--steps-per-epoch {steps}"):
+        make("fastdfkd", "--calls-per-epoch", str(calls), "--steps-per-epoch", str(steps))
 
 
 @pytest.mark.parametrize("method", ["fastdfkd", "adi"])
@@ -275,7 +352,7 @@ def test_a_full_pool_loses_its_oldest_images(make):
 
 
 def test_the_passes_of_a_call_are_counted_in_images(make):
-    source, student = make("fastdfkd")
+    source, student = make("fastdfkd", "--warmup-calls", "2")
     source.call(student)  # of the warm-up
     source.call(student)
     assert source.budget() == {"images_kept": 32, "generator_evaluations": 64,
@@ -287,6 +364,11 @@ def test_the_passes_of_a_call_are_counted_in_images(make):
     source, student = make("adi")
     source.call(student)
     assert source.budget()["generator_evaluations"] == 0
+    source, student = make("nayer", "--warmup-loops", "3", "--loops", "2")
+    source.call(student)
+    assert source.budget()["teacher_passes"] == 3 * 32
+    source.call(student)
+    assert source.budget()["teacher_passes"] == source.budget()["student_passes"] + 96 == 5 * 32
 
 
 # --- FastDFKD -------------------------------------------------------------------------------------
@@ -372,12 +454,10 @@ def test_the_first_layers_are_drawn_anew_once_at_their_call(make):
     assert drawn[3] == pytest.approx(drawn[2], abs=1e-6) == drawn[4]
 
 
-def test_kept_noise_follows_by_reptile_and_is_drawn_anew_in_time(make):
-    flags = ("--latent-calls", "2", "--warmup-calls", "0")
-    with pytest.raises(UserError):  # a preset of 224 pixels has this rate
-        make("fastdfkd", *flags, "--meta-latent-rate", "0.1")
-    source, student = make("fastdfkd", *flags)
-    source.args.meta_latent_rate = 0.1
+@pytest.mark.parametrize("method", ["fastdfkd", "fastdfkd_reptile"])
+def test_kept_noise_follows_by_reptile_and_is_drawn_anew_in_time(make, method):
+    source, student = make(method, "--latent-calls", "2", "--warmup-calls", "0",
+                           "--meta-latent-rate", "0.1")
     source.call(student)
     first = source.maker.latents.clone()
     source.call(student)
@@ -385,6 +465,26 @@ def test_kept_noise_follows_by_reptile_and_is_drawn_anew_in_time(make):
     assert 0 < (second - first).abs().max() < 0.2  # one step of Adam at 0.1
     source.call(student)
     assert (source.maker.latents - second).abs().mean() > 0.5
+
+
+def test_kept_noise_and_its_optimizer_go_on_from_a_state(make):
+    flags = ("--latent-calls", "9", "--calls-per-epoch", "4", "--meta-latent-rate", "0.1")
+    whole, student = make("fastdfkd", *flags)
+    batches = list(whole.batches(0, 0, student))
+    first, _ = make("fastdfkd", *flags)
+    steps = first.batches(0, 0, student)
+    next(steps), next(steps)
+    state = copy.deepcopy(first.state_dict())
+    assert len(state["maker"]["outer"]["param_groups"]) == 2
+    second, _ = make("fastdfkd", *flags)
+    second.load_state_dict(state)
+    assert torch.equal(second.maker.latents, first.maker.latents)
+    assert second.maker.outer.param_groups[1]["params"][0] is second.maker.latents
+    for a, b in zip(batches[2:], second.batches(0, 2, student), strict=True):
+        assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+    assert torch.equal(second.maker.latents, whole.maker.latents)
+    moments = [s.maker.outer.state[s.maker.latents]["exp_avg_sq"] for s in (whole, second)]
+    assert torch.equal(*moments) and moments[0].max() > 0
 
 
 def test_the_statistics_of_past_calls_are_mixed_in_from_the_second_on(make):
@@ -467,13 +567,86 @@ def test_each_noisy_layer_makes_one_image_of_each_class():
     assert torch.equal(passed[0], torch.stack(expected))
 
 
-def test_nayer_makes_a_batch_of_balanced_classes_for_each_set_of_noisy_layers(make):
-    source, student = make("nayer", "--inner-steps", "4", "--noisy-steps", "2",
-                           "--synthesis-batch", "20")
-    source.call(student)
-    assert source.kept == 40
-    for part in source.labels[:40].split(10):
+def test_nayer_makes_more_batches_in_a_call_of_the_warm_up_each_of_balanced_classes(make):
+    source, student = make("nayer", "--synthesis-batch", "20", "--loops", "2", "--warmup-loops",
+                           "3", "--warmup-calls", "2")
+    kept = [source.call(student) or source.kept for _ in range(4)]
+    assert kept == [60, 120, 160, 200]
+    for part in source.labels[:200].split(10):
         assert sorted(part.tolist()) == list(range(10))
+
+
+def test_each_batch_of_nayer_has_fresh_noisy_layers_an_adam_and_all_inner_steps(make, monkeypatch):
+    source, student = make("nayer", "--inner-steps", "5", "--loops", "3", "--warmup-calls", "0")
+    optimizers, noisy, updates, real = [], [], [], replay.step_with
+
+    def step(optimizer, loss):
+        if not optimizers or optimizers[-1] is not optimizer:
+            assert not optimizer.state
+            optimizers.append(optimizer)
+            noisy.append(source.maker.generator.noisy[0].weight.clone())
+            updates.append(0)
+        updates[-1] += 1
+        real(optimizer, loss)
+
+    monkeypatch.setattr(replay, "step_with", step)
+    source.call(student)
+    source.call(student)
+    assert updates == [5] * 6 and source.kept == 6 * 16
+    for a, b in zip(noisy, noisy[1:], strict=False):
+        assert (a - b).abs().mean() > 0.5
+
+
+def test_the_averages_of_statistics_follow_each_batch_of_nayer(make, monkeypatch):
+    source, student = make("nayer", "--loops", "3", "--warmup-calls", "0")
+    count, real = [], inversion_terms.update_averages
+    monkeypatch.setattr(inversion_terms, "update_averages",
+                        lambda *rest: count.append(1) or real(*rest))
+    source.call(student)
+    assert len(count) == 3
+
+
+@pytest.mark.parametrize(("life", "warm", "expected"), [
+    (3, 2, [2, 3, 5, 6, 8, 9]), (3, 3, [3, 6, 9]), (0, 3, [])])
+def test_nayers_generator_is_drawn_anew_at_the_end_of_its_life(make, monkeypatch, life, warm,
+                                                               expected):
+    source, student = make("nayer", "--life", str(life), "--warmup-calls", str(warm))
+    fresh, real = [], source.maker.new_generator
+    monkeypatch.setattr(source.maker, "new_generator",
+                        lambda call: fresh.append(call) or real(call))
+    monkeypatch.setattr(source.maker, "batch", lambda *rest: (torch.zeros(16, 1, 8, 8),
+                                                              torch.zeros(16, dtype=torch.int64)))
+    for _ in range(10):
+        source.call(student)
+    assert fresh == expected
+
+
+def test_a_generator_drawn_anew_is_wholly_another_and_a_function_of_the_call(make):
+    source, _ = make("nayer")
+    a, b = source.maker.new_generator(0), source.maker.new_generator(10)
+    for layer in ("noisy.0", "body.first", "body.block1.0", "body.last"):
+        assert not torch.equal(a.get_submodule(layer).weight, b.get_submodule(layer).weight), layer
+    torch.manual_seed(9)
+    assert same(snapshot(b), snapshot(source.maker.new_generator(10)))
+    assert same(snapshot(a), snapshot(make("nayer")[0].maker.generator))
+
+
+def test_nayer_goes_on_from_a_state_through_a_new_generator_to_the_same_batches(make):
+    flags = ("--life", "2", "--loops", "2", "--calls-per-epoch", "4")
+    whole, student = make("nayer", *flags)  # new ones in calls 1, 2, 3, 4 of 0 to 4
+    batches = list(whole.batches(0, 0, student))
+    for stop in (1, 2, 3):
+        first, _ = make("nayer", *flags)
+        steps = first.batches(0, 0, student)
+        for _ in range(stop):
+            next(steps)
+        state = copy.deepcopy(first.state_dict())
+        second, _ = make("nayer", *flags)
+        second.load_state_dict(state)
+        rest = list(second.batches(0, stop, student))
+        assert len(rest) == 4 - stop
+        for a, b in zip(batches[stop:], rest, strict=True):
+            assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
 def test_fresh_noisy_layers_differ_and_the_body_goes_on(make):
@@ -511,7 +684,8 @@ def make_large(tmp_path):
 
 
 def large(tmp_path, method):
-    small = {"inner_steps": 2, "noisy_steps": 1, "synthesis_batch": 2, "pool_images": 10,
+    small = {"inner_steps": 2, "loops": 1, "warmup_loops": 1, "synthesis_batch": 2,
+             "pool_images": 10,
              "bank_images": 2, "warmup_calls": 1}
     flags = [part for k, v in small.items() if k in replay.LARGE[method]
              for part in (f"--{k.replace('_', '-')}", str(v))]
@@ -530,6 +704,25 @@ def test_each_kind_of_maker_makes_224_pixels(make_large, method):
     source, student = make_large(method)
     source.call(student)
     assert source.pool.shape == (10, 3, 224, 224) and source.kept >= 2
+
+
+def test_deepinversions_adam_and_jitter_are_those_of_the_size_of_images(make, make_large,
+                                                                        monkeypatch):
+    found = []
+    monkeypatch.setattr(inversion_terms, "jitter", lambda x, most, *_: found.append(most) or x)
+    real = torch.optim.Adam
+    monkeypatch.setattr(torch.optim, "Adam", lambda *p, betas, **k: found.append(betas) or real(
+        *p, betas=betas, **k))
+    for source, student in (make("adi", "--inner-steps", "1"), make_large("adi")):
+        source.call(student)
+    assert found == [(0.5, 0.99), 1, (0.5, 0.9), 30, 30]
+
+
+def test_nayers_new_generator_of_224_pixels_does_not_hang_on_other_random_numbers(make_large):
+    source, _ = make_large("nayer")
+    a = source.maker.new_generator(10)
+    torch.manual_seed(77)
+    assert same(snapshot(a), snapshot(source.maker.new_generator(10)))
 
 
 def test_cmis_cut_outs_and_wholes_of_224_pixels_are_drawn_apart(make_large, monkeypatch):

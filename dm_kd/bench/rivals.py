@@ -179,8 +179,9 @@ class Plain:
 
     def terms(self, call: int) -> dict[str, float]:
         """Without the student in the warm-up."""
+        first = self.args.warmup_calls - self.args.source.startswith("fast")  # they count from 1
         return {k: v for k, v in self.weights.items() if k != "contrastive" and (
-            call >= self.args.warmup_calls or k not in inversion_terms.OF_STUDENT)}
+            call >= first or k not in inversion_terms.OF_STUDENT)}
 
     def loss(self, terms: dict[str, float], x: Tensor, *rest, **more) -> Tensor:
         parts = plain_terms(terms, self.watch, self.student, x, *rest, **more)
@@ -291,26 +292,26 @@ class Plain:
 
     def nayer(self, call: int) -> None:
         args, terms, maker = self.args, self.terms(call), self.source.maker
-        optimizer = torch.optim.Adam(self.generator.parameters(), lr=args.generator_rate,
-                                     betas=(0.5, 0.999))
-        for first in range(0, args.inner_steps, args.noisy_steps):
-            draw, losses, best = online.numbers(args.seed, call, first, replay.DRAW), [], None
+        if call and (call % args.life == 0 or (call - args.warmup_calls) % args.life == 0):
+            self.generator = nchw(maker.new_generator(call))
+        for loop in range(args.warmup_loops if call < args.warmup_calls else args.loops):
+            draw, losses, best = online.numbers(args.seed, call, loop, replay.DRAW), [], None
             self.generator.draw_noisy(draw)
-            for p in self.generator.noisy.parameters():
-                optimizer.state.pop(p, None)
             targets = maker.classes(draw)
-            for k in range(first, min(first + args.noisy_steps, args.inner_steps)):
+            optimizer = torch.optim.Adam(self.generator.parameters(), lr=args.generator_rate,
+                                         betas=(0.5, 0.999))
+            for k in range(args.inner_steps):
                 images = self.generator(targets)
-                loss = self.loss(terms, self.view(images, call, k), targets, self.averages,
-                                 args.bn_momentum)
+                loss = self.loss(terms, self.view(images, call, loop * args.inner_steps + k),
+                                 targets, self.averages, args.bn_momentum)
                 losses.append(loss.item())
                 if losses[-1] == min(losses):
                     best = images.data
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
+            self.keep_averages()
             self.save(best)
-        self.keep_averages()
 
     # --- DeepInversion
 
@@ -437,7 +438,7 @@ def make_pair(method: str, options: argparse.Namespace, task: Task, teacher: nn.
         ours = deepinversion.DeepInversion(copy.deepcopy(teacher), task, settings, device)
         return ours, PlainInversion(ours, options.synthesis_batch, device, folder), student
     small = {"synthesis-batch": options.synthesis_batch, "inner-steps": options.inner_steps,
-             "warmup-calls": 1, "noisy-steps": max(1, options.inner_steps // 2)}
+             "warmup-calls": 2 if method in replay.FAST else 1, "warmup-loops": 3}
     preset = (stream if method in stream.PRESETS else replay).preset(method, False)
     known = {k: v for k, v in small.items() if k.replace("-", "_") in preset}
     args = distill.parse(["--task", task.name, "--source", method, "--teacher", "none", "--student",
@@ -457,7 +458,8 @@ def published(method: str) -> tuple[dict, int]:
         return deepinversion.SMALL, deepinversion.SMALL["iterations"]
     if method in stream.PRESETS:
         return stream.PRESETS[method], 1
-    return replay.SMALL[method], replay.SMALL[method]["inner_steps"]
+    preset = replay.SMALL[method]
+    return preset, preset["inner_steps"] * preset.get("loops", 1)
 
 
 # --- one method -----------------------------------------------------------------------------------
@@ -536,9 +538,8 @@ def summary(method: str, times: dict, args: argparse.Namespace, device: torch.de
         made, scale = preset["student_steps"] * args.batch_size, 1.0
         per_step = 1 / preset["student_steps"]
     else:
-        scale = updates / args.inner_steps
-        if method == "nayer":  # each of its sets of noisy layers makes a batch
-            made *= preset["inner_steps"] // preset["noisy_steps"]
+        made *= preset.get("loops", 1)
+        scale = updates / (args.inner_steps * preset.get("loops", 1))
         per_step = 0.0 if method == "deepinversion" else scale / KEEPS
     row = {"method": method, "clock": clock, "updates_per_call": updates}
     whole = {}

@@ -96,7 +96,7 @@ class LabelGenerator(nn.Module):
     arXiv 2310.00258).
 
     Each noisy layer makes one image of each class; a batch of N C images has N of them. They are
-    drawn anew every few updates and learn in between: the diversity comes from them, not from z.
+    drawn anew for each batch and learn with it: the diversity comes from them, not from z.
 
     Args:
         embeddings: [classes, e]; one-hot rows, or a text model's vectors of the class names.

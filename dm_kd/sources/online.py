@@ -35,11 +35,15 @@ SETTINGS = {  # what a preset may hold besides its terms: (type, metavar, what i
     "pixel_rate": (positive_float, "X", "Adam's learning rate of the pixels"),
     "head_rate": (positive_float, "X", "Adam's learning rate of the contrastive head"),
     "synthesis_batch": (positive_int, "N", "images in a batch of the generator's updates"),
-    "inner_steps": (positive_int, "N", "updates of a call, which makes one batch"),
-    "noisy_steps": (positive_int, "N", "updates after which the noisy layers are drawn anew; each "
-                                       "set of them makes a batch"),
+    "inner_steps": (positive_int, "N", "updates that make one batch of images"),
+    "loops": (positive_int, "N", "batches of images that a call makes, each with noisy layers of "
+                                 "its own"),
+    "warmup_loops": (positive_int, "N", "the same for a call of the warm-up"),
+    "life": (nonnegative_int, "N", "calls after which the whole generator is drawn anew, counted "
+                                   "from the first and from the end of the warm-up; 0 = never"),
     "student_steps": (positive_int, "N", "student steps after each update of the generator"),
-    "calls_per_epoch": (positive_int, "N", "calls of the generator in an epoch"),
+    "calls_per_epoch": (positive_int, "N", "calls of the generator in an epoch, a divisor of "
+                                           "--steps-per-epoch"),
     "warmup_calls": (nonnegative_int, "N", "calls before the first student step, without the "
                                            "adversarial term"),
     "reset_call": (nonnegative_int, "N", "the Nth call after the warm-up begins with new first "

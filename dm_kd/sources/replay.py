@@ -11,11 +11,15 @@ from all of it: FastDFKD (three variants), CMI, NAYER, adaptive DeepInversion.
     nayer             Tran et al. 2024 (arXiv 2310.00258): noisy layers on class embeddings
     adi               Yin et al. 2020 (arXiv 1912.08795), adaptive DeepInversion: pixels
 
-Before the first student step come `warmup_calls` calls without the adversarial term, then
+Before the first student step come `warmup_calls` calls without the adversarial term (FastDFKD's
+program has it in the last of them, and so do we; at 224 pixels theirs has it in all), then
 `calls_per_epoch` calls an epoch, each with the student of that moment. The presets are the
 published ones for CIFAR, and for 224 pixels where there is one (FastDFKD's Reptile). What the
 public programs meant is done, not their slips: the batch of the lowest loss is kept for
 DeepInversion too, kept noise maps really follow Reptile, adv_js does not saturate.
+
+adi at 224 pixels has DeepInversion's weights, Adam and jitter, but all its updates at full size and
+at one rate: its program begins at half the size and lets the rate rise and fall.
 
 The pool is uint8 in memory and goes into every checkpoint: 3 kB an image at 32 x 32, 150 kB at
 224 x 224 (there --pool-images and --checkpoint-seconds matter).
@@ -40,6 +44,7 @@ from dm_kd.sources import online
 from dm_kd.sources.networks import LabelGenerator, LargeGenerator, SmallGenerator
 from dm_kd.tasks import Task
 
+FAST = ("fastdfkd", "fastdfkd_reptile", "fast_sequential")
 INIT, DRAW, VIEW, ORDER, BANK, LOCAL = 11, 12, 13, 14, 15, 16  # what random numbers are for
 HEAD_WIDTH = 256  # of the contrastive head's output
 LOCAL_AREA, LARGE_AREA = 0.25, 0.75  # least areas of CMI's local view, of FastDFKD's at 224
@@ -50,12 +55,15 @@ _POOL = {"calls_per_epoch": 1, "warmup_calls": 20, "pool_images": 60_000}
 _FAST = {"terms": {"bn_ema": 10.0, "ce_target": 0.5, "adv_dad": 1.0}, "bn_momentum": 0.9,
          "latent_size": 256, "generator_width": 128, "generator_rate": 2e-3, "latent_rate": 0.01,
          "inner_steps": 10, "reset_call": 120, "synthesis_batch": 256, **_POOL}
-_META = {**_FAST, "meta_rate": None, "latent_calls": 0}  # None: inner steps x generator rate
+# meta_rate None: inner steps x generator rate; kept noise maps are of the 224-pixel program alone
+_META = {**_FAST, "meta_rate": None, "latent_calls": 0, "meta_latent_rate": 5e-3}
 _LARGE_POOL = {"calls_per_epoch": 10, "warmup_calls": 20, "pool_images": 20_000}
 _LARGE_FAST = {"terms": {"bn_ema": 0.1, "ce_target": 0.1, "adv_dad": 0.1}, "bn_momentum": 0.9,
                "latent_size": 256, "generator_rate": 2e-4, "latent_rate": 0.01,
                "inner_steps": 50, "reset_call": 0, "synthesis_batch": 100, **_LARGE_POOL}
 _LARGE_META = {**_LARGE_FAST, "meta_rate": 1e-4, "latent_calls": 50, "meta_latent_rate": 5e-3}
+_NAYER = {"generator_rate": 4e-3, "bn_momentum": 0.9, "inner_steps": 40, "loops": 2,
+          "warmup_loops": 10, "life": 10}
 
 SMALL = {
     "fastdfkd": _META,
@@ -65,9 +73,9 @@ SMALL = {
             "latent_size": 256, "generator_width": 128, "generator_rate": 1e-3,
             "latent_rate": 1e-3, "head_rate": 1e-3, "inner_steps": 200, "synthesis_batch": 256,
             "contrast_temperature": 0.2, "bank_images": 4096, **_POOL},
-    "nayer": {"terms": {"bn_ema": 10.0, "ce_target": 0.5, "adv_dad": 1.33}, "bn_momentum": 0.9,
-              "latent_size": 256, "generator_width": 128, "generator_rate": 4e-3,
-              "inner_steps": 40, "noisy_steps": 10, "synthesis_batch": 200, **_POOL},
+    "nayer": {"terms": {"bn_ema": 10.0, "ce_target": 0.5, "adv_dad": 1.33}, **_NAYER,
+              "latent_size": 1000, "generator_width": 128, "synthesis_batch": 400, **_POOL,
+              "pool_images": 240_000},  # all that 20 + 200 calls make
     "adi": {"terms": {"bn": 10.0, "ce_target": 1.0, "adv_js": 1.0, "tv_l1": 1e-3},
             "pixel_rate": 0.1, "inner_steps": 1000, "synthesis_batch": 256, **_POOL},
 }
@@ -77,9 +85,8 @@ LARGE = {  # only fastdfkd_reptile's is published; adi: DeepInversion's weights,
     "fast_sequential": _LARGE_FAST,
     "cmi": {**{k: v for k, v in SMALL["cmi"].items() if k != "generator_width"},
             "synthesis_batch": 100, "bank_images": 1000, **_LARGE_POOL},
-    "nayer": {**{k: v for k, v in SMALL["nayer"].items() if k != "generator_width"},
-              "terms": {"bn_ema": 0.1, "ce_target": 0.1, "adv_dad": 0.1},
-              "synthesis_batch": 100, **_LARGE_POOL},
+    "nayer": {"terms": {"bn_ema": 0.1, "ce_target": 0.1, "adv_dad": 0.1}, **_NAYER,
+              "latent_size": 256, "synthesis_batch": 100, **_LARGE_POOL},
     "adi": {"terms": {"bn": 0.01, "ce_target": 1.0, "adv_js": 0.2, "tv_l2": 1e-4, "l2": 1e-5},
             "pixel_rate": 0.25, "inner_steps": 2000, "synthesis_batch": 84, **_LARGE_POOL,
             "calls_per_epoch": 1},
@@ -104,17 +111,28 @@ def build(args: argparse.Namespace, task: Task, teacher: nn.Module, device: torc
           ) -> "ReplaySource":
     """
     Raises:
-        UserError: the teacher lacks what the method reads, no term for the warm-up, or no such
-            embeddings."""
+        UserError: the teacher lacks what the method reads, no term for the warm-up, an epoch that
+            can't be cut into the calls, or no such embeddings."""
     terms = online.weights(args, preset(args.source, task.crop))
     online.require(args, task, teacher, terms, device)
     active = {name for name, weight in terms.items() if weight}
-    if args.warmup_calls and active <= inversion_terms.OF_STUDENT:
+    alone = not looks_at_student(args.source, 0, args.warmup_calls)
+    if alone and active <= inversion_terms.OF_STUDENT:
         raise UserError(f"--source {args.source}: the warm-up, without the adversarial term, has "
                         "no term left", hint="--warmup-calls 0, or another weight above 0")
+    if args.steps_per_epoch % args.calls_per_epoch:
+        raise UserError(f"--calls-per-epoch {args.calls_per_epoch} does not divide "
+                        f"--steps-per-epoch {args.steps_per_epoch}",
+                        hint="as many student steps after each call")
     if getattr(args, "meta_rate", 0.0) is None:  # the published relation at 2, 5 and 10 inner steps
         args.meta_rate = args.inner_steps * args.generator_rate
     return ReplaySource(args, task, Parts(args, task, teacher, terms, device))
+
+
+def looks_at_student(method: str, call: int, warmup_calls: int) -> bool:
+    """Whether a call, counted from 0, has the adversarial term: those after the warm-up, of
+    FastDFKD the last of the warm-up too (its program counts from 1 and begins at the 20th)."""
+    return call + (method in FAST) >= warmup_calls
 
 
 # --- what a maker of images works with ------------------------------------------------------------
@@ -401,23 +419,29 @@ class ContrastiveMaker:
 # --- NAYER ----------------------------------------------------------------------------------------
 
 class NoisyLabelMaker:
-    """A kept generator from class embeddings. Each set of fresh noisy layers and classes learns
-    along with it for `noisy_steps` updates; its best batch is kept."""
+    """A generator from class embeddings. Each batch gets fresh noisy layers and an Adam of its own
+    and is the best of `inner_steps` updates; the other weights go on to the next batch, and are
+    drawn anew each `life` calls, counted from the first and from the end of the warm-up. The
+    authors' program compares a call's later batches with the lowest loss of its earlier ones, so
+    that what it keeps of them may be their first images; here each is compared with itself."""
 
     def __init__(self, parts: Parts):
         self.parts, self.args = parts, parts.args
-        embeddings = class_embeddings(self.args.label_embeddings, parts.task).to(parts.device)
+        self.embeddings = class_embeddings(self.args.label_embeddings, parts.task)
         self.copies = -(-self.args.synthesis_batch // parts.task.num_classes)
-        if parts.task.crop:
-            # its body is of maps: one linear layer spreads the vector over the first map
-            body = nn.Sequential(MapLayer(self.args.latent_size, parts.task.resolution // 16),
-                                 parts.generator(INIT))
-        else:
-            body = parts.generator(INIT)
-        with online.initialised_by(self.args.seed, INIT, 1):
-            self.generator = LabelGenerator(embeddings, self.copies, self.args.latent_size, body)
-        self.generator.to(parts.device)
+        self.generator = self.new_generator(0)
         self.averages: inversion_terms.Statistics | None = None
+
+    def new_generator(self, call: int) -> LabelGenerator:
+        """Its weights are a function of the call."""
+        args, side = self.args, self.parts.task.resolution // 16
+        body = self.parts.generator(call, INIT)
+        with online.initialised_by(args.seed, call, INIT, 1):
+            if self.parts.task.crop:
+                # its body is of maps: one linear layer spreads the vector over the first map
+                body = nn.Sequential(MapLayer(args.latent_size, side), body)
+            generator = LabelGenerator(self.embeddings, self.copies, args.latent_size, body)
+        return generator.to(self.parts.device)
 
     def classes(self, draw: torch.Generator) -> Tensor:
         """[B]: each noisy layer's part is a permutation of all classes, the last one's cut off."""
@@ -427,32 +451,38 @@ class NoisyLabelMaker:
 
     def make(self, student: nn.Module, call: int, adversarial: bool, pool: Tensor
              ) -> list[tuple[Tensor, Tensor]]:
-        """As FastMaker.make; a batch for each set of noisy layers."""
-        args, parts, terms = self.args, self.parts, self.parts.terms_of(adversarial)
+        """As FastMaker.make; `loops` batches, `warmup_loops` in a call of the warm-up."""
+        args, terms = self.args, self.parts.terms_of(adversarial)
+        late = call - args.warmup_calls  # below 0 in the warm-up
+        if args.life and call and 0 in (call % args.life, late % args.life):
+            self.generator = self.new_generator(call)
+        loops = args.loops if late >= 0 else args.warmup_loops
+        made = [self.batch(student, call, loop, terms) for loop in range(loops)]
+        self.parts.count(args.synthesis_batch * args.inner_steps * loops, terms)
+        return made
+
+    def batch(self, student: nn.Module, call: int, loop: int, terms: dict[str, float]
+              ) -> tuple[Tensor, Tensor]:
+        """(images, classes) of fresh noisy layers."""
+        args, parts = self.args, self.parts
+        draw = online.numbers(args.seed, call, loop, DRAW)
+        self.generator.draw_noisy(draw)
         optimizer = torch.optim.Adam(self.generator.parameters(), lr=args.generator_rate,
                                      **online.ADAM)
-        made = []
-        for first in range(0, args.inner_steps, args.noisy_steps):
-            draw = online.numbers(args.seed, call, first, DRAW)
-            self.generator.draw_noisy(draw)
-            for parameter in self.generator.noisy.parameters():
-                optimizer.state.pop(parameter, None)
-            targets, best = self.classes(draw), Lowest()
-            for k in range(first, min(first + args.noisy_steps, args.inner_steps)):
-                images = self.generator(targets)
-                losses, read = inversion_terms.weighted(
-                    terms, parts.teacher, parts.view(images, call, k), student, targets,
-                    self.averages, args.bn_momentum)
-                inversion_terms.check_finite(losses, f"in call {call + 1} at step {k + 1}")
-                loss = sum(losses.values())
-                best.offer(loss, images)
-                step_with(optimizer, loss)
-            made.append((best.images, targets))
+        targets, best, first = self.classes(draw), Lowest(), loop * args.inner_steps
+        for k in range(first, first + args.inner_steps):
+            images = self.generator(targets)
+            losses, read = inversion_terms.weighted(
+                terms, parts.teacher, parts.view(images, call, k), student, targets,
+                self.averages, args.bn_momentum)
+            inversion_terms.check_finite(losses, f"in call {call + 1} at step {k + 1}")
+            loss = sum(losses.values())
+            best.offer(loss, images)
+            step_with(optimizer, loss)
         if read.statistics:
             self.averages = inversion_terms.update_averages(self.averages, read.statistics,
                                                             args.bn_momentum)
-        parts.count(args.synthesis_batch * args.inner_steps, terms)
-        return made
+        return best.images, targets
 
     def state_dict(self) -> dict:
         return {"generator": self.generator.state_dict(), "averages": self.averages}
@@ -523,15 +553,17 @@ class PixelMaker:
         shape = (parts.task.channels, parts.task.resolution, parts.task.resolution)
         targets, x = parts.draws(call, shape)
         draw = online.numbers(args.seed, call, VIEW)
-        first = 10.0 if parts.task.crop else 1.0  # the ImageNet recipe's weight of the first layer
+        # DeepInversion's ImageNet recipe: weight of the first layer, Adam's betas, most jitter
+        first, betas, most = (10.0, (0.5, 0.9), 30) if parts.task.crop else (
+            1.0, (0.5, 0.99), parts.pad)
 
         def parts_of(viewed: Tensor) -> dict[str, Tensor]:
             return inversion_terms.weighted(terms, parts.teacher, viewed, student, targets,
                                             first=first)[0]
 
         best = inversion_terms.descend(
-            x, parts_of, args.inner_steps, lambda i: args.pixel_rate, (0.5, 0.99), parts.bounds,
-            lambda x: inversion_terms.jitter(x, parts.pad, parts.task.flip, draw),
+            x, parts_of, args.inner_steps, lambda i: args.pixel_rate, betas, parts.bounds,
+            lambda x: inversion_terms.jitter(x, most, parts.task.flip, draw),
             f"in call {call + 1}")
         parts.count(args.synthesis_batch * args.inner_steps, terms, generated=False)
         black, white = parts.bounds
@@ -544,8 +576,8 @@ class PixelMaker:
         assert state == {}, state
 
 
-MAKERS = {"fastdfkd": FastMaker, "fastdfkd_reptile": FastMaker, "fast_sequential": FastMaker,
-          "cmi": ContrastiveMaker, "nayer": NoisyLabelMaker, "adi": PixelMaker}
+MAKERS = {**dict.fromkeys(FAST, FastMaker), "cmi": ContrastiveMaker, "nayer": NoisyLabelMaker,
+          "adi": PixelMaker}
 
 
 # --- the source -----------------------------------------------------------------------------------
@@ -581,8 +613,8 @@ class ReplaySource:
         Raises:
             DivergedError: a term is not finite."""
         with online.still(student):
-            made = self.maker.make(student, self.calls, self.calls >= self.args.warmup_calls,
-                                   self.pool[:self.kept])
+            made = self.maker.make(student, self.calls, looks_at_student(
+                self.args.source, self.calls, self.args.warmup_calls), self.pool[:self.kept])
         for images, classes in made:
             images = online.to_uint8(images).cpu()[-len(self.pool):]
             places = (self.total + torch.arange(len(images))) % len(self.pool)
@@ -616,7 +648,7 @@ class ReplaySource:
         that changes here does so before a batch is handed out, so that `state_dict` belongs to the
         moment after it."""
         size, last = self.args.batch_size, None
-        length = -(-self.steps_per_epoch // self.args.calls_per_epoch)  # steps of a cycle
+        length = self.steps_per_epoch // self.args.calls_per_epoch  # steps of a cycle
         for step in range(first_step, self.steps_per_epoch):
             cycle, at = divmod(step, length)
             if at == 0:
@@ -633,10 +665,12 @@ class ReplaySource:
             yield self.pool[places], self.labels[places], ids
 
     def held_out(self, student: nn.Module) -> Tensor:
-        """The images of one more call, without the adversarial term, which the pool does not get;
-        uint8 [N, C, H, W]. The makers go on learning in it: for after the last step."""
+        """The images of one more call, without the adversarial term unless there is no other, which
+        the pool does not get; uint8 [N, C, H, W]. The makers go on learning in it: for after the
+        last step."""
+        only = {k for k, v in self.parts.terms.items() if v} <= inversion_terms.OF_STUDENT
         with online.still(student):
-            made = self.maker.make(student, self.calls, False, self.pool[:self.kept])
+            made = self.maker.make(student, self.calls, only, self.pool[:self.kept])
         return torch.cat([online.to_uint8(images).cpu() for images, _ in made])
 
     def budget(self) -> dict[str, int]:
