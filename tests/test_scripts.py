@@ -315,3 +315,75 @@ def test_a_row_that_is_unknown_ends_a_dry_run_too(fresh):
     script = ROOT / "scripts/sweeps/digits_speed_keeps_accuracy.sh"
     done = run_script(fresh, script, "--dry-run", ROWS="fast")
     assert done.returncode == 2 and "'fast'" in done.stderr and "would" not in done.stdout
+
+
+# --- the rivals' scripts --------------------------------------------------------------------------
+
+BASELINES = ROOT / "scripts/baselines"
+PAIRS = {"r34_r18": ("cifar_resnet34", "cifar_resnet18"),
+         "vgg11_r18": ("vgg11_bn", "cifar_resnet18"),
+         "w40_2_w16_1": ("wrn_40_2", "wrn_16_1"), "w40_2_w40_1": ("wrn_40_2", "wrn_40_1"),
+         "w40_2_w16_2": ("wrn_40_2", "wrn_16_2")}
+
+
+def sourcing(settings_file):
+    return sorted(p.stem for p in BASELINES.glob("*.sh") if settings_file in p.read_text())
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_each_cifar100_baseline_takes_the_five_published_pairs(study, pair):
+    teacher, student = PAIRS[pair]
+    for name in sourcing("cifar100_settings.sh"):
+        [words] = study(f"scripts/baselines/{name}.sh", "--dry-run", PAIR=pair)
+        entry, args = settings(words)
+        assert args.get("teacher", f"save/models/cifar100_{teacher}") == (
+            f"save/models/cifar100_{teacher}"), name
+        if entry == "synthesize":
+            assert str(args["out"]).startswith(f"syn_dataset/cifar100_{teacher}_"), name
+        else:
+            assert args["student" if entry == "distill" else "model"] == student, name
+            assert str(args["out"]).endswith(f"_{pair}"), name
+
+
+def test_fastdfkd_has_its_published_rates_and_weights(study):
+    for name, steps, rate, latent_rate in (("fast2", 2, 5e-3, 0.015), ("fast5", 5, 3e-3, 0.01),
+                                           ("fastdfkd", 10, 2e-3, 0.01)):
+        for pair, weights in {"r34_r18": (1.33, 0.5), "vgg11_r18": (1, 0.5),
+                              "w40_2_w16_2": (1.1, 0.4)}.items():
+            [words] = study(f"scripts/baselines/cifar100_{name}.sh", "--dry-run", PAIR=pair)
+            args = settings(words)[1]
+            assert (args["inner_steps"], args["generator_rate"], args["latent_rate"]) == (
+                steps, rate, latent_rate)
+            assert (args["adv_dad_weight"], args["ce_target_weight"]) == weights
+    for student, weight in (("resnet50", 0.1), ("resnet18", 1), ("mobilenet_v2", 0.1)):
+        [words] = study("scripts/baselines/imagenet_fastdfkd_reptile.sh", "--dry-run",
+                        STUDENT=student)
+        assert settings(words)[1]["adv_dad_weight"] == weight
+
+
+@pytest.mark.parametrize("student", ["resnet50", "resnet18", "mobilenet_v2"])
+def test_each_imagenet_baseline_takes_the_three_published_students(study, student):
+    for name in sourcing("imagenet_settings.sh"):
+        [words] = study(f"scripts/baselines/{name}.sh", "--dry-run", STUDENT=student)
+        entry, args = settings(words)
+        assert args["student" if entry == "distill" else "model"] == f"torchvision:{student}", name
+        assert str(args["out"]).endswith(f"_{student}"), name
+
+
+@pytest.mark.parametrize("variable, name", [("PAIR", "cifar100_real"),
+                                            ("STUDENT", "imagenet_real")])
+def test_an_unknown_pair_or_student_is_refused(fresh, variable, name):
+    done = run_script(fresh, BASELINES / f"{name}.sh", "--dry-run", **{variable: "resnet99"})
+    assert done.returncode == 2 and f"{variable} is " in done.stderr
+
+
+def test_what_makes_a_cifar100_or_imagenet_set_has_a_script_for_its_student(study):
+    read = {}
+    for path in [*BASELINES.glob("cifar100_*.sh"), *BASELINES.glob("imagenet_*.sh")]:
+        [words] = study(f"scripts/baselines/{path.name}", "--dry-run")
+        read[path.stem] = settings(words)
+    made = {name: str(args["out"]) for name, (entry, args) in read.items() if entry == "synthesize"}
+    assert len(made) == 7
+    for name, out in made.items():
+        entry, args = read[f"{name}_distill"]
+        assert (entry, args["source"]) == ("distill", out)
