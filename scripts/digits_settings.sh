@@ -9,4 +9,6 @@ generator_flags="--task digits --steps 2000"
 synthesize_flags="--task digits --generator dit --guidance-scale 1 --steps 100 --images-per-class 200"
 alone_flags="--task digits --model cnn_w8 $recipe"
 pool_steps="--epochs 30 --steps-per-epoch 48"
+stream_flags= cmi_flags="--inner-steps 40" nayer_flags=
+inversion_flags="$inversion_flags --iterations 500"
 distill_flags="--task digits --student cnn_w8 $recipe --temperature 4"

@@ -2,6 +2,8 @@
 # baselines/ and the sweeps. Terms, weights and rates are the CIFAR presets' unless a flag says another;
 # nobody published any for 8 x 8 or 28 x 28 pixels. pool_steps, set by those settings: the same number of
 # student steps in fewer epochs, each of which begins with a call for new images (published: 400 steps).
+# stream_flags, cmi_flags, nayer_flags and DeepInversion's iterations, set there too: what fits into the minutes
+# of the tables at that size of images.
 # 128 images a call or step (published: 200 or 256): half the minutes, for all alike.
 streams="dafl dfq zskt" pools="fastdfkd fastdfkd_reptile fast_sequential cmi nayer adi"
 call="--synthesis-batch 128"
@@ -10,12 +12,13 @@ rival() { # METHOD: the flags of its source
     case $1 in
     # the last batch norm of DAFL's and ZSKT's papers, for DFQ too: 256 steps on digits, fold 0, dev, seed 0:
     # DAFL 30 without it, 45 with it; DFQ 25, 54; ZSKT 28, 39
-    dafl | dfq | zskt) echo "$call --source $1 --generator-output norm" ;;
-    cmi) echo "$pool_steps $call --source cmi --inner-steps 40 --bank-images 256" ;;
+    dafl | dfq | zskt) echo "$call --source $1 --generator-output norm $stream_flags" ;;
+    cmi) echo "$pool_steps $call --source cmi --bank-images 256 $cmi_flags" ;;
     adi) echo "$pool_steps $call --source adi --bn-weight 1 --inner-steps 100" ;;
-    *) echo "$pool_steps $call --source $1 --bn-ema-weight 1" ;; # FastDFKD's three, NAYER
+    nayer) echo "$pool_steps $call --source nayer --bn-ema-weight 1 $nayer_flags" ;;
+    *) echo "$pool_steps $call --source $1 --bn-ema-weight 1" ;; # FastDFKD's three
     esac
 }
 
-inversion_flags="--generator deepinversion --iterations 500 --pixel-rate 0.1 --bn-weight 1 --batch-size 250"
+inversion_flags="--generator deepinversion --pixel-rate 0.1 --bn-weight 1 --batch-size 250"
 guidance_flags="--teacher-guidance 1 --latent-cutmix" # DiffDFKD's, on top of synthesize_flags

@@ -315,3 +315,159 @@ def test_a_row_that_is_unknown_ends_a_dry_run_too(fresh):
     script = ROOT / "scripts/sweeps/digits_speed_keeps_accuracy.sh"
     done = run_script(fresh, script, "--dry-run", ROWS="fast")
     assert done.returncode == 2 and "'fast'" in done.stderr and "would" not in done.stdout
+
+
+# --- the rivals' scripts --------------------------------------------------------------------------
+
+BASELINES = ROOT / "scripts/baselines"
+PAIRS = {"r34_r18": ("cifar_resnet34", "cifar_resnet18"),
+         "vgg11_r18": ("vgg11_bn", "cifar_resnet18"),
+         "w40_2_w16_1": ("wrn_40_2", "wrn_16_1"), "w40_2_w40_1": ("wrn_40_2", "wrn_40_1"),
+         "w40_2_w16_2": ("wrn_40_2", "wrn_16_2")}
+
+
+def sourcing(settings_file):
+    return sorted(p.stem for p in BASELINES.glob("*.sh") if settings_file in p.read_text())
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_each_cifar100_baseline_takes_the_five_published_pairs(study, pair):
+    teacher, student = PAIRS[pair]
+    for name in sourcing("cifar100_settings.sh"):
+        [words] = study(f"scripts/baselines/{name}.sh", "--dry-run", PAIR=pair)
+        entry, args = settings(words)
+        assert args.get("teacher", f"save/models/cifar100_{teacher}") == (
+            f"save/models/cifar100_{teacher}"), name
+        if entry == "synthesize":
+            assert str(args["out"]).startswith(f"syn_dataset/cifar100_{teacher}_"), name
+        else:
+            assert args["student" if entry == "distill" else "model"] == student, name
+            assert str(args["out"]).endswith(f"_{pair}"), name
+
+
+def test_fastdfkd_has_its_published_rates_and_weights(study):
+    for name, steps, rate, latent_rate in (("fast2", 2, 5e-3, 0.015), ("fast5", 5, 3e-3, 0.01),
+                                           ("fastdfkd", 10, 2e-3, 0.01)):
+        for pair, weights in {"r34_r18": (1.33, 0.5), "vgg11_r18": (1, 0.5),
+                              "w40_2_w16_2": (1.1, 0.4)}.items():
+            [words] = study(f"scripts/baselines/cifar100_{name}.sh", "--dry-run", PAIR=pair)
+            args = settings(words)[1]
+            assert (args["inner_steps"], args["generator_rate"], args["latent_rate"]) == (
+                steps, rate, latent_rate)
+            assert (args["adv_dad_weight"], args["ce_target_weight"]) == weights
+    for student, weight in (("resnet50", 0.1), ("resnet18", 1), ("mobilenet_v2", 0.1)):
+        [words] = study("scripts/baselines/imagenet_fastdfkd_reptile.sh", "--dry-run",
+                        STUDENT=student)
+        assert settings(words)[1]["adv_dad_weight"] == weight
+
+
+@pytest.mark.parametrize("student", ["resnet50", "resnet18", "mobilenet_v2"])
+def test_each_imagenet_baseline_takes_the_three_published_students(study, student):
+    for name in sourcing("imagenet_settings.sh"):
+        [words] = study(f"scripts/baselines/{name}.sh", "--dry-run", STUDENT=student)
+        entry, args = settings(words)
+        assert args["student" if entry == "distill" else "model"] == f"torchvision:{student}", name
+        assert str(args["out"]).endswith(f"_{student}"), name
+
+
+@pytest.mark.parametrize("variable, name", [("PAIR", "cifar100_real"),
+                                            ("STUDENT", "imagenet_real")])
+def test_an_unknown_pair_or_student_is_refused(fresh, variable, name):
+    done = run_script(fresh, BASELINES / f"{name}.sh", "--dry-run", **{variable: "resnet99"})
+    assert done.returncode == 2 and f"{variable} is " in done.stderr
+
+
+def test_what_makes_a_cifar100_or_imagenet_set_has_a_script_for_its_student(study):
+    read = {}
+    for path in [*BASELINES.glob("cifar100_*.sh"), *BASELINES.glob("imagenet_*.sh")]:
+        [words] = study(f"scripts/baselines/{path.name}", "--dry-run")
+        read[path.stem] = settings(words)
+    made = {name: str(args["out"]) for name, (entry, args) in read.items() if entry == "synthesize"}
+    assert len(made) == 7
+    for name, out in made.items():
+        entry, args = read[f"{name}_distill"]
+        assert (entry, args["source"]) == ("distill", out)
+
+
+FASHION_RIVALS = "scripts/sweeps/fashion_mnist_rivals.sh"
+
+
+@pytest.mark.parametrize("recipe, steps, expected", [
+    ("strong", 4000, {"temperature": 4, "learning_rate": 0.02, "lr_schedule": "cosine",
+                      "mixup": 0.4, "mix_share": 0.5, "weight_decay": 5e-4}),
+    ("paper", 1000, {"temperature": 10, "learning_rate": 0.02, "lr_schedule": "step",
+                     "lr_decay_epochs": (12, 24, 36), "mixup": 0, "weight_decay": 1e-4})])
+def test_fashion_mnists_rivals_have_one_recipe_and_one_number_of_steps(study, recipe, steps,
+                                                                       expected):
+    made = [settings(words) for words in study(FASHION_RIVALS, "--dry-run", RECIPE=recipe)]
+    students = [args for entry, args in made if entry == "distill"]
+    assert len(students) == 3 * 20
+    for args in students:
+        assert args["epochs"] * args["steps_per_epoch"] == steps and args["batch_size"] == 128
+        assert {key: args[key] for key in expected} == expected, args["out"]
+        assert args.get("calls_per_epoch", 1) == 1 and args["epochs"] == 40
+    alone = [args for entry, args in made
+             if entry == "train_teacher" and args["model"] == "lenet5_half"]
+    expected.pop("temperature")
+    assert len(alone) == 3
+    for args in alone:
+        assert {key: args[key] for key in expected} == expected
+        assert args["epochs"] * args["steps_per_epoch"] == steps
+
+
+def test_fashion_mnists_rivals_draw_the_real_images_anew_for_each_seed(study):
+    made = [settings(words)[1] for words in study(FASHION_RIVALS, "--dry-run", "--seed", "5",
+                                                  ROWS="real_1000 real_1207")][2:-1]
+    assert [(a["seed"], a["subset_seed"], a["images_per_class"]) for a in made] == [
+        (seed, seed, n) for n in (1000, 1207) for seed in (5, 6, 7)]
+
+
+def test_the_adversarial_set_is_made_after_the_student_it_is_made_against(study):
+    made = study(FASHION_RIVALS, "--dry-run", ROWS="diffdfkd diffdfkd_adv")
+    outs = [words[words.index("--out") + 1] for words in made]
+    root = "save/fashion_mnist_rivals_strong/seed0"
+    adversarial = "syn_dataset/fashion_mnist_diffdfkd_adv_strong_seed0"
+    assert (outs.index(f"{root}/diffdfkd") < outs.index(adversarial)
+            < outs.index(f"{root}/diffdfkd_adv"))
+    plain, against = [settings(words)[1] for words in made if words[0] == "synthesize"]
+    assert against.pop("student") == f"{root}/diffdfkd" and str(against.pop("out")) == adversarial
+    assert against.items() <= plain.items()
+
+
+def test_the_larger_pair_has_the_papers_rate_in_the_papers_recipe(study):
+    for recipe, rate in (("strong", 0.05), ("paper", 0.1)):
+        made = study(FASHION_RIVALS, "--dry-run", ROWS="real", RECIPE=recipe, PAIR="wrn")
+        assert {settings(w)[1]["learning_rate"] for w in made if w[0] == "distill"} == {rate}
+
+
+def test_each_rival_has_four_different_trials_with_one_number_of_student_steps(study):
+    trials = {}
+    script = "scripts/sweeps/digits_rivals_tune.sh"
+    for entry, args in map(settings, study(script, "--dry-run")):
+        name = args["out"].name.removeprefix("digits_tune_")
+        if name.startswith(("fold0_seed0_", "fold1_seed0_")):
+            name = name.split("_", 2)[2]
+        if name[-2:-1] == "_" and name[-1] in "1234":
+            own = {key: value for key, value in args.items()
+                   if key not in ("out", "source", "fold", "teacher", "student", "weights")}
+            trials.setdefault(name[:-2], {}).setdefault(name[-1], {})[entry] = own
+    assert len(trials) == 15
+    for method, own in trials.items():
+        assert sorted(own) == ["1", "2", "3", "4"], method
+        whole = [tuple(sorted((entry, str(sorted(args.items(), key=str)))
+                              for entry, args in commands.items())) for commands in own.values()]
+        assert len(set(whole)) == 4, method
+        assert len({args["seed"] for commands in own.values() for args in commands.values()}) == 1
+        for commands in own.values():
+            args = commands["distill"]
+            assert args["epochs"] * args["steps_per_epoch"] == 720, method
+            made = commands.get("synthesize")
+            assert made is None or made["images_per_class"] == args["images_per_class"] + 10
+
+
+def test_the_random_real_digits_are_drawn_with_the_runs_seed(study):
+    made = [settings(words)[1] for words in study("scripts/sweeps/digits_rivals.sh", "--dry-run",
+                                                  ROWS="real_140", ROUNDS="2")]
+    drawn = [(args["seed"], args["subset_seed"]) for args in made if args.get("subset_seed") is not
+             None]
+    assert sorted(set(drawn)) == [(0, 0), (1, 1)] and len(drawn) == 10

@@ -8,5 +8,5 @@ cd "$(dirname "$0")/../.."
 . scripts/setup_env.sh
 . scripts/fashion_mnist_settings.sh
 find_python
-exec "$PYTHON" -m dm_kd.train_teacher --task fashion_mnist --model $rival_student $recipe $rival_steps \
+exec "$PYTHON" -m dm_kd.train_teacher --task fashion_mnist --model $rival_student $rival_recipe \
     --out save/student_model/fashion_mnist_alone$pair "$@"

@@ -1,8 +1,7 @@
 #!/bin/sh
 # ImageNet: 215 images a class of BigGAN-deep-256, truncation 1. No code of the published row is public: the number of
-# images and the 90 epochs are known, truncation and recipe are not. Then: imagenet_distill_rn50_rn50.sh
-# --source syn_dataset/imagenet_biggan --epochs 90 --lr-decay-epochs 30,60 --out save/student_model/imagenet_biggan
-# Table row: BigGAN, ImageNet. Expected top-1 (published): R50 64.00 (215,000 images, 90 epochs).
+# images is known, the truncation is not. Then: baselines/imagenet_biggan_distill.sh
+# Table row: BigGAN, ImageNet. Expected top-1: none, this step trains no classifier.
 # Hardware: one GPU.  Time: 2 hours (an estimate).  Disk: 22 GB.
 # Needs: config.json and pytorch_model.bin of BigGAN-deep-256 (pytorch-pretrained-biggan's) in save/generators/biggan-deep-256.
 # Use: [NGPU=n] sh scripts/baselines/imagenet_biggan.sh [flags of python -m dm_kd.synthesize, such as --truncation 0.5 or --dry-run]

@@ -1,7 +1,7 @@
 #!/bin/sh
-# ImageNet: DeepInversion-2k, 140 images a class out of ResNet-50. Then imagenet_distill_rn50_rn50.sh with
-# --source syn_dataset/imagenet_deepinversion --temperature 3 --epochs 90 --lr-decay-epochs 30,60 --out save/student_model/imagenet_deepinversion.
-# Table row: DeepInv-2k, ImageNet. Expected top-1 (published): 68.00 (from ResNet-50 v1.5, whose student recipe was never released).
+# ImageNet: DeepInversion-2k, 140 images a class out of ResNet-50. Then:
+# baselines/imagenet_deepinversion_distill.sh
+# Table row: DeepInv-2k, ImageNet. Expected top-1: none, this step trains no classifier.
 # Hardware: one GPU with 40 GB or more, or several machines with --rank.  Time: 10 days (an estimate).  Disk: 20 GB.
 # Needs: the teacher's weights (downloaded).
 # Use: [NGPU=n] sh scripts/baselines/imagenet_deepinversion.sh [flags of python -m dm_kd.synthesize, such as --dry-run]

@@ -46,7 +46,7 @@ commands() { # fold3_seed0
         case $row in
         alone) echo "train_teacher --task digits --model cnn_w8 $chosen $fold --out $d/$row $common" ;;
         real) source=real ;;
-        real_140) source="real --images-per-class 140" ;;
+        real_140) source="real --images-per-class 140 --subset-seed ${1#*seed}" ;;
         out_of_domain) source=real:fashion_mnist ;;
         dit) source=$set ;;
         noise | one_image) echo "$made --generator $row --out $source" ;;

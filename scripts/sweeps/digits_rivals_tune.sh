@@ -5,10 +5,13 @@
 # Decision rule, fixed beforehand: for each method the trial with the highest mean Acc@1. The second column,
 # blind_agreement (of student and teacher on images of the method that were held out: what one can measure
 # without real images), is reported for the trial that it would have chosen; it decides nothing.
+# One-Image's only flag is the picture: its trials are two pictures, and four times the patches of each.
+# diffdfkd_adv has DiffDFKD's trials, against the student of diffdfkd_1.
 # Half the student steps, calls and images of that table, so that all trials fit into an evening.
 # Hardware: 2 CPU cores (one job each).  Disk: 1 GB.
-# Time: about 3 hours with two cores (14 methods x 4 trials x 2 folds).
+# Time: about 3 hours with two cores (15 methods x 4 trials x 2 folds).
 # Use: [METHODS="dafl zskt"] sh scripts/sweeps/digits_rivals_tune.sh [--dry-run]
+#      diffdfkd_adv needs diffdfkd before it.
 #      JOBS=2 processes at a time, a thread each. The same command goes on after an interruption.
 set -eu
 cd "$(dirname "$0")/../.."
@@ -18,7 +21,7 @@ dry_flag "scripts/sweeps/digits_rivals_tune.sh" "$@"
 find_python
 root=save/digits_rivals_tune
 recipe="$recipe --epochs 45" pool_steps="--epochs 15 --steps-per-epoch 48"
-methods=${METHODS:-$streams $pools deepinversion dit diffdfkd gan one_image}
+methods=${METHODS:-$streams $pools deepinversion dit diffdfkd diffdfkd_adv gan one_image}
 
 trial() { # METHOD 1|2|3|4: what differs from scripts/rivals_settings.sh
     case $1_$2 in
@@ -44,29 +47,34 @@ trial() { # METHOD 1|2|3|4: what differs from scripts/rivals_settings.sh
     dit_2) echo "--guidance-scale 2" ;;
     dit_3) echo "--guidance-scale 0" ;;
     dit_4) echo "--steps 50" ;;
-    diffdfkd_2) echo "--teacher-guidance 0.3" ;;
-    diffdfkd_3) echo "--teacher-guidance 3" ;;
-    diffdfkd_4) echo "--guidance-scale 2" ;;
+    diffdfkd_2 | diffdfkd_adv_2) echo "--teacher-guidance 0.3" ;;
+    diffdfkd_3 | diffdfkd_adv_3) echo "--teacher-guidance 3" ;;
+    diffdfkd_4 | diffdfkd_adv_4) echo "--guidance-scale 2" ;;
     gan_2) echo "--truncation 0.5" ;;
     gan_3) echo "--truncation 0.7" ;;
     gan_4) echo "--truncation 0.85" ;;
-    one_image_2) echo "--picture flower.jpg" ;;
-    one_image_3) echo "--seed 1" ;;
-    one_image_4) echo "--picture flower.jpg --seed 1" ;;
+    one_image_3) ;; # kept() has the rest
+    one_image_[24]) echo "--picture flower.jpg" ;;
+    nayer_4) echo "--generator-rate 1.3e-3" ;;
     *_2) echo "--bn-ema-weight 10" ;;
     *_3) echo "--adv-dad-weight 0.1" ;;
     *_4) echo "--generator-rate 5e-3" ;;
     esac
 }
 
+kept() { # METHOD 1|2|3|4: images of a class to learn from
+    case $1_$2 in one_image_[34]) echo 400 ;; *) echo 100 ;; esac
+}
+
 offline() { # METHOD FOLDER: its synthesize command
-    dit="synthesize $synthesize_flags --images-per-class 110 --weights $2/generator"
+    dit="synthesize $synthesize_flags --weights $2/generator"
     case $1 in
     dit) echo "$dit" ;;
     diffdfkd) echo "$dit $guidance_flags --teacher $2/teacher" ;;
-    deepinversion) echo "synthesize --task digits --images-per-class 110 $inversion_flags --teacher $2/teacher" ;;
-    gan) echo "synthesize --task digits --images-per-class 110 --generator gan --weights $2/gan --truncation 1" ;;
-    one_image) echo "synthesize --task digits --images-per-class 110 --generator one_image" ;;
+    diffdfkd_adv) echo "$dit $guidance_flags --teacher $2/teacher --student $2/diffdfkd_1" ;;
+    deepinversion) echo "synthesize --task digits $inversion_flags --teacher $2/teacher" ;;
+    gan) echo "synthesize --task digits --generator gan --weights $2/gan --truncation 1" ;;
+    one_image) echo "synthesize --task digits --generator one_image" ;;
     esac
 }
 
@@ -83,9 +91,10 @@ commands() { # fold0_seed0
             name=${method}_$number
             if [ -z "$made" ]; then
                 echo "$kd $(rival "$method") $(trial "$method" $number) --out $d/$name $common"
-            else # 100 images of a class to learn from, 10 held out
-                echo "$made $(trial "$method" $number) --out syn_dataset/digits_tune_$1_$name $common"
-                echo "$kd --source syn_dataset/digits_tune_$1_$name --images-per-class 100 --out $d/$name $common"
+            else # and 10 of a class held out
+                images=$(kept "$method" $number)
+                echo "$made $(trial "$method" $number) --images-per-class $((images + 10)) --out syn_dataset/digits_tune_$1_$name $common"
+                echo "$kd --source syn_dataset/digits_tune_$1_$name --images-per-class $images --out $d/$name $common"
             fi
         done
     done

@@ -1,16 +1,22 @@
 #!/bin/sh
-# Question: who wins on Fashion-MNIST at 4,000 student steps of 128? LeNet-5 with batch norms to
-# LeNet-5-half, every row, seeds N to N + 2 of student and rival; the sets are made once. PAIR=wrn:
+# Question: who wins on Fashion-MNIST at an equal number of student steps? LeNet-5 with batch norms to
+# LeNet-5-half, every row, seeds N to N + 2 of student and rival, one set for all three; last epoch. PAIR=wrn:
 # WRN-16-2 to WRN-16-1, for ROWS="real dit" and the two best rivals. Settings: scripts/rivals_settings.sh,
-# chosen on digits (digits_rivals_tune.sh). Last epoch is the reported one.
-# RECIPE=plain (default: the study's of fashion_mnist.sh), or strong (half mixup, 4 times the steps).
+# chosen on digits (digits_rivals_tune.sh), and what fits into the cap (scripts/fashion_mnist_settings.sh).
+# RECIPE=strong (default: half mixup, one view for both networks, cosine, 4,000 steps of 128), or paper (the
+# paper's for ImageNet: temperature 10, rate 0.1 in three drops at 30, 60 and 90 %, no mixup; 1,000 steps, a
+# quarter). LeNet-5-half has the rate 0.02 in both: at 0.05 its units die (fashion_mnist_dev.sh).
 # Decision rule: none; rows are compared with KD on real data.
+# Images of each class: 1,000, of DiffDFKD 350 (the cap); streams and pools make theirs in the run.
+# Cap: 15 minutes of one core for a row and seed, a third of the minutes of the set that its seeds share among
+# them, generators' pretraining apart. The streams are over it in the strong recipe, 25 to 31 minutes: each of
+# their student steps is a batch of the generator, whatever their flags. PAIR=wrn has no cap.
 # Hardware: 2 CPU cores (one job each).  Disk: 6 GB.
-# Time: about 12 hours with two cores (strong: 35): 6 hours a seed (cmi 82 minutes, nayer 64, the streams 39
-# each, FastDFKD 22 each: from the seconds an update took on a busy core, bench.sh rivals) and 4 for the
-# sets. Cap: 90 minutes for a row and seed (strong: four times); what takes longer gets fewer --inner-steps.
-# Use: [PAIR=wrn] [RECIPE=strong] [ROWS="real dafl"] sh scripts/sweeps/fashion_mnist_rivals.sh [--seed N]
+# Time: about 6.5 hours with two cores, paper 3 (estimates from the processor time of an update and of a
+# sampling step on busy cores), besides teacher (10 minutes), generator and GAN (4 hours).
+# Use: [PAIR=wrn] [RECIPE=paper] [ROWS="real dafl"] sh scripts/sweeps/fashion_mnist_rivals.sh [--seed N]
 #      [--threads N] [--dry-run]    JOBS=2 processes at a time. The same command goes on after an interruption.
+#      diffdfkd_adv, images on which seed N's student of diffdfkd differs from the teacher, needs that row.
 set -eu
 cd "$(dirname "$0")/../.."
 . scripts/setup_env.sh
@@ -18,52 +24,79 @@ threads=1
 chain_flags "scripts/sweeps/fashion_mnist_rivals.sh" "$@"
 . scripts/fashion_mnist_settings.sh
 find_python
-root=save/fashion_mnist_rivals${pair}_${RECIPE:-plain} set=syn_dataset/fashion_mnist common="--threads $threads $dry"
-case ${RECIPE:-plain} in
-plain) more= ;;
-strong) more="--epochs 160 --mixup 0.4 --mix-share 0.5" ;;
-*) echo "error: RECIPE is plain or strong, not '$RECIPE'" >&2; exit 2 ;;
+case ${RECIPE:-strong} in
+strong) chosen=$rival_recipe tau=4 ;;
+paper)
+    if [ "$rival_student" = wrn_16_1 ]; then rival_rate=0.1; fi
+    chosen="--epochs 40 --steps-per-epoch 25 --batch-size 128 --learning-rate $rival_rate --lr-decay-epochs 12,24,36 --weight-decay 1e-4" tau=10 ;;
+*) echo "error: RECIPE is strong or paper, not '$RECIPE'" >&2; exit 2 ;;
 esac
-rows=${ROWS:-alone real real_1000 real_1207 noise one_image out_of_domain gan dit diffdfkd deepinversion $streams $pools}
+root=save/fashion_mnist_rivals${pair}_${RECIPE:-strong} common="--threads $threads $dry"
+dit=save/generators/fashion_mnist_dit gan=save/generators/fashion_mnist_gan
+rows=${ROWS:-alone real real_1000 real_1207 noise one_image out_of_domain gan dit diffdfkd diffdfkd_adv deepinversion $streams $pools}
 
-has() { case " $rows " in *" $1 "*) ;; *) return 1 ;; esac; }
-
-commands() { # teacher, generator, sets, or seed0
-    made="synthesize --task fashion_mnist $common --images-per-class"
+set_of() { # ROW: its set's folder
     case $1 in
-    teacher) echo "train_teacher $rival_teacher_flags --out $rival_teacher $common" ;;
-    generator)
-        echo "train_generator $generator_flags --out save/generators/fashion_mnist_dit $common"
-        echo "synthesize $synthesize_flags --weights save/generators/fashion_mnist_dit --out $set $common"
-        if has gan; then echo "train_generator --kind gan --task fashion_mnist --out save/generators/fashion_mnist_gan $common"; fi ;;
-    sets)
-        for row in noise one_image; do
-            if has $row; then echo "$made 1000 --generator $row --out ${set}_$row"; fi
-        done
-        if has gan; then echo "$made 1000 --generator gan --weights save/generators/fashion_mnist_gan --truncation 1 --out ${set}_gan"; fi
-        if has deepinversion; then echo "$made 100 $inversion_flags --teacher $rival_teacher --out ${set}_deepinversion$pair"; fi
-        if has diffdfkd; then echo "synthesize $synthesize_flags $guidance_flags --weights save/generators/fashion_mnist_dit --teacher $rival_teacher --images-per-class 500 --out ${set}_diffdfkd$pair $common"; fi ;;
-    *)
-        own="--seed ${1#seed} $common"
-        for row in $rows; do
-            case $row in
-            alone) echo "train_teacher --task fashion_mnist --model $rival_student $recipe $rival_steps $more --out $root/$1/$row $own"; continue ;;
-            real) source="--source real" ;;
-            real_*) source="--source real --images-per-class ${row#real_}" ;;
-            out_of_domain) source="--source real:digits" ;;
-            dit) source="--source $set" ;;
-            noise | one_image | gan) source="--source ${set}_$row" ;;
-            deepinversion | diffdfkd) source="--source ${set}_$row$pair" ;;
-            *) source=$(rival "$row") ;;
-            esac
-            echo "distill $rival_flags $more $source --out $root/$1/$row $own"
-        done ;;
+    dit) echo syn_dataset/fashion_mnist ;;
+    noise | one_image | gan) echo "syn_dataset/fashion_mnist_$1" ;;
+    deepinversion | diffdfkd) echo "syn_dataset/fashion_mnist_$1$pair" ;;
+    diffdfkd_adv) echo "syn_dataset/fashion_mnist_$1${pair}_${RECIPE:-strong}_seed$seed" ;;
     esac
 }
 
+make_set() { # ROW
+    made="synthesize --task fashion_mnist --images-per-class 1000 --out $(set_of "$1") $common"
+    guided="synthesize $synthesize_flags $guidance_flags --weights $dit --teacher $rival_teacher --images-per-class $guided_images --out $(set_of "$1") $common"
+    case $1 in
+    noise | one_image) echo "$made --generator $1" ;;
+    dit) echo "synthesize $synthesize_flags --weights $dit --out $(set_of dit) $common" ;;
+    gan)
+        echo "train_generator --kind gan --task fashion_mnist --out $gan $common"
+        echo "$made --generator gan --weights $gan --truncation 1" ;;
+    deepinversion) echo "$made $inversion_flags --teacher $rival_teacher" ;;
+    diffdfkd) echo "$guided" ;;
+    diffdfkd_adv) echo "$guided --student $root/seed$seed/diffdfkd" ;;
+    esac
+}
+
+student() { # SEED ROW
+    own="--seed $1 --out $root/seed$1/$2 $common"
+    case $2 in
+    alone) echo "train_teacher --task fashion_mnist --model $rival_student $chosen $own"; return ;;
+    real) source="--source real" ;;
+    real_*) source="--source real --images-per-class ${2#real_} --subset-seed $1" ;;
+    out_of_domain) source="--source real:digits" ;;
+    *)
+        source=$(set_of "$2")
+        if [ -n "$source" ]; then source="--source $source"; else source=$(rival "$2"); fi ;;
+    esac
+    echo "distill $rival_pair $chosen --temperature $tau $source $own"
+}
+
+commands() { # teacher, generator, set_ROW, or seed0_ROW
+    case $1 in
+    teacher) echo "train_teacher $rival_teacher_flags --out $rival_teacher $common" ;;
+    generator) echo "train_generator $generator_flags --out $dit $common" ;;
+    set_*) make_set "${1#set_}" ;;
+    seed*) name=${1#seed}; student "${name%%_*}" "${name#*_}" ;;
+    esac
+}
+
+sets= students= last=
+for row in $rows; do
+    each=
+    for n in 0 1 2; do each="$each seed$((seed + n))_$row"; done
+    if [ "$row" = diffdfkd_adv ]; then last=$each; continue; fi
+    students="$students $each"
+    if [ -n "$(set_of "$row")" ]; then sets="$sets set_$row"; fi
+done
 run_folds "teacher generator" commands $root
-run_folds sets commands $root
-run_folds "seed$seed seed$((seed + 1)) seed$((seed + 2))" commands $root
+if [ -n "$sets" ]; then run_folds "$sets" commands $root; fi
+if [ -n "$students" ]; then run_folds "$students" commands $root; fi
+if [ -n "$last" ]; then
+    run_folds set_diffdfkd_adv commands $root
+    run_folds "$last" commands $root
+fi
 case " $rows " in *" real "*) baseline="--baseline real" ;; *) baseline= ;; esac
-echo "report --runs $root --out $root/report $baseline --title 'Fashion-MNIST: rivals at an equal number of student steps ($rival_student, ${RECIPE:-plain} recipe)' $dry" |
+echo "report --runs $root --out $root/report $baseline --title 'Fashion-MNIST: rivals at an equal number of student steps ($rival_student, ${RECIPE:-strong} recipe)' $dry" |
     "$PYTHON" -m dm_kd
