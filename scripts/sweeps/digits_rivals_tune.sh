@@ -20,8 +20,8 @@ dry_flag "scripts/sweeps/digits_rivals_tune.sh" "$@"
 . scripts/digits_settings.sh
 find_python
 root=save/digits_rivals_tune
-recipe="$recipe --epochs 45" pool_steps="--epochs 15 --steps-per-epoch 48"
-methods=${METHODS:-$streams $pools deepinversion dit diffdfkd diffdfkd_adv gan one_image}
+recipe="$recipe --epochs 45" pool_steps="--epochs 15 --steps-per-epoch 48 --warmup-calls 5"
+methods=${METHODS:-gan one_image dit $streams $pools deepinversion diffdfkd diffdfkd_adv}
 
 trial() { # METHOD 1|2|3|4: what differs from scripts/rivals_settings.sh
     case $1_$2 in
