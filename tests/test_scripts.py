@@ -423,7 +423,7 @@ def test_fashion_mnists_rivals_draw_the_real_images_anew_for_each_seed(study):
 
 
 def test_the_adversarial_set_is_made_after_the_student_it_is_made_against(study):
-    made = study(FASHION_RIVALS, "--dry-run", ROWS="diffdfkd diffdfkd_adv")
+    made = study(FASHION_RIVALS, ROWS="diffdfkd diffdfkd_adv")
     outs = [words[words.index("--out") + 1] for words in made]
     root = "save/fashion_mnist_rivals_strong/seed0"
     adversarial = "syn_dataset/fashion_mnist_diffdfkd_adv_strong_seed0"
