@@ -472,6 +472,10 @@ def test_a_finished_run_says_so_and_trains_no_more(tmp_path, noise_folder, teach
                                                    monkeypatch):
     argv = command(tmp_path / "run", noise_folder, teacher_folder, tmp_path / "cache")
     assert distill.main(argv) == 0
+    seconds = image_set.open_set(noise_folder).seconds()["making_seconds"]
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["budget"]["making_seconds"] == seconds > 0
+    assert "seconds" not in json.loads((tmp_path / "run" / "inputs.json").read_text())
     before = {p: p.read_bytes() for p in (tmp_path / "run").iterdir()}
     capsys.readouterr()
     monkeypatch.setattr(engine, "fit", lambda *_: pytest.fail("trained again"))
