@@ -183,7 +183,7 @@ def open_source(args: argparse.Namespace, task: Task, teacher: torch.nn.Module,
     val = val and dataclasses.replace(val, images=resident(val.images, val.labels, device)[0])
     source = StoredSource(images, labels, args.batch_size, args.seed, dist.rank(),
                           dist.world_size(), args.steps_per_epoch, far_from(device, images),
-                          making(inputs.get("generator"), len(labels)),
+                          making(inputs.get("generator"), len(labels), inputs.pop("seconds", None)),
                           inputs.pop("held_out", None))
     return source, images, labels, val, inputs
 
@@ -337,6 +337,7 @@ def load_set(args: argparse.Namespace, task: Task) -> tuple[torch.Tensor, torch.
     if args.source_labels == "none":
         labels = torch.full_like(labels, -1)
     return pixels, labels, {"source_sha256": images.digest, "generator": manifest["generator"],
+                            "seconds": images.seconds() | {"of_images": images.plan.images},
                             "held_out": rest, "notes": [note] if note else []}
 
 

@@ -455,7 +455,7 @@ def budget(state: dict, source, taught: bool) -> dict:
             "generator_evaluations": used["generator_evaluations"],
             "teacher_passes": used["teacher_passes"] + state["images_seen"] * taught,
             "student_passes": used["student_passes"] + state["images_seen"],
-            "seconds": round(state["seconds"], 3)}
+            **getattr(source, "seconds", {}), "seconds": round(state["seconds"], 3)}
 
 
 def train_one_epoch(run: Run, args: argparse.Namespace, view: View, network: nn.Module,

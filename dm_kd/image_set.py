@@ -6,6 +6,9 @@
     contact_sheet.png
     index.csv        path, label, k, digests; written last: an index means complete
 
+Beside it lies NAME.seconds.jsonl, what each shard took. It is no part of the set, since no two runs
+take the same time; where it is missing, the time is unknown.
+
 Position p = k * classes + c (image k of the c-th class). Shard j holds positions j B to j B + B - 1
 and is always computed in full, so no image's bytes depend on who computes it, in what order, or
 after which crash. Only images_per_class may grow.
@@ -17,6 +20,7 @@ import functools
 import hashlib
 import io
 import json
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -249,6 +253,41 @@ class ImageSet:
     def known_label(self, label: int) -> int:
         """-1 where the class of an image says nothing (noise)."""
         return label if self.manifest["labels_known"] else -1
+
+    @property
+    def seconds_path(self) -> Path:
+        return Path(f"{self.folder.resolve()}.seconds.jsonl")
+
+    def note_seconds(self, **fields: object) -> None:
+        """Append a line to what is known of the time: shard and seconds, or pretraining_seconds. A
+        place that cannot be written to costs no image: the time is unknown then."""
+        line = json.dumps({"settings_sha256": self.settings_digest, **fields}) + "\n"
+        with contextlib.suppress(OSError), open(self.seconds_path, "ab") as file:
+            file.write(line.encode())
+
+    def seconds(self) -> dict[str, float | None]:
+        """making_seconds: of all shards, of the processes that made them together;
+        pretraining_seconds: of the generator's own training. None where unknown."""
+        shards, pretraining, digest = {}, None, self.settings_digest
+        try:
+            lines = self.seconds_path.read_text(errors="replace").splitlines()
+        except OSError:
+            lines = []
+        for line in lines:
+            with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
+                found = json.loads(line)
+                if found["settings_sha256"] != digest:
+                    continue  # of a set that was here before
+                value = found["seconds" if "shard" in found else "pretraining_seconds"]
+                if not 0 <= value < 1e12:  # NaN among them
+                    continue
+                if "shard" in found:
+                    shards[found["shard"]] = value
+                else:
+                    pretraining = value
+        known = [shards.get(j) for j in range(self.plan.shards)]
+        return {"making_seconds": None if None in known else round(sum(known), 3),
+                "pretraining_seconds": pretraining}
 
     def missing(self) -> list[int]:
         return [j for j in range(self.plan.shards) if self.record(j) is None]
@@ -506,11 +545,13 @@ def make(image_set: ImageSet, sample: Callable[[Tensor, list[int]], Tensor], ran
     Returns:
         How many shards were made.
     """
-    plan, made = image_set.plan, 0
+    plan, made, since, seconds = image_set.plan, 0, time.monotonic(), 0.0
 
-    def write(j: int, value: Tensor) -> int:
+    def write(j: int, value: Tensor, seconds: float) -> int:
         known = image_set.known_pixels(j) if damaged and j in damaged else None
-        image_set.write_shard(j, finish(value) if finish else value, known)
+        value = finish(value) if finish else value
+        image_set.note_seconds(shard=j, seconds=round(seconds, 6))  # no record without its time
+        image_set.write_shard(j, value, known)
         return plan.kept(j)
 
     with ThreadPoolExecutor(1) as writer:
@@ -523,10 +564,14 @@ def make(image_set: ImageSet, sample: Callable[[Tensor, list[int]], Tensor], ran
             value = sample(labels, [plan.seed(*key) for key in keys])
             if pending:
                 progress(pending.result())
-            pending = writer.submit(write, j, value)
+            since, before = time.monotonic(), since
+            seconds = since - before
+            pending, last = writer.submit(write, j, value, seconds), j
             made += 1
         if pending:
             progress(pending.result())
+            seconds += time.monotonic() - since  # nothing was sampled while the last was written
+            image_set.note_seconds(shard=last, seconds=round(seconds, 6))
     with _alone(image_set.folder):
         ready = (not image_set.complete if damaged is None else
                  not any(image_set.shard_damage(j) for j in damaged))  # other ranks' are whole too

@@ -6,7 +6,8 @@ curve.png, samples.png, report.html.
 Runs in like-named folders whose names differ only in seedN, foldN, genN and setN are trials of one
 row. Where the trials cover all folds, a seed's accuracy is that of all its folds' predictions
 together. With --baseline ROW every row is compared with it, image by image. Numbers that were
-published for a row's task, pair and method stand beside it.
+published for a row's task, pair and method stand beside it; --published writes all of them, as
+tables with the script that fills each cell.
 """
 
 import argparse
@@ -28,8 +29,12 @@ from dm_kd.report_runs import (
     finite,
     generator_of,
     information,
+    making_words,
     number,
     plain,
+    pretraining,
+    published_method,
+    trained_on,
 )
 
 BOOTSTRAP_DRAWS = 10_000
@@ -41,8 +46,8 @@ FIGURES_OF_A_SET = ("frechet", "precision", "recall", "density", "coverage", "te
 
 def parse(argv: list[str]) -> argparse.Namespace:
     parser = run.Parser("report", __doc__)
-    parser.add_argument("--runs", type=Path, required=True, metavar="FOLDER",
-                        help="every run below it is read")
+    parser.add_argument("--runs", type=Path, metavar="FOLDER",
+                        required="--published" not in argv, help="every run below it is read")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER",
                         help="where the tables, the pictures and the page go")
     parser.add_argument("--rows", default="", metavar="A,B,C",
@@ -53,6 +58,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
                         help="of the page (default: %(default)s)")
     parser.add_argument("--question", default="", metavar="TEXT",
                         help="what the runs are to answer, above the answer (default: none)")
+    parser.add_argument("--published", action="store_true",
+                        help="write only published_tables.md: the published numbers, what the runs "
+                             "(if any are given) have in their place, and the script of each")
     run.add_common_arguments(parser)
     return run.parse(parser, argv)
 
@@ -60,11 +68,21 @@ def parse(argv: list[str]) -> argparse.Namespace:
 def body(argv: list[str]) -> None:
     args = parse(argv)
     if args.dry_run:
+        if args.published:
+            print(f"would write the published numbers into {args.out / 'published_tables.md'}")
+            return
         state = "" if args.runs.exists() else " (not made yet)"
         print(f"would report on the runs in {args.runs}{state} in {args.out}")
         return
-    files.must_exist(args.runs, "--runs", "folder of runs")
-    trials, problems = find_trials(args.runs)
+    if args.runs:
+        files.must_exist(args.runs, "--runs", "folder of runs")
+    trials, problems = find_trials(args.runs) if args.runs else ([], [])
+    if args.published:
+        rows = [row_record(row, {}, args.seed) for row in make_rows(trials, [])]
+        path = args.out / "published_tables.md"
+        files.durable_write(path, report_page.published_tables(rows))
+        print(f"{path}: {len(published.cells())} published numbers")
+        return
     if not trials:
         raise UserError("no finished run of a classifier there", folder=args.runs,
                         hint="a folder with train_teacher's or distill's runs in it")
@@ -332,7 +350,8 @@ def row_record(row: dict, sets: dict[str, dict], seed: int) -> dict:
     budgets = [t["result"]["budget"] for t in trials]
     budget = {name: mean([b.get(name) for b in budgets]) for name in (
         "images_kept", "student_steps", "generator_evaluations", "teacher_passes",
-        "student_passes")}
+        "student_passes", "making_seconds")}
+    budget["pretraining_seconds"] = mean([pretraining(t) for t in trials])
     return {"name": row["name"], "what": row["what"], "acc1_mean": round(row["mean"], 3),
             "acc1_std": None if row["std"] is None else round(row["std"], 3),
             "acc1_by_seed": {str(k): round(v, 3) for k, v in row["acc1_by_seed"].items()},
@@ -345,12 +364,15 @@ def row_record(row: dict, sets: dict[str, dict], seed: int) -> dict:
             "blind_agreement_mean": mean_of(trials, "blind_agreement"),
             "seconds_mean": mean_of(trials, "seconds"), "interval": interval,
             "trials": len(trials), "method": settings["images"],
+            "published_method": published_method(trials[0]),
             **{k: settings[k] for k in ("task", "teacher", "student", "guidance_scale", "steps",
                                         "images_per_class")},
             "teacher_acc1": row["teacher_acc1"], "information": information(trials[0]),
-            "budget": budget, "set": set_figures(trials, sets),
-            "published": published.find(settings["task"], settings["images"], settings["teacher"],
-                                        str(settings["student"]), number(images))}
+            "budget": budget, "making": making_words(trials[0]),
+            "set": set_figures(trials, sets),
+            "published": published.find(settings["task"], published_method(trials[0]),
+                                        settings["teacher"], str(settings["student"]),
+                                        number(images))}
 
 
 def set_figures(trials: list[dict], sets: dict[str, dict]) -> dict:
@@ -388,7 +410,8 @@ def generators(rows: list[dict]) -> list[dict]:
             key = tuple(str(g.get(k) or "unknown") for k in ("name", "licence"))
             if g:
                 entry = found.setdefault(key, {"name": key[0], "licence": key[1], "rows": {},
-                                               "trained_on": g.get("trained_on")})
+                                               "trained_on": g.get("trained_on")
+                                               or trained_on(g)})
                 entry["rows"][row["name"]] = None
     return [{**g, "rows": list(g["rows"])} for g in found.values()]
 

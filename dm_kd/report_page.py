@@ -20,6 +20,21 @@ from dm_kd import published
 Column = tuple[str, Callable[[dict], object]]
 MOST_PICTURES_BYTES = 3_000_000  # of inspect_set's; the page stays below 10 MB
 MOST_COMMAND = 3000  # characters
+BUDGET_NOTE = ("Per run, means over the trials. Evaluations and passes are images through a "
+               "network, forward. Minutes are the student's run; images made while it learns are "
+               "in them (in minutes), those of a stored set and the generator's own training stand "
+               "apart, of all processes together (?: not recorded).")
+PUBLISHED_NOTE = """\
+Top-1 on the real validation images, percent. The published ones are copied from the sources below,
+none was measured here; they are the best epoch on the test images where the source keeps that one
+(Fast-Datafree, CMI, DM-KD). Ours is the last epoch, mean ± standard deviation over the trials; an
+empty cell was not run. Made by `python -m dm_kd.report --published --out save/results` (with
+`--runs FOLDER` for ours).
+
+A script is `sh scripts/NAME`. PAIR is r34_r18, vgg11_r18, w40_2_w16_1, w40_2_w40_1 or
+w40_2_w16_2, in the columns' order, and `baselines/cifar100_*.sh` take it as `PAIR=vgg11_r18 sh
+scripts/...`; MODEL is the network of the cell. On ImageNet, `--student torchvision:resnet18` or
+`torchvision:mobilenet_v2` with an `--out` of its own is for the other columns."""
 FIRST = {"fidelity": "Guidance and steps", "teachers": "Teacher strength",
          "amount": "Amount of images", "rivals": "Side by side"}  # figures above the table
 THEN = {"samples": "Real and synthetic images", "curves": "Training", "confusion": "Mistakes"}
@@ -65,31 +80,44 @@ def results_columns(record: dict) -> list[Column]:
                 if found.get("seeds") else "")
 
     columns = [
-        ("Acc@1 %", spread), ("95 % interval", lambda r: interval(r["interval"])),
+        ("Acc@1 %", spread), ("best %", lambda r: number(r["best_acc1_mean"])),
+        ("95 % interval", lambda r: interval(r["interval"])),
         (f"minus {record['baseline']}", difference),
         ("test error", against("test_error", number)),
         ("seed error", against("seed_error", number)),
         ("published", published_text),
-        ("best %", lambda r: number(r["best_acc1_mean"])),
         ("agrees %", lambda r: number(r["agreement_mean"])),
         ("agrees, blind %", lambda r: number(r["blind_agreement_mean"])),
         ("teacher %", lambda r: number(r["teacher_acc1"])),
         ("images a class", lambda r: number(r["images_per_class"], 0)),
         ("trials", lambda r: str(r["trials"])), ("folds", lambda r: str(r["folds"])),
-        ("student's images from", lambda r: r["information"])]
+        ("learns from", lambda r: r["information"])]
     return [column for column in columns if any(column[1](row) for row in record["rows"])]
 
 
 def budget_columns(record: dict) -> list[Column]:
+    """What the rows were allowed and what they used, with what came of it; columns that no row has
+    anything in are left out."""
     def used(name: str) -> Callable:
         return lambda row: number(row["budget"][name], 0)
 
-    columns = [("images kept", used("images_kept")), ("student steps", used("student_steps")),
+    def minutes(seconds: float | None, unknown: str = "") -> str:
+        return unknown if seconds is None else number(seconds / 60, 1)
+
+    columns = [("Acc@1 %", spread), ("best %", lambda r: number(r["best_acc1_mean"])),
+               ("agrees %", lambda r: number(r["agreement_mean"])),
+               ("agrees, blind %", lambda r: number(r["blind_agreement_mean"])),
+               ("learns from", lambda r: r["information"]),
+               ("images kept", used("images_kept")), ("student steps", used("student_steps")),
                ("generator evaluations", used("generator_evaluations")),
                ("teacher passes", used("teacher_passes")),
                ("student passes", used("student_passes")),
                ("images seen", lambda r: number(r["images_seen"], 0)),
-               ("minutes", lambda r: number(r["seconds_mean"] and r["seconds_mean"] / 60, 1))]
+               ("minutes", lambda r: minutes(r["seconds_mean"])),
+               ("minutes for the images",
+                lambda r: minutes(r["budget"]["making_seconds"], r["making"])),
+               ("generator pretraining, minutes",
+                lambda r: minutes(r["budget"]["pretraining_seconds"], r["making"]))]
     return [column for column in columns if any(column[1](row) for row in record["rows"])]
 
 
@@ -147,6 +175,7 @@ def markdown(record: dict) -> str:
                                  *results_columns(record)], record["rows"]))
     parts.append("## Budget\n\n" + markdown_table(
         [("row", lambda r: r["name"]), *budget_columns(record)], record["rows"]))
+    parts.append(BUDGET_NOTE)
     if record["sets"]:
         parts.append("## Image sets\n\n" + markdown_table(
             [("set", lambda s: s.get("set")), *set_columns(record)], record["sets"]))
@@ -154,6 +183,73 @@ def markdown(record: dict) -> str:
     if record["left_out"]:
         parts.append("## Left out\n\n" + "\n".join(f"- {marked(t)}" for t in record["left_out"]))
     return "\n\n".join(parts) + "\n"
+
+
+def published_tables(rows: list[dict]) -> str:
+    """published_tables.md: every published number, what the rows have in its place, the script."""
+    parts = ["# Published numbers, and ours", PUBLISHED_NOTE]
+    pairs = [tuple(map(short, pair)) for pair in published.PAIRS]
+    for task, title in (("cifar100", "CIFAR-100"), ("cifar10", "CIFAR-10 (no scripts here)")):
+        heads = ["method"] + [h for t, s in pairs for h in (f"{t} to {s}", "ours")]
+        lines = [[label, *in_cells(rows, task, label, source, accuracies, published.PAIRS), source,
+                  script] for label, _, source, accuracies, script in published.PAIRED[task]]
+        parts += [f"## {title}", plain_table([*heads, "source", "script"], lines)]
+        if task == "cifar100":
+            parts += ["## ImageNet", imagenet_table(rows)]
+    lines = [[task, label, short(teacher), short(student), number(acc1),
+              ours(rows, {"task": task, "method": method, "teacher": teacher, "student": student,
+                          "images": None}), source, script]
+             for task, label, method, teacher, student, source, acc1, script in published.OTHERS]
+    parts += ["## Others", plain_table(["task", "method", "teacher", "student", "published", "ours",
+                                        "source", "script"], lines), "## Sources"]
+    parts.append("\n".join(f"- {k}: {v}" for k, v in published.SOURCES.items()))
+    return "\n\n".join(parts) + "\n"
+
+
+def imagenet_table(rows: list[dict]) -> str:
+    heads = ["method", "images", "epochs", "teacher"]
+    heads += [h for s in published.STUDENTS for h in (short(s), "ours")]
+    lines = []
+    for label, _, teacher, images, epochs, source, accuracies, script in published.IMAGENET:
+        pairs = [(teacher, student) for student in published.STUDENTS]
+        lines.append([label, number(images, 0), number(epochs, 0), short(teacher),
+                      *in_cells(rows, "imagenet", label, source, accuracies, pairs), source,
+                      script])
+    return plain_table([*heads, "source", "script"], lines)
+
+
+def in_cells(rows: list[dict], task: str, label: str, source: str, accuracies: tuple, pairs: tuple
+             ) -> list[str]:
+    """Published and ours in turn, for each pair."""
+    known = {(c["teacher"], c["student"]): c for c in published.cells()
+             if (c["task"], c["label"], c["source"]) == (task, label, source)}
+    found = []
+    for (teacher, student), acc1 in zip(pairs, accuracies, strict=True):
+        alone = published.ALONE.get(label)
+        key = (teacher, student) if alone is None else (None, (teacher, student)[alone])
+        found += [number(acc1), ours(rows, known[key]) if key in known else ""]
+    return found
+
+
+def ours(rows: list[dict], cell: dict) -> str:
+    """The rows that stand for a published number, each with its name if there are several."""
+    fitting = [row for row in rows if row["published_method"]
+               and published.of_same(cell, row["task"], row["published_method"], row["teacher"],
+                                     str(row["student"]))
+               and (cell["images"] is None or row["making"] == "in minutes"
+                    or published.of_amount(cell, row["budget"]["images_kept"]))]
+    return "; ".join(spread(row) + f" ({row['name']})" * (len(fitting) > 1) for row in fitting)
+
+
+def short(model: str | None) -> str:
+    """A network's name as the papers' tables shorten it: R34, VGG11, W40-2."""
+    name = (model or "").replace("resnet", "R").replace("vgg", "VGG").replace("mobilenet_v", "MBv")
+    return name.replace("wrn_", "W").replace("_", "-")
+
+
+def plain_table(heads: list[str], lines: list[list[str]]) -> str:
+    return markdown_table([(head, lambda line, i=i: line[i]) for i, head in enumerate(heads)],
+                          lines)
 
 
 def marked(value: object) -> str:
@@ -174,7 +270,7 @@ def csv_table(record: dict) -> str:
     names = ("name", "what", "task", "method", "teacher", "student", "guidance_scale", "steps",
              "images_per_class", "information", "trials", "folds", "val_images", "acc1_mean",
              "acc1_std", "best_acc1_mean", "agreement_mean", "blind_agreement_mean", "teacher_acc1",
-             "images_seen", "seconds_mean")
+             "images_seen", "seconds_mean", "making")
     against = ("difference", "test_error", "seed_error", "lower_bound")
     lines = []
     for row in record["rows"]:
@@ -413,8 +509,7 @@ def sets_section(record: dict) -> str:
 def budget_section(record: dict) -> str:
     return table([("row", lambda r: esc(r["name"])), *budget_columns(record)], record["rows"],
                  "Budget") + (
-        "<p class='note text'>Per run, means over the trials. Evaluations and passes are images "
-        "through a network, forward; the generator's own training is not in it.</p>")
+        f"<p class='note text'>{BUDGET_NOTE}</p>")
 
 
 def licences_section(record: dict) -> str:

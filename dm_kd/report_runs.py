@@ -20,6 +20,9 @@ from dm_kd.errors import UserError
 DAMAGE = (UserError, OSError, KeyError, TypeError, ValueError, AttributeError, IndexError,
           RecursionError, OverflowError)  # all that a file with anything in it can cause
 TOKEN = re.compile(r"_?(?:seed|fold)\d+|(?:^|_)(?:gen|set)\d+(?=_|$)")
+IMAGENET = "ImageNet"
+PUBLIC = ("dit", "sit", "imf", "biggan")  # generators whose public weights learnt ImageNet
+UNTRAINED = ("noise", "one_image", "deepinversion")  # generators without weights of their own
 NOT_SETTINGS = {"seed", "fold", "source", "device", "threads", "images_per_class"}  # of a config
 
 
@@ -268,17 +271,77 @@ def describe(trial: dict) -> str:
     return plain(f"{config.get('student')}, KD from {settings['teacher']} on {images}")
 
 
-def information(trial: dict) -> str:
-    """What the student's images came from: what the method may look at."""
-    method, generator = trial["settings"]["images"], generator_of(trial)
-    if method in ("alone", "real"):
-        return "real images" + (" and labels" if method == "alone" else "")
-    if method == "one_image":
-        return "one picture"
+def published_method(trial: dict) -> str:
+    """The method as published.py names it: FastDFKD by its inner steps, Places365 by its folder's
+    name, DM-KD only with a public generator; "" where the row is none of the published ones."""
+    method, config, generator = method_of(trial), trial["config"], generator_of(trial)
+    if method == "fastdfkd":
+        return f"fastdfkd-{config.get('inner_steps') or 10}"
     if method == "folder":
-        _, named, task = str(trial["config"].get("source")).partition("real:")
-        return f"real images of {plain(task)}" if named else "a folder of images"
-    if not generator or method in ("noise", "deepinversion"):
-        return "the teacher alone"
-    trained_on = generator.get("trained_on")
-    return plain(f"a generator trained on {trained_on or 'other images'}")
+        named = Path(str(config.get("source"))).name.lower()
+        return "places365" if named.startswith("places365") else ""
+    steered = "teacher_guidance" in generator
+    if steered or method == "dit" and trained_on(generator) != IMAGENET:
+        return ""  # DiffDFKD; a generator of the task's own
+    return "" if method == "real" and config.get("images_per_class") else method
+
+
+# --- what the student could learn from, and when it was made --------------------------------------
+
+def trained_on(generator: dict) -> str | None:
+    """The data that a generator learnt: a task's name, "ImageNet", or what its card says; None
+    where that is unknown."""
+    said = generator.get("trained_on")
+    if said:
+        return plain(re.sub(r"real training images of (\S+), fold .*", r"\1", str(said)))
+    public = generator.get("name") in PUBLIC and generator.get("licence") not in (None, "unknown")
+    return IMAGENET if public else None
+
+
+def information(trial: dict) -> str:
+    """What the student could learn from: the teacher only, a public prior beside it, or a generator
+    trained on the task's data."""
+    if trial["kind"] == "train_teacher":
+        return "the task's real images and labels"
+    added = prior(trial)
+    return plain(f"teacher + {added}" if added else "teacher only")
+
+
+def prior(trial: dict) -> str:
+    """What the student's images hold that the teacher does not; "" for nothing."""
+    method, generator, task = trial["settings"]["images"], generator_of(trial), trial["task"]
+    if method == "real":
+        return "the task's real images"
+    if method == "folder":
+        _, named, other = str(trial["config"].get("source")).partition("real:")
+        return f"public prior: real images of {other}" if named else "public prior: a folder"
+    if not generator:
+        embeddings = str(trial["config"].get("label_embeddings") or "onehot")
+        return "" if embeddings == "onehot" else "public prior: embeddings of the class names"
+    if method in ("one_image", "text_to_image", "import"):
+        return "public prior: " + {"one_image": "one picture", "import": "imported images",
+                                   "text_to_image": "a text-to-image model"}[method]
+    if method in ("noise", "deepinversion"):
+        return ""
+    data = trained_on(generator)
+    if data == task or data == IMAGENET and task in ("imagenet", "imagenet100"):
+        return "a generator trained on the task's data"
+    return f"public prior: a generator trained on {data or 'unknown images'}"
+
+
+def making_words(trial: dict) -> str:
+    """Where the seconds of making the images are not known as a number: "" (real images, not made),
+    "in minutes" (made while the student learns) or "?"."""
+    method = trial["settings"]["images"]
+    real = method in ("alone", "real") or str(trial["config"].get("source")).startswith("real:")
+    return "" if real else "?" if generator_of(trial) or method == "folder" else "in minutes"
+
+
+def pretraining(trial: dict) -> float | None:
+    """Seconds of the generator's own training; 0 for what has no weights or trains them within the
+    run, None where unknown."""
+    found = number(trial["result"]["budget"].get("pretraining_seconds"))
+    if found is not None or making_words(trial) == "":
+        return found
+    method = trial["settings"]["images"]
+    return 0 if making_words(trial) == "in minutes" or method in UNTRAINED else None

@@ -176,7 +176,23 @@ def body(argv: list[str]) -> None:
             # held before gigabytes of weights are fetched, read and hashed
             module = importlib.import_module(GENERATORS[args.generator])
             generator = module.build(args, task, device)
-            fill(args, make_manifest(args, task, generator, device), generator)
+            images = fill(args, make_manifest(args, task, generator, device), generator)
+            pretraining = pretraining_seconds(getattr(args, "weights", None))
+            if pretraining not in (None, images.seconds()["pretraining_seconds"]):
+                images.note_seconds(pretraining_seconds=pretraining)
+
+
+def pretraining_seconds(weights: str | Path | None) -> float | None:
+    """What the generator's own training took, as train_generator wrote it beside the weights; None
+    where nothing says so."""
+    if not weights:
+        return None
+    folder = Path(weights).parent if Path(weights).is_file() else Path(weights)
+    try:
+        seconds = files.read_json(folder / "result.json").get("seconds")
+    except (OSError, DamagedError):
+        return None
+    return seconds if isinstance(seconds, (int, float)) else None
 
 
 @contextlib.contextmanager
@@ -190,7 +206,7 @@ def begun(out: Path, lock: contextlib.AbstractContextManager):
             out.rmdir()
 
 
-def fill(args: argparse.Namespace, manifest: dict, generator) -> None:
+def fill(args: argparse.Namespace, manifest: dict, generator) -> image_set.ImageSet:
     """Make what is missing of the set, or damaged; the caller holds it for writing."""
     images = image_set.begin(args.out, manifest)
     damaged = {j: what for j, what in check(images, args).items()
@@ -207,6 +223,7 @@ def fill(args: argparse.Namespace, manifest: dict, generator) -> None:
     bar.close()
     others = [j for j in damaged if j not in own and images.shard_damage(j)]
     report(images, len(todo), others, args)
+    return images
 
 
 def import_images(args: argparse.Namespace, task: Task) -> None:

@@ -472,6 +472,10 @@ def test_a_finished_run_says_so_and_trains_no_more(tmp_path, noise_folder, teach
                                                    monkeypatch):
     argv = command(tmp_path / "run", noise_folder, teacher_folder, tmp_path / "cache")
     assert distill.main(argv) == 0
+    seconds = image_set.open_set(noise_folder).seconds()["making_seconds"]
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["budget"]["making_seconds"] == seconds > 0
+    assert "seconds" not in json.loads((tmp_path / "run" / "inputs.json").read_text())
     before = {p: p.read_bytes() for p in (tmp_path / "run").iterdir()}
     capsys.readouterr()
     monkeypatch.setattr(engine, "fit", lambda *_: pytest.fail("trained again"))
@@ -959,6 +963,25 @@ def test_what_a_sets_images_took_is_known_from_its_generator():
     assert guided == {"generator_evaluations": 1400, "teacher_passes": 350}
     assert making({"name": "deepinversion", "iterations": 9}, 2)["teacher_passes"] == 18
     assert making({"name": "noise"}, 2) == {"generator_evaluations": 0} and making(None, 2) == {}
+
+
+def test_what_a_sets_images_took_in_seconds_is_that_of_as_many_as_are_used():
+    seconds = {"making_seconds": 30.0, "of_images": 60, "pretraining_seconds": 9.5}
+    assert making({"name": "noise"}, 20, seconds) == {
+        "generator_evaluations": 0, "making_seconds": 10.0, "pretraining_seconds": 9.5}
+    assert "making_seconds" not in making({"name": "import"}, 20, seconds)  # made elsewhere
+    assert making({"name": "noise"}, 20, seconds | {
+        "making_seconds": None, "pretraining_seconds": None}) == {"generator_evaluations": 0}
+
+
+def test_the_seconds_of_a_set_stand_in_the_budget_and_in_no_row(parts, tmp_path):
+    p = parts(tmp_path / "run")
+    made = {"making_seconds": 2.5, "pretraining_seconds": 70.0}
+    p.source = StoredSource(p.source.images, p.source.labels, p.source.batch_size, 0, made=made)
+    used = train(tmp_path / "run", p)["budget"]
+    assert used | made == used and "seconds" in used
+    row = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0])
+    assert "making_seconds" not in row and "generator_evaluations" in row
 
 
 def test_the_budget_counts_the_source_and_the_loop(parts, tmp_path):

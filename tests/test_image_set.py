@@ -134,6 +134,74 @@ def test_a_second_run_makes_nothing_and_changes_nothing(copy, manifest):
     assert contents(copy) == before
 
 
+# --- how long it took -----------------------------------------------------------------------------
+
+def test_the_seconds_of_all_shards_are_known_and_lie_outside_the_set(tmp_path, manifest, finished):
+    images = make(tmp_path / "set", manifest)
+    assert contents(tmp_path / "set") == contents(finished)
+    lines = [json.loads(line) for line in images.seconds_path.read_text().splitlines()]
+    assert sorted({line["shard"] for line in lines}) == [0, 1, 2, 3]
+    last = {line["shard"]: line["seconds"] for line in lines}
+    assert images.seconds() == {"making_seconds": round(sum(last.values()), 3),
+                                "pretraining_seconds": None}
+
+
+def test_the_seconds_are_those_of_sampling_and_of_finishing_the_last_shard(tmp_path, manifest):
+    def slow(value):
+        time.sleep(0.5)
+        return value
+
+    with image_set.writing(tmp_path / "set", 0, 1):
+        images = image_set.begin(tmp_path / "set", manifest | {"images_per_class": 1})
+        started = time.monotonic()
+        image_set.make(images, lambda *batch: slow(sample(*batch)), 0, 1, lambda count: None, slow)
+        passed = time.monotonic() - started
+    assert 1.0 <= images.seconds()["making_seconds"] <= passed + 0.001
+
+
+def test_ranks_seconds_come_together_and_a_missing_shard_makes_them_unknown(tmp_path, manifest):
+    images = make(tmp_path / "set", manifest, ((1, 2),))
+    assert images.seconds()["making_seconds"] is None
+    images = make(tmp_path / "set", manifest, ((0, 2),))
+    assert images.seconds()["making_seconds"] > 0
+    lines = images.seconds_path.read_text().splitlines()
+    images.seconds_path.write_text("\n".join(v for v in lines if '"shard": 2' not in v))
+    assert images.seconds()["making_seconds"] is None
+
+
+def test_lines_of_another_set_and_halves_of_lines_are_passed_over(tmp_path, manifest):
+    images = make(tmp_path / "set", manifest)
+    before = images.seconds()
+    other = image_set.ImageSet(tmp_path / "set", manifest | {"base_seed": 9})
+    other.note_seconds(shard=0, seconds=1e6)
+    with open(images.seconds_path, "a") as file:
+        file.write('[]\n{"settings_sha256": "x"\n{"settings_sha256": 7}\n\n')
+    for value in ("1", -1, float("nan"), None):
+        images.note_seconds(shard=1, seconds=value)
+        images.note_seconds(pretraining_seconds=value)
+    assert images.seconds() == before and other.seconds()["making_seconds"] is None
+    images.note_seconds(pretraining_seconds=12.5)
+    assert images.seconds() == before | {"pretraining_seconds": 12.5}
+
+
+def test_a_shard_made_again_counts_once(tmp_path, manifest):
+    images = make(tmp_path / "set", manifest)
+    for seconds in (5.0, 2.0):
+        for j in range(4):
+            images.note_seconds(shard=j, seconds=seconds)
+    assert images.seconds()["making_seconds"] == 8.0
+
+
+def test_where_the_seconds_cannot_be_written_the_set_is_made_all_the_same(tmp_path, manifest,
+                                                                          finished):
+    (tmp_path / "set.seconds.jsonl").mkdir()
+    images = make(tmp_path / "set", manifest)
+    assert contents(tmp_path / "set") == contents(finished)
+    assert images.seconds() == {"making_seconds": None, "pretraining_seconds": None}
+
+
+# --- growth ---------------------------------------------------------------------------------------
+
 def test_growth_from_3_to_5_gives_the_bytes_of_5_at_once(tmp_path, finished, manifest):
     make(tmp_path / "grown", manifest | {"images_per_class": 3})
     make(tmp_path / "grown", manifest)

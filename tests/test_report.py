@@ -247,6 +247,45 @@ def test_the_record_of_a_row_has_its_interval_budget_and_published_numbers(tmp_p
     assert "76.58 DM-KD" in (out / "results.md").read_text()
 
 
+def test_the_published_tables_have_ours_where_a_run_fills_a_cell(tmp_path, capsys):
+    generator = {**DIT, "guidance_scale": 2.0, "steps": 100}
+    networks = {"teacher": "cifar_resnet34", "student": "cifar_resnet18", "task": "cifar100"}
+    for seed, acc1 in ((0, 80), (1, 90)):
+        write_fake(tmp_path / "runs" / f"dm-kd_seed{seed}", acc1, seed=seed, source="syn/x",
+                   generator=generator, **networks)
+    for name, k in (("fast", 10), ("fast5", 5)):
+        write_fake(tmp_path / "runs" / name, 55 + k, source="fastdfkd", inner_steps=k,
+                   per_class=None, **networks)
+    write_fake(tmp_path / "runs" / "own", 70, source="syn/own", **networks, generator=generator | {
+        "trained_on": "real training images of cifar100, fold 0 (--val val)"})
+    few = {"task": "imagenet", "teacher": "resnet18", "student": "resnet50"}
+    for name, acc1, per_class in (("a", 60, 14_000), ("b", 40, 700)):  # x 10: 140,000 and 7,000
+        write_fake(tmp_path / "runs" / name, acc1, source="syn/i", generator=generator,
+                   per_class=per_class, **few)
+    out = tmp_path / "out"
+    assert report.main(["--published", "--runs", str(tmp_path / "runs"), "--out", str(out)]) == 0
+    assert [p.name for p in out.iterdir()] == ["published_tables.md"]
+    lines = (out / "published_tables.md").read_text().splitlines()
+    cells = {line.split(" | ")[0]: line.split(" | ") for line in reversed(lines)}  # first tables
+    assert cells["| DM-KD"][1:4] == ["76.58", "85.00 ± 7.07", "70.83"]
+    assert cells["| Fast-5"][1:3] == ["72.82", "60.00"] and cells["| Fast-2"][2] == ""
+    assert cells["| Fast-10 (the paper's FastDFKD)"][1:3] == ["74.34", "65.00"]
+    assert cells["| DM-KD, 140K"][4:6] == ["66.74", "60.00"]
+    assert cells["| DM-KD, 200K"][4:6] == ["68.63", ""]
+    assert "published numbers" in capsys.readouterr().out
+
+
+def test_the_published_tables_need_no_runs_and_all_else_does(tmp_path, capsys):
+    assert report.main(["--published", "--out", str(tmp_path), "--dry-run"]) == 0
+    assert "would write the published numbers" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+    assert report.main(["--published", "--out", str(tmp_path)]) == 0
+    text = (tmp_path / "published_tables.md").read_text()
+    assert "| 69.75 |  | 54.66 |  | 43.15 |" in text and "sh" in text
+    assert report.main(["--out", str(tmp_path)]) == 2
+    assert "--runs" in capsys.readouterr().err
+
+
 def test_the_question_stands_above_the_answer(study):
     assert report.main(["--runs", str(study / "runs"), "--out", str(study / "out"),
                         "--question", "Which is <better>?"]) == 0

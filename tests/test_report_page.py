@@ -137,6 +137,36 @@ def test_blind_agreement_has_a_column_where_a_run_has_it(tmp_path):
     assert [row["blind_agreement_mean"] for row in table] == ["61.25", ""]
 
 
+def test_the_budget_has_the_accuracy_the_information_and_three_kinds_of_minutes(tmp_path):
+    known = write_run(tmp_path / "runs" / "known", 90, source="s", generator=DIT)
+    result = json.loads((known / "result.json").read_text())
+    result["budget"] |= {"making_seconds": 120.0, "pretraining_seconds": 3600.0}
+    (known / "result.json").write_text(json.dumps(result | {"blind_agreement": 61.25}))
+    write_run(tmp_path / "runs" / "unknown", 80, source="s", generator=DIT)
+    write_run(tmp_path / "runs" / "dafl", 70, source="dafl", per_class=None)
+    write_run(tmp_path / "runs" / "real", 60)
+    page, markdown, table, record = make(tmp_path)
+    budget = markdown.split("## Budget")[1]
+    heads, _, *lines = [line[2:-2].split(" | ") for line in budget.splitlines()
+                        if line.startswith("|")]
+    assert heads == ["row", "Acc@1 %", "best %", "agrees %", "agrees, blind %", "learns from",
+                     "images kept", "student steps", "generator evaluations", "teacher passes",
+                     "student passes", "images seen", "minutes", "minutes for the images",
+                     "generator pretraining, minutes"]
+    assert [line[12:] for line in lines] == [
+        ["1.5", "2.0", "60.0"], ["1.5", "?", "?"], ["1.5", "in minutes", "0.0"], ["1.5", "", ""]]
+    assert lines[0][1:6] == ["90.00", "90.10", "90.00", "61.25",
+                             "teacher + public prior: a generator trained on ImageNet"]
+    assert [row["budget_making_seconds"] for row in table] == ["120.0", "", "", ""]
+    assert "minutes for the images" in page and "trained on" in page
+    assert record["generators"][0]["trained_on"] == "ImageNet"
+
+
+def test_the_best_epoch_stands_beside_the_last(tmp_path):
+    write_run(tmp_path / "runs" / "a", 90)
+    assert "| Acc@1 % | best % |" in make(tmp_path)[1]
+
+
 def test_the_table_of_sets_names_the_class_that_the_teacher_sees_least(tmp_path):
     write_run(tmp_path / "runs" / "a")
     (tmp_path / "runs" / "inspect.json").write_text(json.dumps(

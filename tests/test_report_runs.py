@@ -53,19 +53,84 @@ def test_the_settings_of_a_row_come_from_config_and_card(tmp_path):
     assert settings["teacher"] == "cnn_w32" and settings["generator's sampler"] == "ddpm"
 
 
+PUBLIC = {"name": "biggan", "licence": "Apache-2.0"}
+OWN = {**DIT, "trained_on": "real training images of digits, fold 0 (--val val)"}
+
+
 @pytest.mark.parametrize("source, generator, per_class, method, information", [
-    ("real", None, 10, "real", "real images"), ("dafl", None, None, "dafl", "the teacher alone"),
-    ("syn/n", {"name": "noise"}, 10, "noise", "the teacher alone"),
-    ("pictures", None, 10, "folder", "a folder of images"),
-    ("real:digits", None, 10, "folder", "real images of digits"),
-    ("syn/d", {**DIT, "trained_on": "digits"}, 10, "dit", "a generator trained on digits"),
-    ("syn/d", DIT, 10, "dit", "a generator trained on other images")])
+    ("real", None, 10, "real", "teacher + the task's real images"),
+    ("dafl", None, None, "dafl", "teacher only"),
+    ("syn/n", {"name": "noise"}, 10, "noise", "teacher only"),
+    ("syn/i", {"name": "deepinversion"}, 10, "deepinversion", "teacher only"),
+    ("syn/o", {"name": "one_image"}, 10, "one_image", "teacher + public prior: one picture"),
+    ("syn/t", {"name": "text_to_image", "licence": "unknown"}, 10, "text_to_image",
+     "teacher + public prior: a text-to-image model"),
+    ("pictures", None, 10, "folder", "teacher + public prior: a folder"),
+    ("real:digits", None, 10, "folder", "teacher + public prior: real images of digits"),
+    ("syn/d", OWN, 10, "dit", "teacher + a generator trained on the task's data"),
+    ("syn/d", OWN | {"teacher_guidance": 1.0}, 10, "dit",
+     "teacher + a generator trained on the task's data"),
+    ("syn/d", DIT, 10, "dit", "teacher + public prior: a generator trained on ImageNet"),
+    ("syn/d", DIT | {"licence": "unknown"}, 10, "dit",
+     "teacher + public prior: a generator trained on unknown images"),
+    ("syn/d", OWN | {"trained_on": "faces"}, 10, "dit",
+     "teacher + public prior: a generator trained on faces")])
 def test_what_the_images_came_from_is_known_without_names(tmp_path, source, generator, per_class,
                                                           method, information):
     write_run(tmp_path / "run", source=source, generator=generator, per_class=per_class)
     trial = read(tmp_path)[0][0]
     assert trial["settings"]["images"] == method
     assert report_runs.information(trial) == information
+
+
+@pytest.mark.parametrize("task, generator, information", [
+    ("imagenet", DIT, "teacher + a generator trained on the task's data"),
+    ("imagenet100", PUBLIC, "teacher + a generator trained on the task's data"),
+    ("cifar100", PUBLIC, "teacher + public prior: a generator trained on ImageNet"),
+    ("fashion_mnist", OWN, "teacher + public prior: a generator trained on digits")])
+def test_a_public_generator_is_the_tasks_own_where_it_learnt_the_tasks_images(
+        tmp_path, task, generator, information):
+    write_run(tmp_path / "run", source="syn/x", generator=generator, task=task)
+    assert report_runs.information(read(tmp_path)[0][0]) == information
+
+
+def test_a_model_that_was_trained_alone_saw_the_images_and_their_labels(tmp_path):
+    write_run(tmp_path / "run", teacher=None)
+    assert report_runs.information(read(tmp_path)[0][0]) == "the task's real images and labels"
+
+
+@pytest.mark.parametrize("embeddings, information", [
+    ("onehot", "teacher only"),
+    ("openai/clip", "teacher + public prior: embeddings of the class names")])
+def test_embeddings_of_class_names_are_a_public_prior(tmp_path, embeddings, information):
+    write_run(tmp_path / "run", source="nayer", per_class=None, label_embeddings=embeddings)
+    assert report_runs.information(read(tmp_path)[0][0]) == information
+
+
+@pytest.mark.parametrize("source, generator, settings, method", [
+    ("fastdfkd", None, {"inner_steps": 5}, "fastdfkd-5"), ("fastdfkd", None, {}, "fastdfkd-10"),
+    ("true_dataset/places365", None, {}, "places365"), ("pictures", None, {}, ""),
+    ("adi", None, {}, "adi"), ("syn/x", DIT, {}, "dit"), ("syn/x", OWN, {}, ""),
+    ("syn/x", DIT | {"teacher_guidance": 1.0}, {}, ""), ("syn/x", PUBLIC, {}, "biggan"),
+    ("real", None, {}, "real"), ("real", None, {"images_per_class": 9}, "")])
+def test_only_the_methods_that_were_published_have_their_name(tmp_path, source, generator, settings,
+                                                              method):
+    online = source in ("fastdfkd", "adi")
+    write_run(tmp_path / "run", source=source, generator=generator,
+              per_class=None if online else 10, **settings)
+    assert report_runs.published_method(read(tmp_path)[0][0]) == method
+
+
+@pytest.mark.parametrize("source, generator, making, pretraining", [
+    ("real", None, "", None), ("real:digits", None, "", None), ("dafl", None, "in minutes", 0),
+    ("syn/x", DIT, "?", None), ("syn/x", {"name": "noise"}, "?", 0), ("pictures", None, "?", None)])
+def test_seconds_that_are_not_recorded_are_none_needed_part_of_the_run_or_unknown(
+        tmp_path, source, generator, making, pretraining):
+    write_run(tmp_path / "run", source=source, generator=generator,
+              per_class=None if source == "dafl" else 10)
+    trial = read(tmp_path)[0][0]
+    assert report_runs.making_words(trial) == making
+    assert report_runs.pretraining(trial) == pretraining
 
 
 def test_an_unfinished_run_says_how_far_it_is(tmp_path):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dm_kd import synthesize, train_generator
+from dm_kd import image_set, synthesize, train_generator
 from dm_kd.errors import UserError
 from dm_kd.tasks import get_task
 
@@ -47,6 +47,9 @@ def test_a_generator_of_large_images_learns_their_resized_centres(large, tmp_pat
         "2", "--device", "cpu", "--threads", "1", "--out", str(tmp_path / "set")]) == 0
     manifest = json.loads((tmp_path / "set" / "manifest.json").read_text())
     assert manifest["resolution"] == 16 and manifest["class_names"] == ["cat", "dog"]
+    known = image_set.open_set(tmp_path / "set").seconds()  # the generator's own with them
+    assert known["pretraining_seconds"] == json.loads((out / "result.json").read_text())["seconds"]
+    assert known["making_seconds"] > 0
     (tmp_path / "other/train/cat").mkdir(parents=True)
     (tmp_path / "other/train/eel").mkdir()
     assert synthesize.main([

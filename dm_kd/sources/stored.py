@@ -105,9 +105,25 @@ def far_from(device: torch.device, images: Tensor | ImageFiles) -> bool:
     return device.type == "cuda" and not (isinstance(images, Tensor) and images.is_cuda)
 
 
-def making(generator: dict | None, images: int) -> dict:
-    """What so many images of a set took, from its manifest's generator: evaluations and passes in
-    images. Nothing where that is not known."""
+def making(generator: dict | None, images: int, seconds: dict | None = None) -> dict:
+    """What so many images of a set took: evaluations and passes in images, from its manifest's
+    generator; making_seconds, and the pretraining_seconds of the generator. Nothing where that is
+    not known.
+
+    Args:
+        seconds: {"making_seconds": of all its images, "of_images": how many these are,
+            "pretraining_seconds"}, None where unknown. Importing images is not making them.
+    """
+    found, used = seconds or {}, evaluations(generator, images)
+    if found.get("making_seconds") is not None and generator["name"] != "import":
+        used["making_seconds"] = round(found["making_seconds"] * images / found["of_images"], 3)
+    if found.get("pretraining_seconds") is not None:
+        used["pretraining_seconds"] = found["pretraining_seconds"]
+    return used
+
+
+def evaluations(generator: dict | None, images: int) -> dict:
+    """generator_evaluations, teacher_passes and student_passes of so many images of a set."""
     name = (generator or {}).get("name")
     if name in ("noise", "one_image", "import"):
         return {"generator_evaluations": 0}
@@ -140,8 +156,7 @@ class StoredSource:
         steps_per_epoch: default ceil(N / batch_size), the last batch filled from a second order.
         ahead: gather the next batch in a thread while the step before it runs, into pinned memory
             where there is a GPU. The same batches.
-        made: what making the images took, where it is known: generator_evaluations and
-            teacher_passes, in images.
+        made: what making the images took, where it is known, as `making` has it.
         spare: uint8 images of the same set that are not trained on.
     """
 
@@ -155,8 +170,11 @@ class StoredSource:
         self.ahead, self.pinned = ahead, ahead and torch.cuda.is_available()
         self.spare = spare
         self._order = None, None  # the last epoch asked for, and its order
-        self.made = {"generator_evaluations": None, "teacher_passes": 0, "student_passes": 0,
-                     **(made or {})}
+        made = {"generator_evaluations": None, "teacher_passes": 0, "student_passes": 0,
+                **(made or {})}
+        self.seconds = {k: made.pop(k) for k in ("making_seconds", "pretraining_seconds")
+                        if k in made}  # apart: a run's rows are the same for every equal set
+        self.made = made
 
     def order(self, epoch: int) -> np.ndarray:
         """Virtual ids of an epoch, int64 [steps_per_epoch * batch_size]: position + N times the
