@@ -208,7 +208,7 @@ def test_the_adversarial_gradient_comes_through_the_student(make, method, monkey
     monkeypatch.setattr(torch.autograd, "grad", lambda *rest: (found := real(*rest)) and (
         largest.append(max(g.abs().max().item() for g in found)) or found))
     source.call(student)
-    assert len(largest) == 2 and min(largest) > 1e-7
+    assert len(largest) == 2 and min(largest) > 1e-9  # exactly 0 where nothing comes through
 
 
 @pytest.mark.parametrize("method", METHODS)
