@@ -487,7 +487,7 @@ def guided_generator(steps: int, task: Task, teacher: nn.Module, student: nn.Mod
                     depth=2, heads=2, num_classes=task.num_classes)
     for parameter in model.parameters():  # a new one is the zero function
         if parameter.requires_grad:
-            nn.init.normal_(parameter, std=0.05)
+            nn.init.normal_(parameter, std=0.2)
     guidance = dit.TeacherGuidance(copy.deepcopy(teacher), task, 1.0, device,
                                    copy.deepcopy(student).eval().requires_grad_(False))
     settings = {"guidance_scale": GUIDED["scale"], "steps": steps, "sampler": "ddpm",
