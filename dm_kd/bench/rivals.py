@@ -51,7 +51,8 @@ from dm_kd.tasks import Task, get_task
 
 STORED = ("deepinversion", "diffdfkd")  # whose images are made before the student's first step
 METHODS = (*stream.PRESETS, *replay.MAKERS, *STORED)
-GUIDED = {"terms": dit.GUIDANCE_TERMS | dit.ADVERSARY, "steps": 50, "scale": 3.0}  # DiffDFKD's
+# DiffDFKD's; weight: ours, of the step along the gradient of unit length, so that a wrong one shows
+GUIDED = {"terms": dit.GUIDANCE_TERMS | dit.ADVERSARY, "steps": 50, "scale": 3.0, "weight": 10.0}
 LIMIT = 5e-3  # of a term, relative: two summation orders, and Adam's steps between
 SMALLEST = 1e-6  # a term below it is 0
 FAVOUR = 3.0  # of the student's logit of the teacher's class
@@ -433,7 +434,7 @@ class PlainGuided(Plain):
             loss = self.loss(self.weights, self.standardize(image), labels)
             gradient, = torch.autograd.grad(loss, x)
             length = gradient.flatten(1).norm(dim=1).clamp_min(1e-12).view(-1, 1, 1, 1)
-            x = (x - process.at("noise", i) * gradient / length).detach()
+            x = (x - GUIDED["weight"] * process.at("noise", i) * gradient / length).detach()
             with torch.no_grad():
                 clean, raw = self.predict(x, labels, i)
             x = process.posterior_mean(clean.clamp(-1, 1), x, i)
@@ -488,7 +489,7 @@ def guided_generator(steps: int, task: Task, teacher: nn.Module, student: nn.Mod
     for parameter in model.parameters():  # a new one is the zero function
         if parameter.requires_grad:
             nn.init.normal_(parameter, std=0.2)
-    guidance = dit.TeacherGuidance(copy.deepcopy(teacher), task, 1.0, device,
+    guidance = dit.TeacherGuidance(copy.deepcopy(teacher), task, GUIDED["weight"], device,
                                    copy.deepcopy(student).eval().requires_grad_(False))
     settings = {"guidance_scale": GUIDED["scale"], "steps": steps, "sampler": "ddpm",
                 "guided_channels": "all"}
