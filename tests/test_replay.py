@@ -421,7 +421,7 @@ def gradients_of_a_call(source, student, call):
 
 
 def test_first_order_maml_steps_along_the_sum_of_the_copys_gradients(make):
-    source, student = make("fastdfkd", "--inner-steps", "3")
+    source, student = make("fastdfkd", "--inner-steps", "3", "--warmup-calls", "2")
     steps = gradients_of_a_call(source, student, 0)
     source.call(student)
     for i, parameter in enumerate(source.maker.generator.parameters()):
