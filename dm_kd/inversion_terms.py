@@ -132,7 +132,8 @@ def update_averages(averages: Statistics | None, statistics: Statistics, m: floa
 # --- terms of the teacher's outputs ---------------------------------------------------------------
 
 def ce_target(teacher_logits: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy with the classes that were asked for. Logits [B, C], targets int64 [B]."""
+    """Cross-entropy with the classes that were asked for. Logits [B, C]; targets int64 [B], or
+    of mixed images the classes' shares float [B, C]."""
     return F.cross_entropy(teacher_logits.float(), targets)
 
 

@@ -416,10 +416,21 @@ def test_a_rivals_terms_are_those_of_the_public_loop_and_its_record_is_written(
 
 @pytest.mark.parametrize(("method", "term"), [("dafl", "act"), ("fastdfkd", "bn_ema"),
                                               ("nayer", "adv_dad"), ("fastdfkd", "ce_target"),
-                                              ("cmi", "bn"), ("adi", "tv_l1")])
+                                              ("cmi", "bn"), ("adi", "tv_l1"),
+                                              ("diffdfkd", "bn"), ("diffdfkd", "adv_dad")])
 def test_a_rival_with_another_loss_is_not_timed(tmp_path, monkeypatch, capsys, method, term):
     real = rivals.plain_terms
     monkeypatch.setattr(rivals, "plain_terms", lambda weights, *rest: real(
         {k: 1.1 * v if k == term else v for k, v in weights.items()}, *rest))
     assert rivals.main([*RIVALS, "--methods", method, "--out", str(tmp_path)]) == 2
     assert "not equivalent" in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+def test_a_sampler_that_is_not_steered_is_not_timed(tmp_path, monkeypatch, capsys):
+    real = rivals.dit.TeacherGuidance.steer
+    monkeypatch.setattr(rivals.dit.TeacherGuidance, "steer",
+                        lambda self, x, *rest: real(self, x, *rest) is None or x)
+    argv = [*RIVALS, "--inner-steps", "4", "--methods", "diffdfkd", "--out", str(tmp_path)]
+    assert rivals.main(argv) == 2 and "not equivalent" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert rivals.main(argv) == 0

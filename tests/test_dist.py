@@ -263,6 +263,14 @@ def test_a_batch_that_does_not_divide_over_the_processes_is_refused(teacher, tmp
     assert not (tmp_path / "run").exists()
 
 
+def test_a_source_that_trains_a_generator_is_refused_by_both_processes(tmp_path):
+    _, err = torchrun("distill", "--task", "digits", "--source", "zskt", "--teacher", "cnn_w8@none",
+                      "--student", "cnn_w8", "--threads", 1, "--device", "cpu", "--out",
+                      tmp_path / "run", code=2)
+    assert "--source zskt trains a generator in one process, not in 2" in err
+    assert not (tmp_path / "run").exists()
+
+
 def test_synthesis_under_torchrun_makes_the_bytes_of_one_process(tmp_path):
     command = ("--task", "digits", "--generator", "noise", "--classes", "0-4", "--batch-size", 3,
                "--images-per-class", 5, "--threads", 1, "--device", "cpu")

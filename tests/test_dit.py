@@ -794,12 +794,14 @@ def test_a_student_pulls_the_images_to_where_it_differs_from_the_teacher(teacher
 
 def test_latent_cutmix_puts_boxes_of_the_batchs_other_images_in_every_fifth_of_the_steps():
     x = torch.arange(6.0).view(6, 1, 1, 1).expand(6, 2, 16, 16).contiguous()
-    changed = [s for s in range(20) if not torch.equal(dit.latent_cutmix(x, s, 20, [1, 2]), x)]
+    changed = [s for s in range(20) if not torch.equal(dit.latent_cutmix(x, s, 20, [1, 2])[0], x)]
     assert set(changed) <= {4, 8, 12, 16} and len(changed) > 1  # a box may be empty, or its own
     step = changed[0]
-    mixed = dit.latent_cutmix(x, step, 20, [1, 2])
-    assert torch.equal(mixed, dit.latent_cutmix(x, step, 20, [1, 2]))
-    assert not torch.equal(mixed, dit.latent_cutmix(x, step, 20, [1, 3]))
+    mixed, share, partner = dit.latent_cutmix(x, step, 20, [1, 2])
+    assert torch.equal(mixed, dit.latent_cutmix(x, step, 20, [1, 2])[0])
+    assert not torch.equal(mixed, dit.latent_cutmix(x, step, 20, [1, 3])[0])
+    own = (mixed == x).float().mean((1, 2, 3))[partner != torch.arange(6)]
+    assert torch.allclose(own, torch.full_like(own, share))
     foreign = mixed != x
     assert torch.equal(foreign[:, 0], foreign[:, 1])  # the same box in every channel
     for image in mixed:
@@ -815,6 +817,35 @@ def test_latent_cutmix_makes_other_images_the_same_each_time_whose_labels_are_un
     assert not torch.equal(images, plain.sample(labels, seeds))
     assert torch.equal(images, mixed.sample(labels, seeds))
     assert plain.labels_known and not mixed.labels_known
+
+
+def test_after_a_latent_cutmix_the_teacher_is_asked_for_each_class_by_its_share(
+        tiny, teacher_folder, monkeypatch):
+    made, mixes, asked = steered(tiny, teacher_folder, 0.5, latent_cutmix=True, steps=5), [], []
+    cutmix, steer = dit.latent_cutmix, made.teacher.steer
+    monkeypatch.setattr(dit, "latent_cutmix",
+                        lambda *rest: mixes.append(cutmix(*rest)) or mixes[-1])
+    monkeypatch.setattr(made.teacher, "steer", lambda x, labels, *rest: asked.append(labels) or
+                        steer(x, labels, *rest))
+    made.sample(torch.arange(10), list(range(10)))
+    expected = torch.eye(10)
+    for (_, share, partner), labels in zip(mixes, asked, strict=True):
+        if partner is not None:
+            expected = share * expected + (1 - share) * expected[partner]
+        assert torch.allclose(labels, expected, atol=1e-6)
+    assert 0.2 < expected.diagonal().mean() < 0.95
+    assert torch.allclose(expected.sum(1), torch.ones(10))
+
+
+def test_the_teachers_cross_entropy_of_shares_is_the_shares_of_the_classes_own(teacher_folder):
+    teacher, _ = models.load_frozen(str(teacher_folder), get_task("digits"))
+    guidance = dit.TeacherGuidance(teacher, get_task("digits"), 0.5, torch.device("cpu"))
+    x = torch.rand(1, 1, 8, 8) - 0.5
+    three, five = (guidance.parts(x, torch.tensor([label]))["ce_target"] for label in (3, 5))
+    shares = torch.zeros(1, 10)
+    shares[0, 3], shares[0, 5] = 0.75, 0.25
+    assert guidance.parts(x, shares)["ce_target"].item() == pytest.approx(
+        (0.75 * three + 0.25 * five).item(), rel=1e-5)
 
 
 @pytest.mark.parametrize(("flags", "message"), [

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sys
+import types
 from pathlib import Path
 
 import huggingface_hub
@@ -388,6 +389,35 @@ def test_images_are_the_decoded_latents_of_the_sampler(pipeline, monkeypatch):
         assert torch.equal(images, dit.to_uint8(real(seen[0])))
     assert images.shape == (2, made.channels, made.resolution, made.resolution)
     assert seen[0].shape == (2, 4, 8, 8) and seen[0].dtype == torch.float32
+
+
+def test_a_teachers_gradient_goes_through_the_decoder_into_the_latents(pipeline):
+    torch.manual_seed(3)
+    teacher = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.ReLU(),
+        torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(4, 10))
+    task = types.SimpleNamespace(resolution=16, num_classes=10, mean=(0.5,) * 3, std=(0.25,) * 3)
+    made, losses = build(pipeline), []
+    made.model.forward = lambda x, t, y: torch.cat([x, 0 * x], 1)  # latents of unit size throughout
+    labels, seeds = torch.arange(4), [1, 2, 3, 4]
+    plain = made.sample(labels, seeds)
+    made.teacher = dit.TeacherGuidance(teacher.eval().requires_grad_(False), task, 0.5,
+                                       torch.device("cpu"))
+    real = made.teacher.steer
+
+    def steer(x, labels, clean, noise):
+        moved = real(x, labels, clean, noise)
+        assert torch.allclose((moved - x).flatten(1).norm(dim=1), 0.5 * noise, rtol=1e-3)
+        losses.append([sum(made.teacher.parts(clean(v), labels).values()).item()
+                       for v in (x, moved)])
+        return moved
+
+    made.teacher.steer = steer
+    images = made.sample(labels, seeds)
+    assert len(losses) == made.settings["steps"] == 3
+    for before, after in losses[1:]:  # at the noisiest the image is all but grey
+        assert after < before
+    assert not torch.equal(images, plain) and images.shape == (4, 3, 16, 16)
 
 
 def test_latents_are_not_clipped_and_three_of_their_channels_are_guided(pipeline):

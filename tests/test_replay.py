@@ -189,6 +189,28 @@ def test_without_a_warm_up_the_first_call_looks_at_the_student(method):
     assert replay.looks_at_student(method, 0, 0)
 
 
+class Sure(torch.nn.Module):
+    """A teacher with the same logits whatever the image: no gradient goes through it."""
+
+    def forward(self, x):
+        return 3 * torch.eye(10)[0] + 0 * x.mean((1, 2, 3))[:, None]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_adversarial_gradient_comes_through_the_student(make, method, monkeypatch):
+    others = [name for name in replay.SMALL[method]["terms"] if not name.startswith("adv")]
+    source, student = make(method, "--warmup-calls", "0", *[
+        part for name in others for part in (f"--{name.replace('_', '-')}-weight", "0")])
+    source.parts.teacher = Sure()
+    with torch.no_grad():
+        student.fc.bias[0] += 2  # adv_dad looks at images that both put into one class
+    largest, real = [], torch.autograd.grad
+    monkeypatch.setattr(torch.autograd, "grad", lambda *rest: (found := real(*rest)) and (
+        largest.append(max(g.abs().max().item() for g in found)) or found))
+    source.call(student)
+    assert len(largest) == 2 and min(largest) > 1e-9  # exactly 0 where nothing comes through
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_a_state_goes_on_to_the_same_batches(make, method):
     whole, student = make(method, "--calls-per-epoch", "4")
@@ -250,6 +272,13 @@ def test_a_loss_that_is_not_finite_stops_with_its_term(make, method, monkeypatch
     source, student = make(method)
     monkeypatch.setitem(inversion_terms.TERMS, "ce_target", lambda s: torch.tensor(math.inf))
     with pytest.raises(DivergedError, match="ce_target became inf in call 1"):
+        source.call(student)
+
+
+def test_a_contrast_that_is_not_finite_stops_with_its_name(make, monkeypatch):
+    source, student = make("cmi")
+    monkeypatch.setattr(inversion_terms, "contrastive", lambda *_: torch.tensor(math.nan))
+    with pytest.raises(DivergedError, match="contrastive became nan in call 1 at step 1"):
         source.call(student)
 
 
@@ -392,7 +421,7 @@ def gradients_of_a_call(source, student, call):
 
 
 def test_first_order_maml_steps_along_the_sum_of_the_copys_gradients(make):
-    source, student = make("fastdfkd", "--inner-steps", "3")
+    source, student = make("fastdfkd", "--inner-steps", "3", "--warmup-calls", "2")
     steps = gradients_of_a_call(source, student, 0)
     source.call(student)
     for i, parameter in enumerate(source.maker.generator.parameters()):

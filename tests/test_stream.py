@@ -3,6 +3,7 @@
 import copy
 import math
 
+import processes
 import pytest
 import torch
 
@@ -194,6 +195,20 @@ def test_the_adversarial_gradient_reaches_the_generator_through_the_student(make
     assert parts["adv_kl"].abs() < 1e-6
 
 
+def test_dfqs_adversarial_gradient_comes_through_the_student(make):
+    source, student, _ = make("dfq")
+    source.terms, source.teacher = {"adv_kl": 1.0}, Sure()
+    source.update(student, 0, 0)
+    assert source.generator.first.weight.grad.abs().max() > 1e-6
+
+
+class Sure(torch.nn.Module):
+    """A teacher with the same logits whatever the image: no gradient goes through it."""
+
+    def forward(self, x):
+        return torch.eye(10)[0] + 0 * x.mean((1, 2, 3))[:, None]
+
+
 def test_updates_set_the_student_at_odds_with_the_teacher(make, digits, teacher_folder):
     source, student, _ = make("zskt", "--generator-rate", "0.01")
     source.teacher, _ = models.load_frozen(str(teacher_folder), digits)  # one that is sure
@@ -334,6 +349,54 @@ def test_a_state_goes_on_to_the_same_batches(make):
     assert second.budget() == whole.budget()
 
 
+SETTINGS = [("dafl", "norm"), ("dfq", "sigmoid"), ("zskt", "norm")]
+
+
+@pytest.mark.parametrize(("method", "output"), SETTINGS)
+def test_a_run_stopped_and_started_ends_in_the_same_bits(tmp_path, teacher_folder, method, output,
+                                                         monkeypatch):
+    def argv(name):
+        return command(tmp_path / name, method, "--generator-output", output,
+                       teacher=teacher_folder)
+
+    assert distill.main(argv("unbroken")) == 0
+    real, moment = stream.StreamSource.batches, []
+
+    def stopping(self, epoch, first_step=0, student=None):
+        for step, batch in enumerate(real(self, epoch, first_step, student), first_step):
+            if (epoch, step) == (0, 1) and not moment:  # updates of the generator follow
+                moment.append(True)
+                processes.os.kill(processes.os.getpid(), 15)
+            yield batch
+
+    monkeypatch.setattr(stream.StreamSource, "batches", stopping)
+    assert distill.main(argv("broken")) == 143
+    assert not (tmp_path / "broken/result.json").exists()
+    assert distill.main(argv("broken")) == 0
+    assert_same_end(tmp_path / "unbroken", tmp_path / "broken")
+
+
+@pytest.mark.parametrize(("method", "output"), SETTINGS)
+def test_a_run_killed_in_its_third_checkpoint_ends_in_the_same_bits(tmp_path, teacher_folder,
+                                                                    method, output):
+    def argv(name):
+        return command(tmp_path / name, method, "--generator-output", output,
+                       "--checkpoint-seconds", "1e-3", teacher=teacher_folder)
+
+    assert processes.run("distill", *argv("unbroken")).code == 0
+    assert processes.run("distill", *argv("killed"), at="half last.pt", count=3).code == 137
+    assert (tmp_path / "killed/previous.pt").exists()  # the second; last.pt is half of the third
+    assert processes.run("distill", *argv("killed")).code == 0
+    assert_same_end(tmp_path / "unbroken", tmp_path / "killed")
+
+
+def assert_same_end(a, b):
+    for name in ("student.safetensors", "predictions.json", "samples.png"):
+        assert (a / name).read_bytes() == (b / name).read_bytes(), name
+    budgets = [run.files.read_json(p / "result.json")["budget"] for p in (a, b)]
+    assert budgets[0] | {"seconds": 0} == budgets[1] | {"seconds": 0}
+
+
 def test_held_out_images_are_fresh_the_same_each_time_and_change_nothing(make):
     source, student, _ = make("dfq")
     batches = list(source.batches(0, 0, student))
@@ -373,10 +436,15 @@ def test_flags_of_stored_images_are_refused(tmp_path, capsys, flags):
     assert flags[0] in capsys.readouterr().err
 
 
-def test_more_than_one_process_is_refused(tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize("method", list(distill.ONLINE))
+def test_more_than_one_process_is_refused(tmp_path, capsys, monkeypatch, method):
     monkeypatch.setattr(distill.dist, "world_size", lambda: 2)
-    assert distill.main(command(tmp_path / "run", "dafl")) == 2
-    assert "one process, not in 2" in capsys.readouterr().err
+    assert distill.main(["--task", "digits", "--source", method, "--teacher", "cnn_w4@none",
+                         "--student", "cnn_w4", "--threads", "1", "--device", "cpu", "--out",
+                         str(tmp_path / "run")]) == 2
+    message = capsys.readouterr().err
+    assert f"--source {method} trains a generator in one process, not in 2" in message
+    assert not (tmp_path / "run").exists()
 
 
 def test_every_weight_0_leaves_nothing_to_do(make):

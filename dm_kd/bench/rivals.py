@@ -9,7 +9,8 @@ with a pool each image a PNG that the student's batches decode again. Ours: dm_k
 generators.deepinversion as distill and synthesize run them. Both begin with the same weights,
 noise and crops; that their terms agree, over two calls, is asserted before any speed. The
 restatement leaves the public programs' slips out (inversion_terms names them): else there would be
-nothing to compare.
+nothing to compare. DiffDFKD's rows are of a small pixel DiT with random weights, steered by teacher
+and student: what is compared is the guided sampling step, not the authors' Stable Diffusion.
 
 Times are per 1,000 images, scaled from --inner-steps to the preset's number of them, and per
 student step with its share of making the images, as the preset has it.
@@ -42,12 +43,16 @@ from dm_kd import (
 )
 from dm_kd.bench import measure
 from dm_kd.errors import UserError
-from dm_kd.generators import deepinversion
+from dm_kd.generators import deepinversion, dit
+from dm_kd.generators.diffusion import noise_source
 from dm_kd.image_files import read_image
 from dm_kd.sources import online, replay, stream
 from dm_kd.tasks import Task, get_task
 
-METHODS = (*stream.PRESETS, *replay.MAKERS, "deepinversion")
+STORED = ("deepinversion", "diffdfkd")  # whose images are made before the student's first step
+METHODS = (*stream.PRESETS, *replay.MAKERS, *STORED)
+# DiffDFKD's; weight: ours, of the step along the gradient of unit length, so that a wrong one shows
+GUIDED = {"terms": dit.GUIDANCE_TERMS | dit.ADVERSARY, "steps": 50, "scale": 3.0, "weight": 10.0}
 LIMIT = 5e-3  # of a term, relative: two summation orders, and Adam's steps between
 SMALLEST = 1e-6  # a term below it is 0
 FAVOUR = 3.0  # of the student's logit of the teacher's class
@@ -385,7 +390,7 @@ class PlainInversion(Plain):
 
     def call(self, number: int) -> None:
         (steps, _, most, _), = self.source.stages()
-        labels, seeds = inversion_batch(self.size, number, self.task)
+        labels, seeds = inversion_batch(self.size, number, self.task.num_classes)
         draw = deepinversion.batch_numbers(seeds)
         side = (self.task.channels, self.task.resolution, self.task.resolution)
         x = torch.stack([torch.randn(side, generator=torch.Generator().manual_seed(seed))
@@ -394,9 +399,54 @@ class PlainInversion(Plain):
                               self.source.settings["pixel_rate"], (0.9, 0.999), most, False, draw))
 
 
-def inversion_batch(size: int, number: int, task: Task) -> tuple[Tensor, list[int]]:
+class PlainGuided(Plain):
+    """DiffDFKD's loop: at each step of the sampler the gradient through network and teacher, then
+    the network once more for the step itself.
+
+    Args:
+        size: images in a batch.
+    """
+
+    def __init__(self, generator: dit.DiTGenerator, task: Task, student: nn.Module, size: int,
+                 device: torch.device, folder: Path):
+        self.size, self.network = size, copy.deepcopy(generator.model).requires_grad_(True)
+        args = types.SimpleNamespace(source="diffdfkd", seed=0)
+        super().__init__(args, task, generator, generator.teacher.teacher, student,
+                         generator.teacher.terms, device, folder)
+
+    def predict(self, x: Tensor, labels: Tensor, i: int) -> tuple[Tensor, Tensor]:
+        """(clean image, what stands for the variance), with classifier-free guidance."""
+        nulls, channels = torch.full_like(labels, self.task.num_classes), x.shape[1]
+        t = self.source.diffusion.network_times[i].expand(2 * len(x))
+        yes, no = self.network(torch.cat([x, x]), t, torch.cat([labels, nulls])).chunk(2)
+        noise = no[:, :channels] + GUIDED["scale"] * (yes[:, :channels] - no[:, :channels])
+        return self.source.diffusion.predict_x0(x, i, noise), yes[:, channels:]
+
+    def call(self, number: int) -> None:
+        labels, seeds = inversion_batch(self.size, number, self.task.num_classes)
+        process, labels = self.source.diffusion, labels.to(self.device)
+        draw = noise_source(seeds, (self.task.channels, *[self.task.resolution] * 2), self.device)
+        x = draw()
+        self.student.eval()
+        for i in reversed(range(process.steps)):
+            x.requires_grad_()
+            image = (self.predict(x, labels, i)[0].clamp(-1, 1) + 1) / 2
+            loss = self.loss(self.weights, self.standardize(image), labels)
+            gradient, = torch.autograd.grad(loss, x)
+            length = gradient.flatten(1).norm(dim=1).clamp_min(1e-12).view(-1, 1, 1, 1)
+            x = (x - GUIDED["weight"] * process.at("noise", i) * gradient / length).detach()
+            with torch.no_grad():
+                clean, raw = self.predict(x, labels, i)
+            x = process.posterior_mean(clean.clamp(-1, 1), x, i)
+            if i > 0:
+                x = x + torch.exp(process.log_variance(raw, i) / 2) * draw()
+        self.student.train()
+        self.save((x + 1) / 2)
+
+
+def inversion_batch(size: int, number: int, classes: int) -> tuple[Tensor, list[int]]:
     """Classes and seeds of a batch."""
-    return (torch.arange(size) % task.num_classes, [number * size + i for i in range(size)])
+    return torch.arange(size) % classes, [number * size + i for i in range(size)]
 
 
 # --- ours -----------------------------------------------------------------------------------------
@@ -418,7 +468,7 @@ def terms_seen() -> Iterator[list[dict[str, float]]]:
 
 
 def our_call(source, student: nn.Module, number: int, size: int) -> None:
-    """What `Plain.call` is the restatement of. size: images in a batch of DeepInversion."""
+    """What `Plain.call` is the restatement of. size: images in a batch of those that are stored."""
     if isinstance(source, stream.StreamSource):
         epoch, first = divmod(number * source.args.student_steps, source.steps_per_epoch)
         for _ in itertools.islice(source.batches(epoch, first, student), source.args.student_steps):
@@ -427,7 +477,24 @@ def our_call(source, student: nn.Module, number: int, size: int) -> None:
         assert source.calls == number, (source.calls, number)
         source.call(student)
     else:
-        source.sample(*inversion_batch(size, number, source.task))
+        with_classes = source.model if isinstance(source, dit.DiTGenerator) else source.task
+        source.sample(*inversion_batch(size, number, with_classes.num_classes))
+
+
+def guided_generator(steps: int, task: Task, teacher: nn.Module, student: nn.Module,
+                     device: torch.device) -> dit.DiTGenerator:
+    """A small pixel DiT with random weights, steered by teacher and student."""
+    model = dit.DiT(task.resolution, 4 if task.resolution > 16 else 2, task.channels, width=64,
+                    depth=2, heads=2, num_classes=task.num_classes)
+    for parameter in model.parameters():  # a new one is the zero function
+        if parameter.requires_grad:
+            nn.init.normal_(parameter, std=0.2)
+    guidance = dit.TeacherGuidance(copy.deepcopy(teacher), task, GUIDED["weight"], device,
+                                   copy.deepcopy(student).eval().requires_grad_(False))
+    settings = {"guidance_scale": GUIDED["scale"], "steps": steps, "sampler": "ddpm",
+                "guided_channels": "all"}
+    return dit.DiTGenerator(model.to(device).eval().requires_grad_(False), settings, device, True,
+                            None, guidance)
 
 
 def make_pair(method: str, options: argparse.Namespace, task: Task, teacher: nn.Module,
@@ -437,6 +504,10 @@ def make_pair(method: str, options: argparse.Namespace, task: Task, teacher: nn.
         settings = {**deepinversion.SMALL, "iterations": options.inner_steps}
         ours = deepinversion.DeepInversion(copy.deepcopy(teacher), task, settings, device)
         return ours, PlainInversion(ours, options.synthesis_batch, device, folder), student
+    if method == "diffdfkd":
+        ours = guided_generator(options.inner_steps, task, teacher, student, device)
+        return ours, PlainGuided(ours, task, student, options.synthesis_batch, device,
+                                 folder), student
     small = {"synthesis-batch": options.synthesis_batch, "inner-steps": options.inner_steps,
              "warmup-calls": 2 if method in replay.FAST else 1, "warmup-loops": 3}
     preset = (stream if method in stream.PRESETS else replay).preset(method, False)
@@ -456,6 +527,8 @@ def published(method: str) -> tuple[dict, int]:
     """A method's preset, and how many updates of the images stand in a call of it."""
     if method == "deepinversion":
         return deepinversion.SMALL, deepinversion.SMALL["iterations"]
+    if method == "diffdfkd":
+        return GUIDED, GUIDED["steps"]
     if method in stream.PRESETS:
         return stream.PRESETS[method], 1
     preset = replay.SMALL[method]
@@ -540,7 +613,7 @@ def summary(method: str, times: dict, args: argparse.Namespace, device: torch.de
     else:
         made *= preset.get("loops", 1)
         scale = updates / (args.inner_steps * preset.get("loops", 1))
-        per_step = 0.0 if method == "deepinversion" else scale / KEEPS
+        per_step = 0.0 if method in STORED else scale / KEEPS
     row = {"method": method, "clock": clock, "updates_per_call": updates}
     whole = {}
     for who in ("A", "ours"):

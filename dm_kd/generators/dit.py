@@ -386,15 +386,17 @@ def to_images(x: Tensor, vae: dit_weights.Vae | None) -> Tensor:
     return to_uint8(x)
 
 
-def latent_cutmix(x: Tensor, step: int, steps: int, seeds: list[int]) -> Tensor:
+def latent_cutmix(x: Tensor, step: int, steps: int, seeds: list[int]
+                  ) -> tuple[Tensor, float, Tensor | None]:
     """Every fifth of the sampling boxes of x_t [B, C, H, W] come from another image of the batch,
     which the rest of the sampling blends in (DiffDFKD): share ~ Beta(a, a), a ~ U(0, 1). A function
-    of all the seeds and of how many of `steps` are done."""
+    of all the seeds and of how many of `steps` are done. Returns what augment.mix does: the batch,
+    each image's own share of its area, and its partner's row (None = not mixed)."""
     if step == 0 or step % max(1, steps // MIXES):
-        return x
+        return x, 1.0, None
     key = image_set.batch_seed(seeds)
     a = np.random.Generator(np.random.PCG64([key, step])).uniform(1e-3, 1)
-    return augment.mix(x, key, 0, step, 0.0, a, 1.0)[0]
+    return augment.mix(x, key, 0, step, 0.0, a, 1.0)
 
 
 class TeacherGuidance:
@@ -405,8 +407,10 @@ class TeacherGuidance:
     The gradient is scaled to unit length for each image and by sqrt(1 - alpha bar_t), so that
     `weight` means the same at every step and for every teacher; the authors' program takes the raw
     gradient times 1, whose size hangs on the loss's. An image hangs on the others of its shard, by
-    the batch statistics. On GPUs the backward kernels of attention and convolutions add up in any
-    order, so that a second run's images can differ in their last bits.
+    the batch statistics. After a latent cutmix the cross-entropy takes each class by its share of
+    the area: a shard is of many classes, the authors' batches are of one. On GPUs the backward
+    kernels of attention and convolutions add up in any order, so that a second run's images can
+    differ in their last bits.
 
     Args:
         teacher: in eval mode, of the generator's classes.
@@ -419,11 +423,12 @@ class TeacherGuidance:
                  student: nn.Module | None = None):
         self.teacher, self.weight, self.side = teacher, weight, task.resolution
         self.student, self.terms = student, GUIDANCE_TERMS | (ADVERSARY if student else {})
+        self.classes = torch.arange(task.num_classes, device=device)
         self.mean, self.std = (torch.tensor(v, device=device).view(-1, 1, 1)
                                for v in (task.mean, task.std))
 
     def parts(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """images [B, C, H, W] about -1 to 1 -> {term: weighted scalar}."""
+        """images [B, C, H, W] about -1 to 1, labels as ce_target's -> {term: weighted scalar}."""
         images = (images.float().clamp(-1, 1) + 1) / 2
         if images.shape[2] != self.side:
             images = F.interpolate(images, (self.side, self.side), mode="bicubic", antialias=True)
@@ -485,7 +490,9 @@ class DiTGenerator:
     def _sampled(self, labels: Tensor, seeds: list[int]) -> Tensor:
         size, channels = self.model.config["input_size"], self.model.channels
         draw = noise_source(seeds, (channels, size, size), self.device)
-        x, own = draw(), labels.to(self.device)  # the task's labels, which the teacher knows
+        x, seen = draw(), labels.to(self.device)  # the task's labels, which the teacher knows
+        if self.teacher and self.settings.get("latent_cutmix"):
+            seen = (seen[:, None] == self.teacher.classes).float()  # shares of the image's area
         labels = as_generator_classes(labels, self.settings).to(self.device)
         scheduler = (make_dpm_scheduler(self.settings["steps"])
                      if self.settings["sampler"] == "dpm++" else None)
@@ -500,9 +507,13 @@ class DiTGenerator:
         def predict(x: Tensor, t: Tensor) -> Tensor:  # called once a step, the noisiest first
             return look(x, t, next(scales))
 
-        def steer(x: Tensor, i: int) -> Tensor:
+        def steer(x: Tensor, i: int) -> Tensor:  # called once a step, the noisiest first
+            nonlocal seen
             if self.settings.get("latent_cutmix"):
-                x = latent_cutmix(x, self.diffusion.steps - 1 - i, self.diffusion.steps, seeds)
+                x, share, partner = latent_cutmix(x, self.diffusion.steps - 1 - i,
+                                                  self.diffusion.steps, seeds)
+                if self.teacher and partner is not None:
+                    seen = share * seen + (1 - share) * seen[partner]
             if self.teacher is None:
                 return x
 
@@ -512,7 +523,7 @@ class DiTGenerator:
                 x = self.diffusion.predict_x0(x, i, out[:, :channels])
                 return self.vae.decode(x) if self.vae else x
 
-            return self.teacher.steer(x, own, clean, self.diffusion.at("noise", i))
+            return self.teacher.steer(x, seen, clean, self.diffusion.at("noise", i))
 
         if scheduler is not None:
             return sample_with_scheduler(predict, scheduler, x)
