@@ -12,8 +12,6 @@ import shlex
 import sys
 import time
 
-from dm_kd import run
-
 
 def main() -> int:
     commands = [line.strip() for line in sys.stdin]
@@ -33,4 +31,4 @@ if __name__ == "__main__":
     try:
         sys.exit(main())
     except BrokenPipeError:  # what read the output, such as head, has gone
-        sys.exit(run.reader_gone())
+        sys.exit(importlib.import_module("dm_kd.run").reader_gone())
