@@ -199,7 +199,7 @@ def draw_rivals(record: dict) -> list[dict]:
     axis.tick_params(axis="y", length=0)
     axis.grid(axis="y", visible=False)
     axis.set_xlabel("real validation images named right, %")
-    text = ("Accuracy of each row; bars: 95 % intervals from redrawing test groups and trials. "
+    text = ("Accuracy of each row; bars: 95 % intervals (test images and training). "
             "Blue: students that saw no real image.")
     text += " An arrow: further to the left." * (len(inside) < len(rows))
     text += " Open diamonds: published numbers." * any(row["published"] for row in rows)

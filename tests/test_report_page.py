@@ -92,6 +92,23 @@ def test_tables_have_the_same_numbers_in_csv_markdown_and_html(tmp_path):
     assert "+10.00 (" in page and "minus b" in page
 
 
+def test_tables_say_what_an_interval_rests_on(tmp_path):
+    for seed in (0, 1):
+        write_run(tmp_path / "runs" / f"a_seed{seed}", seed=seed)
+    run = write_run(tmp_path / "runs" / "b")
+    page, markdown, table, _ = make(tmp_path, "--baseline", "a")
+    assert "<td class=t>2 runs, 2 seeds, 10 writers</td>" in page and "2 runs, 2 seeds" in markdown
+    assert "seeds: 1: spread of training not in the interval; 1 of 2 runs of the baseline" in page
+    fields = [{row["name"]: row[f"rests_on_{k}"] for row in table}["a"] for k in (
+        "runs", "generators", "seeds", "images", "groups", "units")]
+    assert fields == ["2", "0", "2", "60", "10", "writers"]
+    assert {row["name"]: row["against_runs"] for row in table} == {"a": "", "b": "1"}
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    (run / "config.yaml").write_text(yaml.safe_dump(config | {"val": "dev"}))
+    page, *_ = make(tmp_path, "--baseline", "a")
+    assert "not comparable: other validation images (--val)" in page and "minus a" not in page
+
+
 def test_a_cell_of_a_spreadsheet_is_no_formula(tmp_path):
     write_run(tmp_path / "runs" / "=cmd()")
     assert make(tmp_path)[2][0]["name"] == "'=cmd()"
