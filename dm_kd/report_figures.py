@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from dm_kd import augment, files, image_files, image_set
-from dm_kd.errors import UserError
+from dm_kd.report_runs import DAMAGE
 from dm_kd.tasks import TASKS, load_real
 
 INK = "#5d636b"  # of the files; in the page it becomes the colour of the text
@@ -427,7 +427,7 @@ def examples(trial: dict) -> str | None:
         sheet = image_set.tile([list(chosen[:5]), list(chosen[5:])][:1 + (len(chosen) > 5)],
                                scale=max(1, 24 // chosen.shape[2]))
         return picture(image_set.encode_png(sheet), "images of the set")
-    except (UserError, OSError, KeyError, TypeError, ValueError):  # gone or damaged
+    except DAMAGE:  # gone or damaged
         return None
 
 
@@ -471,7 +471,7 @@ def draw_samples(rows: list[dict], path: Path) -> list[dict]:
                 min(SAMPLE_COLUMNS, images.plan.images_per_class))])
                 for c in images.plan.classes[:SAMPLE_CLASSES]}
             break
-        except (UserError, OSError, KeyError, TypeError, ValueError):  # damaged: perhaps the next
+        except DAMAGE:  # perhaps the next
             continue
     else:
         return []
@@ -494,7 +494,7 @@ def real_images(trial: dict, task, classes: list[int]) -> dict:
             at = at[::max(1, len(at) // SAMPLE_COLUMNS)][:SAMPLE_COLUMNS]
             found[c] = thumbnails(list(real.images[at]))
         return found
-    except (UserError, OSError, IndexError):
+    except DAMAGE:  # the config may hold anything
         return {}
 
 

@@ -114,11 +114,11 @@ def test_the_page_shows_what_inspect_set_found_with_its_picture(study):
     place.write_text(json.dumps({"sentence": "a set: 12 images", "frechet": 1.5}))
     found = report.find_inspections(study / "runs", [])
     assert found[0]["frechet"] == 1.5 and found[0]["picture"] is None
-    place.with_suffix(".png").write_bytes(b"\x89PNG of the set")
+    place.with_suffix(".png").write_bytes(b"\x89PNG\r\n\x1a\n of the set")
     assert report.main(["--runs", str(study / "runs"), "--out", str(study / "out")]) == 0
     page = (study / "out" / "report.html").read_text()
     assert "a set: 12 images" in page
-    assert base64.b64encode(b"\x89PNG of the set").decode() in page
+    assert base64.b64encode(b"\x89PNG\r\n\x1a\n of the set").decode() in page
 
 
 # --- nested trials --------------------------------------------------------------------------------

@@ -119,6 +119,24 @@ def test_samples_show_real_images_beside_those_of_a_labelled_set(tmp_path, noise
     assert torch.equal(made[1][3][2], image_files.read_image(path.read_bytes(), path, 1))
 
 
+@pytest.mark.parametrize("field, value", [
+    ("data", 5), ("data", -1.5), ("data", True), ("data", "x\0"), ("data", float("nan")),
+    ("fold", 99), ("fold", 10**30), ("source", 5), ("source", "x\0"), ("source", None)])
+def test_samples_are_drawn_of_a_config_with_anything_in_it(tmp_path, noise_folder, monkeypatch,
+                                                           field, value):
+    write_run(tmp_path / "a", source=str(noise_folder), generator=DIT)
+    trial = report.find_trials(tmp_path)[0][0]
+    trial["config"][field] = value
+    trial["fold"] = value if field == "fold" else 0
+    images = image_set.open_set(noise_folder)
+    images.manifest["labels_known"] = True
+    opened = report_figures.open_made
+    monkeypatch.setattr(report_figures, "open_made", lambda trial: opened(trial) and images)
+    monkeypatch.setattr(report_figures, "write_png", lambda figure, path: path.write_bytes(b"PNG"))
+    found = report_figures.draw_samples([{"trials": [trial]}], tmp_path / "s.png")
+    assert len(found) == (field != "source")
+
+
 def test_a_damaged_image_leaves_its_picture_out(tmp_path, noise_folder):
     folder = tmp_path / "set"
     shutil.copytree(noise_folder, folder)

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from fake_runs import DIT, write_run, write_study
 
-from dm_kd import report, report_page
+from dm_kd import report, report_page, report_runs
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))),
                 None)
@@ -169,7 +169,7 @@ def test_pictures_of_inspections_are_shown_until_the_page_is_large_enough(tmp_pa
     for i in range(5):
         (tmp_path / "runs" / f"inspect{i}.json").write_text(json.dumps(
             {"set": f"set{i}", "sentence": f"sentence {i}"}))
-        (tmp_path / "runs" / f"inspect{i}.png").write_bytes(bytes(400))
+        (tmp_path / "runs" / f"inspect{i}.png").write_bytes(report_runs.PNG + bytes(392))
     monkeypatch.setattr(report_page, "MOST_PICTURES_BYTES", 1000)
     page, *_ = make(tmp_path)
     assert page.count("nearest real images") == 2 and "sentence 1" in page
@@ -303,7 +303,7 @@ def test_500_runs_take_less_than_30_seconds_and_10_megabytes(tmp_path):
             if not i % 2 and not seed:
                 place = tmp_path / "runs" / f"inspect{i}.json"
                 place.write_text(json.dumps({"set": source, "sentence": "a set", "frechet": i}))
-                place.with_suffix(".png").write_bytes(bytes(250_000))
+                place.with_suffix(".png").write_bytes(report_runs.PNG + bytes(250_000))
     started, cpu = time.monotonic(), time.process_time()
     page, *_ = make(tmp_path, "--baseline", "row1")
     print(f"{time.monotonic() - started:.1f} s, {time.process_time() - cpu:.1f} s of processor, "
