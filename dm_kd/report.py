@@ -30,7 +30,7 @@ from dm_kd.report_runs import (
     number,
     plain,
 )
-from dm_kd.report_statistics import compare, mean_accuracy
+from dm_kd.report_statistics import compare, mean_accuracy, verdict
 
 FIGURES_OF_A_SET = ("frechet", "precision", "recall", "density", "coverage", "teacher_entropy",
                     "teacher_agreement")
@@ -51,6 +51,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--claims", type=run.positive_int, default=1, metavar="N",
                         help="differences on which a claim rests: their intervals hold for all N "
                              "together (Bonferroni; default: %(default)s)")
+    parser.add_argument("--margin", type=run.positive_float, default=0.5, metavar="POINTS",
+                        help="difference in accuracy that is too small to matter, in percentage "
+                             "points (default: %(default)s)")
     parser.add_argument("--title", default="Distillation without real images", metavar="TEXT",
                         help="of the page (default: %(default)s)")
     parser.add_argument("--question", default="", metavar="TEXT",
@@ -77,11 +80,12 @@ def body(argv: list[str]) -> None:
         if args.baseline not in names:
             raise UserError(f"no row '{args.baseline}'",
                             hint=f"--baseline: {nearest(args.baseline, names)}")
-        comparisons = compare_all(rows, args.baseline, args.seed, args.claims)
+        comparisons = compare_all(rows, args.baseline, args)
     inspections = find_inspections(args.runs, problems)
     record = make_record(rows, comparisons, inspections, problems, args.seed)
     record |= {"title": plain(args.title), "question": plain(args.question),
-               "baseline": args.baseline, "claims": args.claims}
+               "baseline": args.baseline, "claims": args.claims, "margin": args.margin,
+               "seed": args.seed}
     figures = report_figures.draw_all(rows, record, args.out)
     record["findings"] = [figure["says"] for drawn in figures.values() for figure in drawn
                           if figure.get("says")]
@@ -149,10 +153,11 @@ def pooled(trials: list[dict], field: str) -> float | None:
 
 # --- comparisons ----------------------------------------------------------------------------------
 
-def compare_all(rows: list[dict], baseline: str, seed: int, claims: int) -> dict[str, dict]:
+def compare_all(rows: list[dict], baseline: str, args: argparse.Namespace) -> dict[str, dict]:
     base = next(row for row in rows if row["name"] == baseline)
-    return {row["name"]: compare(row["trials"], base["trials"], seed, claims) for row in rows
-            if row is not base}
+    found = {row["name"]: compare(row["trials"], base["trials"], args.seed, args.claims)
+             for row in rows if row is not base}
+    return {name: f | {"verdict": verdict(f, args.margin)} for name, f in found.items()}
 
 
 # --- the record -----------------------------------------------------------------------------------

@@ -75,6 +75,7 @@ def results_columns(record: dict) -> list[Column]:
     columns = [
         ("Acc@1 %", spread), ("95 % interval", lambda r: interval(r["interval"])),
         (f"minus {record['baseline']}", difference),
+        ("verdict", against("verdict", str)),
         ("test error", against("test_error", number)),
         ("seed error", against("seed_error", number)),
         ("published", published_text),
@@ -186,7 +187,7 @@ def csv_table(record: dict) -> str:
              "images_per_class", "information", "trials", "folds", "val_images", "acc1_mean",
              "acc1_std", "best_acc1_mean", "agreement_mean", "blind_agreement_mean", "teacher_acc1",
              "images_seen", "seconds_mean")
-    against = ("difference", "runs", "test_error", "seed_error", "lower_bound", "note")
+    against = ("difference", "runs", "test_error", "seed_error", "lower_bound", "verdict", "note")
     lines = []
     for row in record["rows"]:
         line = {k: row[k] for k in names}
@@ -224,11 +225,9 @@ def answer(record: dict) -> str:
         against = record["against_baseline"].get(row["name"])
         if against and against["runs"]:
             low, high = against["interval"]
-            verdict = ("the interval holds zero: no difference is shown" if low <= 0 <= high
-                       else "the interval excludes zero")
             sentences.append(f"Against the baseline {record['baseline']}: "
                              f"{against['difference']:+.2f} points, 95 % interval {low:+.2f} to "
-                             f"{high:+.2f}; {verdict}.")
+                             f"{high:+.2f}: {against['verdict']}.")
     if not made or best is not row:
         sentences.append(f"Best row: {best['name']} with {spread(best)} % of real validation "
                          "images right.")
@@ -386,6 +385,9 @@ def results_section(record: dict) -> str:
             "level of generators, sets and seeds that has several.")
     if record["against_baseline"]:
         text += f" Differences are paired, image by image, with {esc(record['baseline'])}."
+        text += (f" Verdict, by the interval of the difference: better (above 0), no worse by more "
+                 f"than {record['margin']:g} points (above -{record['margin']:g}), worse (below "
+                 "0), else undecided; a single run decides nothing.")
         if record["claims"] > 1:
             text += (f" Their intervals hold for {record['claims']} claims together (Bonferroni: "
                      f"{100 - 5 / record['claims']:.2f} % each).")

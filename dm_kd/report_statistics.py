@@ -89,6 +89,51 @@ def compare(ours: list[dict], base: list[dict] | None, seed: int, claims: int = 
             "note": "; ".join(notes(folds, ours, base, level, trained))}
 
 
+def verdict(found: dict, margin: float) -> str:
+    """What a comparison says of the row against the baseline; margin in points."""
+    if not found["runs"]:
+        return ""
+    low, high = found["interval"]
+    if found["seed_error"] is None:
+        return "undecided: one run"
+    return ("better" if low > 0 else f"no worse by more than {margin:g}" if low > -margin
+            else "worse" if high < 0 else "undecided")
+
+
+def matters(found: dict, margin: float) -> str:
+    """Whether a change matters: "matters", "does not matter" (within the margin), "undecided"."""
+    if not found.get("runs") or found["seed_error"] is None:
+        return "undecided"
+    low, high = found["interval"]
+    return ("matters" if low > 0 or high < 0 else
+            "does not matter" if -margin <= low and high <= margin else "undecided")
+
+
+def common(rows: list[dict], seed: int) -> list[dict]:
+    """The rows with the trials that all of them have (runs of a fold that can be paired), their
+    means and "interval" over those; [] where there is no such trial."""
+    kept, before = [row["trials"] for row in rows], 0
+    while sum(map(len, kept)) != before:
+        before = sum(map(len, kept))
+        kept = [[t for t in mine if all(any(partners(t, o) for o in other) for other in kept)]
+                for mine in kept]
+    if not before:
+        return []
+    found = []
+    for row, trials in zip(rows, kept, strict=True):
+        teachers = [t["result"]["teacher_acc1"] for t in trials]
+        found.append(row | {
+            "trials": trials, "mean": mean_accuracy(trials),
+            "interval": compare(trials, None, seed).get("interval"),
+            "teacher_acc1": None if None in teachers else float(np.average(
+                teachers, weights=[t["result"]["val_images"] for t in trials]))})
+    return found
+
+
+def partners(x: dict, y: dict) -> bool:
+    return x["fold"] == y["fold"] and fits(x["replicate"], y["replicate"])
+
+
 # --- pairs ----------------------------------------------------------------------------------------
 
 def incomparable(ours: list[dict], base: list[dict] | None) -> str:
@@ -114,7 +159,7 @@ def pair_fold(ours: list[dict], base: list[dict] | None, fold: int) -> dict | No
     the second is. None without a pair or a common image."""
     xs, ys = ([t for t in side or [] if t["fold"] == fold] for side in (ours, base))
     pairs = ([(x, None) for x in xs] if base is None else
-             [(x, y) for x in xs for y in ys if fits(x["replicate"], y["replicate"])])
+             [(x, y) for x in xs for y in ys if partners(x, y)])
     runs = [t for pair in pairs for t in pair if t]
     ids = functools.reduce(np.intersect1d, [t["predictions"]["ids"] for t in runs] or [[]])
     if not len(ids):

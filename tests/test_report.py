@@ -257,6 +257,30 @@ def test_what_training_does_to_single_images_is_counted_once():
     assert found["seed_error"] < 0.5 * found["test_error"]
 
 
+@pytest.mark.parametrize("interval, known, words, change", [
+    ([0.1, 2.0], 1.0, "better", "matters"), ([-0.4, 0.6], 1.0, "no worse by more than 0.5",
+                                             "undecided"),
+    ([-0.4, 0.4], 1.0, "no worse by more than 0.5", "does not matter"),
+    ([-0.9, -0.1], 1.0, "worse", "matters"), ([-0.6, 0.2], 1.0, "undecided", "undecided"),
+    ([5.0, 6.0], None, "undecided: one run", "undecided")])
+def test_verdicts_follow_the_interval_and_the_margin(interval, known, words, change):
+    found = {"runs": 2, "interval": interval, "seed_error": known}
+    assert statistics.verdict(found, 0.5) == words
+    assert statistics.matters(found, 0.5) == change
+
+
+def test_the_margin_decides_the_verdict_in_the_tables_and_the_answer(study):
+    for margin, words in (("0.5", "better"), ("30", "better")):
+        assert report.main(["--runs", str(study / "runs"), "--out", str(study / "out"),
+                            "--baseline", "base", "--margin", margin]) == 0
+        record = json.loads((study / "out" / "results.json").read_text())
+        assert record["against_baseline"]["ours"]["verdict"] == words
+        assert f"| {words} |" in (study / "out" / "results.md").read_text()
+    assert report.main(["--runs", str(study / "runs"), "--out", str(study / "out"),
+                        "--baseline", "ours", "--margin", "30"]) == 0
+    assert "no worse by more than 30" in (study / "out" / "report.html").read_text()
+
+
 def test_claims_widen_the_interval_through_students_quantile():
     ours = [trial(right(seed), seed) for seed in range(5)]
     base = [trial(right(0), seed) for seed in range(5)]
