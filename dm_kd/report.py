@@ -35,6 +35,7 @@ from dm_kd.report_statistics import compare, mean_accuracy, verdict
 FIGURES_OF_A_SET = ("frechet", "precision", "recall", "density", "coverage", "teacher_entropy",
                     "teacher_agreement")
 
+MOST_KEPT_BYTES = 300_000
 RESTS_ON = ("runs", "generators", "seeds", "images", "groups", "units", "note")
 
 
@@ -54,6 +55,12 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--margin", type=run.positive_float, default=0.5, metavar="POINTS",
                         help="difference in accuracy that is too small to matter, in percentage "
                              "points (default: %(default)s)")
+    parser.add_argument("--record", type=Path, default=None, metavar="FOLDER",
+                        help="also put results.json, results.csv and the figures there, to be "
+                             "kept: 300 kB at most (default: nowhere)")
+    parser.add_argument("--command", default=None, metavar="TEXT",
+                        help="that made the runs, as in 'sh scripts/digits.sh': into results.json "
+                             "and the page (default: none)")
     parser.add_argument("--title", default="Distillation without real images", metavar="TEXT",
                         help="of the page (default: %(default)s)")
     parser.add_argument("--question", default="", metavar="TEXT",
@@ -85,7 +92,7 @@ def body(argv: list[str]) -> None:
     record = make_record(rows, comparisons, inspections, problems, args.seed)
     record |= {"title": plain(args.title), "question": plain(args.question),
                "baseline": args.baseline, "claims": args.claims, "margin": args.margin,
-               "seed": args.seed}
+               "seed": args.seed, "command": args.command and plain(args.command)}
     figures = report_figures.draw_all(rows, record, args.out)
     record["findings"] = [figure["says"] for drawn in figures.values() for figure in drawn
                           if figure.get("says")]
@@ -93,10 +100,32 @@ def body(argv: list[str]) -> None:
     files.durable_write(args.out / "results.md", report_page.markdown(record))
     files.durable_write(args.out / "results.csv", report_page.csv_table(record))
     files.durable_write(args.out / "report.html", report_page.page(record, figures))
+    if args.record is not None:
+        keep(record, figures, args)
     print(report_page.text_table(record))
     for problem in record["left_out"]:
         print(f"left out: {problem}", file=sys.stderr)
     print(f"\npage: {args.out / 'report.html'}")
+
+
+def keep(record: dict, figures: dict[str, list[dict]], args: argparse.Namespace) -> None:
+    """Write what is kept of the report, the small files first, up to MOST_KEPT_BYTES."""
+    found = {"results.json": (args.out / "results.json").read_bytes(),
+             "results.csv": (args.out / "results.csv").read_bytes()}
+    for section, drawn in figures.items():
+        charts = [c for c in (report_figures.standalone(f["html"]) for f in drawn) if c]
+        for i, chart in enumerate(charts):
+            found[f"{section}{i + 1 if len(charts) > 1 else ''}.svg"] = chart
+    if figures["samples"]:
+        found["samples.png"] = (args.out / "samples.png").read_bytes()
+    room = MOST_KEPT_BYTES
+    for name, data in sorted(found.items(), key=lambda item: (
+            not item[0].startswith("results"), len(item[1]))):
+        if len(data) <= room:
+            room -= len(data)
+            files.durable_write(args.record / name, data)
+        else:
+            print(f"not kept, too large: {name} ({len(data):,} bytes)", file=sys.stderr)
 
 
 # --- rows -----------------------------------------------------------------------------------------

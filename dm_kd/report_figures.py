@@ -95,6 +95,17 @@ def as_svg(figure, name: str, title: str) -> str:
     return text.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
 
 
+def standalone(drawn: str) -> bytes | None:
+    """The chart of a figure's "html" as an SVG file on white; None where it has none."""
+    if "<svg" not in drawn:
+        return None
+    text = drawn[drawn.index("<svg"):drawn.index("</svg>") + len("</svg>")]
+    text = text.replace("currentColor", INK).replace("var(--sans)", "sans-serif")
+    end = text.index(">") + 1
+    ground = '<rect width="100%" height="100%" fill="white"/>'
+    return f'<?xml version="1.0" encoding="utf-8"?>\n{text[:end]}{ground}{text[end:]}\n'.encode()
+
+
 def legend_above(figure) -> None:
     """The lines' names above the axes, where they cover nothing; none where there is no line."""
     handles, labels = figure.axes[0].get_legend_handles_labels()

@@ -453,7 +453,8 @@ def left_out_section(record: dict) -> str:
 def commands_section(record: dict) -> str:
     commands = [str(command)[:MOST_COMMAND] for command in record["commands"]]
     opened = " open" if len(commands) <= 8 else ""
-    return (f"<details{opened}><summary>The command of each run ({len(commands)})</summary>"
+    study = f"<pre tabindex=0>{esc(record['command'])}</pre>" if record["command"] else ""
+    return (f"{study}<details{opened}><summary>The command of each run ({len(commands)})</summary>"
             f"<pre tabindex=0>{esc(chr(10).join(commands))}</pre></details>")
 
 

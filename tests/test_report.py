@@ -3,6 +3,8 @@
 import base64
 import json
 import re
+import shutil
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -405,3 +407,25 @@ def test_the_mean_weighs_folds_by_images_and_an_incomplete_seed_makes_no_standar
     entry, = report.make_record([row], {}, [], [], 0)["rows"]
     assert entry["val_images"] == 200 and entry["rests_on"]["runs"] == 3
     assert entry["interval"][0] < entry["acc1_mean"] < entry["interval"][1]
+
+
+def test_what_is_kept_has_the_command_the_tables_and_charts_on_white(study, monkeypatch, capsys):
+    flags = ["--runs", str(study / "runs"), "--out", str(study / "out"), "--record",
+             str(study / "kept"), "--command", "sh scripts/study.sh <x>"]
+    assert report.main(flags) == 0
+    kept = {path.name: path.read_bytes() for path in (study / "kept").iterdir()}
+    assert kept.keys() == {"results.json", "results.csv", "rivals.svg", "curves.svg",
+                           "confusion.svg"}
+    assert json.loads(kept["results.json"])["command"] == "sh scripts/study.sh <x>"
+    assert "sh scripts/study.sh &lt;x&gt;" in (study / "out" / "report.html").read_text()
+    for name in ("rivals.svg", "curves.svg", "confusion.svg"):
+        root = ElementTree.fromstring(kept[name])
+        assert root.tag == "{http://www.w3.org/2000/svg}svg" and root.get("viewBox")
+        assert root[0].attrib == {"width": "100%", "height": "100%", "fill": "white"}
+        assert b"currentColor" not in kept[name] and b"var(" not in kept[name]
+    assert sum(map(len, kept.values())) < 300_000
+    monkeypatch.setattr(report, "MOST_KEPT_BYTES", len(kept["results.json"]) + 5000)
+    shutil.rmtree(study / "kept")
+    assert report.main(flags) == 0
+    assert {p.name for p in (study / "kept").iterdir()} == {"results.json", "results.csv"}
+    assert "not kept, too large: rivals.svg" in capsys.readouterr().err
