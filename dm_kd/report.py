@@ -11,7 +11,6 @@ tables with the script that fills each cell.
 """
 
 import argparse
-import functools
 import json
 import os
 import sys
@@ -36,12 +35,13 @@ from dm_kd.report_runs import (
     published_method,
     trained_on,
 )
+from dm_kd.report_statistics import compare, mean_accuracy, verdict
 
-BOOTSTRAP_DRAWS = 10_000
-MIN_GROUPS = 8  # redrawing fewer says little of the spread between them
-MANY_GROUPS = 500  # from here on sums of redrawn groups are normal
 FIGURES_OF_A_SET = ("frechet", "precision", "recall", "density", "coverage", "teacher_entropy",
                     "teacher_agreement")
+
+MOST_KEPT_BYTES = 300_000
+RESTS_ON = ("runs", "generators", "seeds", "images", "groups", "units", "note")
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -54,6 +54,18 @@ def parse(argv: list[str]) -> argparse.Namespace:
                         help="order of the rows, by run name (default: by accuracy)")
     parser.add_argument("--baseline", default=None, metavar="ROW",
                         help="row that the others are compared with, image by image")
+    parser.add_argument("--claims", type=run.positive_int, default=1, metavar="N",
+                        help="differences on which a claim rests: their intervals hold for all N "
+                             "together (Bonferroni; default: %(default)s)")
+    parser.add_argument("--margin", type=run.positive_float, default=0.5, metavar="POINTS",
+                        help="difference in accuracy that is too small to matter, in percentage "
+                             "points (default: %(default)s)")
+    parser.add_argument("--record", type=Path, default=None, metavar="FOLDER",
+                        help="also put results.json, results.csv and the figures there, to be "
+                             "kept: 300 kB at most (default: nowhere)")
+    parser.add_argument("--command", default=None, metavar="TEXT",
+                        help="that made the runs, as in 'sh scripts/digits.sh': into results.json "
+                             "and the page (default: none)")
     parser.add_argument("--title", default="Distillation without real images", metavar="TEXT",
                         help="of the page (default: %(default)s)")
     parser.add_argument("--question", default="", metavar="TEXT",
@@ -93,11 +105,12 @@ def body(argv: list[str]) -> None:
         if args.baseline not in names:
             raise UserError(f"no row '{args.baseline}'",
                             hint=f"--baseline: {nearest(args.baseline, names)}")
-        comparisons = compare_all(rows, args.baseline, args.seed)
+        comparisons = compare_all(rows, args.baseline, args)
     inspections = find_inspections(args.runs, problems)
     record = make_record(rows, comparisons, inspections, problems, args.seed)
     record |= {"title": plain(args.title), "question": plain(args.question),
-               "baseline": args.baseline}
+               "baseline": args.baseline, "claims": args.claims, "margin": args.margin,
+               "seed": args.seed, "command": args.command and plain(args.command)}
     figures = report_figures.draw_all(rows, record, args.out)
     record["findings"] = [figure["says"] for drawn in figures.values() for figure in drawn
                           if figure.get("says")]
@@ -105,10 +118,32 @@ def body(argv: list[str]) -> None:
     files.durable_write(args.out / "results.md", report_page.markdown(record))
     files.durable_write(args.out / "results.csv", report_page.csv_table(record))
     files.durable_write(args.out / "report.html", report_page.page(record, figures))
+    if args.record is not None:
+        keep(record, figures, args)
     print(report_page.text_table(record))
     for problem in record["left_out"]:
         print(f"left out: {problem}", file=sys.stderr)
     print(f"\npage: {args.out / 'report.html'}")
+
+
+def keep(record: dict, figures: dict[str, list[dict]], args: argparse.Namespace) -> None:
+    """Write what is kept of the report, the small files first, up to MOST_KEPT_BYTES."""
+    found = {"results.json": (args.out / "results.json").read_bytes(),
+             "results.csv": (args.out / "results.csv").read_bytes()}
+    for section, drawn in figures.items():
+        charts = [c for c in (report_figures.standalone(f["html"]) for f in drawn) if c]
+        for i, chart in enumerate(charts):
+            found[f"{section}{i + 1 if len(charts) > 1 else ''}.svg"] = chart
+    if figures["samples"]:
+        found["samples.png"] = (args.out / "samples.png").read_bytes()
+    room = MOST_KEPT_BYTES
+    for name, data in sorted(found.items(), key=lambda item: (
+            not item[0].startswith("results"), len(item[1]))):
+        if len(data) <= room:
+            room -= len(data)
+            files.durable_write(args.record / name, data)
+        else:
+            print(f"not kept, too large: {name} ({len(data):,} bytes)", file=sys.stderr)
 
 
 # --- rows -----------------------------------------------------------------------------------------
@@ -123,14 +158,16 @@ def make_rows(trials: list[dict], order: list[str]) -> list[dict]:
         keys = sorted({t["replicate"] for t in mine}, key=lambda key: [v or 0 for v in key])
         accuracies = {label(key): pooled([t for t in mine if t["replicate"] == key], "acc1")
                       for key in keys}
-        values = np.array(list(accuracies.values()))
+        folds = {t["fold"] for t in mine}
+        whole = [accuracies[label(key)] for key in keys  # a seed of some folds is of other images
+                 if len([t for t in mine if t["replicate"] == key]) == len(folds)]
         amounts = [t["settings"]["images_per_class"] for t in mine]
         settings = mine[0]["settings"] | {
             "images_per_class": None if None in amounts else round(float(np.mean(amounts)), 1)}
         rows.append({"name": short_name(path, paths), "trials": mine, "what": describe(mine[0]),
-                     "acc1_by_seed": accuracies, "mean": float(values.mean()),
-                     "std": float(values.std(ddof=1)) if len(values) > 1 else None,
-                     "folds": len({t["fold"] for t in mine}), "settings": settings,
+                     "acc1_by_seed": accuracies, "mean": mean_accuracy(mine),
+                     "std": float(np.std(whole, ddof=1)) if len(whole) > 1 else None,
+                     "folds": len(folds), "settings": settings,
                      "teacher_acc1": pooled(mine, "teacher_acc1")})
     rows.sort(key=lambda row: -row["mean"])
     if order:
@@ -163,163 +200,11 @@ def pooled(trials: list[dict], field: str) -> float | None:
 
 # --- comparisons ----------------------------------------------------------------------------------
 
-def compare_all(rows: list[dict], baseline: str, seed: int) -> dict[str, dict]:
+def compare_all(rows: list[dict], baseline: str, args: argparse.Namespace) -> dict[str, dict]:
     base = next(row for row in rows if row["name"] == baseline)
-    return {row["name"]: compare(row["trials"], base["trials"], seed) for row in rows
-            if row is not base and has_predictions(row["trials"] + base["trials"])}
-
-
-def has_predictions(trials: list[dict]) -> bool:
-    return all(t["predictions"] is not None for t in trials)
-
-
-def compare(ours: list[dict], base: list[dict] | None, seed: int) -> dict:
-    """Accuracy difference in points over the trials and images that both judged, paired; without a
-    base the accuracy itself.
-
-    Trials nest: a generator has sets, a set has students. The highest of these levels that has
-    several members ("redrawn") is what is redrawn, each member with all below it. Where only one
-    side has that level, and the other side's trials are paired with several of its members, those
-    trials are redrawn too.
-
-    test_error: standard error from the finite test set, from redrawing its groups (writers; single
-    images where groups are unknown or too few) with the trials kept. seed_error: the standard
-    deviation of the members' differences over sqrt(members). interval and lower_bound: 95 %
-    two-sided and one-sided, from redrawing both (percentile bootstrap, 10,000 draws).
-    """
-    a, b = judged(ours), judged(base) if base is not None else {}
-    pairs = ([(x, y) for x in a for y in b if fits(x, y)] if base is not None
-             else [(x, None) for x in a])
-    parts = [side[key] for pair in pairs for side, key in zip((a, b), pair, strict=True)
-             if key is not None]
-    images = functools.reduce(np.intersect1d, [part["ids"] for part in parts] or [np.zeros(0)])
-    if not len(images):
-        return {"seeds": 0}
-    groups = parts[0]["groups"][np.searchsorted(parts[0]["ids"], images)]
-    if -1 in groups or len(set(groups.tolist())) < MIN_GROUPS:
-        groups = np.arange(len(images))
-    _, index, counts = np.unique(groups, return_inverse=True, return_counts=True)
-    right = [[0 if key is None else is_right(side[key], images)
-              for side, key in zip((a, b), pair, strict=True)] for pair in pairs]
-    sums = np.stack([np.bincount(index, x - y, len(counts)) for x, y in right])
-    level, members, shared = top_level(pairs, ours, base)
-    tests, both = redrawn(sums, counts, members, shared, seed)
-    means = 100 * sums.sum(1) / counts.sum()
-    by_member = np.bincount(members, means) / np.bincount(members)
-    several = len(by_member) > 1
-    return {"difference": round(float(means.mean()), 3), "seeds": len(pairs),
-            "images": len(images), "groups": len(counts),
-            "redrawn": f"{len(by_member)} {level}{'s' * several}",
-            "test_error": round(float(tests.std()), 3),
-            "seed_error": (round(float(by_member.std(ddof=1) / len(by_member) ** 0.5), 3)
-                           if several else None),
-            "interval": [round(float(v), 3) for v in np.percentile(both, [2.5, 97.5])],
-            "lower_bound": round(float(np.percentile(both, 5)), 3)}
-
-
-def judged(trials: list[dict]) -> dict[tuple, dict[str, np.ndarray]]:
-    """replicate -> predictions over all its folds, ids in rising order."""
-    found = {}
-    for key in sorted({t["replicate"] for t in trials}, key=lambda key: [v or 0 for v in key]):
-        parts = [t["predictions"] for t in trials if t["replicate"] == key]
-        whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        _, first = np.unique(whole["ids"], return_index=True)
-        found[key] = {name: values[first] for name, values in whole.items()}
-    return found
-
-
-def is_right(predictions: dict[str, np.ndarray], images: np.ndarray) -> np.ndarray:
-    at = np.searchsorted(predictions["ids"], images)
-    return (predictions["labels"] == predictions["predictions"])[at].astype(float)
-
-
-def fits(x: tuple, y: tuple) -> bool:
-    """Whether two replicates are of one seed, and of one generator and set where both have them."""
-    return all(p == q or p is None or q is None for p, q in zip(x, y, strict=True))
-
-
-def makers(trials: list[dict] | None, level: str) -> dict[tuple, object]:
-    """replicate -> which generator or set made its images: by its number, else by the digests in
-    the folds that every replicate has; None where there is none."""
-    by_fold = {}
-    for t in trials or []:
-        digest = (generator_of(t).get("weights_sha256") if level == "generator"
-                  else t["inputs"].get("source_sha256"))
-        by_fold.setdefault(t["replicate"], {})[t["fold"]] = digest
-    folds = sorted(set.intersection(*map(set, by_fold.values()))) if by_fold else []
-    found = {}
-    for key, digests in by_fold.items():
-        known = tuple(digests[fold] for fold in folds)
-        named = key[:1] if level == "generator" else key[:2]
-        found[key] = (named if named[-1] is not None else
-                      known if known and None not in known else None)
-    return found
-
-
-def top_level(pairs: list[tuple], ours: list[dict], base: list[dict] | None
-              ) -> tuple[str, np.ndarray, np.ndarray | None]:
-    """The highest level with several members; each pair's member; and where one side lacks the
-    level and its replicates stand in several members, each pair's replicate of that side."""
-    for level in ("generator", "set"):
-        sides = [makers(ours, level), makers(base, level)]
-        labels = [tuple(None if key is None else side[key]
-                        for side, key in zip(sides, pair, strict=True)) for pair in pairs]
-        if len(set(labels)) < 2:
-            continue
-        members = numbered(labels)
-        for side in (0, 1) if base is not None else ():
-            replicates = numbered([pair[side] for pair in pairs])
-            if ({found[side] for found in labels} == {None}
-                    and 1 < replicates.max() + 1 < len(set(zip(replicates, members, strict=True)))):
-                return level, members, replicates
-        return level, members, None
-    return "seed", np.arange(len(pairs)), None
-
-
-def numbered(labels: list) -> np.ndarray:
-    """Equal labels as equal numbers, from 0 in order of their first appearance."""
-    known = {value: i for i, value in enumerate(dict.fromkeys(labels))}
-    return np.array([known[value] for value in labels])
-
-
-def redrawn(sums: np.ndarray, counts: np.ndarray, members: np.ndarray, shared: np.ndarray | None,
-            seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Mean differences in points [draws]: with groups redrawn; with groups and members redrawn.
-
-    Args:
-        sums: of right answers [pairs, groups]. counts: images [groups].
-        members, shared: each pair's [pairs], as top_level has them.
-    """
-    n, extra = len(counts), 0 if shared is None else shared.max() + 1
-    both = np.vstack([sums, counts])
-    if n <= MANY_GROUPS:
-        times, weights, others = draws(seed, n, members.max() + 1, extra)
-        drawn = (times @ both.T.astype(np.float32)).astype(float)  # whole numbers: exact
-    else:  # the sums' normal limit, with their covariance
-        _, weights, others = draws(seed, 1, members.max() + 1, extra)
-        centred = both - both.mean(1, keepdims=True)
-        values, vectors = np.linalg.eigh(centred @ centred.T)
-        normal = np.random.default_rng([seed, n]).standard_normal((BOOTSTRAP_DRAWS, len(both)))
-        drawn = both.sum(1) + normal @ (vectors * np.sqrt(values.clip(0))).T
-    by_pair, sizes = drawn[:, :-1], drawn[:, -1]
-    weights = weights[:, members] * (1 if shared is None else others[:, shared])
-    total = weights.sum(1)
-    kept = total > 0  # a crossed draw may hold no pair at all
-    both = (weights * by_pair).sum(1)[kept] / total[kept] / sizes[kept]
-    return 100 * by_pair.mean(1) / sizes, 100 * both
-
-
-@functools.lru_cache(maxsize=4)
-def draws(seed: int, groups: int, members: int, shared: int) -> tuple[np.ndarray, ...]:
-    """How often each group, member and shared replicate is drawn, [draws, n] each."""
-    random = np.random.default_rng(seed)
-    counts = []
-    for n in (groups, members, shared):
-        drawn = random.integers(n, size=(BOOTSTRAP_DRAWS, n)) if n else np.zeros((1, 0), int)
-        flat = drawn + np.arange(len(drawn))[:, None] * n
-        counts.append(np.bincount(flat.ravel(), minlength=len(drawn) * n).reshape(len(drawn), n)
-                      .astype(np.float32))
-    return tuple(counts)
+    found = {row["name"]: compare(row["trials"], base["trials"], args.seed, args.claims)
+             for row in rows if row is not base}
+    return {name: f | {"verdict": verdict(f, args.margin)} for name, f in found.items()}
 
 
 # --- the record -----------------------------------------------------------------------------------
@@ -346,7 +231,8 @@ def make_record(rows: list[dict], comparisons: dict, inspections: list[dict],
 def row_record(row: dict, sets: dict[str, dict], seed: int) -> dict:
     trials, settings = row["trials"], row["settings"]
     images = trials[0]["inputs"].get("source_images")
-    interval = (compare(trials, None, seed).get("interval") if has_predictions(trials) else None)
+    rests = compare(trials, None, seed)
+    folds = {t["fold"]: t["result"]["val_images"] for t in trials}
     budgets = [t["result"]["budget"] for t in trials]
     budget = {name: mean([b.get(name) for b in budgets]) for name in (
         "images_kept", "student_steps", "generator_evaluations", "teacher_passes",
@@ -356,13 +242,13 @@ def row_record(row: dict, sets: dict[str, dict], seed: int) -> dict:
             "acc1_std": None if row["std"] is None else round(row["std"], 3),
             "acc1_by_seed": {str(k): round(v, 3) for k, v in row["acc1_by_seed"].items()},
             "folds": row["folds"],
-            "val_images": sum(t["result"]["val_images"] for t in trials)
-            // len(row["acc1_by_seed"]),
+            "val_images": sum(folds.values()),
             "images_seen": trials[0]["result"]["images_seen"],
             "best_acc1_mean": mean_of(trials, "best_acc1"),
             "agreement_mean": mean_of(trials, "agreement"),
             "blind_agreement_mean": mean_of(trials, "blind_agreement"),
-            "seconds_mean": mean_of(trials, "seconds"), "interval": interval,
+            "seconds_mean": mean_of(trials, "seconds"), "interval": rests.get("interval"),
+            "rests_on": {k: rests.get(k) for k in RESTS_ON},
             "trials": len(trials), "method": settings["images"],
             "published_method": published_method(trials[0]),
             **{k: settings[k] for k in ("task", "teacher", "student", "guidance_scale", "steps",

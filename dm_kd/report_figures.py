@@ -11,6 +11,8 @@ import base64
 import contextlib
 import html
 import io
+import math
+import os
 import re
 import warnings
 from pathlib import Path
@@ -18,7 +20,8 @@ from pathlib import Path
 import numpy as np
 
 from dm_kd import augment, files, image_files, image_set
-from dm_kd.errors import UserError
+from dm_kd.report_runs import DAMAGE, number
+from dm_kd.report_statistics import common, compare, matters, partners
 from dm_kd.tasks import TASKS, load_real
 
 INK = "#5d636b"  # of the files; in the page it becomes the colour of the text
@@ -92,6 +95,17 @@ def as_svg(figure, name: str, title: str) -> str:
     return text.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
 
 
+def standalone(drawn: str) -> bytes | None:
+    """The chart of a figure's "html" as an SVG file on white; None where it has none."""
+    if "<svg" not in drawn:
+        return None
+    text = drawn[drawn.index("<svg"):drawn.index("</svg>") + len("</svg>")]
+    text = text.replace("currentColor", INK).replace("var(--sans)", "sans-serif")
+    end = text.index(">") + 1
+    ground = '<rect width="100%" height="100%" fill="white"/>'
+    return f'<?xml version="1.0" encoding="utf-8"?>\n{text[:end]}{ground}{text[end:]}\n'.encode()
+
+
 def legend_above(figure) -> None:
     """The lines' names above the axes, where they cover nothing; none where there is no line."""
     handles, labels = figure.axes[0].get_legend_handles_labels()
@@ -153,10 +167,6 @@ def in_words(key: str, value: object) -> str:
     return text if key in ("student", "teacher", "objective") else f"{key.replace('_', ' ')} {text}"
 
 
-def by_name(record: dict) -> dict[str, dict]:
-    return {row["name"]: row for row in record["rows"]}
-
-
 def whiskers(entry: dict) -> list[list[float]]:
     """Lengths below and above the mean, as matplotlib's errorbar takes them; 0 where unknown."""
     low, high = entry["interval"] or [entry["acc1_mean"]] * 2
@@ -199,7 +209,7 @@ def draw_rivals(record: dict) -> list[dict]:
     axis.tick_params(axis="y", length=0)
     axis.grid(axis="y", visible=False)
     axis.set_xlabel("real validation images named right, %")
-    text = ("Accuracy of each row; bars: 95 % intervals from redrawing test groups and trials. "
+    text = ("Accuracy of each row; bars: 95 % intervals (test images and training). "
             "Blue: students that saw no real image.")
     text += " An arrow: further to the left." * (len(inside) < len(rows))
     text += " Open diamonds: published numbers." * any(row["published"] for row in rows)
@@ -241,18 +251,24 @@ def draw_curves(rows: list[dict], path: Path) -> list[dict]:
 
 
 def draw_teachers(rows: list[dict], record: dict) -> list[dict]:
-    """Teacher's accuracy against the student's, a series per student and recipe."""
-    found = [(name, group) for name, group in series(rows, TEACHER)
+    """Teacher's accuracy against the student's, a series per student and recipe, from the trials
+    that all rows of the series have."""
+    found = [(name, group) for name, group in teacher_series(rows)
              if all(row["teacher_acc1"] is not None for row in group)][:len(COLOURS)]
-    if not found:
-        return []
+    shared = [(name, common(group, record["seed"])) for name, group in found]
+    missing = [nothing_shared(name, len(group)) for (name, group), (_, kept) in zip(
+        found, shared, strict=True) if not kept]
+    shared = [(name, kept) for name, kept in shared if kept]
+    if not shared:
+        return missing
     figure, axis = axes(3.4)
-    entries, sentences = by_name(record), []
-    for i, (name, group) in enumerate(found):
+    sentences = []
+    for i, (name, group) in enumerate(shared):
         group = sorted(group, key=lambda row: row["teacher_acc1"])
         for row in group:
-            axis.errorbar([row["teacher_acc1"]], [row["mean"]],
-                          yerr=whiskers(entries[row["name"]]), color=COLOURS[i], elinewidth=1)
+            axis.errorbar([row["teacher_acc1"]], [row["mean"]], yerr=whiskers(
+                {"acc1_mean": row["mean"], "interval": row["interval"]}), color=COLOURS[i],
+                elinewidth=1)
         axis.plot([r["teacher_acc1"] for r in group], [r["mean"] for r in group], marker=MARKS[i],
                   markersize=5.5, color=COLOURS[i], linewidth=0.8, label=shown(name, 48))
         if len(group) > 2:
@@ -263,7 +279,23 @@ def draw_teachers(rows: list[dict], record: dict) -> list[dict]:
     text = "Students of teachers of rising accuracy; bars: 95 % intervals."
     says = (f"Rank correlation of the teacher's and the student's accuracy: {'; '.join(sentences)}."
             if sentences else "")
-    return [chart(figure, "teachers", f"{text} {says}") | {"says": says}]
+    return [chart(figure, "teachers", f"{text} {says}") | {"says": says}, *missing]
+
+
+def teacher_series(rows: list[dict]) -> list[tuple[str, list[dict]]]:
+    """Series over teachers; a temperature of each teacher's own belongs to the teacher."""
+    tuned = [(name, group) for name, group in series(rows, (*TEACHER, "temperature"))
+             if len({tuple(str(r["settings"].get(k)) for k in TEACHER) for r in group})
+             == len(group)]
+    taken = {id(row) for _, group in tuned for row in group}
+    return tuned + series([row for row in rows if id(row) not in taken], TEACHER)
+
+
+def nothing_shared(name: str, settings: int) -> dict:
+    """In place of a figure."""
+    text = (f"Nothing is drawn or concluded ({name}): there is no trial that all {settings} "
+            "settings have.")
+    return {"html": "", "caption": text, "says": text}
 
 
 def rank_correlation(x: list[float], y: list[float]) -> float:
@@ -276,61 +308,129 @@ def rank_correlation(x: list[float], y: list[float]) -> float:
 
 
 def draw_amount(rows: list[dict], record: dict) -> list[dict]:
-    """Accuracy over the images per class on a log axis, a series per kind of images."""
+    """Accuracy over the images per class on a log axis, a series per kind of images, from the
+    trials that all rows of the series have."""
     found = series(rows, AMOUNT)[:len(COLOURS)]
-    if not found:
-        return []
+    shared = [(name, common(group, record["seed"])) for name, group in found]
+    missing = [nothing_shared(name, len(group)) for (name, group), (_, kept) in zip(
+        found, shared, strict=True) if not kept]
+    shared = [(name, group) for name, group in shared if group]
+    if not shared:
+        return missing
     figure, axis = axes(3.4)
-    entries = by_name(record)
-    for i, (name, group) in enumerate(found):
+    for i, (name, group) in enumerate(shared):
         group.sort(key=lambda row: row["settings"]["images_per_class"])
         x = [row["settings"]["images_per_class"] for row in group]
-        bounds = np.array([entries[row["name"]]["interval"] or [row["mean"]] * 2 for row in group])
+        bounds = np.array([row["interval"] or [row["mean"]] * 2 for row in group])
         axis.plot(x, [row["mean"] for row in group], marker=MARKS[i], markersize=5, linewidth=1.5,
                   color=COLOURS[i], label=shown(name, 48))
         axis.fill_between(x, bounds[:, 0], bounds[:, 1], color=COLOURS[i], alpha=0.15, linewidth=0)
-    ticks = sorted({r["settings"]["images_per_class"] for _, group in found for r in group})
+    ticks = sorted({r["settings"]["images_per_class"] for _, group in shared for r in group})
     axis.set_xscale("log")
     axis.set_xticks(ticks, [f"{t:g}" for t in ticks], rotation=45 if len(ticks) > 6 else 0)
     axis.minorticks_off()
     axis.set(xlabel="images per class", ylabel="student's Acc@1, %")
     legend_above(figure)
     text = "Accuracy over the images per class, log axis; bands: 95 % intervals."
-    says = " ".join(worth(found))
-    return [chart(figure, "amount", f"{text} {says}") | {"says": says}]
+    says = " ".join([*saturation(shared, record), *worth(shared, record)])
+    return [chart(figure, "amount", f"{text} {says}") | {"says": says}, *missing]
 
 
-def worth(found: list[tuple[str, list[dict]]]) -> list[str]:
-    """For each series of made images: how many real ones do as well as its largest set, by linear
-    interpolation over the logarithm between the real series' points."""
-    real = [group for _, group in found if group[0]["settings"]["images"] == "real"]
+def saturation(found: list[tuple[str, list[dict]]], record: dict) -> list[str]:
+    """For each series of made images the smallest amount that the largest one beats by less than
+    the margin: the interval of the difference lies below it."""
     sentences = []
-    for name, group in found if len(real) == 1 else ():
+    for name, group in found:
         if group[0]["settings"]["images"] == "real":
             continue
-        reached, amount = group[-1]["mean"], group[-1]["settings"]["images_per_class"]
-        x = np.log([row["settings"]["images_per_class"] for row in real[0]])
-        y = np.maximum.accumulate([row["mean"] for row in real[0]])
-        what = f"{amount:g} images a class ({name}) do as well as "
-        if y[0] <= reached <= y[-1] and y[0] < y[-1]:
-            equal = float(np.exp(np.interp(reached, y, x)))
-            sentences.append(f"{what}about {equal:.0f} real ones a class: one is worth "
-                             f"{equal / amount:.2g} real images.")
-        elif reached > y[-1]:
-            sentences.append(f"{what}more than {np.exp(x[-1]):.0f} real ones a class.")
+        for row in group[:-1]:
+            gain = compare(group[-1]["trials"], row["trials"], record["seed"])
+            if gain["runs"] and gain["seed_error"] is not None and (
+                    gain["interval"][1] < record["margin"]):
+                sentences.append(
+                    f"They saturate ({name}) at {per_class(row)} a class: {per_class(group[-1])} "
+                    f"gain {points(gain)}, less than {record['margin']:g}.")
+                break
+        else:
+            sentences.append(f"No saturation is shown ({name}): none is within "
+                             f"{record['margin']:g} points of {per_class(group[-1])} a class.")
     return sentences
+
+
+def worth(found: list[tuple[str, list[dict]]], record: dict) -> list[str]:
+    """How many made images do as well as the real rows' numbers: where the line through the made
+    rows' means over the logarithm first reaches the real mean. And whether one real image is worth
+    more than one made, at equal numbers (within a quarter), by the interval of the difference."""
+    real = [group for _, group in found if group[0]["settings"]["images"] == "real"]
+    sentences = []
+    for name, made in found if len(real) == 1 else ():
+        both = common(real[0] + made, record["seed"])
+        if made[0]["settings"]["images"] == "real" or not both:
+            continue
+        ours, line = both[:len(real[0])], both[len(real[0]):]
+        x = [np.log(row["settings"]["images_per_class"]) for row in line]
+        y = [row["mean"] for row in line]
+        sentences.append("As good as real images a class: " + "; ".join(
+            f"{per_class(row)} are worth {reached(x, y, row['mean'])}" for row in ours)
+            + f" ({name}).")
+        for row in ours:
+            for other in line:
+                ratio = (row["settings"]["images_per_class"]
+                         / other["settings"]["images_per_class"])
+                if 0.8 <= ratio <= 1.25:
+                    sentences.append(equal_amounts(row, other, record))
+    return sentences
+
+
+def reached(x: list[float], y: list[float], level: float) -> str:
+    """exp(x) where the line through (x, y) first reaches a level, in words."""
+    if y[0] >= level:
+        return f"at most {np.exp(x[0]):.0f}"
+    for i in range(1, len(x)):
+        if y[i] >= level:
+            part = (level - y[i - 1]) / (y[i] - y[i - 1])
+            return f"{np.exp(x[i - 1] + part * (x[i] - x[i - 1])):.0f}"
+    return f"more than {np.exp(x[-1]):.0f}"
+
+
+def equal_amounts(real: dict, made: dict, record: dict) -> str:
+    found = compare(real["trials"], made["trials"], record["seed"])
+    change = matters(found, record["margin"])
+    if not found["runs"]:
+        return f"At {per_class(real)} a class: {found['note']}."
+    worth = {"matters": "more" if found["difference"] > 0 else "less",
+             "does not matter": "the same"}.get(change, "undecided")
+    return (f"One real image against one made, at {per_class(real)} a class: {worth} (real minus "
+            f"made {points(found)}).")
+
+
+def per_class(row: dict) -> str:
+    return f"{row['settings']['images_per_class']:g}"
+
+
+def points(found: dict) -> str:
+    low, high = found["interval"]
+    return f"{found['difference']:+.2f} points ({low:+.2f} to {high:+.2f})"
 
 
 # --- fidelity -------------------------------------------------------------------------------------
 
 def draw_fidelity(rows: list[dict], record: dict) -> list[dict]:
     """Heat maps over guidance s and steps T: accuracy with example images at the corners, and what
-    inspect_set found in the same sets."""
-    figures, entries = [], by_name(record)
+    inspect_set found in the same sets, from the trials that all cells have; then what the cells
+    with more of them say against the baseline."""
+    figures = []
     for i, (name, group) in enumerate(series(rows, FIDELITY)[:MOST_PANELS]):
-        cells = {(r["settings"]["guidance_scale"], r["settings"]["steps"]): r for r in group
-                 if r["settings"]["steps"] is not None}
-        if len(cells) < 2:
+        group = [r for r in group if (r["settings"]["steps"] or 0) > 0]
+        whole = {(r["settings"]["guidance_scale"], r["settings"]["steps"]): r for r in group}
+        cells = {(r["settings"]["guidance_scale"], r["settings"]["steps"]): r
+                 for r in common(group, record["seed"])}
+        if len(whole) < 2:
+            continue
+        figures += [{"html": "", "caption": text, "says": text}
+                    for text in conclude_fidelity(whole, record)]
+        if not cells:
+            figures.append(nothing_shared(name, len(whole)))
             continue
         grid = [sorted({cell[k] for cell in cells}) for k in (0, 1)]
         figure, axis = axes(0.9 + 0.42 * len(grid[1]))
@@ -339,14 +439,74 @@ def draw_fidelity(rows: list[dict], record: dict) -> list[dict]:
         best, worst = (f(cells, key=lambda cell: cells[cell]["mean"]) for f in (max, min))
         says = (f"Of {len(cells)} settings of s and T the best is s={best[0]:g}, T={best[1]} "
                 f"({cells[best]['mean']:.2f} %), the worst s={worst[0]:g}, T={worst[1]} "
-                f"({cells[worst]['mean']:.2f} %).")
+                f"({cells[worst]['mean']:.2f} %), each from "
+                f"{len(cells[best]['trials'])} run{'s' * (len(cells[best]['trials']) > 1)}.")
         drawn = chart(figure, f"fidelity{i}", f"Student's Acc@1 in percent ({name}). {says}")
         drawn |= {"html": with_corners(drawn["html"], grid, cells), "says": says}
         figures.append(drawn)
-        figures += draw_set_figures(i, grid, {c: entries[r["name"]]["set"]
+        figures += draw_set_figures(i, grid, {c: seen_in(r["trials"], record)
                                               for c, r in cells.items()},
                                     {c: r["mean"] for c, r in cells.items()})
     return figures
+
+
+def seen_in(trials: list[dict], record: dict) -> dict[str, float | None]:
+    """Means of what inspect_set found in the sets of these trials; {} where it has not."""
+    found = [inspection(t, record) for t in trials]
+    if None in found:
+        return {}
+    values = {k: [number(s.get(k)) for s in found] for k in SET_TITLES}
+    return {k: None if None in v else float(np.mean(v)) for k, v in values.items()}
+
+
+def inspection(trial: dict, record: dict) -> dict | None:
+    place = os.path.normpath(str(trial["config"].get("source")))
+    return next((s for s in record["sets"] if os.path.normpath(str(s.get("set"))) == place), None)
+
+
+def conclude_fidelity(cells: dict[tuple, dict], record: dict) -> list[str]:
+    """The fidelity study's decision rule (scripts/sweeps/digits_fidelity.sh): whether guidance and
+    steps matter, in the cells furthest from the baseline in one of them (steps: by their ratio),
+    and whether coverage or fidelity teaches."""
+    middle = next((c for c, row in cells.items() if row["name"] == record["baseline"]), None)
+    claims, sentences = [], []
+    for axis, what in ((0, "Guidance"), (1, "The number of steps")):
+        others = [c for c in cells if middle and c != middle and c[1 - axis] == middle[1 - axis]]
+        if not others:
+            return []
+        far = max(others, key=lambda c: abs(c[0] - middle[0]) + abs(math.log(c[1] / middle[1])))
+        found = record["against_baseline"].get(cells[far]["name"], {})
+        change = matters(found, record["margin"])
+        shown_as = points(found) if found.get("runs") else found.get("note", "not compared")
+        sentences.append(f"{what} {'is ' * (change == 'undecided')}{change}: s={far[0]:g}, "
+                         f"T={far[1]} minus s={middle[0]:g}, T={middle[1]}: {shown_as}.")
+        moves = {k: moved(cells[far], cells[middle], k, record) for k in ("precision", "recall")}
+        claims.append(moves | {"below": change == "matters" and found["difference"] < 0})
+    precision, recall = ([claim[k] for claim in claims] for k in ("precision", "recall"))
+    below = all(claim["below"] for claim in claims)
+    if below and recall == ["falls"] * 2 and set(precision) == {"rises", "falls"}:
+        sentences.append("Coverage teaches, not fidelity: recall falls in both, precision rises in "
+                         "one and falls in the other.")
+    elif below and precision == ["falls"] * 2 and "rises" in recall:
+        sentences.append("Fidelity teaches, not coverage: precision falls in both, recall rises in "
+                         "one.")
+    else:
+        sentences.append("Neither coverage nor fidelity is shown to be what teaches.")
+    return sentences
+
+
+def moved(row: dict, middle: dict, key: str, record: dict) -> str:
+    """What a figure of inspect_set does in nine tenths of the paired sets: "rises", "falls"; else
+    ""."""
+    pairs = {(str(x["config"].get("source")), str(y["config"].get("source"))): (
+        inspection(x, record), inspection(y, record))
+        for x in row["trials"] for y in middle["trials"] if partners(x, y)}
+    values = [[number((s or {}).get(key)) for s in pair] for pair in pairs.values()]
+    if not values or any(None in pair for pair in values):
+        return ""
+    changes = np.array([x - y for x, y in values])
+    return ("rises" if (changes > 0).mean() >= 0.9 else
+            "falls" if (changes < 0).mean() >= 0.9 else "")
 
 
 def heat(axis, grid: list[list[float]], values: dict[tuple, float], colour: str,
@@ -427,7 +587,7 @@ def examples(trial: dict) -> str | None:
         sheet = image_set.tile([list(chosen[:5]), list(chosen[5:])][:1 + (len(chosen) > 5)],
                                scale=max(1, 24 // chosen.shape[2]))
         return picture(image_set.encode_png(sheet), "images of the set")
-    except (UserError, OSError, KeyError, TypeError, ValueError):  # gone or damaged
+    except DAMAGE:  # gone or damaged
         return None
 
 
@@ -471,7 +631,7 @@ def draw_samples(rows: list[dict], path: Path) -> list[dict]:
                 min(SAMPLE_COLUMNS, images.plan.images_per_class))])
                 for c in images.plan.classes[:SAMPLE_CLASSES]}
             break
-        except (UserError, OSError, KeyError, TypeError, ValueError):  # damaged: perhaps the next
+        except DAMAGE:  # perhaps the next
             continue
     else:
         return []
@@ -494,7 +654,7 @@ def real_images(trial: dict, task, classes: list[int]) -> dict:
             at = at[::max(1, len(at) // SAMPLE_COLUMNS)][:SAMPLE_COLUMNS]
             found[c] = thumbnails(list(real.images[at]))
         return found
-    except (UserError, OSError, IndexError):
+    except DAMAGE:  # the config may hold anything
         return {}
 
 

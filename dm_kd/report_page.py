@@ -57,6 +57,14 @@ def interval(bounds: list[float] | None, sign: str = "") -> str:
     return "" if not bounds else f"{bounds[0]:{sign}.2f} to {bounds[1]:{sign}.2f}"
 
 
+def rests_on(row: dict) -> str:
+    """What the interval of the row's mean was computed from."""
+    found = row["rests_on"]
+    counts = [(found["runs"], "run"), (found["generators"], "generator"), (found["seeds"], "seed"),
+              (found["groups"], (found["units"] or "").removesuffix("s"))]
+    return ", ".join(f"{n:,} {what}{'s' * (n > 1)}" for n, what in counts if n)
+
+
 def published_text(row: dict) -> str:
     """Each number with its source, and with its images where these were several amounts."""
     return "; ".join(f"{e['acc1']:.2f} {e['source']}"
@@ -71,18 +79,19 @@ def results_columns(record: dict) -> list[Column]:
     def against(field: str, show: Callable) -> Callable:
         def cell(row: dict):
             found = compared.get(row["name"], {})
-            return show(found[field]) if found.get("seeds") else ""
+            return show(found[field]) if found.get("runs") else ""
         return cell
 
     def difference(row: dict) -> str:
         found = compared.get(row["name"], {})
         return (f"{found['difference']:+.2f} ({interval(found['interval'], '+')})"
-                if found.get("seeds") else "")
+                if found.get("runs") else "")
 
     columns = [
         ("Acc@1 %", spread), ("best %", lambda r: number(r["best_acc1_mean"])),
         ("95 % interval", lambda r: interval(r["interval"])),
         (f"minus {record['baseline']}", difference),
+        ("verdict", against("verdict", str)),
         ("test error", against("test_error", number)),
         ("seed error", against("seed_error", number)),
         ("published", published_text),
@@ -90,6 +99,9 @@ def results_columns(record: dict) -> list[Column]:
         ("agrees, blind %", lambda r: number(r["blind_agreement_mean"])),
         ("teacher %", lambda r: number(r["teacher_acc1"])),
         ("images a class", lambda r: number(r["images_per_class"], 0)),
+        ("rests on", rests_on),
+        ("note", lambda r: "; ".join(dict.fromkeys(filter(None, (
+            r["rests_on"]["note"], compared.get(r["name"], {}).get("note")))))),
         ("trials", lambda r: str(r["trials"])), ("folds", lambda r: str(r["folds"])),
         ("learns from", lambda r: r["information"])]
     return [column for column in columns if any(column[1](row) for row in record["rows"])]
@@ -271,12 +283,13 @@ def csv_table(record: dict) -> str:
              "images_per_class", "information", "trials", "folds", "val_images", "acc1_mean",
              "acc1_std", "best_acc1_mean", "agreement_mean", "blind_agreement_mean", "teacher_acc1",
              "images_seen", "seconds_mean", "making")
-    against = ("difference", "test_error", "seed_error", "lower_bound")
+    against = ("difference", "runs", "test_error", "seed_error", "lower_bound", "verdict", "note")
     lines = []
     for row in record["rows"]:
         line = {k: row[k] for k in names}
         line["interval_low"], line["interval_high"] = row["interval"] or (None, None)
         found = compared.get(row["name"], {})
+        line |= {f"rests_on_{k}": v for k, v in row["rests_on"].items()}
         line |= {f"against_{k}": found.get(k) for k in against}
         line["against_low"], line["against_high"] = found.get("interval") or (None, None)
         line |= {f"budget_{k}": v for k, v in row["budget"].items()}
@@ -306,13 +319,11 @@ def answer(record: dict) -> str:
         sentences.append(f"A student that never saw a real image ({row['what']}) names "
                          f"{spread(row)} % of the real validation images.")
         against = record["against_baseline"].get(row["name"])
-        if against and against["seeds"]:
+        if against and against["runs"]:
             low, high = against["interval"]
-            verdict = ("the interval holds zero: no difference is shown" if low <= 0 <= high
-                       else "the interval excludes zero")
             sentences.append(f"Against the baseline {record['baseline']}: "
                              f"{against['difference']:+.2f} points, 95 % interval {low:+.2f} to "
-                             f"{high:+.2f}; {verdict}.")
+                             f"{high:+.2f}: {against['verdict']}.")
     if not made or best is not row:
         sentences.append(f"Best row: {best['name']} with {spread(best)} % of real validation "
                          "images right.")
@@ -464,11 +475,18 @@ def is_numeric(cells: list[object]) -> bool:
 
 
 def results_section(record: dict) -> str:
-    text = ("Acc@1 is the last epoch's, mean ± standard deviation over the trials; intervals are "
-            "95 % percentile bootstraps that redraw test groups (writers where they are known) and "
-            "trials, by the highest level of generators, sets and seeds that has several.")
+    text = ("Acc@1 is the last epoch's: the mean over images and runs ± the standard deviation "
+            "over seeds. Intervals are 95 %, from Student's t with the variance of redrawn test "
+            "groups (writers where they are known) and that of the runs of a fold, by the highest "
+            "level of generators, sets and seeds that has several.")
     if record["against_baseline"]:
         text += f" Differences are paired, image by image, with {esc(record['baseline'])}."
+        text += (f" Verdict, by the interval of the difference: better (above 0), no worse by more "
+                 f"than {record['margin']:g} points (above -{record['margin']:g}), worse (below "
+                 "0), else undecided; a single run decides nothing.")
+        if record["claims"] > 1:
+            text += (f" Their intervals hold for {record['claims']} claims together (Bonferroni: "
+                     f"{100 - 5 / record['claims']:.2f} % each).")
     if any(row["published"] for row in record["rows"]):
         text += " Published: " + "; ".join(map(esc, sources(record))) + "."
     shown = table([("row", lambda r: f"{esc(r['name'])}<small>{esc(r['what'])}</small>"),
@@ -530,7 +548,8 @@ def left_out_section(record: dict) -> str:
 def commands_section(record: dict) -> str:
     commands = [str(command)[:MOST_COMMAND] for command in record["commands"]]
     opened = " open" if len(commands) <= 8 else ""
-    return (f"<details{opened}><summary>The command of each run ({len(commands)})</summary>"
+    study = f"<pre tabindex=0>{esc(record['command'])}</pre>" if record["command"] else ""
+    return (f"{study}<details{opened}><summary>The command of each run ({len(commands)})</summary>"
             f"<pre tabindex=0>{esc(chr(10).join(commands))}</pre></details>")
 
 

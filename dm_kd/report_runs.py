@@ -23,7 +23,11 @@ TOKEN = re.compile(r"_?(?:seed|fold)\d+|(?:^|_)(?:gen|set)\d+(?=_|$)")
 IMAGENET = "ImageNet"
 PUBLIC = ("dit", "sit", "imf", "biggan")  # generators whose public weights learnt ImageNet
 UNTRAINED = ("noise", "one_image", "deepinversion")  # generators without weights of their own
-NOT_SETTINGS = {"seed", "fold", "source", "device", "threads", "images_per_class"}  # of a config
+NOT_SETTINGS = {"seed", "fold", "source", "device", "threads", "images_per_class",
+                "subset_seed"}  # of a config
+FILES = ("config.yaml", "result.json", "student.json", "model.json", "inputs.json",
+         "metrics.jsonl", "predictions.json")  # of a run, as far as they are read
+PNG = b"\x89PNG\r\n\x1a\n"
 
 
 # --- reading --------------------------------------------------------------------------------------
@@ -53,6 +57,16 @@ def found_below(folder: Path, pattern: str) -> list[Path]:
             name for name in folders if not name.startswith("."))
         found += [Path(place) / name for name in sorted(names) if wanted.fullmatch(name)]
     return found
+
+
+def must_be_regular(path: Path, root: Path) -> None:
+    """Reading a pipe never ends, and a link may lead to what is nobody's to publish.
+
+    Raises:
+        ValueError: something with this path is no file, or one outside `root`."""
+    if os.path.lexists(path) and not (
+            path.is_file() and path.resolve().is_relative_to(root.resolve())):
+        raise ValueError(f"{path.name} is no regular file below --runs")
 
 
 def find_trials(folder: Path) -> tuple[list[dict], list[dict]]:
@@ -88,13 +102,22 @@ def find_inspections(folder: Path, problems: list[dict]) -> list[dict]:
     found = []
     for path in found_below(folder, r"inspect.*\.json"):
         try:
-            record = finite(files.read_json(path))
             picture = path.with_suffix(".png")
+            for file in (path, picture):
+                must_be_regular(file, folder)
+            record = finite(files.read_json(path))
             found.append({**record, "sentence": str(record["sentence"]),
-                          "picture": str(picture) if picture.exists() else None})
+                          "picture": str(picture) if is_png(picture) else None})
         except DAMAGE as error:
             problems.append(left_out(path, "damaged", str(error).removeprefix("error: ")))
     return found
+
+
+def is_png(path: Path) -> bool:
+    if not path.exists():
+        return False
+    with path.open("rb") as file:
+        return file.read(len(PNG)) == PNG
 
 
 def read_trial(place: Path, root: Path) -> dict:
@@ -103,6 +126,8 @@ def read_trial(place: Path, root: Path) -> dict:
 
     Raises:
         what is in DAMAGE: a file does not hold what a run's file holds."""
+    for name in FILES:
+        must_be_regular(place / name, root)
     config = {plain(k): v for k, v in run.read_config(place / "config.yaml").items()
               if isinstance(v, (str, int, float, type(None)))}
     kind = ("distill" if "teacher" in config else "train_teacher" if "model" in config else "")

@@ -18,8 +18,9 @@ ALLOWED = {  # besides the leaves; what is not listed imports nothing else of th
     "models": {"tasks", "small_models"}, "run": {"dist"},
     "image_set": {"dist", "augment"}, "fidelity": {"augment"},
     "import_export": {"augment", "image_set", "tasks"},
-    "report_figures": {"augment", "image_set", "tasks"}, "report_page": {"published"},
-    "report_runs": {"run"},
+    "report_figures": {"augment", "image_set", "tasks", "report_runs", "report_statistics"},
+    "report_page": {"published"},
+    "report_runs": {"run"}, "report_statistics": {"report_runs"},
     "engine": {"augment", "objectives", "run", "dist"}}
 FLAG_TYPES = {"positive_int", "nonnegative_int", "positive_float", "nonnegative_float",
               "probability", "epoch_list", "Progress"}

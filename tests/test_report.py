@@ -3,6 +3,8 @@
 import base64
 import json
 import re
+import shutil
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from fake_runs import DIT, guesses
 from fake_runs import write_run as write_fake
 
 from dm_kd import report
+from dm_kd import report_statistics as statistics
 
 
 def write_run(folder, seed, fold, guesses, ids, labels, groups, source="real"):
@@ -113,23 +116,25 @@ def test_the_page_shows_what_inspect_set_found_with_its_picture(study):
     place.write_text(json.dumps({"sentence": "a set: 12 images", "frechet": 1.5}))
     found = report.find_inspections(study / "runs", [])
     assert found[0]["frechet"] == 1.5 and found[0]["picture"] is None
-    place.with_suffix(".png").write_bytes(b"\x89PNG of the set")
+    place.with_suffix(".png").write_bytes(b"\x89PNG\r\n\x1a\n of the set")
     assert report.main(["--runs", str(study / "runs"), "--out", str(study / "out")]) == 0
     page = (study / "out" / "report.html").read_text()
     assert "a set: 12 images" in page
-    assert base64.b64encode(b"\x89PNG of the set").decode() in page
+    assert base64.b64encode(b"\x89PNG\r\n\x1a\n of the set").decode() in page
 
 
 # --- nested trials --------------------------------------------------------------------------------
 
-def trial(right, seed=0, gen=None, made=None, weights=None, groups=None, fold=0):
-    """What `compare` reads of a trial: right is [images] of 0 and 1."""
-    n = len(right)
-    return {"replicate": (gen, made, seed), "fold": fold, "inputs": {},
+def trial(right, seed=0, gen=None, made=None, weights=None, groups=None, fold=0, first=0,
+          labels=None, val="val"):
+    """What `compare` reads of a trial: right is [images] of 0 and 1, ids from `first` on."""
+    labels = np.ones(len(right), int) if labels is None else labels
+    return {"replicate": (gen, made, seed), "fold": fold, "inputs": {}, "task": "digits",
             "card": {"generator": {"weights_sha256": weights} if weights else None},
-            "predictions": {"ids": np.arange(n), "labels": np.ones(n, int),
-                            "predictions": np.array(right),
-                            "groups": np.arange(n) % 10 if groups is None else groups}}
+            "config": {"val": val}, "predictions": {
+                "ids": first + np.arange(len(right)), "labels": labels,
+                "predictions": np.where(right, labels, 1 - labels),
+                "groups": np.arange(len(right)) % 10 if groups is None else groups}}
 
 
 def right(errors):
@@ -137,55 +142,186 @@ def right(errors):
     return [0 if i // 10 < errors else 1 for i in range(100)]
 
 
-def test_generators_are_redrawn_whole_not_their_students_one_by_one():
+def about(middle, half):
+    return pytest.approx([middle - half, middle + half], abs=0.01)
+
+
+T1, T2, T4 = 12.7062, 4.30265, 2.77645  # Student's 97.5 % quantiles for 1, 2, 4 degrees
+
+
+def test_generators_count_whole_not_their_students_one_by_one():
     ours = [trial(right(g), seed, gen=g) for g in (0, 1, 2) for seed in (0, 1)]
     base = [trial(right(1), seed, gen=g) for g in (0, 1, 2) for seed in (0, 1)]
     found = report.compare(ours, base, seed=0)
-    assert found["redrawn"] == "3 generators" and found["seeds"] == 6
+    assert found["members"] == "3 generators" and found["runs"] == 6 and found["seeds"] == 2
     assert found["difference"] == 0 and found["test_error"] == 0
     assert found["seed_error"] == pytest.approx(10 / 3 ** 0.5, abs=1e-3)
-    assert found["interval"] == [-10, 10]  # one generator three times: 1 draw in 27
+    assert found["interval"] == about(0, T2 * 10 / 3 ** 0.5) and found["note"] == ""
 
 
-def test_students_of_one_generator_are_redrawn_one_by_one():
-    ours = [trial(right(seed), seed, gen=0) for seed in (0, 1, 2)]
-    found = report.compare(ours, None, seed=0)
-    assert found["redrawn"] == "3 seeds" and found["interval"] == [80, 100]
+def test_students_of_one_generator_count_one_by_one_and_an_accuracy_stays_below_100():
+    found = report.compare([trial(right(seed), seed, gen=0) for seed in (0, 1, 2)], None, seed=0)
+    assert found["members"] == "3 seeds" and found["generators"] == 1
+    assert found["interval"] == [pytest.approx(90 - T2 * 10 / 3 ** 0.5, abs=0.01), 100]
 
 
-def test_sets_of_one_generator_are_redrawn_as_sets():
+def test_sets_of_one_generator_count_as_sets():
     ours = [trial(right(s), seed, gen=0, made=s) for s in (0, 1) for seed in (0, 1)]
     found = report.compare(ours, None, seed=0)
-    assert found["redrawn"] == "2 sets" and found["interval"] == [90, 100]
+    assert found["members"] == "2 sets"
+    assert found["interval"][0] == pytest.approx(95 - T1 * 5, abs=0.01)
 
 
 def test_generators_are_told_apart_by_their_weights_where_no_name_says_which():
     ours = [trial(right(seed // 2), seed, weights="ab"[seed // 2]) for seed in range(4)]
     base = [trial(right(0), seed) for seed in range(4)]
     found = report.compare(ours, base, seed=0)
-    assert found["redrawn"] == "2 generators" and found["difference"] == -5
+    assert found["members"] == "2 generators" and found["difference"] == -5
     assert found["seed_error"] == pytest.approx(5)
 
 
 def test_each_seed_with_a_generator_of_its_own_is_a_generator_in_every_fold():
-    ours = [{**trial(right(0), seed, weights=f"{fold}{seed}", fold=fold)}
+    ours = [trial(right(0), seed, weights=f"{fold}{seed}", fold=fold, first=100 * fold)
             for seed in (0, 1) for fold in (0, 1)]
-    assert report.compare(ours, None, seed=0)["redrawn"] == "2 generators"
+    found = report.compare(ours, None, seed=0)
+    assert found["members"] == "2 generators" and found["images"] == 200
 
 
-def test_a_shared_baseline_is_redrawn_too():
+def test_the_spread_of_a_shared_baseline_counts_too():
     ours = [trial(right(1), seed, gen=g) for g in (0, 1, 2) for seed in (0, 1)]
     base = [trial(right(2 * seed), seed) for seed in (0, 1)]
     found = report.compare(ours, base, seed=0)
-    assert found["seeds"] == 6 and found["difference"] == 0
-    assert found["interval"] == [-10, 10]  # the same seed of the baseline twice: 1 draw in 2
+    assert found["runs"] == 6 and found["difference"] == 0
+    assert found["seed_error"] == pytest.approx(10) and found["interval"] == about(0, T1 * 10)
+
+
+def test_a_baseline_of_one_run_leaves_its_spread_unknown():
+    ours = [trial(right(g), gen=g) for g in (0, 1, 2)]
+    found = report.compare(ours, [trial(right(1))], seed=0)
+    assert found["seed_error"] is None and "one run on a side" in found["note"]
 
 
 def test_a_baseline_with_generators_is_paired_with_each_of_them():
     ours = [trial(right(0), seed) for seed in (0, 1)]
     base = [trial(right(g), seed, gen=g) for g in (0, 1) for seed in (0, 1)]
     found = report.compare(ours, base, seed=0)
-    assert found["seeds"] == 4 and found["difference"] == 5
+    assert found["runs"] == 4 and found["difference"] == 5
+
+
+def test_an_unfinished_fold_takes_no_image_from_the_others():
+    ours = [trial(right(1 + fold), seed, fold=fold, first=100 * fold)
+            for seed in (0, 1) for fold in (0, 1)]
+    base = [trial(right(0), t["replicate"][2], fold=t["fold"], first=100 * t["fold"])
+            for t in ours[:3]]  # seed 1 has not done fold 1
+    found = report.compare(ours, base, seed=0)
+    assert found["images"] == 200 and found["difference"] == -15 and found["runs"] == 3
+    assert found["note"] == "runs differ in number by fold (2, 1); 3 of 4 runs paired"
+
+
+def test_a_fold_of_one_run_borrows_the_spread_of_the_others():
+    runs = [trial(right(errors), seed, fold=fold, first=100 * fold)
+            for fold, seed, errors in ((0, 0, 0), (0, 1, 2), (1, 0, 1))]
+    found = report.compare(runs, None, seed=0)
+    # s^2 = 200 in fold 0: 200 / 2 there, 200 / 1 in fold 1, a quarter of their sum
+    assert found["seed_error"] == pytest.approx(75 ** 0.5, abs=1e-3)
+
+
+def test_seeds_on_images_of_their_own_are_compared_and_the_training_is_unknown():
+    ours, base = ([trial(right(e + seed), seed, fold=seed, first=100 * seed) for seed in (0, 1)]
+                  for e in (1, 2))
+    found = report.compare(ours, base, seed=0)
+    assert found["difference"] == 10 and found["images"] == 200 and found["seed_error"] is None
+    assert found["note"] == "seeds: 1: spread of training not in the interval"
+
+
+def test_folds_that_differ_in_difficulty_are_no_test_error():
+    runs = [trial(right(5 * fold), 0, fold=fold, first=100 * fold) for fold in (0, 1)]
+    found = report.compare(runs, None, seed=0)
+    assert found["difference"] == 75 and found["test_error"] == 0
+
+
+def test_the_variance_of_redrawn_groups_is_unbiased():
+    # 0 or 1, drawn twice: means 0, 0.5, 1 with variance 1/8; s^2 / n is 1/4
+    assert statistics.redrawn(np.array([[0.0, 7.0]]), np.array([7, 7]), 0) == pytest.approx(
+        0.25, rel=0.03)
+
+
+def test_each_part_has_the_quantile_of_its_own_degrees_of_freedom():
+    # 2.26216^2 * 4e-4 + 4.30265^2 * 1e-4 = 0.00389823
+    assert statistics.half_width([(4e-4, 9), (1e-4, 2)], 0.975) == pytest.approx(6.24358, rel=1e-5)
+
+
+def test_what_training_does_to_single_images_is_counted_once():
+    answers = np.random.default_rng(0).random((4, 5000)) < 0.8  # runs that share nothing
+    found = report.compare([trial(row, seed, groups=np.arange(5000)) for seed, row in
+                            enumerate(answers)], None, seed=0)
+    assert found["test_error"] == pytest.approx(100 * (0.16 / 20_000) ** 0.5, rel=0.05)
+    assert found["seed_error"] < 0.5 * found["test_error"]
+
+
+@pytest.mark.parametrize("interval, known, words, change", [
+    ([0.1, 2.0], 1.0, "better", "matters"), ([-0.4, 0.6], 1.0, "no worse by more than 0.5",
+                                             "undecided"),
+    ([-0.4, 0.4], 1.0, "no worse by more than 0.5", "does not matter"),
+    ([-0.9, -0.1], 1.0, "worse", "matters"), ([-0.6, 0.2], 1.0, "undecided", "undecided"),
+    ([5.0, 6.0], None, "undecided: one run", "undecided")])
+def test_verdicts_follow_the_interval_and_the_margin(interval, known, words, change):
+    found = {"runs": 2, "interval": interval, "seed_error": known}
+    assert statistics.verdict(found, 0.5) == words
+    assert statistics.matters(found, 0.5) == change
+
+
+def test_the_margin_decides_the_verdict_in_the_tables_and_the_answer(study):
+    for margin, words in (("0.5", "better"), ("30", "better")):
+        assert report.main(["--runs", str(study / "runs"), "--out", str(study / "out"),
+                            "--baseline", "base", "--margin", margin]) == 0
+        record = json.loads((study / "out" / "results.json").read_text())
+        assert record["against_baseline"]["ours"]["verdict"] == words
+        assert f"| {words} |" in (study / "out" / "results.md").read_text()
+    assert report.main(["--runs", str(study / "runs"), "--out", str(study / "out"),
+                        "--baseline", "ours", "--margin", "30"]) == 0
+    assert "no worse by more than 30" in (study / "out" / "report.html").read_text()
+
+
+def test_claims_widen_the_interval_through_students_quantile():
+    ours = [trial(right(seed), seed) for seed in range(5)]
+    base = [trial(right(0), seed) for seed in range(5)]
+    one, ten = (report.compare(ours, base, seed=0, claims=n)["interval"] for n in (1, 10))
+    assert one == about(-20, T4 * 50 ** 0.5) and ten == about(-20, 5.59757 * 50 ** 0.5)
+
+
+@pytest.mark.parametrize("other, why", [
+    ({"val": "dev"}, "other validation images"), ({"labels": np.zeros(100, int)}, "other labels")])
+def test_other_validation_images_or_labels_are_not_compared(other, why):
+    found = report.compare([trial(right(1))], [trial(right(1), **other)], seed=0)
+    assert found["runs"] == 0 and found["note"].startswith(f"not comparable: {why}")
+
+
+def test_other_tasks_are_not_compared_and_unpaired_runs_say_so():
+    base = trial(right(1)) | {"task": "cifar100"}
+    assert "other tasks" in report.compare([trial(right(1))], [base], seed=0)["note"]
+    found = report.compare([trial(right(1), 0)], [trial(right(1), 1)], seed=0)
+    assert found == {"runs": 0, "note": "not comparable: no run that both have"}
+
+
+@pytest.mark.parametrize("members", [2, 3, 5])
+@pytest.mark.parametrize("folds, writers", [(1, 0), (5, 0), (5, 4)])
+def test_intervals_cover_the_truth_as_often_as_they_say(folds, writers, members):
+    """Images of random difficulty (the same within a writer, in part), runs of random skill: a run
+    is right where its skill is above the difficulty. 300 studies; the truth is the mean skill."""
+    numbers, hits, images = np.random.default_rng(3), 0, 40 if writers else 600
+    for _ in range(300):
+        runs = []
+        for fold in range(folds):
+            group = np.arange(images) % writers if writers else np.arange(images)
+            shift = numbers.uniform(-0.15, 0.15, max(writers, 1))[group] if writers else 0
+            difficulty = numbers.random(images) + shift
+            runs += [trial(difficulty < numbers.uniform(0.55, 0.75), seed, fold=fold,
+                           first=images * fold, groups=group + fold * writers)
+                     for seed in range(members)]
+        low, high = report.compare(runs, None, seed=0)["interval"]
+        hits += low <= 65 <= high
+    assert 0.92 <= hits / 300 <= 0.98
 
 
 def test_many_groups_have_the_normal_limit_of_the_bootstrap():
@@ -195,16 +331,16 @@ def test_many_groups_have_the_normal_limit_of_the_bootstrap():
     found = report.compare(ours, base, seed=0)
     differences = 100.0 * (answers[0] - answers[1])
     error = differences.std() / 4000 ** 0.5
-    assert found["groups"] == 4000 and found["test_error"] == pytest.approx(error, rel=0.03)
+    assert found["groups"] == 4000 and found["test_error"] == pytest.approx(error, rel=0.01)
     low, high = found["interval"]
-    assert high - low == pytest.approx(2 * 1.96 * error, rel=0.04)
+    assert high - low == pytest.approx(2 * 1.96 * error, rel=0.01)
 
 
 def test_few_and_many_groups_agree_on_the_same_predictions(monkeypatch):
-    answers = (np.random.default_rng(1).random(900) < 0.7).astype(int)
-    ours = [trial(answers, groups=np.arange(900))]
+    answers = (np.random.default_rng(1).random(480) < 0.7).astype(int)
+    ours = [trial(answers, groups=np.arange(480))]
     exact = report.compare(ours, None, seed=0)
-    monkeypatch.setattr(report, "MANY_GROUPS", 100)
+    monkeypatch.setattr(statistics, "MANY_GROUPS", 100)
     limit = report.compare(ours, None, seed=0)
     assert limit["interval"] == pytest.approx(exact["interval"], abs=0.25)
     assert limit["test_error"] == pytest.approx(exact["test_error"], rel=0.04)
@@ -297,3 +433,38 @@ def test_the_question_stands_above_the_answer(study):
 def test_the_fake_runs_have_the_accuracy_they_were_asked_for():
     labels, answers = guesses(80, 50, 0)
     assert np.mean(np.array(labels) == answers) == 0.8
+
+
+def test_the_mean_weighs_folds_by_images_and_an_incomplete_seed_makes_no_standard_deviation(
+        tmp_path):
+    for fold, seed, acc1, images in ((0, 0, 80, 50), (0, 1, 100, 50), (1, 0, 50, 150)):
+        write_fake(tmp_path / f"fold{fold}_seed{seed}" / "a", acc1, fold=fold, seed=seed,
+                   images=images)
+    row, = report.make_rows(report.find_trials(tmp_path)[0], [])
+    assert row["mean"] == pytest.approx((90 * 50 + 50 * 150) / 200) and row["std"] is None
+    assert row["acc1_by_seed"] == {0: 57.5, 1: 100.0}
+    entry, = report.make_record([row], {}, [], [], 0)["rows"]
+    assert entry["val_images"] == 200 and entry["rests_on"]["runs"] == 3
+    assert entry["interval"][0] < entry["acc1_mean"] < entry["interval"][1]
+
+
+def test_what_is_kept_has_the_command_the_tables_and_charts_on_white(study, monkeypatch, capsys):
+    flags = ["--runs", str(study / "runs"), "--out", str(study / "out"), "--record",
+             str(study / "kept"), "--command", "sh scripts/study.sh <x>"]
+    assert report.main(flags) == 0
+    kept = {path.name: path.read_bytes() for path in (study / "kept").iterdir()}
+    assert kept.keys() == {"results.json", "results.csv", "rivals.svg", "curves.svg",
+                           "confusion.svg"}
+    assert json.loads(kept["results.json"])["command"] == "sh scripts/study.sh <x>"
+    assert "sh scripts/study.sh &lt;x&gt;" in (study / "out" / "report.html").read_text()
+    for name in ("rivals.svg", "curves.svg", "confusion.svg"):
+        root = ElementTree.fromstring(kept[name])
+        assert root.tag == "{http://www.w3.org/2000/svg}svg" and root.get("viewBox")
+        assert root[0].attrib == {"width": "100%", "height": "100%", "fill": "white"}
+        assert b"currentColor" not in kept[name] and b"var(" not in kept[name]
+    assert sum(map(len, kept.values())) < 300_000
+    monkeypatch.setattr(report, "MOST_KEPT_BYTES", len(kept["results.json"]) + 5000)
+    shutil.rmtree(study / "kept")
+    assert report.main(flags) == 0
+    assert {p.name for p in (study / "kept").iterdir()} == {"results.json", "results.csv"}
+    assert "not kept, too large: rivals.svg" in capsys.readouterr().err

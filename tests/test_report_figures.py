@@ -13,7 +13,8 @@ from dm_kd import image_files, image_set, report, report_figures
 
 def rows_of(root):
     rows = report.make_rows(report.find_trials(root)[0], [])
-    return rows, report.make_record(rows, {}, [], [], 0) | {"baseline": None}
+    return rows, report.make_record(rows, {}, [], [], 0) | {"baseline": None, "margin": 0.5,
+                                                            "seed": 0}
 
 
 def row(mean=90.0, **settings):
@@ -34,15 +35,110 @@ def test_rows_that_agree_on_the_axis_are_no_series():
                                   guidance_scale=1.0)], report_figures.FIDELITY) == []
 
 
-def test_a_real_images_worth_is_read_off_the_logarithmic_axis():
-    real = [row(80, images_per_class=10), row(90, images_per_class=1000)]
-    made = [row(70, images_per_class=50, images="dit"), row(85, images_per_class=500, images="dit")]
-    sentence, = report_figures.worth([("real", real), ("made", made)])
-    assert "about 100 real ones" in sentence and "worth 0.2 real" in sentence
-    made[1]["mean"] = 95
-    assert "more than 1000 real ones" in report_figures.worth([("real", real), ("made", made)])[0]
-    made[1]["mean"] = 60
-    assert report_figures.worth([("real", real), ("made", made)]) == []
+@pytest.mark.parametrize("level, amount", [
+    (70, "at most 10"), (75, "32"), (85, "316"), (95, "more than 1000")])
+def test_an_amount_is_read_off_the_logarithmic_axis_where_the_line_first_gets_there(level, amount):
+    x = np.log([10, 100, 1000])
+    assert report_figures.reached(x, [70, 80, 90], level) == amount
+    assert report_figures.reached(x, [70, 90, 80], 85) == "56"
+
+
+def amount_study(root, seeds=(0, 1)):
+    """Real images that are right in 80, 95 % at 10, 100 a class, made ones in 60, 80, 80 %."""
+    for seed in seeds:
+        for n, acc1 in ((10, 80), (100, 95)):
+            write_run(root / f"real_{n}_seed{seed}", acc1, seed=seed, numbers=0, images=100,
+                      per_class=n, images_per_class=n)
+        for n, acc1 in ((10, 60), (100, 80), (200, 80)):
+            write_run(root / f"made_{n}_seed{seed}", acc1, seed=seed, numbers=0, images=100,
+                      per_class=n, images_per_class=n, source="s", generator=DIT)
+    rows, record = rows_of(root)
+    with report_figures.canvas():
+        return report_figures.draw_amount(rows, record)[0]["says"]
+
+
+def test_saturation_and_worth_follow_the_studys_rules(tmp_path):
+    says = amount_study(tmp_path)
+    assert "saturate (images of dit) at 100 a class: 200 gain +0.00" in says
+    assert "10 are worth 100; 100 are worth more than 200 (images of dit)" in says
+    assert "at 10 a class: more (real minus made +20.00" in says
+    assert "at 100 a class: more (real minus made +15.00" in says
+
+
+def test_one_run_shows_no_saturation(tmp_path):
+    says = amount_study(tmp_path, seeds=(0,))
+    assert "No saturation is shown" in says and "at 10 a class: undecided" in says
+
+
+def grid_study(root, recall, precision, far=60, baseline="s1_t50"):
+    """Two seeds of (s, T) = (1, 50) at 90 %, (4, 50) and (1, 5) at `far`; what inspect_set saw."""
+    for i, (s, t, acc1) in enumerate(((1, 50, 90), (4, 50, far), (1, 5, far))):
+        for seed in (0, 1):
+            write_run(root / f"s{s}_t{t}_seed{seed}", acc1, seed=seed, numbers=0, images=100,
+                      source=f"syn/{i}", generator={**DIT, "guidance_scale": float(s), "steps": t})
+    rows, _ = rows_of(root)
+    sets = [{"set": f"syn/{i}", "recall": r, "precision": p}
+            for i, (r, p) in enumerate(zip(recall, precision, strict=True))]
+    args = report.parse(["--runs", "r", "--out", "o"])
+    record = report.make_record(rows, report.compare_all(rows, "s1_t50", args), sets, [], 0) | {
+        "baseline": baseline, "margin": 0.5, "seed": 0}
+    with report_figures.canvas():
+        return " ".join(f["says"] for f in report_figures.draw_fidelity(rows, record))
+
+
+@pytest.mark.parametrize("recall, precision, far, words", [
+    ((0.9, 0.5, 0.6), (0.5, 0.8, 0.4), 60, "Coverage teaches, not fidelity"),
+    ((0.9, 0.5, 0.95), (0.5, 0.4, 0.4), 60, "Fidelity teaches, not coverage"),
+    ((0.9, 0.5, 0.95), (0.5, 0.8, 0.4), 60, "Neither coverage nor fidelity"),
+    ((0.9, 0.5, 0.6), (0.5, 0.8, 0.4), 90, "Neither coverage nor fidelity"),
+    ((0.9, None, 0.6), (0.5, 0.8, 0.4), 60, "Neither coverage nor fidelity")])
+def test_the_fidelity_studys_rule_is_evaluated_in_words(tmp_path, recall, precision, far, words):
+    says = grid_study(tmp_path, recall, precision, far)
+    assert words in says
+    assert f"Guidance {'matters' if far == 60 else 'does not matter'}: s=4, T=50 minus" in says
+    assert "The number of steps" in says and "s=1, T=5 minus s=1, T=50" in says
+
+
+def test_without_a_baseline_in_the_grid_nothing_is_concluded(tmp_path):
+    assert "Guidance" not in grid_study(tmp_path, (0, 0, 0), (0, 0, 0), baseline="other")
+
+
+def test_a_heat_map_is_of_the_trials_that_all_cells_have(tmp_path):
+    for s, seed, acc1 in ((1, 0, 80), (1, 1, 100), (1, 2, 100), (2, 0, 85)):
+        write_run(tmp_path / f"s{s}_seed{seed}", acc1, seed=seed, images=100, source="s",
+                  generator={**DIT, "guidance_scale": float(s), "steps": 50})
+    rows, record = rows_of(tmp_path)
+    with report_figures.canvas():
+        drawn = report_figures.draw_fidelity(rows, record)[0]
+    assert "the best is s=2, T=50 (85.00 %), the worst s=1, T=50 (80.00 %), each from 1 run." in (
+        drawn["says"])
+    assert ">80.0<" in drawn["html"] and ">93.3<" not in drawn["html"]
+
+
+def test_settings_without_a_common_trial_say_so_and_are_not_drawn(tmp_path):
+    for i in (0, 1):
+        write_run(tmp_path / f"cell{i}", seed=i, source="s",
+                  generator={**DIT, "guidance_scale": float(i), "steps": 50})
+        write_run(tmp_path / f"amount{i}", seed=i, images_per_class=10 + i)
+        write_run(tmp_path / f"taught{i}", seed=i, teacher=f"t{i}", objective="dkd")
+    rows, record = rows_of(tmp_path)
+    with report_figures.canvas():
+        drawn = [draw(rows, record) for draw in (
+            report_figures.draw_fidelity, report_figures.draw_amount, report_figures.draw_teachers)]
+    assert [len(figures) for figures in drawn] == [1, 1, 1]
+    assert all("no trial that all 2 settings have" in f[0]["says"] and f[0]["html"] == ""
+               for f in drawn)
+
+
+def test_a_temperature_of_each_teachers_own_is_no_setting_of_the_scatter():
+    rows = [row(teacher="a", temperature=1), row(teacher="b", temperature=4),
+            row(teacher="c", temperature=4)]
+    (_, group), = report_figures.teacher_series(rows)
+    assert [r["settings"]["teacher"] for r in group] == ["a", "b", "c"]
+    rows += [row(teacher="a", temperature=4), row(teacher="b", temperature=1)]
+    found = report_figures.teacher_series(rows)  # a temperature of the study
+    assert sorted((name, len(group)) for name, group in found) == [
+        ("temperature 1", 2), ("temperature 4", 3)]
 
 
 @pytest.mark.parametrize("x, y, value", [
@@ -69,7 +165,7 @@ def test_runs_that_vary_on_every_axis_have_every_figure(tmp_path):
     for section in ("fidelity", "teachers", "amount", "rivals", "curves", "confusion"):
         assert f"<section id='{section}'>" in page, section
     assert "Fréchet distance" in page and "the best is s=1, T=20" in page
-    assert "+0.32 (cnn_w16, 4 teachers)" in page and "real ones a class" in page
+    assert "+0.32 (cnn_w16, 4 teachers)" in page and "real images a class: 10 are worth" in page
     assert "with Fréchet distance" in page.split("<nav")[0]  # among the findings on top
     assert "id='samples'" not in page and "class=corner" not in page  # the sets are gone
 
@@ -117,6 +213,24 @@ def test_samples_show_real_images_beside_those_of_a_labelled_set(tmp_path, noise
     assert real[1][3].shape == (8, 1, 8, 8) and made[1][3].shape == (4, 1, 8, 8)
     path = noise_folder / images.plan.path(3, 2)
     assert torch.equal(made[1][3][2], image_files.read_image(path.read_bytes(), path, 1))
+
+
+@pytest.mark.parametrize("field, value", [
+    ("data", 5), ("data", -1.5), ("data", True), ("data", "x\0"), ("data", float("nan")),
+    ("fold", 99), ("fold", 10**30), ("source", 5), ("source", "x\0"), ("source", None)])
+def test_samples_are_drawn_of_a_config_with_anything_in_it(tmp_path, noise_folder, monkeypatch,
+                                                           field, value):
+    write_run(tmp_path / "a", source=str(noise_folder), generator=DIT)
+    trial = report.find_trials(tmp_path)[0][0]
+    trial["config"][field] = value
+    trial["fold"] = value if field == "fold" else 0
+    images = image_set.open_set(noise_folder)
+    images.manifest["labels_known"] = True
+    opened = report_figures.open_made
+    monkeypatch.setattr(report_figures, "open_made", lambda trial: opened(trial) and images)
+    monkeypatch.setattr(report_figures, "write_png", lambda figure, path: path.write_bytes(b"PNG"))
+    found = report_figures.draw_samples([{"trials": [trial]}], tmp_path / "s.png")
+    assert len(found) == (field != "source")
 
 
 def test_a_damaged_image_leaves_its_picture_out(tmp_path, noise_folder):

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from fake_runs import DIT, write_run, write_study
 
-from dm_kd import report, report_page
+from dm_kd import report, report_page, report_runs
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))),
                 None)
@@ -90,6 +90,23 @@ def test_tables_have_the_same_numbers_in_csv_markdown_and_html(tmp_path):
     assert table[0]["against_difference"] == "10.0" and table[1]["against_difference"] == ""
     assert "| a | " in markdown and "| 90.00 |" in markdown and "<td class=n>90.00</td>" in page
     assert "+10.00 (" in page and "minus b" in page
+
+
+def test_tables_say_what_an_interval_rests_on(tmp_path):
+    for seed in (0, 1):
+        write_run(tmp_path / "runs" / f"a_seed{seed}", seed=seed)
+    run = write_run(tmp_path / "runs" / "b")
+    page, markdown, table, _ = make(tmp_path, "--baseline", "a")
+    assert "<td class=t>2 runs, 2 seeds, 10 writers</td>" in page and "2 runs, 2 seeds" in markdown
+    assert "seeds: 1: spread of training not in the interval; 1 of 2 runs of the baseline" in page
+    fields = [{row["name"]: row[f"rests_on_{k}"] for row in table}["a"] for k in (
+        "runs", "generators", "seeds", "images", "groups", "units")]
+    assert fields == ["2", "0", "2", "60", "10", "writers"]
+    assert {row["name"]: row["against_runs"] for row in table} == {"a": "", "b": "1"}
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    (run / "config.yaml").write_text(yaml.safe_dump(config | {"val": "dev"}))
+    page, *_ = make(tmp_path, "--baseline", "a")
+    assert "not comparable: other validation images (--val)" in page and "minus a" not in page
 
 
 def test_a_cell_of_a_spreadsheet_is_no_formula(tmp_path):
@@ -182,7 +199,7 @@ def test_pictures_of_inspections_are_shown_until_the_page_is_large_enough(tmp_pa
     for i in range(5):
         (tmp_path / "runs" / f"inspect{i}.json").write_text(json.dumps(
             {"set": f"set{i}", "sentence": f"sentence {i}"}))
-        (tmp_path / "runs" / f"inspect{i}.png").write_bytes(bytes(400))
+        (tmp_path / "runs" / f"inspect{i}.png").write_bytes(report_runs.PNG + bytes(392))
     monkeypatch.setattr(report_page, "MOST_PICTURES_BYTES", 1000)
     page, *_ = make(tmp_path)
     assert page.count("nearest real images") == 2 and "sentence 1" in page
@@ -316,7 +333,7 @@ def test_500_runs_take_less_than_30_seconds_and_10_megabytes(tmp_path):
             if not i % 2 and not seed:
                 place = tmp_path / "runs" / f"inspect{i}.json"
                 place.write_text(json.dumps({"set": source, "sentence": "a set", "frechet": i}))
-                place.with_suffix(".png").write_bytes(bytes(250_000))
+                place.with_suffix(".png").write_bytes(report_runs.PNG + bytes(250_000))
     started, cpu = time.monotonic(), time.process_time()
     page, *_ = make(tmp_path, "--baseline", "row1")
     print(f"{time.monotonic() - started:.1f} s, {time.process_time() - cpu:.1f} s of processor, "

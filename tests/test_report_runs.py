@@ -1,6 +1,7 @@
 """Reading runs for the report: what is a trial of what, and whatever else lies in the folder."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -216,3 +217,37 @@ def test_a_damaged_inspection_is_named_and_infinite_numbers_are_nothing(tmp_path
     problems = []
     found = report_runs.find_inspections(tmp_path, problems)
     assert [f["frechet"] for f in found] == [None] and problems[0]["state"] == "damaged"
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "result.json", "predictions.json"])
+def test_a_pipe_in_place_of_a_file_is_named_and_not_read(tmp_path, name):
+    path = write_run(tmp_path / "hurt") / name
+    path.unlink()
+    os.mkfifo(path)
+    trials, problems = report_runs.find_trials(tmp_path)
+    assert trials == [] and problems[0]["why"] == f"{name} is no regular file below --runs"
+
+
+def test_a_link_out_of_the_runs_is_not_followed(tmp_path):
+    (tmp_path / "runs").mkdir()
+    secret = tmp_path / "secret.png"
+    secret.write_bytes(report_runs.PNG + b"secret")
+    for name, target in (("inspect", secret), ("inspect_2", tmp_path / "gone")):
+        (tmp_path / "runs" / f"{name}.json").write_text('{"sentence": "a set"}')
+        (tmp_path / "runs" / f"{name}.png").symlink_to(target)
+    problems = []
+    assert report_runs.find_inspections(tmp_path / "runs", problems) == [] and len(problems) == 2
+    for name in ("inspect", "inspect_2"):
+        (tmp_path / "runs" / f"{name}.png").unlink()
+    (tmp_path / "runs" / "inspect.png").symlink_to("other.png")
+    (tmp_path / "runs" / "other.png").write_bytes(report_runs.PNG)
+    (tmp_path / "runs" / "inspect_2.png").write_bytes(b"no picture")
+    found = report_runs.find_inspections(tmp_path / "runs", problems)
+    assert [bool(f["picture"]) for f in found] == [True, False] and len(problems) == 2
+
+
+def test_real_images_with_and_without_a_subset_differ_in_their_amount_only(tmp_path):
+    write_run(tmp_path / "real_10", per_class=10, images_per_class=10, subset_seed=0)
+    write_run(tmp_path / "real_all", per_class=145, images_per_class=None, subset_seed=None)
+    some, every = (trial["settings"] for trial in read(tmp_path)[0])
+    assert {k for k in some if some[k] != every[k]} == {"images_per_class"}
