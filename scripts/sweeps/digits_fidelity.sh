@@ -1,14 +1,13 @@
 #!/bin/sh
 # Question: is it fidelity or coverage of the images that teaches, and does a strong recipe remove the
-# effect? Grid: guidance s in 0, 1, 1.5, 2, 3, 4 x steps T in 5, 10, 20, 50, 100, 250, 200 images per
+# effect? Grid: guidance s in 0, 1, 1.5, 2, 3, 4 x steps T in 5, 10, 20, 50, 100, 250, 100 images per
 # class; for each cell the students' accuracy, and what inspect_set finds in its set: Frechet distance,
 # precision, recall, density and coverage in the features of a network that has nothing to do with
 # teacher or student (ResNet-14, trained here on the fold's real images), the teacher's entropy and
 # agreement. Claims are made on three cells: the middle (1, 50), more guidance (4, 50), fewer steps
-# (1, 5); under three recipes: plain (no mixup), the study's (half of the batches mixed up), strong
-# (the same for four times the steps).
-# Decision rules, fixed beforehand; differences are paired, intervals 95 %, from redrawing writers and
-# generators:
+# (1, 5); under three recipes: plain (no mixup), the study's (half of the batches mixed up, 720
+# steps), strong (the same for four times the steps).
+# Decision rules, fixed beforehand; differences are paired, interval 95 % (report.py):
 #   guidance (steps) matters where the interval of (4, 50) (of (1, 5)) minus (1, 50) excludes 0; it
 #   does not matter where the interval lies within -0.5 and 0.5 points; else it is undecided.
 #   Coverage teaches, not fidelity: both cells are below the middle, recall falls in both, and
@@ -31,7 +30,7 @@ dry_flag "scripts/sweeps/digits_fidelity.sh" "$@"
 find_python
 . scripts/sweeps/digits_study.sh
 root=save/digits_fidelity
-grid=${GRID:-1} claim=${CLAIM:-15} plain=${PLAIN:-15} strong=${STRONG:-10}
+grid=${GRID:-1} claim=${CLAIM:-30} plain=${PLAIN:-30} strong=${STRONG:-10}
 
 cells() { # N CELLS: the cells of each of the first N trials
     for trial in $(trials "$1"); do
@@ -55,7 +54,7 @@ cell() { # fold0_gen0_set0_seed0_s1_t50: the set, what it looks like, and a stud
 recipe() { # plain_fold0_gen0_set0_seed0_s1_t50: a student on the same set by another recipe
     read_trial "$1"
     s=$(number s "$1") t=$(number t "$1") runs=$root/${1%%_*}
-    case $1 in plain*) changes="--mixup 0" ;; *) changes="--epochs 360" ;; esac
+    case $1 in plain*) changes="--mixup 0" ;; *) changes="--epochs $((4 * study_epochs))" ;; esac
     make_set "s${s}_t$t" --guidance-scale "$s" --steps "$t"
     student "s${s}_t$t" --teacher "$base/teacher" --source "$source" "$changes"
 }

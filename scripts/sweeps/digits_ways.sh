@@ -1,7 +1,7 @@
 #!/bin/sh
 # Question: what do temperature, augmentation, objective, sampler, and noise shared across classes
 # matter to a student from synthetic images? Grid: one change at a time from the study's recipe (base:
-# temperature 4, half of the batches mixed up, kd, s = 1, T = 100, ancestral sampling, 200 per class):
+# temperature 4, half of the batches mixed up, kd, s = 1, T = 100, ancestral sampling, 100 per class):
 # temperature 1, 2, 8, 16; no mixing; no mixing and no augmentation; all batches mixed up; half of them
 # cut-mixed; objectives mse, dist, and dkd (at a quarter of the learning rate: its loss is about nine
 # times kd's); DDIM with 100 steps; DPM-Solver++ with 25; the same noise for every class.
