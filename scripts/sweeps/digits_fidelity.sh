@@ -16,12 +16,15 @@
 #   A strong recipe removes the effect where it does not matter under the strong recipe and matters
 #   under the plain one.
 # Hardware: 2 CPU cores (one job each).  Disk: 1.5 GB.
-# Time: about 3.2 hours (an estimate from measured steps: grid 64 minutes, claims 48, plain 21, strong
-# 57), 40 minutes more where scripts/digits.sh has not made its teachers and generators.
+# Time: about 1.8 hours (an estimate from measured steps: of one core, grid 58 minutes, claims 83, plain
+# 30, strong 40, features 7), 40 minutes more where scripts/digits.sh has not made its teachers and
+# generators.
 # Use: sh scripts/sweeps/digits_fidelity.sh [--dry-run]     (JOBS=2: processes at a time, a thread each)
 #      Trials (see digits_study.sh) of the whole grid, of the claims and of the claims' other recipes:
-#      GRID=1 CLAIM=15 PLAIN=15 STRONG=10; a later call with larger numbers goes on. A claim needs
-#      CLAIM=90 PLAIN=90 STRONG=90 (3 generators x 2 sets x 3 students, all folds): 12 hours more.
+#      GRID=1 (fold 0) CLAIM=30 PLAIN=30 STRONG=10; a later call with larger numbers goes on. A claim
+#      needs 30: 15 generators x 2 sets x 1 student; so STRONG=30 for one about the strong recipe: 40
+#      minutes more. CLAIM=90 PLAIN=90 give three students per set: an hour more. The rest of the grid
+#      describes.
 #      GUIDANCE="1 2" STEPS="20 100" for a part of the grid.
 set -eu
 cd "$(dirname "$0")/../.."

@@ -11,11 +11,12 @@
 # points; else it is undecided. Nothing here changes the settings of
 # scripts/digits_settings.sh, which are chosen on training writers.
 # Hardware: 2 CPU cores (one job each).  Disk: 1.5 GB.
-# Time: about 2.5 hours (an estimate from measured steps: sets 50 minutes, students 98), 40 minutes more
-# where scripts/digits.sh has not made its teachers and generators.
+# Time: about 56 minutes (an estimate from measured steps: of one core, sets 48 minutes, students 63), 40
+# minutes more where scripts/digits.sh has not made its teachers and generators.
 # Use: sh scripts/sweeps/digits_ways.sh [--dry-run]     (JOBS=2: processes at a time, a thread each)
-#      TRIALS=15 (see digits_study.sh); a later call with a larger number goes on. A claim needs
-#      TRIALS=90: 9 hours more.
+#      TRIALS=15 (see digits_study.sh): 15 generators, a set and a student of each; a later call with a
+#      larger number goes on. A claim needs a second set of each, TRIALS=30: 56 minutes more; TRIALS=90
+#      gives three students per set: 2 hours on top.
 set -eu
 cd "$(dirname "$0")/../.."
 . scripts/setup_env.sh

@@ -7,8 +7,9 @@
 # corners and the paper's two released settings under a strong recipe: half of the batches mixed up, four
 # times the epochs.
 # Decision rules, fixed beforehand: those of digits_fidelity.sh for (4, 100) (guidance) and (1, 250)
-# (steps) against (1, 100), with intervals from redrawing images and students; "plain recipe" is the
-# paper's. One set a cell: a claim needs SETS="0 1" SEEDS="0 1 2", and holds for this one generator.
+# (steps) against (1, 100), interval 95 % (report.py); "plain recipe" is the paper's. With one set and seed,
+# the default, nothing is claimed: descriptive. A claim needs SETS="0 1" SEEDS="0 1 2", and holds for this
+# one generator.
 # Needs: ImageNet's validation set or the task's own data, and DiT-XL/2's weights (WEIGHTS=FILE.pt
 # VAE=FOLDER, else downloaded).
 # Hardware: one GPU with 16 GB or more; jobs one after the other (JOBS=n).

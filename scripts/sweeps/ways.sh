@@ -15,7 +15,8 @@
 # Time: on an H200, estimates from operation counts: four sets 17 hours (cifar100: 4), students imagenet
 # 11 hours, imagenet100 or flowers102 40, cifar100 20.
 # Disk: 4 sets of 24 GB, 40 GB each while they are in save/cache (cifar100: 6 GB each).
-# Use: [SEEDS="0"] sh scripts/sweeps/ways.sh [TASK] [--dry-run]
+# Use: [SEEDS="0"] sh scripts/sweeps/ways.sh [TASK] [--dry-run]    With one set and seed, the default,
+#      nothing is claimed: descriptive.
 set -eu
 cd "$(dirname "$0")/../.."
 . scripts/setup_env.sh
