@@ -14,6 +14,7 @@
 # 27, cifar100 15.
 # Disk: 150 GB of images and 250 GB of packed ones (cifar100: 24 GB).
 # Use: [SEEDS="0"] sh scripts/sweeps/amount.sh [TASK] [--dry-run]
+# Record: python -m dm_kd.report ... --record save/results/TASK_amount/BASELINE (this script with RECORD=1)
 set -eu
 cd "$(dirname "$0")/../.."
 . scripts/setup_env.sh
@@ -50,5 +51,5 @@ source=syn_dataset/imagenet_s2_t100_$most
 run_folds first first $root
 run_folds "$(for n in $synthetic; do echo "synthetic_$n"; done; for n in $real all; do echo "real_$n"; done)" study $root
 for baseline in "synthetic_$most" real_all; do
-    echo "report --runs $runs --out $root/report_$baseline --baseline $baseline --title '$task: number of images, against $baseline' --question 'How many synthetic images is a real one worth?' $dry"
+    echo "report --runs $runs --out $root/report_$baseline --baseline $baseline --title '$task: number of images, against $baseline' --question 'How many synthetic images is a real one worth?' $(recorded "${task}_amount/$baseline" "scripts/sweeps/amount.sh $task") $dry"
 done | "$PYTHON" -m dm_kd

@@ -26,6 +26,7 @@
 #      minutes more. CLAIM=90 PLAIN=90 give three students per set: an hour more. The rest of the grid
 #      describes.
 #      GUIDANCE="1 2" STEPS="20 100" for a part of the grid.
+# Record: python -m dm_kd.report ... --record save/results/digits_fidelity/RECIPE (this script with RECORD=1)
 set -eu
 cd "$(dirname "$0")/../.."
 . scripts/setup_env.sh
@@ -78,5 +79,5 @@ run_folds "$(cells "$strong" "$claims" | sed 's/^/strong_/')" recipe $root
 against="--baseline s1_t50"
 if [ "$claim" = 0 ]; then against=; fi
 for recipe in study $([ "$plain" = 0 ] || echo plain) $([ "$strong" = 0 ] || echo strong); do
-    echo "report --runs $root/$recipe --out $root/report_$recipe $against --title 'Digits: guidance x steps, $recipe recipe' --question 'Is it fidelity or coverage that teaches, and does a strong recipe remove the effect?' $dry"
+    echo "report --runs $root/$recipe --out $root/report_$recipe $against --title 'Digits: guidance x steps, $recipe recipe' --question 'Is it fidelity or coverage that teaches, and does a strong recipe remove the effect?' $(recorded "digits_fidelity/$recipe" scripts/sweeps/digits_fidelity.sh) $dry"
 done | "$PYTHON" -m dm_kd

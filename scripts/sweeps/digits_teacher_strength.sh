@@ -19,6 +19,7 @@
 #      Trials (see digits_study.sh) of the whole grid and of the claims: GRID=5 CLAIM=30: 15
 #      generators, each with its teachers, x 2 sets x 1 student; a later call with larger numbers goes
 #      on. CLAIM=90 gives three students per set: 50 minutes more.
+# Record: python -m dm_kd.report ... --record save/results/digits_teacher_strength/ROW (this script with RECORD=1)
 set -eu
 cd "$(dirname "$0")/../.."
 . scripts/setup_env.sh
@@ -87,5 +88,5 @@ run_folds "$(for f in $folds; do for t in $teachers; do echo "${f}_$t"; done; do
 run_folds "$(trials "$grid" | sed 's/^/grid_/')" study $root
 run_folds "$(trials "$claim" | sed 's/^/claim_/')" study $root
 for row in cnn_w8_fixed cnn_w8_tuned resnet8_fixed resnet8_tuned; do
-    echo "report --runs $root/$row --out $root/report_$row --rows $(echo $teachers | tr ' ' ,) --baseline cnn_w32 --title 'Digits: teachers of rising strength, student and temperature: $row' --question 'Do weak teachers teach better?' $dry"
+    echo "report --runs $root/$row --out $root/report_$row --rows $(echo $teachers | tr ' ' ,) --baseline cnn_w32 --title 'Digits: teachers of rising strength, student and temperature: $row' --question 'Do weak teachers teach better?' $(recorded "digits_teacher_strength/$row" scripts/sweeps/digits_teacher_strength.sh) $dry"
 done | "$PYTHON" -m dm_kd

@@ -11,6 +11,7 @@
 # scripts/fashion_mnist.sh has not made its generator and set.
 # Use: sh scripts/sweeps/fashion_mnist_amount.sh [--dry-run]     (JOBS=2: processes at a time)
 #      TRIALS=3 (see fashion_mnist_study.sh); a later call with a larger number goes on.
+# Record: python -m dm_kd.report ... --record save/results/fashion_mnist_amount/BASELINE (this script with RECORD=1)
 set -eu
 cd "$(dirname "$0")/../.."
 . scripts/setup_env.sh
@@ -38,5 +39,5 @@ run_folds "teacher generator" foundation $root
 run_folds set_10k foundation $root
 run_folds "$students" study $root
 for baseline in synthetic_1000 real_all; do
-    echo "report --runs $runs --out $root/report_$baseline --baseline $baseline --title 'Fashion-MNIST: number of images, against $baseline' --question 'How many synthetic images is a real one worth?' $dry"
+    echo "report --runs $runs --out $root/report_$baseline --baseline $baseline --title 'Fashion-MNIST: number of images, against $baseline' --question 'How many synthetic images is a real one worth?' $(recorded "fashion_mnist_amount/$baseline" scripts/sweeps/fashion_mnist_amount.sh) $dry"
 done | "$PYTHON" -m dm_kd

@@ -12,6 +12,7 @@
 # Use: sh scripts/sweeps/fashion_mnist_fidelity.sh [--dry-run]     (JOBS=2: processes at a time)
 #      TRIALS=3 (see fashion_mnist_study.sh); a later call with a larger number goes on. GUIDANCE="1 2"
 #      STEPS="20" for a part of the grid.
+# Record: python -m dm_kd.report ... --record save/results/fashion_mnist_fidelity (this script with RECORD=1)
 set -eu
 cd "$(dirname "$0")/../.."
 . scripts/setup_env.sh
@@ -37,5 +38,5 @@ done
 case $cells in *_s1_t50*) against="--baseline s1_t50" ;; esac
 run_folds "teacher large generator" foundation $root
 run_folds "$cells" cell $root
-echo "report --runs $runs --out $root/report $against --title 'Fashion-MNIST: guidance x steps' --question 'Is it fidelity or coverage that teaches?' $dry" |
+echo "report --runs $runs --out $root/report $against --title 'Fashion-MNIST: guidance x steps' --question 'Is it fidelity or coverage that teaches?' $(recorded fashion_mnist_fidelity scripts/sweeps/fashion_mnist_fidelity.sh) $dry" |
     "$PYTHON" -m dm_kd

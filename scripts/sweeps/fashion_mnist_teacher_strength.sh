@@ -12,6 +12,7 @@
 # of WRN-16-2 13), 4 hours more where scripts/fashion_mnist.sh has not been run.
 # Use: sh scripts/sweeps/fashion_mnist_teacher_strength.sh [--dry-run]     (JOBS=2: processes at a time)
 #      TRIALS=3 (see fashion_mnist_study.sh); a later call with a larger number goes on.
+# Record: python -m dm_kd.report ... --record save/results/fashion_mnist_teacher_strength/ROW (this script with RECORD=1)
 set -eu
 cd "$(dirname "$0")/../.."
 . scripts/setup_env.sh
@@ -72,5 +73,5 @@ run_folds "lenet5_half lenet5_bn_epochs1" train $root
 run_folds "$(for t in $teachers; do echo "tune_$t"; done)" tune $root
 run_folds "$students" study $root
 for row in fixed tuned; do
-    echo "report --runs $root/$row --out $root/report_$row --rows $(echo $teachers | tr ' ' ,) --baseline lenet5_bn --title 'Fashion-MNIST: teachers of rising strength, temperature $row' --question 'Do weak teachers teach better?' $dry"
+    echo "report --runs $root/$row --out $root/report_$row --rows $(echo $teachers | tr ' ' ,) --baseline lenet5_bn --title 'Fashion-MNIST: teachers of rising strength, temperature $row' --question 'Do weak teachers teach better?' $(recorded "fashion_mnist_teacher_strength/$row" scripts/sweeps/fashion_mnist_teacher_strength.sh) $dry"
 done | "$PYTHON" -m dm_kd

@@ -18,6 +18,7 @@
 # 30 hours, imagenet100 or flowers102 50, cifar100 20; teachers there 5 to 15.
 # Disk: 70 GB (cifar100: 10 GB), and 1 GB a run.
 # Use: [SEEDS="0"] sh scripts/sweeps/teacher_strength.sh [TASK] [--dry-run]
+# Record: python -m dm_kd.report ... --record save/results/TASK_teacher_strength/ROW (this script with RECORD=1)
 set -eu
 cd "$(dirname "$0")/../.."
 . scripts/setup_env.sh
@@ -72,6 +73,6 @@ run_folds "$teachers" teach $root
 run_folds "$(for t in $teachers; do echo "students_$t"; done)" study $root
 for network in $students; do
     for row in "${network#torchvision:}_fixed" "${network#torchvision:}_tuned"; do
-        echo "report --runs $root/$row --out $root/report_$row --rows $(echo $teachers | tr ' ' ,) --baseline $baseline --title '$task: teachers of rising strength, student and temperature: $row' --question 'Do weak teachers teach better?' $dry"
+        echo "report --runs $root/$row --out $root/report_$row --rows $(echo $teachers | tr ' ' ,) --baseline $baseline --title '$task: teachers of rising strength, student and temperature: $row' --question 'Do weak teachers teach better?' $(recorded "${task}_teacher_strength/$row" "scripts/sweeps/teacher_strength.sh $task") $dry"
     done
 done | "$PYTHON" -m dm_kd
