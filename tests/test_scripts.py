@@ -313,7 +313,7 @@ def test_a_study_keeps_its_report_in_save_results_only_when_asked(study, script,
         reports = [c for c in study(f"scripts/sweeps/{script}.sh", *flags,
                                     **SMALL | {"TRIALS": "1", "RECORD": record})
                    if c[0] == "report"]
-        kept = [dict(zip(c[1:], c[2:])) for c in reports if "--record" in c]
+        kept = [dict(zip(c[1:], c[2:], strict=False)) for c in reports if "--record" in c]
         assert len(kept) == (len(reports) if record else 0)
         if record:
             assert len({k["--record"] for k in kept}) == len(kept)
