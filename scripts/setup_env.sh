@@ -85,6 +85,11 @@ dry_flag() {
     esac
 }
 
+# recorded NAME SCRIPT: with RECORD=1 report's flags that keep its tables and charts in save/results/NAME.
+recorded() {
+    if [ "${RECORD:-}" = 1 ]; then echo "--record save/results/$1 --command 'sh $2'"; fi
+}
+
 # launch MODULE FLAGS...: one process, or NGPU of them under torchrun (one per GPU), in place of the
 # shell. With MAX_RESTARTS=n all of them start again, up to n times, where one was killed; they go on
 # from the last checkpoint.

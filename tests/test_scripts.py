@@ -305,6 +305,23 @@ def test_a_study_goes_on_with_more_trials_and_looks_at_each_set_once(study):
     assert len(looked) == 3 and not set(map(shlex.join, looked)) & set(map(shlex.join, first))
 
 
+@pytest.mark.parametrize("script, flags, name", [
+    ("digits_amount", (), "digits_amount/synthetic_1280"), ("fashion_mnist_amount", (),
+     "fashion_mnist_amount/synthetic_1000"), ("ways", ("cifar100",), "cifar100_ways")])
+def test_a_study_keeps_its_report_in_save_results_only_when_asked(study, script, flags, name):
+    for record in ("", "1"):
+        reports = [c for c in study(f"scripts/sweeps/{script}.sh", *flags,
+                                    **SMALL | {"TRIALS": "1", "RECORD": record})
+                   if c[0] == "report"]
+        kept = [dict(zip(c[1:], c[2:], strict=False)) for c in reports if "--record" in c]
+        assert len(kept) == (len(reports) if record else 0)
+        if record:
+            assert len({k["--record"] for k in kept}) == len(kept)
+            assert kept[0]["--record"] == f"save/results/{name}"
+            again = shlex.join(["sh", f"scripts/sweeps/{script}.sh", *flags])
+            assert {k["--command"] for k in kept} == {again}
+
+
 def test_an_unknown_task_of_a_study_is_refused(fresh):
     for name in PAPER_STUDIES:
         done = run_script(fresh, ROOT / f"scripts/sweeps/{name}.sh", "imagenette", "--dry-run")

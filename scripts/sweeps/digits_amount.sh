@@ -1,11 +1,11 @@
 #!/bin/sh
 # Question: where do synthetic images saturate against real ones, and how many synthetic images is a
-# real one worth? Grid: 10, 20, 40 ... 1,280 synthetic images per class (s = 1, T = 100, the first of
+# real one worth? Grid: 10, 20, 40 ... 1,280 synthetic images per class (s = 1, T = 20, the first of
 # one set of 1,280), 10, 20, 40, 80 real ones (drawn from all training writers, --subset-seed: the
-# digits lie writer by writer) and all real ones (about 145 per class); the same 1,440 student steps,
-# recipe and teacher for every row.
-# Decision rules, fixed beforehand; differences are paired, intervals 95 %, from redrawing writers and
-# generators:
+# digits lie writer by writer) and all real ones (about 145 per class); the same 720 student steps,
+# recipe and teacher for every row. T is 20, not 100, since 15 sets of 12,800 images at T = 100 would take
+# 3 hours of one core; (1, 20) is a cell of digits_fidelity.sh.
+# Decision rules, fixed beforehand; differences are paired, interval 95 % (report.py):
 #   synthetic images saturate at the smallest N for which the interval of 1,280 minus N lies below +0.5
 #   points. If there is none, they do not saturate.
 #   N real images per class are worth M synthetic ones where the line through the synthetic rows'
@@ -13,11 +13,13 @@
 #   real image is worth more than one synthetic one where, at equal N in 10 to 80, the interval of
 #   real minus synthetic lies above 0; they are worth the same where it lies within -0.5 and 0.5.
 # Hardware: 2 CPU cores (one job each).  Disk: 2.5 GB.
-# Time: about 3.2 hours (an estimate from measured steps: sets 96 minutes, students 93), 40 minutes more
-# where scripts/digits.sh has not made its teachers and generators.
+# Time: about 52 minutes (an estimate from measured steps: of one core, sets 38 minutes, students 65), 40
+# minutes more where scripts/digits.sh has not made its teachers and generators.
 # Use: sh scripts/sweeps/digits_amount.sh [--dry-run]     (JOBS=2: processes at a time, a thread each)
-#      TRIALS=15 (see digits_study.sh); a later call with a larger number goes on. A claim needs
-#      TRIALS=90: 9.5 hours more.
+#      TRIALS=15 (see digits_study.sh): 15 generators, a set and a student of each; a later call with a
+#      larger number goes on. A claim needs a second set of each, TRIALS=30: 52 minutes more; TRIALS=90
+#      gives three students per set: 2 hours on top.
+# Record: python -m dm_kd.report ... --record save/results/digits_amount/BASELINE (this script with RECORD=1)
 set -eu
 cd "$(dirname "$0")/../.."
 . scripts/setup_env.sh
@@ -29,7 +31,7 @@ synthetic="10 20 40 80 160 320 640 1280" real="10 20 40 80"
 
 study() { # fold0_gen0_set0_seed0: the students of the trial
     read_trial "$1"
-    make_set s1_t100_1280 --images-per-class 1280
+    make_set s1_t20_1280 --steps 20 --images-per-class 1280
     for n in $synthetic; do
         student "synthetic_$n" --teacher "$base/teacher" --source "$source" --images-per-class "$n"
     done
@@ -42,5 +44,5 @@ study() { # fold0_gen0_set0_seed0: the students of the trial
 foundations "$trials"
 run_folds "$(trials "$trials")" study $root
 for baseline in synthetic_1280 real_10 real_20 real_40 real_80; do
-    echo "report --runs $runs --out $root/report_$baseline --baseline $baseline --title 'Digits: number of images, against $baseline' --question 'How many synthetic images is a real one worth?' $dry"
+    echo "report --runs $runs --out $root/report_$baseline --baseline $baseline --title 'Digits: number of images, against $baseline' --question 'How many synthetic images is a real one worth?' $(recorded "digits_amount/$baseline" scripts/sweeps/digits_amount.sh) $dry"
 done | "$PYTHON" -m dm_kd

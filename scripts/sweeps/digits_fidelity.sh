@@ -1,14 +1,13 @@
 #!/bin/sh
 # Question: is it fidelity or coverage of the images that teaches, and does a strong recipe remove the
-# effect? Grid: guidance s in 0, 1, 1.5, 2, 3, 4 x steps T in 5, 10, 20, 50, 100, 250, 200 images per
+# effect? Grid: guidance s in 0, 1, 1.5, 2, 3, 4 x steps T in 5, 10, 20, 50, 100, 250, 100 images per
 # class; for each cell the students' accuracy, and what inspect_set finds in its set: Frechet distance,
 # precision, recall, density and coverage in the features of a network that has nothing to do with
 # teacher or student (ResNet-14, trained here on the fold's real images), the teacher's entropy and
 # agreement. Claims are made on three cells: the middle (1, 50), more guidance (4, 50), fewer steps
-# (1, 5); under three recipes: plain (no mixup), the study's (half of the batches mixed up), strong
-# (the same for four times the steps).
-# Decision rules, fixed beforehand; differences are paired, intervals 95 %, from redrawing writers and
-# generators:
+# (1, 5); under three recipes: plain (no mixup), the study's (half of the batches mixed up, 720
+# steps), strong (the same for four times the steps).
+# Decision rules, fixed beforehand; differences are paired, interval 95 % (report.py):
 #   guidance (steps) matters where the interval of (4, 50) (of (1, 5)) minus (1, 50) excludes 0; it
 #   does not matter where the interval lies within -0.5 and 0.5 points; else it is undecided.
 #   Coverage teaches, not fidelity: both cells are below the middle, recall falls in both, and
@@ -17,13 +16,17 @@
 #   A strong recipe removes the effect where it does not matter under the strong recipe and matters
 #   under the plain one.
 # Hardware: 2 CPU cores (one job each).  Disk: 1.5 GB.
-# Time: about 3.2 hours (an estimate from measured steps: grid 64 minutes, claims 48, plain 21, strong
-# 57), 40 minutes more where scripts/digits.sh has not made its teachers and generators.
+# Time: about 1.8 hours (an estimate from measured steps: of one core, grid 58 minutes, claims 83, plain
+# 30, strong 40, features 7), 40 minutes more where scripts/digits.sh has not made its teachers and
+# generators.
 # Use: sh scripts/sweeps/digits_fidelity.sh [--dry-run]     (JOBS=2: processes at a time, a thread each)
 #      Trials (see digits_study.sh) of the whole grid, of the claims and of the claims' other recipes:
-#      GRID=1 CLAIM=15 PLAIN=15 STRONG=10; a later call with larger numbers goes on. A claim needs
-#      CLAIM=90 PLAIN=90 STRONG=90 (3 generators x 2 sets x 3 students, all folds): 12 hours more.
+#      GRID=1 (fold 0) CLAIM=30 PLAIN=30 STRONG=10; a later call with larger numbers goes on. A claim
+#      needs 30: 15 generators x 2 sets x 1 student; so STRONG=30 for one about the strong recipe: 40
+#      minutes more. CLAIM=90 PLAIN=90 give three students per set: an hour more. The rest of the grid
+#      describes.
 #      GUIDANCE="1 2" STEPS="20 100" for a part of the grid.
+# Record: python -m dm_kd.report ... --record save/results/digits_fidelity/RECIPE (this script with RECORD=1)
 set -eu
 cd "$(dirname "$0")/../.."
 . scripts/setup_env.sh
@@ -31,7 +34,7 @@ dry_flag "scripts/sweeps/digits_fidelity.sh" "$@"
 find_python
 . scripts/sweeps/digits_study.sh
 root=save/digits_fidelity
-grid=${GRID:-1} claim=${CLAIM:-15} plain=${PLAIN:-15} strong=${STRONG:-10}
+grid=${GRID:-1} claim=${CLAIM:-30} plain=${PLAIN:-30} strong=${STRONG:-10}
 
 cells() { # N CELLS: the cells of each of the first N trials
     for trial in $(trials "$1"); do
@@ -55,7 +58,7 @@ cell() { # fold0_gen0_set0_seed0_s1_t50: the set, what it looks like, and a stud
 recipe() { # plain_fold0_gen0_set0_seed0_s1_t50: a student on the same set by another recipe
     read_trial "$1"
     s=$(number s "$1") t=$(number t "$1") runs=$root/${1%%_*}
-    case $1 in plain*) changes="--mixup 0" ;; *) changes="--epochs 360" ;; esac
+    case $1 in plain*) changes="--mixup 0" ;; *) changes="--epochs $((4 * study_epochs))" ;; esac
     make_set "s${s}_t$t" --guidance-scale "$s" --steps "$t"
     student "s${s}_t$t" --teacher "$base/teacher" --source "$source" "$changes"
 }
@@ -76,5 +79,5 @@ run_folds "$(cells "$strong" "$claims" | sed 's/^/strong_/')" recipe $root
 against="--baseline s1_t50"
 if [ "$claim" = 0 ]; then against=; fi
 for recipe in study $([ "$plain" = 0 ] || echo plain) $([ "$strong" = 0 ] || echo strong); do
-    echo "report --runs $root/$recipe --out $root/report_$recipe $against --title 'Digits: guidance x steps, $recipe recipe' --question 'Is it fidelity or coverage that teaches, and does a strong recipe remove the effect?' $dry"
+    echo "report --runs $root/$recipe --out $root/report_$recipe $against --title 'Digits: guidance x steps, $recipe recipe' --question 'Is it fidelity or coverage that teaches, and does a strong recipe remove the effect?' $(recorded "digits_fidelity/$recipe" scripts/sweeps/digits_fidelity.sh) $dry"
 done | "$PYTHON" -m dm_kd

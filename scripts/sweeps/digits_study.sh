@@ -1,12 +1,16 @@
 # Sourced by the studies on the digits (digits_fidelity.sh and the like), after dry_flag: the trials,
 # and what these scripts share. A trial is a fold by writer, a generator with its teacher, a set and a
 # student; every row of a study has the same trials, so that its rows are compared in pairs. Teachers
-# and generators are those of scripts/digits.sh (made here where they are missing).
+# and generators are those of scripts/digits.sh (made here where they are missing). The studies take
+# its recipe for half of its steps, 45 epochs of 16, and 100 images per class: all four together take
+# about 10.5 hours of one core.
 . scripts/digits_settings.sh
+study_epochs=45 study_images=100
 sets=syn_dataset/digits_study
 
-# trials N: the first N of 90: all 5 folds of a generator, set and student; generators 0 to 2 first,
-# then sets 0 and 1, then three students of each set. 5, 15, 30 and 90 are whole levels.
+# trials N: the first N of 90. 15 are the 5 folds x generators 0 to 2: 15 generators and teachers, each
+# trained by itself; 30 have a second set from each of these; 90 a second and a third student from each
+# of the 30 sets. Generators come first since students of one generator share what it left out.
 trials() {
     for student in 0 1 2; do
         for set in 0 1; do
@@ -42,7 +46,7 @@ foundation() { # fold0_gen1: as scripts/digits.sh makes them
 make_set() {
     source=${sets}_${place}_set${set}_$1
     shift
-    echo "synthesize $synthesize_flags --guided-channels all $* --weights $base/generator --seed $((2 * gen + set)) --out $source $common"
+    echo "synthesize $synthesize_flags --images-per-class $study_images --guided-channels all $* --weights $base/generator --seed $((2 * gen + set)) --out $source $common"
 }
 
 # inspect FILE FLAGS: the command that looks at $source, once.
@@ -56,5 +60,5 @@ inspect() {
 student() {
     row=$1
     shift
-    echo "distill $distill_flags --fold $fold $* --seed $seed --out $runs/$place/${row}_set${set}_seed$seed $common"
+    echo "distill $distill_flags --epochs $study_epochs --fold $fold $* --seed $seed --out $runs/$place/${row}_set${set}_seed$seed $common"
 }

@@ -1,21 +1,25 @@
 #!/bin/sh
 # Question: do weak teachers teach better, and is that so when the temperature is tuned for each?
-# Grid: teachers that differ in width (cnn_w4 to cnn_w64), depth (ResNet-8, ResNet-20) and training time
+# Grid: teachers that differ in width (cnn_w4 to cnn_w32), depth (ResNet-8, ResNet-14) and training time
 # (cnn_w32 for 2 and 8 epochs of 16 steps instead of 90) x students cnn_w8 and ResNet-8 x temperature 4
 # and the one of 1, 4, 16 that is best for this teacher on writers who left training (--val dev: a
 # teacher, a generator and a set of their own; one cnn_w8 student each; ties: the lower). All from the
-# same sets (s = 1, T = 100, 200 per class).
+# same sets (s = 1, T = 50, 100 per class: the middle of digits_fidelity.sh), 720 student steps, in
+# tuning too.
 # Decision rule, fixed beforehand: a weaker teacher (cnn_w8, or cnn_w32 for 2 epochs; a lower accuracy
-# over all folds) teaches better than cnn_w32 where the 95 % interval of the paired difference of its
-# cnn_w8 students, from redrawing writers and generators, lies above 0; worse: below 0; it is no
-# matter where the interval lies within -0.5 and 0.5 points. The claim stands for the tuned
+# over all folds) teaches better than cnn_w32 where the interval (95 %, report.py) of the paired difference of
+# its cnn_w8 students lies above 0; worse: below 0; it is no matter where the interval lies within
+# -0.5 and 0.5 points. The claim stands for the tuned
 # temperature only if the tuned rows say the same.
 # Hardware: 2 CPU cores (one job each).  Disk: 2.5 GB.
-# Time: about 4 hours (an estimate from measured steps: teachers 23 minutes, tuning 94, students 76,
-# claims 39), 40 minutes more where scripts/digits.sh has not made its teachers and generators.
+# Time: about 1.6 hours (an estimate from measured steps: of one core, teachers 21 minutes, tuning 76,
+# students 57, claims 41), 8 minutes more where digits_fidelity.sh has not made the sets, 40 where
+# scripts/digits.sh has not made its teachers and generators.
 # Use: sh scripts/sweeps/digits_teacher_strength.sh [--dry-run]     (JOBS=2: processes at a time)
-#      Trials (see digits_study.sh) of the whole grid and of the claims: GRID=5 CLAIM=15; a later call
-#      with larger numbers goes on. A claim needs CLAIM=90: 3.5 hours more.
+#      Trials (see digits_study.sh) of the whole grid and of the claims: GRID=5 CLAIM=30: 15
+#      generators, each with its teachers, x 2 sets x 1 student; a later call with larger numbers goes
+#      on. CLAIM=90 gives three students per set: 50 minutes more.
+# Record: python -m dm_kd.report ... --record save/results/digits_teacher_strength/ROW (this script with RECORD=1)
 set -eu
 cd "$(dirname "$0")/../.."
 . scripts/setup_env.sh
@@ -23,8 +27,8 @@ dry_flag "scripts/sweeps/digits_teacher_strength.sh" "$@"
 find_python
 . scripts/sweeps/digits_study.sh
 root=save/digits_teacher_strength
-grid=${GRID:-5} claim=${CLAIM:-15} temperatures="1 4 16"
-teachers="cnn_w4 cnn_w8 cnn_w16 cnn_w32 cnn_w64 resnet8 resnet20 cnn_w32_epochs2 cnn_w32_epochs8"
+grid=${GRID:-5} claim=${CLAIM:-30} temperatures="1 4 16"
+teachers="cnn_w4 cnn_w8 cnn_w16 cnn_w32 resnet8 resnet14 cnn_w32_epochs2 cnn_w32_epochs8"
 claimed="cnn_w8 cnn_w32 cnn_w32_epochs2"
 
 train() { # TEACHER FOLDER FLAGS
@@ -42,14 +46,14 @@ tune() { # fold0_cnn_w8: students of a teacher at each temperature, judged on wr
     fold=$(number fold "$1") teacher=${1#fold?_} d=$root/dev/fold$(number fold "$1") common="--threads 1 $dry"
     train "$teacher" "$d/$teacher" --fold "$fold" --val dev
     for t in $temperatures; do
-        echo "distill $distill_flags --fold $fold --val dev --teacher $d/$teacher --source ${sets}_dev_fold$fold --temperature $t --cache-teacher fp32 --out $d/${teacher}_at$t $common"
+        echo "distill $distill_flags --epochs $study_epochs --fold $fold --val dev --teacher $d/$teacher --source ${sets}_dev_fold$fold --temperature $t --cache-teacher fp32 --out $d/${teacher}_at$t $common"
     done
 }
 
 dev_set() { # fold0
     fold=$(number fold "$1") d=$root/dev/$1 common="--threads 1 $dry"
     echo "train_generator $generator_flags --fold $fold --val dev --out $d/generator $common"
-    echo "synthesize $synthesize_flags --guided-channels all --weights $d/generator --out ${sets}_dev_$1 $common"
+    echo "synthesize $synthesize_flags --steps 50 --images-per-class $study_images --guided-channels all --weights $d/generator --out ${sets}_dev_$1 $common"
 }
 
 tuned() { # TEACHER: the temperature that was best in the trial's fold
@@ -61,7 +65,7 @@ tuned() { # TEACHER: the temperature that was best in the trial's fold
 
 study() { # grid_fold0_gen0_set0_seed0: the students of the trial
     read_trial "$1"
-    make_set s1_t100
+    make_set s1_t50 --guidance-scale 1 --steps 50
     case $1 in grid*) which=$teachers students="cnn_w8 resnet8" ;; *) which=$claimed students=cnn_w8 ;; esac
     for teacher in $which; do
         at=$(tuned "$teacher") # nothing in a dry run, before anything is tuned
@@ -84,5 +88,5 @@ run_folds "$(for f in $folds; do for t in $teachers; do echo "${f}_$t"; done; do
 run_folds "$(trials "$grid" | sed 's/^/grid_/')" study $root
 run_folds "$(trials "$claim" | sed 's/^/claim_/')" study $root
 for row in cnn_w8_fixed cnn_w8_tuned resnet8_fixed resnet8_tuned; do
-    echo "report --runs $root/$row --out $root/report_$row --rows $(echo $teachers | tr ' ' ,) --baseline cnn_w32 --title 'Digits: teachers of rising strength, student and temperature: $row' --question 'Do weak teachers teach better?' $dry"
+    echo "report --runs $root/$row --out $root/report_$row --rows $(echo $teachers | tr ' ' ,) --baseline cnn_w32 --title 'Digits: teachers of rising strength, student and temperature: $row' --question 'Do weak teachers teach better?' $(recorded "digits_teacher_strength/$row" scripts/sweeps/digits_teacher_strength.sh) $dry"
 done | "$PYTHON" -m dm_kd

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Question: what do temperature, augmentation, objective, sampler, and noise shared across classes
 # matter to a student from synthetic images? Grid: one change at a time from the study's recipe (base:
-# temperature 4, half of the batches mixed up, kd, s = 1, T = 100, ancestral sampling, 200 per class):
+# temperature 4, half of the batches mixed up, kd, s = 1, T = 100, ancestral sampling, 100 per class):
 # temperature 1, 2, 8, 16; no mixing; no mixing and no augmentation; all batches mixed up; half of them
 # cut-mixed; objectives mse, dist, and dkd (at a quarter of the learning rate: its loss is about nine
 # times kd's); DDIM with 100 steps; DPM-Solver++ with 25; the same noise for every class.
@@ -11,11 +11,13 @@
 # is undecided. Nothing here changes the settings of
 # scripts/digits_settings.sh, which are chosen on training writers.
 # Hardware: 2 CPU cores (one job each).  Disk: 1.5 GB.
-# Time: about 2.5 hours (an estimate from measured steps: sets 50 minutes, students 98), 40 minutes more
-# where scripts/digits.sh has not made its teachers and generators.
+# Time: about 56 minutes (an estimate from measured steps: of one core, sets 48 minutes, students 63), 40
+# minutes more where scripts/digits.sh has not made its teachers and generators.
 # Use: sh scripts/sweeps/digits_ways.sh [--dry-run]     (JOBS=2: processes at a time, a thread each)
-#      TRIALS=15 (see digits_study.sh); a later call with a larger number goes on. A claim needs
-#      TRIALS=90: 9 hours more.
+#      TRIALS=15 (see digits_study.sh): 15 generators, a set and a student of each; a later call with a
+#      larger number goes on. A claim needs a second set of each, TRIALS=30: 56 minutes more; TRIALS=90
+#      gives three students per set: 2 hours on top.
+# Record: python -m dm_kd.report ... --record save/results/digits_ways (this script with RECORD=1)
 set -eu
 cd "$(dirname "$0")/../.."
 . scripts/setup_env.sh
@@ -56,5 +58,5 @@ study() { # fold0_gen0_set0_seed0: the students of the trial
 
 foundations "$trials"
 run_folds "$(trials "$trials")" study $root
-echo "report --runs $runs --out $root/report --baseline base --claims 14 --title 'Digits: temperature, augmentation, objective, sampler, shared noise' --question 'What else matters to a student from synthetic images?' $dry" |
+echo "report --runs $runs --out $root/report --baseline base --claims 14 --title 'Digits: temperature, augmentation, objective, sampler, shared noise' --question 'What else matters to a student from synthetic images?' $(recorded digits_ways scripts/sweeps/digits_ways.sh) $dry" |
     "$PYTHON" -m dm_kd

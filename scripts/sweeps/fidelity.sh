@@ -7,8 +7,9 @@
 # corners and the paper's two released settings under a strong recipe: half of the batches mixed up, four
 # times the epochs.
 # Decision rules, fixed beforehand: those of digits_fidelity.sh for (4, 100) (guidance) and (1, 250)
-# (steps) against (1, 100), with intervals from redrawing images and students; "plain recipe" is the
-# paper's. One set a cell: a claim needs SETS="0 1" SEEDS="0 1 2", and holds for this one generator.
+# (steps) against (1, 100), interval 95 % (report.py); "plain recipe" is the paper's. With one set and seed,
+# the default, nothing is claimed: descriptive. A claim needs SETS="0 1" SEEDS="0 1 2", and holds for this
+# one generator.
 # Needs: ImageNet's validation set or the task's own data, and DiT-XL/2's weights (WEIGHTS=FILE.pt
 # VAE=FOLDER, else downloaded).
 # Hardware: one GPU with 16 GB or more; jobs one after the other (JOBS=n).
@@ -19,6 +20,7 @@
 # Use: [PER_CLASS=n] [SETS="0"] [SEEDS="0"] sh scripts/sweeps/fidelity.sh [TASK] [--dry-run]
 #      GUIDANCE="1 2" STEPS="100 250" make a part of the grid only, without the strong recipe and the
 #      report: one such call on each of several GPUs (CUDA_VISIBLE_DEVICES=1), then the whole one.
+# Record: python -m dm_kd.report ... --record save/results/TASK_fidelity/RECIPE (this script with RECORD=1)
 set -eu
 cd "$(dirname "$0")/../.."
 . scripts/setup_env.sh
@@ -63,5 +65,5 @@ run_folds "$cells" cell $root
 if [ -n "${GUIDANCE:-}${STEPS:-}" ]; then exit; fi
 run_folds "strong_s1_t100 strong_s2_t100 strong_s4_t100 strong_s1_t250 strong_s4_t250" strong $root
 for recipe in paper strong; do
-    echo "report --runs $root/$recipe --out $root/report_$recipe --baseline s1_t100 --title '$task: guidance x steps, $recipe recipe' --question 'Is it fidelity or coverage that teaches, and does a strong recipe remove the effect?' $dry"
+    echo "report --runs $root/$recipe --out $root/report_$recipe --baseline s1_t100 --title '$task: guidance x steps, $recipe recipe' --question 'Is it fidelity or coverage that teaches, and does a strong recipe remove the effect?' $(recorded "${task}_fidelity/$recipe" "scripts/sweeps/fidelity.sh $task") $dry"
 done | "$PYTHON" -m dm_kd

@@ -7,10 +7,10 @@
 # best after a tenth of the epochs on training images (--val dev, which the teachers have seen, and no
 # student; the first student each; ties: the lower). All from the (2, 100) set.
 # Decision rule, fixed beforehand: a weaker teacher teaches better than the baseline (ResNet-50; cifar100:
-# WRN-40-2; else ResNet-18) where the 95 % intervals of the paired difference, from redrawing images and
-# students, lie above 0 for both students; worse: below 0 for both; no matter: within -0.5 and 0.5 points
-# for both. The claim stands for the tuned temperature only if the tuned rows say the same. One set: a
-# claim needs SEEDS="0 1 2", and holds for this set.
+# WRN-40-2; else ResNet-18) where the intervals (95 %, report.py) of the paired difference lie above 0 for
+# both students; worse: below 0 for both; no matter: within -0.5 and 0.5 points for both. The claim stands
+# for the tuned temperature only if the tuned rows say the same. With one set and seed, the default,
+# nothing is claimed: descriptive. A claim needs SEEDS="0 1 2", and holds for this set.
 # Needs: DiT-XL/2's weights (WEIGHTS=FILE.pt VAE=FOLDER, else downloaded), or the set; the real training
 # images, for --val dev.
 # Hardware: one GPU with 16 GB or more; jobs one after the other (JOBS=n).
@@ -18,6 +18,7 @@
 # 30 hours, imagenet100 or flowers102 50, cifar100 20; teachers there 5 to 15.
 # Disk: 70 GB (cifar100: 10 GB), and 1 GB a run.
 # Use: [SEEDS="0"] sh scripts/sweeps/teacher_strength.sh [TASK] [--dry-run]
+# Record: python -m dm_kd.report ... --record save/results/TASK_teacher_strength/ROW (this script with RECORD=1)
 set -eu
 cd "$(dirname "$0")/../.."
 . scripts/setup_env.sh
@@ -72,6 +73,6 @@ run_folds "$teachers" teach $root
 run_folds "$(for t in $teachers; do echo "students_$t"; done)" study $root
 for network in $students; do
     for row in "${network#torchvision:}_fixed" "${network#torchvision:}_tuned"; do
-        echo "report --runs $root/$row --out $root/report_$row --rows $(echo $teachers | tr ' ' ,) --baseline $baseline --title '$task: teachers of rising strength, student and temperature: $row' --question 'Do weak teachers teach better?' $dry"
+        echo "report --runs $root/$row --out $root/report_$row --rows $(echo $teachers | tr ' ' ,) --baseline $baseline --title '$task: teachers of rising strength, student and temperature: $row' --question 'Do weak teachers teach better?' $(recorded "${task}_teacher_strength/$row" "scripts/sweeps/teacher_strength.sh $task") $dry"
     done
 done | "$PYTHON" -m dm_kd

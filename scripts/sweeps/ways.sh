@@ -15,7 +15,9 @@
 # Time: on an H200, estimates from operation counts: four sets 17 hours (cifar100: 4), students imagenet
 # 11 hours, imagenet100 or flowers102 40, cifar100 20.
 # Disk: 4 sets of 24 GB, 40 GB each while they are in save/cache (cifar100: 6 GB each).
-# Use: [SEEDS="0"] sh scripts/sweeps/ways.sh [TASK] [--dry-run]
+# Use: [SEEDS="0"] sh scripts/sweeps/ways.sh [TASK] [--dry-run]    With one set and seed, the default,
+#      nothing is claimed: descriptive.
+# Record: python -m dm_kd.report ... --record save/results/TASK_ways (this script with RECORD=1)
 set -eu
 cd "$(dirname "$0")/../.."
 . scripts/setup_env.sh
@@ -49,5 +51,5 @@ first() { # first: the teacher
 
 run_folds first first $root
 run_folds "base $(for t in $temperatures; do echo "temperature$t"; done) no_augmentation mixup cutmix mse dist dkd ddim dpm25 shared_noise" way $root
-echo "report --runs $runs --out $root/report --baseline base --claims 13 --title '$task: temperature, augmentation, objective, sampler, shared noise' --question 'What else matters to a student from synthetic images?' $dry" |
+echo "report --runs $runs --out $root/report --baseline base --claims 13 --title '$task: temperature, augmentation, objective, sampler, shared noise' --question 'What else matters to a student from synthetic images?' $(recorded "${task}_ways" "scripts/sweeps/ways.sh $task") $dry" |
     "$PYTHON" -m dm_kd
