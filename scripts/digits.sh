@@ -36,5 +36,5 @@ for s in $seed $((seed + 1)) $((seed + 2)); do
     for f in 0 1 2 3 4; do names="$names fold${f}_seed$s"; done
 done
 run_folds "$names" commands $root
-echo "report --runs $root --out $root/report --baseline student_real --rows teacher,student_alone,student_real,student_synthetic,student_noise --title 'Digits: a student that never saw a real image' $dry" |
+echo "report --runs $root --out $root/report --baseline student_real --rows teacher,student_alone,student_real,student_synthetic,student_noise --title 'Digits: a student that never saw a real image' $(recorded digits scripts/digits.sh) $dry" |
     "$PYTHON" -m dm_kd

@@ -48,5 +48,5 @@ run_folds "teacher generator" commands $root
 run_folds "inspect seed$seed seed$((seed + 1)) seed$((seed + 2))" commands $root
 for student in lenet5_half wrn_16_1; do
     compared=$(for row in $rows; do echo "${student}_$row"; done | paste -sd, -)
-    echo "report --runs $root --out $root/report_$student --baseline ${student}_$baseline --rows $compared --title 'Fashion-MNIST: $student' $dry"
+    echo "report --runs $root --out $root/report_$student --baseline ${student}_$baseline --rows $compared --title 'Fashion-MNIST: $student' $(recorded fashion_mnist/$student scripts/fashion_mnist.sh) $dry"
 done | "$PYTHON" -m dm_kd

@@ -48,5 +48,5 @@ commands() { # fold
 }
 
 run_folds "0 1" commands $root
-echo "report --runs $root --out $root/report --baseline exact --title 'Digits: what the approximations cost a student' $dry" |
+echo "report --runs $root --out $root/report --baseline exact --margin 1 --title 'Digits: what the approximations cost a student' $(recorded digits_approximations scripts/sweeps/digits_approximations.sh) $dry" |
     "$PYTHON" -m dm_kd

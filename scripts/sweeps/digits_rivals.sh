@@ -70,5 +70,5 @@ while [ $round -lt "${ROUNDS:-1}" ]; do
 done
 run_folds "$names" commands $root
 case " $rows " in *" real "*) baseline="--baseline real" ;; *) baseline= ;; esac
-echo "report --runs $root --out $root/report $baseline --title 'Digits: rivals at an equal number of student steps (${RECIPE:-strong} recipe)' $dry" |
+echo "report --runs $root --out $root/report $baseline --title 'Digits: rivals at an equal number of student steps (${RECIPE:-strong} recipe)' $(recorded digits_rivals_${RECIPE:-strong}$more scripts/sweeps/digits_rivals.sh) $dry" |
     "$PYTHON" -m dm_kd

@@ -38,5 +38,5 @@ for s in $seed $((seed + 1)) $((seed + 2)); do
     for f in 0 1 2 3 4; do names="$names fold${f}_seed$s"; done
 done
 run_folds "$names" commands $root
-echo "report --runs $root --out $root/report --baseline float32 --rows $(echo $rows | tr ' ' ,) --title 'Digits: faster, at the same accuracy' $dry" |
+echo "report --runs $root --out $root/report --baseline float32 --rows $(echo $rows | tr ' ' ,) --title 'Digits: faster, at the same accuracy' $(recorded speed_keeps_accuracy/digits scripts/sweeps/digits_speed_keeps_accuracy.sh) $dry" |
     "$PYTHON" -m dm_kd

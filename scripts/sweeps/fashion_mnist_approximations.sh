@@ -48,5 +48,5 @@ commands() { # teacher, generator, or seed0
 
 run_folds "teacher generator" commands $root
 run_folds "seed0 seed1 seed2" commands $root
-echo "report --runs $root --out $root/report --baseline exact --title 'Fashion-MNIST: what the approximations cost a student' $dry" |
+echo "report --runs $root --out $root/report --baseline exact --margin 1 --title 'Fashion-MNIST: what the approximations cost a student' $(recorded fashion_mnist_approximations scripts/sweeps/fashion_mnist_approximations.sh) $dry" |
     "$PYTHON" -m dm_kd

@@ -36,5 +36,5 @@ commands() { # teacher, or seed0
 
 run_folds teacher commands $root
 run_folds "seed$seed seed$((seed + 1)) seed$((seed + 2))" commands $root
-echo "report --runs $root --out $root/report --baseline float32 --rows $(echo $rows | tr ' ' ,) --title 'Fashion-MNIST: faster, at the same accuracy' $dry" |
+echo "report --runs $root --out $root/report --baseline float32 --rows $(echo $rows | tr ' ' ,) --title 'Fashion-MNIST: faster, at the same accuracy' $(recorded speed_keeps_accuracy/fashion_mnist scripts/sweeps/fashion_mnist_speed_keeps_accuracy.sh) $dry" |
     "$PYTHON" -m dm_kd
