@@ -305,6 +305,14 @@ def test_a_study_goes_on_with_more_trials_and_looks_at_each_set_once(study):
     assert len(looked) == 3 and not set(map(shlex.join, looked)) & set(map(shlex.join, first))
 
 
+def test_the_strong_recipe_of_the_digits_has_four_times_the_studys_steps(study):
+    made = [settings(w) for w in study("scripts/sweeps/digits_fidelity.sh", **SMALL, **PART)]
+    epochs = {str(args["out"]).split("/")[2]: args["epochs"] for entry, args in made
+              if entry == "distill"}
+    assert epochs == {"study": 45, "plain": 45, "strong": 180}
+    assert {a["images_per_class"] for entry, a in made if entry == "synthesize"} == {100}
+
+
 @pytest.mark.parametrize("script, flags, name", [
     ("digits_amount", (), "digits_amount/synthetic_1280"), ("fashion_mnist_amount", (),
      "fashion_mnist_amount/synthetic_1000"), ("ways", ("cifar100",), "cifar100_ways")])
