@@ -47,7 +47,7 @@ GENERATOR_STEPS, TEACHER_EPOCHS = "600", "10"  # of what is trained here
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("error ladder")
-    group.add_argument("--ladder-images", type=run.nonnegative_int, default=150, metavar="N",
+    group.add_argument("--ladder-images", type=run.nonnegative_int, default=120, metavar="N",
                        help="images per rung; 0 = no ladder (default: %(default)s)")
     group.add_argument("--ladder-steps", type=run.positive_int, default=100, metavar="T",
                        help="of the exact sampler (default: %(default)s)")
