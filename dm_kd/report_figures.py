@@ -189,7 +189,7 @@ def draw_rivals(record: dict) -> list[dict]:
               for row in inside]
     lows, highs = [min(v) for v in values], [max(v) for v in values]
     for y, row in enumerate(rows):
-        colour = INK if row["method"] in ("real", "alone") else COLOURS[0]
+        colour = INK if row["method"] in ("real", "alone", "folder") else COLOURS[0]
         if row in inside:
             axis.errorbar([row["acc1_mean"]], [y], xerr=whiskers(row), fmt="o", color=colour,
                           markersize=5.5, elinewidth=1.6)

@@ -275,6 +275,20 @@ def test_a_row_far_below_the_others_is_an_arrow_with_its_number(tmp_path):
     assert ">40<" not in drawn["html"]  # the axis does not reach down there
 
 
+def test_only_rows_without_real_images_are_blue(tmp_path):
+    for name, acc1 in (("a", 90.0), ("b", 91.0)):
+        write_run(tmp_path / name, acc1, images=100)
+    _, record = rows_of(tmp_path)
+    blue = []
+    for methods in (("real", "folder"), ("real", "dit")):
+        for row, method in zip(record["rows"], methods, strict=True):
+            row["method"] = method
+        with report_figures.canvas():
+            drawn, = report_figures.draw_rivals(record)
+        blue.append(report_figures.COLOURS[0] in drawn["html"])
+    assert blue == [False, True]
+
+
 def test_the_band_of_a_curve_is_from_the_lowest_to_the_highest_seed(tmp_path, monkeypatch):
     for seed, acc1 in ((0, 50.0), (1, 70.0)):
         for fold in (0, 1):
