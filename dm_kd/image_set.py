@@ -260,7 +260,10 @@ class ImageSet:
 
     def note_seconds(self, **fields: object) -> None:
         """Append a line to what is known of the time: shard and seconds, or pretraining_seconds. A
-        place that cannot be written to costs no image: the time is unknown then."""
+        place that cannot be written to costs no image: the time is unknown then. Imported images
+        were not made here: nothing is noted."""
+        if self.manifest["generator"].get("name") == "import":
+            return
         line = json.dumps({"settings_sha256": self.settings_digest, **fields}) + "\n"
         with contextlib.suppress(OSError), open(self.seconds_path, "ab") as file:
             file.write(line.encode())
