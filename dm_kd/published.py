@@ -24,15 +24,15 @@ PAIRS = (("resnet34", "resnet18"), ("vgg11", "resnet18"), ("wrn_40_2", "wrn_16_1
          ("wrn_40_2", "wrn_40_1"), ("wrn_40_2", "wrn_16_2"))
 STUDENTS = ("resnet50", "resnet18", "mobilenet_v2")
 TEACHER = "cifar100_teacher.sh --model MODEL --out save/models/cifar100_MODEL"
-ONE_IMAGE = ("cifar100_synthesize_one_image.sh; cifar100_distill_PAIR.sh --source "
-             "syn_dataset/cifar100_one_image --out save/student_model/cifar100_one_image_PAIR")
+STUDENT = "baselines/cifar100_alone.sh"
+ONE_IMAGE = "cifar100_synthesize_one_image.sh; baselines/cifar100_one_image.sh"
 ALONE = {"teacher": 0, "student alone": 1}  # labels of rows of one network: which one of the pair
 
 PAIRED = {  # task -> (label, method, source, top-1 of each of PAIRS, script)
     "cifar100": (
         ("teacher", "alone", "Fast-Datafree", (78.05, 71.32, 75.83, 75.83, 75.83), TEACHER),
-        ("student alone", "alone", "Fast-Datafree", (77.10, 77.10, 65.31, 72.19, 73.56), TEACHER),
-        ("student alone", "alone", "CMI", (None, 77.01, None, None, None), TEACHER),
+        ("student alone", "alone", "Fast-Datafree", (77.10, 77.10, 65.31, 72.19, 73.56), STUDENT),
+        ("student alone", "alone", "CMI", (None, 77.01, None, None, None), STUDENT),
         ("KD on real images (suspect)", "real", "Fast-Datafree",
          (77.87, 75.07, 64.06, 68.58, 70.79), "baselines/cifar100_real.sh"),
         ("DeepInv", "adi deepinversion", "Fast-Datafree", (61.32, 54.13, 53.77, 61.33, 61.34),
@@ -49,11 +49,9 @@ PAIRED = {  # task -> (label, method, source, top-1 of each of PAIRS, script)
         ("CMI (not in the paper's table)", "cmi", "CMI", (77.04, 70.56, 57.91, 68.88, 68.75),
          "baselines/cifar100_cmi.sh"),
         ("Fast-2", "fastdfkd-2", "Fast-Datafree", (69.76, 62.83, 41.77, 53.15, 57.08),
-         "baselines/cifar100_fastdfkd.sh --inner-steps 2 --generator-rate 5e-3 --latent-rate 0.015 "
-         "--out save/student_model/cifar100_fast2_PAIR"),
+         "baselines/cifar100_fast2.sh"),
         ("Fast-5", "fastdfkd-5", "Fast-Datafree", (72.82, 65.28, 52.90, 61.80, 63.83),
-         "baselines/cifar100_fastdfkd.sh --inner-steps 5 --generator-rate 3e-3 "
-         "--out save/student_model/cifar100_fast5_PAIR"),
+         "baselines/cifar100_fast5.sh"),
         ("Fast-10 (the paper's FastDFKD)", "fastdfkd-10", "Fast-Datafree",
          (74.34, 67.44, 54.02, 63.91, 65.12), "baselines/cifar100_fastdfkd.sh"),
         ("One-Image", "one_image", "DM-KD", (74.56, 68.51, 34.62, 52.39, 54.71), ONE_IMAGE),
@@ -75,13 +73,12 @@ PAIRED = {  # task -> (label, method, source, top-1 of each of PAIRS, script)
         ("Fast-5", "", "Fast-Datafree", (93.63, 89.94, 88.90, 92.04, 91.96), ""),
         ("Fast-10", "", "Fast-Datafree", (94.05, 90.53, 89.29, 92.51, 92.45), "")),
 }
-REPTILE = "baselines/imagenet_fastdfkd_reptile.sh"
 DM_KD = ("imagenet_synthesize.sh --images-per-class {0}; R50: imagenet_distill_rn18_rn50.sh "
          "--images-per-class {0} --out save/student_model/imagenet_rn18_rn50_{0}; R18: "
          "imagenet_distill.sh --images-per-class {0} --epochs 200 --lr-decay-epochs 60,120,180 "
          "--out save/student_model/imagenet_rn18_rn18_{0}")
-OF_ONE_IMAGE = ("baselines/imagenet_one_image.sh --images-per-class 1281; then distill as its "
-                "header says")
+OF_ONE_IMAGE = ("baselines/imagenet_one_image.sh --images-per-class 1281; "
+                "baselines/imagenet_one_image_distill.sh")
 IMAGENET = (  # (label, method, teacher, images, epochs, source, top-1 of STUDENTS, script)
     ("trained on the real images", "alone", None, None, None, "Fast-Datafree",
      (75.45, 68.45, 70.01), "torchvision's weights: python -m dm_kd.evaluate --task imagenet "
@@ -89,21 +86,18 @@ IMAGENET = (  # (label, method, teacher, images, epochs, source, top-1 of STUDEN
     ("Places365+KD", "places365", "resnet50", 1_800_000, 200, "Fast-Datafree",
      (55.74, 45.53, 39.89), "baselines/imagenet_places365.sh"),
     ("BigGAN", "biggan", "resnet50", 215_000, 90, "DM-KD", (64.00, None, None),
-     "baselines/imagenet_biggan.sh; imagenet_distill_rn50_rn50.sh --source "
-     "syn_dataset/imagenet_biggan --epochs 90 --lr-decay-epochs 30,60 --out "
-     "save/student_model/imagenet_biggan"),
+     "baselines/imagenet_biggan.sh; baselines/imagenet_biggan_distill.sh"),
     ("Generative DFD (Luo; not in the paper's table)", "", "resnet50", None, None,
      "Fast-Datafree", (69.75, 54.66, 43.15), "none: no public code"),
     ("DeepInv-2k", "deepinversion", "resnet50", 140_000, 90, "Fast-Datafree",
-     (68.00, None, None), "baselines/imagenet_deepinversion.sh; imagenet_distill_rn50_rn50.sh "
-     "--source syn_dataset/imagenet_deepinversion --temperature 3 --epochs 90 --lr-decay-epochs "
-     "30,60 --out save/student_model/imagenet_deepinversion"),
+     (68.00, None, None), "baselines/imagenet_deepinversion.sh; "
+                           "baselines/imagenet_deepinversion_distill.sh"),
     ("FastDFKD-50", "fastdfkd_reptile", "resnet50", 140_000, 400, "Fast-Datafree",
-     (68.61, 53.45, 43.02), f"{REPTILE}; R18: with --adv-dad-weight 1"),
+     (68.61, 53.45, 43.02), "baselines/imagenet_fastdfkd_reptile.sh"),
     ("One-Image", "one_image", "resnet18", 1_280_000, 200, "One-Image", (66.20, None, None),
      OF_ONE_IMAGE),
     ("One-Image, R50 teacher", "one_image", "resnet50", 1_280_000, 200, "One-Image",
-     (55.5, None, None), OF_ONE_IMAGE),
+     (55.5, None, None), f"{OF_ONE_IMAGE} (with --teacher torchvision:resnet50 and its own --out)"),
     ("DM-KD, 140K", "dit", "resnet18", 140_000, 200, "DM-KD", (66.74, 60.10, None),
      DM_KD.format(140)),
     ("DM-KD, 200K", "dit", "resnet18", 200_000, 200, "DM-KD", (68.63, 61.61, None),

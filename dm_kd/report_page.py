@@ -33,8 +33,8 @@ empty cell was not run. Made by `python -m dm_kd.report --published --out save/r
 
 A script is `sh scripts/NAME`. PAIR is r34_r18, vgg11_r18, w40_2_w16_1, w40_2_w40_1 or
 w40_2_w16_2, in the columns' order, and `baselines/cifar100_*.sh` take it as `PAIR=vgg11_r18 sh
-scripts/...`; MODEL is the network of the cell. On ImageNet, `--student torchvision:resnet18` or
-`torchvision:mobilenet_v2` with an `--out` of its own is for the other columns."""
+scripts/...`; MODEL is the network of the cell. `baselines/imagenet_*.sh` take STUDENT=resnet18 or
+mobilenet_v2 for the other columns."""
 FIRST = {"fidelity": "Guidance and steps", "teachers": "Teacher strength",
          "amount": "Amount of images", "rivals": "Side by side"}  # figures above the table
 THEN = {"samples": "Real and synthetic images", "curves": "Training", "confusion": "Mistakes"}
