@@ -21,4 +21,5 @@ rival() { # METHOD: the flags of its source
 }
 
 inversion_flags="--generator deepinversion --pixel-rate 0.1 --bn-weight 1 --batch-size 250"
-guidance_flags="--teacher-guidance 1 --latent-cutmix" # DiffDFKD's, on top of synthesize_flags
+guidance_flags="--teacher-guidance 1 --latent-cutmix --steps 50" # DiffDFKD's own, on top of synthesize_flags
+own_cutmix="--mixup 0 --cutmix 0.25 --mix-share 1" # One-Image's own, of every batch

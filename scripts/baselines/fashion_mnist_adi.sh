@@ -1,5 +1,5 @@
 #!/bin/sh
-# Fashion-MNIST: adaptive DeepInversion beside a LeNet-5-half, 4,000 steps of 128. Our settings: nobody published any
+# Fashion-MNIST: adaptive DeepInversion beside a LeNet-5-half, 2,000 steps of 128. Our settings: nobody published any
 # for 28 x 28 pixels; the CIFAR preset, but for the batch statistics' weight (1, not 10: see DeepInversion's)
 # and 100 of its 1,000 updates.
 # Table row: adaptive DeepInversion, Fashion-MNIST. Expected top-1: see the README's table.

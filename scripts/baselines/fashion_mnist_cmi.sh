@@ -1,5 +1,5 @@
 #!/bin/sh
-# Fashion-MNIST: CMI beside a LeNet-5-half, 4,000 steps of 128. Our settings: nobody published any
+# Fashion-MNIST: CMI beside a LeNet-5-half, 2,000 steps of 128. Our settings: nobody published any
 # for 28 x 28 pixels; terms, weights and rates are the CIFAR preset's, 14 of its 200 updates, 5 calls before
 # the first step (scripts/fashion_mnist_settings.sh: the table's minutes).
 # Table row: CMI, Fashion-MNIST. Expected top-1: see the README's table.

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Fashion-MNIST: DFQ beside a LeNet-5-half, 4,000 steps of 128. Our settings: nobody published any
+# Fashion-MNIST: DFQ beside a LeNet-5-half, 2,000 steps of 128. Our settings: nobody published any
 # for 28 x 28 pixels; terms, weights, rates and steps are the CIFAR preset's, the generator's
 # first map has 64 channels, not 256 (scripts/fashion_mnist_settings.sh: the table's minutes), its last
 # batch norm is DAFL's (the preset's sigmoid begins with grey images, on which a student can die: see the source).

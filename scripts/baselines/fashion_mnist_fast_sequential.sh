@@ -1,5 +1,5 @@
 #!/bin/sh
-# Fashion-MNIST: FastDFKD (sequential) beside a LeNet-5-half, 4,000 steps of 128. Our settings: nobody published any
+# Fashion-MNIST: FastDFKD (sequential) beside a LeNet-5-half, 2,000 steps of 128. Our settings: nobody published any
 # for 28 x 28 pixels; the CIFAR preset, but for the batch statistics' weight (1, not 10: see DeepInversion's).
 # Table row: FastDFKD (sequential), Fashion-MNIST. Expected top-1: see the README's table.
 # Hardware: 2 CPU cores.  Time: 13 minutes of one core; PAIR=wrn several times as long (estimates).  Disk: 200 MB.

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Fashion-MNIST: NAYER (one-hot class embeddings) beside a LeNet-5-half, 4,000 steps of 128. Our settings: nobody published any
+# Fashion-MNIST: NAYER (one-hot class embeddings) beside a LeNet-5-half, 2,000 steps of 128. Our settings: nobody published any
 # for 28 x 28 pixels; the CIFAR preset, but for the batch statistics' weight (1, not 10: see DeepInversion's)
 # and 10 of its 40 updates (scripts/fashion_mnist_settings.sh: the table's minutes).
 # Table row: NAYER (one-hot class embeddings), Fashion-MNIST. Expected top-1: see the README's table.

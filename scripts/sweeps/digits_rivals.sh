@@ -6,6 +6,7 @@
 # ROUNDS=1 (default): seed N in all five folds; each round more is another seed, ROUNDS=5 is all 25.
 # RECIPE=strong (default: half mixup, one view for both networks, 1,440 steps of 128: the study's), or
 # paper (the paper's for ImageNet: rate 0.1 in three drops, temperature 10, no mixup; 360 steps, a quarter).
+# one_image_cutmix is One-Image under its paper's own CutMix of every batch, in place of the recipe's mixup.
 # STEPS=4: four times the student steps, to see whom their number held back; the pools' calls too.
 # Decision rule: none; rows are compared with KD on real data by paired intervals over writers.
 # Hardware: 2 CPU cores (one job each).  Disk: 4 GB.
@@ -30,7 +31,7 @@ paper)
     pool_steps="--epochs 30 --steps-per-epoch $((12 * times)) --warmup-calls 10 --lr-decay-epochs 9,18,27" ;;
 *) echo "error: RECIPE is strong or paper, not '$RECIPE'" >&2; exit 2 ;;
 esac
-rows=${ROWS:-alone real real_140 noise one_image out_of_domain gan dit diffdfkd diffdfkd_adv deepinversion $streams $pools}
+rows=${ROWS:-alone real real_140 noise one_image one_image_cutmix out_of_domain gan dit diffdfkd diffdfkd_adv deepinversion $streams $pools}
 
 commands() { # fold3_seed0
     d=$root/$1 t=$shared/$1/teacher set=syn_dataset/digits_$1
@@ -49,6 +50,10 @@ commands() { # fold3_seed0
         real_140) source="real --images-per-class 140 --subset-seed ${1#*seed}" ;;
         out_of_domain) source=real:fashion_mnist ;;
         dit) source=$set ;;
+        one_image_cutmix)
+            echo "$made --generator one_image --out ${set}_one_image"
+            echo "$kd $own_cutmix --source ${set}_one_image --out $d/$row"
+            continue ;;
         noise | one_image) echo "$made --generator $row --out $source" ;;
         gan)
             echo "train_generator --kind gan --task digits $fold --out $shared/$1/gan $common"

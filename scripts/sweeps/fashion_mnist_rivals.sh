@@ -3,17 +3,17 @@
 # LeNet-5-half, every row, seeds N to N + 2 of student and rival, one set for all three; last epoch. PAIR=wrn:
 # WRN-16-2 to WRN-16-1, for ROWS="real dit" and the two best rivals. Settings: scripts/rivals_settings.sh,
 # chosen on digits (digits_rivals_tune.sh), and what fits into the cap (scripts/fashion_mnist_settings.sh).
-# RECIPE=strong (default: half mixup, one view for both networks, cosine, 4,000 steps of 128), or paper (the
-# paper's for ImageNet: temperature 10, rate 0.1 in three drops at 30, 60 and 90 %, no mixup; 1,000 steps, a
+# RECIPE=strong (default: half mixup, one view for both networks, cosine, 2,000 steps of 128), or paper (the
+# paper's for ImageNet: temperature 10, rate 0.1 in three drops at 30, 60 and 90 %, no mixup; 500 steps, a
 # quarter). LeNet-5-half has the rate 0.02 in both: at higher ones its units die (fashion_mnist_dev.sh; 1,000
 # steps at temperature 10, 10,000 real images, seed 0, --val dev: 84 % right at 0.02, 10 % at 0.04).
 # Decision rule: none; rows are compared with KD on real data.
+# one_image_cutmix is One-Image under its paper's own CutMix of every batch, in place of the recipe's mixup.
 # Images of each class: 1,000, of DiffDFKD 350 (the cap); streams and pools make theirs in the run.
 # Cap: 15 minutes of one core for a row and seed, a third of the minutes of the set that its seeds share among
-# them, generators' pretraining apart. The streams are over it in the strong recipe, 25 to 31 minutes: each of
-# their student steps is a batch of the generator, whatever their flags. PAIR=wrn has no cap.
+# them, generators' pretraining apart. PAIR=wrn has no cap.
 # Hardware: 2 CPU cores (one job each).  Disk: 6 GB.
-# Time: about 6.5 hours with two cores, paper 3 (estimates from the processor time of an update and of a
+# Time: about 3.5 hours with two cores, paper 2 (estimates from the processor time of an update and of a
 # sampling step on busy cores), besides teacher (10 minutes), generator and GAN (4 hours).
 # Use: [PAIR=wrn] [RECIPE=paper] [ROWS="real dafl"] sh scripts/sweeps/fashion_mnist_rivals.sh [--seed N]
 #      [--threads N] [--dry-run]    JOBS=2 processes at a time. The same command goes on after an interruption.
@@ -29,17 +29,18 @@ case ${RECIPE:-strong} in
 strong) chosen=$rival_recipe tau=4 ;;
 paper)
     if [ "$rival_student" = wrn_16_1 ]; then rival_rate=0.1; fi
-    chosen="--epochs 40 --steps-per-epoch 25 --batch-size 128 --learning-rate $rival_rate --lr-decay-epochs 12,24,36 --weight-decay 1e-4" tau=10 ;;
+    chosen="--epochs 20 --steps-per-epoch 25 --batch-size 128 --learning-rate $rival_rate --lr-decay-epochs 6,12,18 --weight-decay 1e-4" tau=10 ;;
 *) echo "error: RECIPE is strong or paper, not '$RECIPE'" >&2; exit 2 ;;
 esac
 root=save/fashion_mnist_rivals${pair}_${RECIPE:-strong} common="--threads $threads $dry"
 dit=save/generators/fashion_mnist_dit gan=save/generators/fashion_mnist_gan
-rows=${ROWS:-alone real real_1000 real_1207 noise one_image out_of_domain gan dit diffdfkd diffdfkd_adv deepinversion $streams $pools}
+rows=${ROWS:-alone real real_1000 real_1207 noise one_image one_image_cutmix out_of_domain gan dit diffdfkd diffdfkd_adv deepinversion $streams $pools}
 
 set_of() { # ROW: its set's folder
     case $1 in
     dit) echo syn_dataset/fashion_mnist ;;
     noise | one_image | gan) echo "syn_dataset/fashion_mnist_$1" ;;
+    one_image_cutmix) echo syn_dataset/fashion_mnist_one_image ;;
     deepinversion | diffdfkd) echo "syn_dataset/fashion_mnist_$1$pair" ;;
     diffdfkd_adv) echo "syn_dataset/fashion_mnist_$1${pair}_${RECIPE:-strong}_seed$seed" ;;
     esac
@@ -71,6 +72,7 @@ student() { # SEED ROW
         source=$(set_of "$2")
         if [ -n "$source" ]; then source="--source $source"; else source=$(rival "$2"); fi ;;
     esac
+    if [ "$2" = one_image_cutmix ]; then own="$own_cutmix $own"; fi
     echo "distill $rival_pair $chosen --temperature $tau $source $own"
 }
 
@@ -89,7 +91,9 @@ for row in $rows; do
     for n in 0 1 2; do each="$each seed$((seed + n))_$row"; done
     if [ "$row" = diffdfkd_adv ]; then last=$each; continue; fi
     students="$students $each"
-    if [ -n "$(set_of "$row")" ]; then sets="$sets set_$row"; fi
+    made=set_${row%_cutmix} # the one of one_image
+    case "$sets " in *" $made "*) continue ;; esac
+    if [ -n "$(set_of "$row")" ]; then sets="$sets $made"; fi
 done
 run_folds "teacher generator" commands $root
 if [ -n "$sets" ]; then run_folds "$sets" commands $root; fi
