@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dm_kd import files, published, report_figures, report_page, run
+from dm_kd import files, published, report_canvas, report_figures, report_page, run
 from dm_kd.errors import UserError, nearest
 from dm_kd.report_runs import (
     describe,
@@ -131,7 +131,7 @@ def keep(record: dict, figures: dict[str, list[dict]], args: argparse.Namespace)
     found = {"results.json": (args.out / "results.json").read_bytes(),
              "results.csv": (args.out / "results.csv").read_bytes()}
     for section, drawn in figures.items():
-        charts = [c for c in (report_figures.standalone(f["html"]) for f in drawn) if c]
+        charts = [c for c in (report_canvas.standalone(f["html"]) for f in drawn) if c]
         for i, chart in enumerate(charts):
             found[f"{section}{i + 1 if len(charts) > 1 else ''}.svg"] = chart
     if figures["samples"]:

@@ -13,6 +13,7 @@ from dm_kd.report_runs import generator_of
 
 BOOTSTRAP_DRAWS = 10_000
 MIN_GROUPS = 8  # fewer writers say little of the spread between them
+FEWEST_RANKED = 4  # a rank correlation of fewer says nothing
 MANY_GROUPS = 500  # from here on sums of redrawn groups are normal
 
 
@@ -320,3 +321,12 @@ def half_width(parts: list[tuple[float, int]], level: float) -> float:
     from scipy.special import stdtrit
 
     return 100 * sum(float(stdtrit(df, level)) ** 2 * variance for variance, df in parts) ** 0.5
+
+
+def rank_correlation(x: list[float], y: list[float]) -> float:
+    """Spearman's, ties with their mean rank; 0 where one side does not vary."""
+    ranks = []
+    for values in (np.array(x), np.array(y)):
+        ranks.append([(values < v).sum() + ((values == v).sum() - 1) / 2 for v in values])
+    spread = np.std(ranks, 1)
+    return float(np.corrcoef(ranks)[0, 1]) if spread.all() else 0.0

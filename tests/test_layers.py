@@ -18,7 +18,10 @@ ALLOWED = {  # besides the leaves; what is not listed imports nothing else of th
     "models": {"tasks", "small_models"}, "run": {"dist"},
     "image_set": {"dist", "augment"}, "fidelity": {"augment"},
     "import_export": {"augment", "image_set", "tasks"},
-    "report_figures": {"augment", "image_set", "tasks", "report_runs", "report_statistics"},
+    "report_figures": {"report_canvas", "report_fidelity", "report_pictures", "report_statistics"},
+    "report_fidelity": {"image_set", "report_canvas", "report_pictures", "report_runs",
+                        "report_statistics"},
+    "report_pictures": {"augment", "image_set", "tasks", "report_canvas", "report_runs"},
     "report_page": {"published"},
     "report_runs": {"run"}, "report_statistics": {"report_runs"},
     "engine": {"augment", "objectives", "run", "dist"}}

@@ -8,7 +8,16 @@ import pytest
 import torch
 from fake_runs import DIT, write_run, write_study
 
-from dm_kd import image_files, image_set, report, report_figures
+from dm_kd import (
+    image_files,
+    image_set,
+    report,
+    report_canvas,
+    report_fidelity,
+    report_figures,
+    report_pictures,
+    report_statistics,
+)
 
 
 def rows_of(root):
@@ -25,14 +34,14 @@ def test_a_series_is_of_rows_that_differ_on_the_axis_only():
     rows = [row(1, images_per_class=10), row(2, images_per_class=20),
             row(3, images_per_class=10, images="dit"), row(4, images_per_class=20, images="dit"),
             row(5, images_per_class=10, student="other"), row(6, images_per_class=None)]
-    found = report_figures.series(rows, report_figures.AMOUNT)
+    found = report_canvas.series(rows, report_figures.AMOUNT)
     assert [(name, [r["mean"] for r in group]) for name, group in found] == [
         ("images of dit", [3, 4]), ("real images", [1, 2])]
 
 
 def test_rows_that_agree_on_the_axis_are_no_series():
-    assert report_figures.series([row(1, steps=5, guidance_scale=1.0), row(2, steps=5,
-                                  guidance_scale=1.0)], report_figures.FIDELITY) == []
+    assert report_canvas.series([row(1, steps=5, guidance_scale=1.0), row(2, steps=5,
+                                  guidance_scale=1.0)], report_fidelity.FIDELITY) == []
 
 
 @pytest.mark.parametrize("level, amount", [
@@ -53,7 +62,7 @@ def amount_study(root, seeds=(0, 1)):
             write_run(root / f"made_{n}_seed{seed}", acc1, seed=seed, numbers=0, images=100,
                       per_class=n, images_per_class=n, source="s", generator=DIT)
     rows, record = rows_of(root)
-    with report_figures.canvas():
+    with report_canvas.canvas():
         return report_figures.draw_amount(rows, record)[0]["says"]
 
 
@@ -82,8 +91,8 @@ def grid_study(root, recall, precision, far=60, baseline="s1_t50"):
     args = report.parse(["--runs", "r", "--out", "o"])
     record = report.make_record(rows, report.compare_all(rows, "s1_t50", args), sets, [], 0) | {
         "baseline": baseline, "margin": 0.5, "seed": 0}
-    with report_figures.canvas():
-        return " ".join(f["says"] for f in report_figures.draw_fidelity(rows, record))
+    with report_canvas.canvas():
+        return " ".join(f.get("says", "") for f in report_fidelity.draw_fidelity(rows, record))
 
 
 @pytest.mark.parametrize("recall, precision, far, words", [
@@ -108,8 +117,8 @@ def test_a_heat_map_is_of_the_trials_that_all_cells_have(tmp_path):
         write_run(tmp_path / f"s{s}_seed{seed}", acc1, seed=seed, images=100, source="s",
                   generator={**DIT, "guidance_scale": float(s), "steps": 50})
     rows, record = rows_of(tmp_path)
-    with report_figures.canvas():
-        drawn = report_figures.draw_fidelity(rows, record)[0]
+    with report_canvas.canvas():
+        drawn = report_fidelity.draw_fidelity(rows, record)[0]
     assert "the best is s=2, T=50 (85.00 %), the worst s=1, T=50 (80.00 %), each from 1 run." in (
         drawn["says"])
     assert ">80.0<" in drawn["html"] and ">93.3<" not in drawn["html"]
@@ -122,9 +131,10 @@ def test_settings_without_a_common_trial_say_so_and_are_not_drawn(tmp_path):
         write_run(tmp_path / f"amount{i}", seed=i, images_per_class=10 + i)
         write_run(tmp_path / f"taught{i}", seed=i, teacher=f"t{i}", objective="dkd")
     rows, record = rows_of(tmp_path)
-    with report_figures.canvas():
+    with report_canvas.canvas():
         drawn = [draw(rows, record) for draw in (
-            report_figures.draw_fidelity, report_figures.draw_amount, report_figures.draw_teachers)]
+            report_fidelity.draw_fidelity, report_figures.draw_amount,
+            report_figures.draw_teachers)]
     assert [len(figures) for figures in drawn] == [1, 1, 1]
     assert all("no trial that all 2 settings have" in f[0]["says"] and f[0]["html"] == ""
                for f in drawn)
@@ -145,7 +155,7 @@ def test_a_temperature_of_each_teachers_own_is_no_setting_of_the_scatter():
     ([1, 2, 3], [5, 6, 70], 1), ([1, 2, 3], [3, 2, 1], -1), ([1, 2, 3], [4, 4, 4], 0),
     ([1, 2, 3, 4], [1, 3, 2, 4], 0.8)])
 def test_rank_correlation_has_the_hand_computed_value(x, y, value):
-    assert report_figures.rank_correlation(x, y) == pytest.approx(value)
+    assert report_statistics.rank_correlation(x, y) == pytest.approx(value)
 
 
 def test_confusion_counts_and_its_worst_pairs_are_hand_counted():
@@ -180,14 +190,23 @@ def test_runs_that_vary_on_no_axis_have_none_of_its_figures(tmp_path):
     assert (tmp_path / "out" / "curve.png").exists()
 
 
+@pytest.mark.parametrize("cells, ranked", [(3, False), (4, True)])
+def test_three_cells_have_no_rank_correlation(tmp_path, cells, ranked):
+    sets = {(1.0, t): {"recall": t / 10} for t in range(1, cells + 1)}
+    with report_canvas.canvas():
+        drawn, = report_fidelity.draw_set_figures(
+            0, [[1.0], list(range(1, cells + 1))], sets, {c: 90.0 + c[1] for c in sets})
+    assert ("says" in drawn) == ranked == ("recall +1.00" in drawn["caption"])
+
+
 def test_example_images_stand_at_the_corners_of_the_heat_map(tmp_path, noise_folder):
     for s in (1.0, 2.0):
         for steps in (5, 20):
             write_run(tmp_path / f"s{s:g}_{steps}", source=str(noise_folder),
                       generator={**DIT, "guidance_scale": s, "steps": steps})
     rows, record = rows_of(tmp_path)
-    with report_figures.canvas():
-        drawn = report_figures.draw_fidelity(rows, record)[0]["html"]
+    with report_canvas.canvas():
+        drawn = report_fidelity.draw_fidelity(rows, record)[0]["html"]
     corners = re.findall(r"<span class=corner><img [^>]*>\s*<small>(.*?)</small>", drawn)
     assert corners == ["s=1, T=20", "s=2, T=20", "s=1, T=5", "s=2, T=5"]
     before = drawn.split("<svg")[0]
@@ -198,15 +217,15 @@ def test_samples_show_real_images_beside_those_of_a_labelled_set(tmp_path, noise
                                                                  monkeypatch):
     write_run(tmp_path / "a", source=str(noise_folder), generator=DIT)
     trials, _ = report.find_trials(tmp_path)
-    assert report_figures.draw_samples([{"trials": trials}], tmp_path / "s.png") == []  # no labels
+    assert report_pictures.draw_samples([{"trials": trials}], tmp_path / "s.png") == []  # no labels
     images = image_set.open_set(noise_folder)
     images.manifest["labels_known"] = True
-    monkeypatch.setattr(report_figures, "open_made", lambda trial: images)
+    monkeypatch.setattr(report_pictures, "open_made", lambda trial: images)
     sheets = []
-    monkeypatch.setattr(report_figures, "sheet_figure", lambda columns, names: sheets.append(
+    monkeypatch.setattr(report_pictures, "sheet_figure", lambda columns, names: sheets.append(
         (columns, names)))
-    monkeypatch.setattr(report_figures, "write_png", lambda figure, path: path.write_bytes(b"PNG"))
-    samples, = report_figures.draw_samples([{"trials": trials}], tmp_path / "s.png")
+    monkeypatch.setattr(report_pictures, "write_png", lambda figure, path: path.write_bytes(b"PNG"))
+    samples, = report_pictures.draw_samples([{"trials": trials}], tmp_path / "s.png")
     (real, made), names = sheets[0]
     assert names == list("0123456789") and samples["wide"]
     assert real[0].startswith("real") and made[0] == "synthetic"
@@ -226,10 +245,10 @@ def test_samples_are_drawn_of_a_config_with_anything_in_it(tmp_path, noise_folde
     trial["fold"] = value if field == "fold" else 0
     images = image_set.open_set(noise_folder)
     images.manifest["labels_known"] = True
-    opened = report_figures.open_made
-    monkeypatch.setattr(report_figures, "open_made", lambda trial: opened(trial) and images)
-    monkeypatch.setattr(report_figures, "write_png", lambda figure, path: path.write_bytes(b"PNG"))
-    found = report_figures.draw_samples([{"trials": [trial]}], tmp_path / "s.png")
+    opened = report_pictures.open_made
+    monkeypatch.setattr(report_pictures, "open_made", lambda trial: opened(trial) and images)
+    monkeypatch.setattr(report_pictures, "write_png", lambda figure, path: path.write_bytes(b"PNG"))
+    found = report_pictures.draw_samples([{"trials": [trial]}], tmp_path / "s.png")
     assert len(found) == (field != "source")
 
 
@@ -240,8 +259,8 @@ def test_a_damaged_image_leaves_its_picture_out(tmp_path, noise_folder):
         image.write_bytes(b"no picture")
     write_run(tmp_path / "runs" / "a", source=str(folder), generator=DIT)
     trial = report.find_trials(tmp_path / "runs")[0][0]
-    assert report_figures.examples(trial) is None
-    assert report_figures.draw_samples([{"trials": [trial]}], tmp_path / "samples.png") == []
+    assert report_fidelity.examples(trial) is None
+    assert report_pictures.draw_samples([{"trials": [trial]}], tmp_path / "samples.png") == []
 
 
 def test_a_chart_takes_the_colours_of_the_page_and_fetches_nothing(tmp_path):
@@ -251,7 +270,7 @@ def test_a_chart_takes_the_colours_of_the_page_and_fetches_nothing(tmp_path):
     figures = report_figures.draw_all(rows, record, tmp_path / "out")
     svg = figures["rivals"][0]["html"]
     assert svg.startswith("<svg role=") and "currentColor" in svg and "<text" in svg
-    assert report_figures.INK not in svg and "<metadata" not in svg
+    assert report_canvas.INK not in svg and "<metadata" not in svg
     assert not re.search(r"(href|src)=['\"]?http", svg) and ' id="axes_1"' not in svg
 
 
@@ -269,7 +288,7 @@ def test_a_row_far_below_the_others_is_an_arrow_with_its_number(tmp_path):
     for name, acc1 in (("a", 98), ("b", 97), ("c", 96), ("noise", 20)):
         write_run(tmp_path / name, acc1, images=100)
     rows, record = rows_of(tmp_path)
-    with report_figures.canvas():
+    with report_canvas.canvas():
         drawn, = report_figures.draw_rivals(record)
     assert "An arrow" in drawn["caption"] and ">20.00<" in drawn["html"]
     assert ">40<" not in drawn["html"]  # the axis does not reach down there
@@ -283,9 +302,9 @@ def test_only_rows_without_real_images_are_blue(tmp_path):
     for methods in (("real", "folder"), ("real", "dit")):
         for row, method in zip(record["rows"], methods, strict=True):
             row["method"] = method
-        with report_figures.canvas():
+        with report_canvas.canvas():
             drawn, = report_figures.draw_rivals(record)
-        blue.append(report_figures.COLOURS[0] in drawn["html"])
+        blue.append(report_canvas.COLOURS[0] in drawn["html"])
     assert blue == [False, True]
 
 
@@ -299,6 +318,6 @@ def test_the_band_of_a_curve_is_from_the_lowest_to_the_highest_seed(tmp_path, mo
     from matplotlib.axes import Axes
     monkeypatch.setattr(Axes, "fill_between", lambda self, x, low, high, **k: seen.append(
         (low[-1], high[-1])))
-    with report_figures.canvas():
+    with report_canvas.canvas():
         report_figures.draw_curves(rows, tmp_path / "curve.png")
     assert seen[0] == pytest.approx((55 * (1 - 0.5 ** 8), 75 * (1 - 0.5 ** 8)))
