@@ -33,47 +33,62 @@ paper)
 esac
 rows=${ROWS:-alone real real_140 noise one_image one_image_cutmix out_of_domain gan dit diffdfkd diffdfkd_adv deepinversion $streams $pools}
 
-commands() { # fold3_seed0
-    d=$root/$1 t=$shared/$1/teacher set=syn_dataset/digits_$1
-    common="--seed ${1#*seed} --threads $threads $dry" fold=${1%_*}
+commands() { # shared_fold3_seed0, then stored_ (rows with a set, or none) and online_ (with a source)
+    part=${1%%_*} trial=${1#*_}
+    d=$root/$trial t=$shared/$trial/teacher set=syn_dataset/digits_$trial
+    common="--seed ${1#*seed} --threads $threads $dry" fold=${trial%_*}
     fold="--fold ${fold#fold}"
     kd="distill --task digits --student cnn_w8 $chosen --temperature $tau $fold --teacher $t --cache $root/cache $common"
     made="synthesize --task digits $common --images-per-class 200"
-    echo "train_teacher $teacher_flags $fold --out $t $common"
-    echo "train_generator $generator_flags $fold --out $shared/$1/generator $common"
-    echo "synthesize $synthesize_flags --weights $shared/$1/generator --out $set $common"
+    if [ "$part" = shared ]; then
+        echo "train_teacher $teacher_flags $fold --out $t $common"
+        echo "train_generator $generator_flags $fold --out $shared/$trial/generator $common"
+        echo "synthesize $synthesize_flags --weights $shared/$trial/generator --out $set $common"
+        return
+    fi
     for row in $rows; do
-        source=${set}_$row
-        case $row in
-        alone) echo "train_teacher --task digits --model cnn_w8 $chosen $fold --out $d/$row $common" ;;
-        real) source=real ;;
-        real_140) source="real --images-per-class 140 --subset-seed ${1#*seed}" ;;
-        out_of_domain) source=real:fashion_mnist ;;
-        dit) source=$set ;;
-        one_image_cutmix)
-            echo "$made --generator one_image --out ${set}_one_image"
-            echo "$kd $own_cutmix --source ${set}_one_image --out $d/$row"
-            continue ;;
-        noise | one_image) echo "$made --generator $row --out $source" ;;
-        gan)
-            echo "train_generator --kind gan --task digits $fold --out $shared/$1/gan $common"
-            echo "$made --generator gan --weights $shared/$1/gan --truncation 1 --out $source" ;;
-        deepinversion) echo "$made $inversion_flags --teacher $t --out $source" ;;
-        diffdfkd) echo "synthesize $synthesize_flags $guidance_flags --weights $shared/$1/generator --teacher $t --out $source $common" ;;
-        diffdfkd_adv) echo "synthesize $synthesize_flags $guidance_flags --weights $shared/$1/generator --teacher $t --student $d/diffdfkd --out ${source}_${RECIPE:-strong} $common"
-            source=${source}_${RECIPE:-strong} ;;
-        *) echo "$kd $(rival "$row") --out $d/$row"; continue ;;
+        case "$part $streams $pools " in
+        online*" $row "*) echo "$kd $(rival "$row") --out $d/$row" ;;
+        online* | *" $row "*) ;;
+        *) stored "$row" ;;
         esac
-        [ "$row" = alone ] || echo "$kd --source $source --out $d/$row"
     done
 }
 
-names= round=0
+stored() { # ROW of the fold and seed above
+    source=${set}_$1 own=
+    case $1 in
+    alone) echo "train_teacher --task digits --model cnn_w8 $chosen $fold --out $d/$1 $common"; return ;;
+    real) source=real ;;
+    real_140) source="real --images-per-class 140 --subset-seed ${trial#*seed}" ;;
+    out_of_domain) source=real:fashion_mnist ;;
+    dit) source=$set ;;
+    noise) echo "$made --generator noise --out $source" ;;
+    one_image | one_image_cutmix)
+        source=${set}_one_image
+        echo "$made --generator one_image --out $source"
+        case $1 in *_cutmix) own=$own_cutmix ;; esac ;;
+    gan)
+        echo "train_generator --kind gan --task digits $fold --out $shared/$trial/gan $common"
+        echo "$made --generator gan --weights $shared/$trial/gan --truncation 1 --out $source" ;;
+    deepinversion) echo "$made $inversion_flags --teacher $t --out $source" ;;
+    diffdfkd) echo "synthesize $synthesize_flags $guidance_flags --weights $shared/$trial/generator --teacher $t --out $source $common" ;;
+    diffdfkd_adv)
+        source=${source}_${RECIPE:-strong}
+        echo "synthesize $synthesize_flags $guidance_flags --weights $shared/$trial/generator --teacher $t --student $d/diffdfkd --out $source $common" ;;
+    *) echo "error: no row '$1' in $0" >&2; exit 2 ;;
+    esac
+    echo "$kd $own --source $source --out $d/$1"
+}
+
+all= round=0
 while [ $round -lt "${ROUNDS:-1}" ]; do
-    for f in 0 1 2 3 4; do names="$names fold${f}_seed$((seed + round))"; done
+    for f in 0 1 2 3 4; do all="$all fold${f}_seed$((seed + round))"; done
     round=$((round + 1))
 done
-run_folds "$names" commands $root
+run_folds "$(for n in $all; do echo "shared_$n"; done)" commands $root
+parts=$(for row in $rows; do case " $streams $pools " in *" $row "*) echo online ;; *) echo stored ;; esac; done | sort -u)
+run_folds "$(for n in $all; do for part in $parts; do echo "${part}_$n"; done; done)" commands $root
 case " $rows " in *" real "*) baseline="--baseline real" ;; *) baseline= ;; esac
 echo "report --runs $root --out $root/report $baseline --title 'Digits: rivals at an equal number of student steps (${RECIPE:-strong} recipe)' $(recorded digits_rivals_${RECIPE:-strong}$more scripts/sweeps/digits_rivals.sh) $dry" |
     "$PYTHON" -m dm_kd
