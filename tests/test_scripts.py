@@ -499,3 +499,16 @@ def test_the_random_real_digits_are_drawn_with_the_runs_seed(study):
     drawn = [(args["seed"], args["subset_seed"]) for args in made if args.get("subset_seed") is not
              None]
     assert sorted(set(drawn)) == [(0, 0), (1, 1)] and len(drawn) == 10
+
+
+@pytest.mark.parametrize("recipe, steps", [("strong", 1440), ("paper", 360)])
+def test_the_digits_rivals_have_every_row_once_in_a_fold_and_one_number_of_steps(study, recipe,
+                                                                                 steps):
+    made = study("scripts/sweeps/digits_rivals.sh", RECIPE=recipe)  # which checks the order
+    root = f"save/digits_rivals_{recipe}/"
+    runs = [settings(words)[1] for words in made if words[0] in ("distill", "train_teacher")
+            and words[words.index("--out") + 1].startswith(root)]
+    places = [str(args["out"]).removeprefix(root).split("/") for args in runs]
+    assert len(places) == len({tuple(p) for p in places}) == 5 * 21
+    assert {fold for fold, _ in places} == {f"fold{n}_seed0" for n in range(5)}
+    assert {args["epochs"] * args["steps_per_epoch"] for args in runs} == {steps}
