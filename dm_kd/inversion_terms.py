@@ -60,8 +60,7 @@ def reading(model: nn.Module, statistics: bool = True, means: bool = False, feat
     def at_norm(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         x = inputs[0].float()  # [B, C, H, W]
         if statistics:
-            variance, mean = torch.var_mean(x, (0, 2, 3), correction=0)
-            seen.statistics.append((mean, variance))
+            seen.statistics.append(ChannelStatistics.apply(x))
             seen.running.append((module.running_mean, module.running_var))
         if means:
             seen.means.append(x.mean((2, 3)))
@@ -78,6 +77,29 @@ def reading(model: nn.Module, statistics: bool = True, means: bool = False, feat
     finally:
         for handle in handles:
             handle.remove()
+
+
+class ChannelStatistics(torch.autograd.Function):
+    """x [B, C, H, W] -> (mean, variance) of each channel [C], the variance with division by N.
+
+    torch.var_mean's values; its passes over channels_last memory take four times as long on a CPU,
+    and a third of an update of DeepInversion. The gradient is written out, in one pass:
+    d mean / dx = 1 / N, d variance / dx = 2 (x - mean) / N.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> tuple[Tensor, Tensor]:
+        mean = x.mean((0, 2, 3))
+        ctx.save_for_backward(x, mean)
+        return mean, (x - mean.view(-1, 1, 1)).square_().mean((0, 2, 3))
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, of_mean: Tensor, of_variance: Tensor) -> Tensor:
+        x, mean = ctx.saved_tensors
+        n = x.numel() // x.shape[1]
+        slope = 2 / n * of_variance
+        return torch.addcmul((of_mean / n - slope * mean).view(-1, 1, 1), x, slope.view(-1, 1, 1))
 
 
 def chosen_means(means: list[Tensor]) -> Tensor:

@@ -8,7 +8,7 @@ teacher_flags="--task digits --model cnn_w32 $recipe"
 generator_flags="--task digits --steps 2000"
 synthesize_flags="--task digits --generator dit --guidance-scale 1 --steps 100 --images-per-class 200"
 alone_flags="--task digits --model cnn_w8 $recipe"
-pool_steps="--epochs 30 --steps-per-epoch 48 --warmup-calls 10"
+pool_steps="--epochs 20 --steps-per-epoch 72 --warmup-calls 5" # 25 calls of 128 images: 3,200
 stream_flags= cmi_flags="--inner-steps 40" nayer_flags="--loops 1 --warmup-loops 2 --inner-steps 20"
 inversion_flags="$inversion_flags --iterations 300"
 distill_flags="--task digits --student cnn_w8 $recipe --temperature 4"

@@ -30,6 +30,24 @@ def pair(mean: list[float], variance: list[float]) -> tuple[Tensor, Tensor]:
     return torch.tensor(mean), torch.tensor(variance)
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("shape", [(3, 2, 4, 5), (1, 3, 1, 1)])
+def test_channel_statistics_are_var_means_with_its_gradient(layout, shape):
+    draw = torch.Generator().manual_seed(0)
+    x = (3 + torch.randn(shape, generator=draw, dtype=torch.float64)).contiguous(
+        memory_format=layout).requires_grad_()
+    weights = torch.randn((2, shape[1]), generator=draw, dtype=torch.float64)
+    found, grads = [], []
+    for of in (terms.ChannelStatistics.apply,
+               lambda x: torch.var_mean(x, (0, 2, 3), correction=0)[::-1]):
+        mean, variance = of(x)
+        found.append(torch.stack([mean, variance]))
+        grads.append(torch.autograd.grad((weights * torch.stack([mean, variance])).sum(), x)[0])
+    torch.testing.assert_close(*found, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(*grads, rtol=1e-12, atol=1e-12)
+    assert torch.autograd.gradcheck(terms.ChannelStatistics.apply, x)
+
+
 def test_bn_sums_plain_norms_of_mean_and_variance_over_the_layers():
     seen = [pair([3.0, 4.0], [1.0, 1.0]), pair([1.0], [6.0])]
     running = [pair([0.0, 0.0], [1.0, 1.0]), pair([1.0], [4.0])]

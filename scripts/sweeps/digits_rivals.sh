@@ -25,10 +25,10 @@ times=${STEPS:-1}
 case $times in 1) more= ;; [2-9]) more=_x$times ;; *) echo "error: STEPS is 1 to 9, not '$times'" >&2; exit 2 ;; esac
 shared=save/digits root=save/digits_rivals_${RECIPE:-strong}$more
 case ${RECIPE:-strong} in
-strong) chosen="$recipe --epochs $((90 * times))" tau=4 pool_steps="--epochs $((30 * times)) --steps-per-epoch 48 --warmup-calls 10" ;;
+strong) chosen="$recipe --epochs $((90 * times))" tau=4 pool_steps="--epochs $((20 * times)) --steps-per-epoch 72 --warmup-calls 5" ;;
 paper)
     chosen="$steps --steps-per-epoch $((4 * times)) --learning-rate 0.1 --lr-decay-epochs 27,54,81 --weight-decay 1e-4" tau=10
-    pool_steps="--epochs 30 --steps-per-epoch $((12 * times)) --warmup-calls 10 --lr-decay-epochs 9,18,27" ;;
+    pool_steps="--epochs 20 --steps-per-epoch $((18 * times)) --warmup-calls 5 --lr-decay-epochs 6,12,18" ;;
 *) echo "error: RECIPE is strong or paper, not '$RECIPE'" >&2; exit 2 ;;
 esac
 rows=${ROWS:-alone real real_140 noise one_image one_image_cutmix out_of_domain gan dit diffdfkd diffdfkd_adv deepinversion $streams $pools}
