@@ -1,6 +1,6 @@
 #!/bin/sh
 # Digits: adaptive DeepInversion beside the student, the study's recipe and number of steps. Our settings: nobody published
-# any for 8 x 8 pixels; the CIFAR preset, but for the batch statistics' weight (1, not 10: see DeepInversion's).
+# any for 8 x 8 pixels; the CIFAR preset: the best of four trials (sweeps/digits_rivals_tune.sh).
 # Table row: adaptive DeepInversion, digits. Expected top-1: see the README's table.
 # Hardware: 2 CPU cores.  Time: 1 to 20 minutes.  Disk: 10 MB.
 # Needs: digits_teacher.sh.

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Digits: DFQ beside the student, the study's recipe and number of steps. Our settings: nobody published
-# any for 8 x 8 pixels; terms, weights, rates and steps are the CIFAR preset's, the generator's last
-# batch norm is DAFL's (the preset's sigmoid begins with grey images, on which a student can die: see the source).
+# any for 8 x 8 pixels; terms, weights, rates and steps are the CIFAR preset's:
+# the best of four trials (sweeps/digits_rivals_tune.sh).
 # Table row: DFQ, digits. Expected top-1: see the README's table.
 # Hardware: 2 CPU cores.  Time: 1 to 20 minutes.  Disk: 10 MB.
 # Needs: digits_teacher.sh.

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Digits: NAYER (one-hot class embeddings) beside the student, the study's recipe and number of steps. Our settings: nobody published
-# any for 8 x 8 pixels; the CIFAR preset, but for the batch statistics' weight (1, not 10: see DeepInversion's).
+# any for 8 x 8 pixels; the CIFAR preset, but for the batch statistics' weight, 1:
+# the best of four trials (sweeps/digits_rivals_tune.sh).
 # Table row: NAYER (one-hot class embeddings), digits. Expected top-1: see the README's table.
 # Hardware: 2 CPU cores.  Time: 1 to 20 minutes.  Disk: 10 MB.
 # Needs: digits_teacher.sh.
