@@ -495,13 +495,13 @@ def test_each_rival_has_four_different_trials_with_one_number_of_student_steps(s
 
 def test_the_random_real_digits_are_drawn_with_the_runs_seed(study):
     made = [settings(words)[1] for words in study("scripts/sweeps/digits_rivals.sh", "--dry-run",
-                                                  ROWS="real_140", ROUNDS="2")]
+                                                  ROWS="real_100", ROUNDS="2")]
     drawn = [(args["seed"], args["subset_seed"]) for args in made if args.get("subset_seed") is not
              None]
     assert sorted(set(drawn)) == [(0, 0), (1, 1)] and len(drawn) == 10
 
 
-@pytest.mark.parametrize("recipe, steps", [("strong", 1440), ("paper", 360)])
+@pytest.mark.parametrize("recipe, steps", [("strong", 720), ("paper", 180)])
 def test_the_digits_rivals_have_every_row_once_in_a_fold_and_one_number_of_steps(study, recipe,
                                                                                  steps):
     made = study("scripts/sweeps/digits_rivals.sh", RECIPE=recipe)  # which checks the order

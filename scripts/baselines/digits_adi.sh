@@ -1,5 +1,5 @@
 #!/bin/sh
-# Digits: adaptive DeepInversion beside the student, the study's recipe and number of steps. Our settings: nobody published
+# Digits: adaptive DeepInversion beside the student, 720 steps of 128. Our settings: nobody published
 # any for 8 x 8 pixels; the CIFAR preset: the best of four trials (sweeps/digits_rivals_tune.sh).
 # Table row: adaptive DeepInversion, digits. Expected top-1: see the README's table.
 # Hardware: 2 CPU cores.  Time: 1 to 20 minutes.  Disk: 10 MB.
@@ -10,5 +10,5 @@ cd "$(dirname "$0")/../.."
 . scripts/setup_env.sh
 . scripts/digits_settings.sh
 find_python
-exec "$PYTHON" -m dm_kd.distill $distill_flags $(rival adi) \
+exec "$PYTHON" -m dm_kd.distill $rival_flags $(rival adi) \
     --teacher save/models/digits_cnn_w32 --out save/student_model/digits_adi "$@"

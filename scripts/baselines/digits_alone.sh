@@ -8,4 +8,4 @@ cd "$(dirname "$0")/../.."
 . scripts/setup_env.sh
 . scripts/digits_settings.sh
 find_python
-exec "$PYTHON" -m dm_kd.train_teacher $alone_flags --out save/student_model/digits_alone "$@"
+exec "$PYTHON" -m dm_kd.train_teacher $alone_flags $rival_steps --out save/student_model/digits_alone "$@"

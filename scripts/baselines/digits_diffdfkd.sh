@@ -1,6 +1,6 @@
 #!/bin/sh
-# Digits: 2,000 images of the small DiT (theirs: Stable Diffusion 1.5), steered at each step by the teacher's
-# cross-entropy and batch statistics, with latent cutmix; then: digits_distill.sh --source syn_dataset/digits_diffdfkd
+# Digits: 1,000 images of the small DiT (theirs: Stable Diffusion 1.5), steered at each step by the teacher's
+# cross-entropy and batch statistics, with latent cutmix; then: baselines/digits_real.sh --source syn_dataset/digits_diffdfkd
 # --out save/student_model/digits_diffdfkd
 # For the adversarial term --student save/student_model/digits_diffdfkd --out syn_dataset/digits_diffdfkd_adv: images on which
 # that student differs from the teacher. (Theirs trains one between the batches; the published code cannot run.)
@@ -14,4 +14,4 @@ cd "$(dirname "$0")/../.."
 . scripts/digits_settings.sh
 find_python
 exec "$PYTHON" -m dm_kd.synthesize $synthesize_flags --weights save/generators/digits_dit --teacher save/models/digits_cnn_w32 \
-    $guidance_flags --out syn_dataset/digits_diffdfkd "$@"
+    $guidance_flags --images-per-class $rival_images --out syn_dataset/digits_diffdfkd "$@"

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Digits: FastDFKD (sequential) beside the student, the study's recipe and number of steps. Our settings: nobody published
+# Digits: FastDFKD (sequential) beside the student, 720 steps of 128. Our settings: nobody published
 # any for 8 x 8 pixels; the CIFAR preset, but for the batch statistics' weight, 1, and the generator's rate, 5e-3:
 # the best of four trials (sweeps/digits_rivals_tune.sh).
 # Table row: FastDFKD (sequential), digits. Expected top-1: see the README's table.
@@ -11,5 +11,5 @@ cd "$(dirname "$0")/../.."
 . scripts/setup_env.sh
 . scripts/digits_settings.sh
 find_python
-exec "$PYTHON" -m dm_kd.distill $distill_flags $(rival fast_sequential) \
+exec "$PYTHON" -m dm_kd.distill $rival_flags $(rival fast_sequential) \
     --teacher save/models/digits_cnn_w32 --out save/student_model/digits_fast_sequential "$@"

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Digits: FastDFKD (Reptile) beside the student, the study's recipe and number of steps. Our settings: nobody published
+# Digits: FastDFKD (Reptile) beside the student, 720 steps of 128. Our settings: nobody published
 # any for 8 x 8 pixels; the CIFAR preset, but for the weights of the batch statistics, 1, and of the adversary, 0.1:
 # the best of four trials (sweeps/digits_rivals_tune.sh).
 # Table row: FastDFKD (Reptile), digits. Expected top-1: see the README's table.
@@ -11,5 +11,5 @@ cd "$(dirname "$0")/../.."
 . scripts/setup_env.sh
 . scripts/digits_settings.sh
 find_python
-exec "$PYTHON" -m dm_kd.distill $distill_flags $(rival fastdfkd_reptile) \
+exec "$PYTHON" -m dm_kd.distill $rival_flags $(rival fastdfkd_reptile) \
     --teacher save/models/digits_cnn_w32 --out save/student_model/digits_fastdfkd_reptile "$@"

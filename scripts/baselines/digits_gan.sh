@@ -1,6 +1,6 @@
 #!/bin/sh
-# Digits: 2,000 images of a small conditional GAN, truncation 1;
-# then: digits_distill.sh --source syn_dataset/digits_gan
+# Digits: 1,000 images of a small conditional GAN, truncation 1;
+# then: baselines/digits_real.sh --source syn_dataset/digits_gan
 # --out save/student_model/digits_gan
 # Table row: conditional GAN, Digits. Expected top-1: see the README's table.
 # Hardware: 2 CPU cores.  Time: 1 minute.  Disk: 10 MB.
@@ -9,6 +9,7 @@
 set -eu
 cd "$(dirname "$0")/../.."
 . scripts/setup_env.sh
+. scripts/digits_settings.sh
 find_python
 exec "$PYTHON" -m dm_kd.synthesize --task digits --generator gan --weights save/generators/digits_gan --truncation 1 \
-    --images-per-class 200 --out syn_dataset/digits_gan "$@"
+    --images-per-class $rival_images --out syn_dataset/digits_gan "$@"

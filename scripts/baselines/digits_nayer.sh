@@ -1,5 +1,5 @@
 #!/bin/sh
-# Digits: NAYER (one-hot class embeddings) beside the student, the study's recipe and number of steps. Our settings: nobody published
+# Digits: NAYER (one-hot class embeddings) beside the student, 720 steps of 128. Our settings: nobody published
 # any for 8 x 8 pixels; the CIFAR preset, but for the batch statistics' weight, 1:
 # the best of four trials (sweeps/digits_rivals_tune.sh).
 # Table row: NAYER (one-hot class embeddings), digits. Expected top-1: see the README's table.
@@ -11,5 +11,5 @@ cd "$(dirname "$0")/../.."
 . scripts/setup_env.sh
 . scripts/digits_settings.sh
 find_python
-exec "$PYTHON" -m dm_kd.distill $distill_flags $(rival nayer) \
+exec "$PYTHON" -m dm_kd.distill $rival_flags $(rival nayer) \
     --teacher save/models/digits_cnn_w32 --out save/student_model/digits_nayer "$@"

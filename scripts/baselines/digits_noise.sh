@@ -1,5 +1,5 @@
 #!/bin/sh
-# Digits: images of noise, the lower line. Then: digits_distill.sh --source syn_dataset/digits_noise
+# Digits: images of noise, the lower line. Then: baselines/digits_real.sh --source syn_dataset/digits_noise
 # --out save/student_model/digits_noise
 # Table row: noise, Digits. Expected top-1: see the README's table.
 # Hardware: 2 CPU cores.  Time: 1 minute.  Disk: 50 MB.
@@ -7,6 +7,7 @@
 set -eu
 cd "$(dirname "$0")/../.."
 . scripts/setup_env.sh
+. scripts/digits_settings.sh
 find_python
-exec "$PYTHON" -m dm_kd.synthesize --task digits --generator noise --images-per-class 200 \
+exec "$PYTHON" -m dm_kd.synthesize --task digits --generator noise --images-per-class $rival_images \
     --out syn_dataset/digits_noise "$@"

@@ -10,5 +10,5 @@ cd "$(dirname "$0")/../.."
 . scripts/setup_env.sh
 . scripts/digits_settings.sh
 find_python
-exec "$PYTHON" -m dm_kd.distill $distill_flags --source real:fashion_mnist --teacher save/models/digits_cnn_w32 \
+exec "$PYTHON" -m dm_kd.distill $rival_flags --source real:fashion_mnist --teacher save/models/digits_cnn_w32 \
     --out save/student_model/digits_out_of_domain "$@"

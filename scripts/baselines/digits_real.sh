@@ -1,6 +1,6 @@
 #!/bin/sh
-# Digits: distillation on the real training images; --images-per-class 140 --subset-seed 0 for the row random
-# real images (drawn, not the first; the synthetic sets have 200 of a class, here are about 150).
+# Digits: distillation on the real training images; --images-per-class 100 --subset-seed 0 for the row random
+# real images (drawn, not the first; as many as the synthetic sets have).
 # The row coreset (as many real images as fit into the generator's weights) is this one: the 2,906,272 bytes of
 # digits_generator.sh's dit.safetensors hold 45,410 images of 64 bytes, and there are about 1,530.
 # Table rows: KD on real data, random real images, coreset of the generator's bytes, Digits. Expected top-1: see the README's table.
@@ -12,5 +12,5 @@ cd "$(dirname "$0")/../.."
 . scripts/setup_env.sh
 . scripts/digits_settings.sh
 find_python
-exec "$PYTHON" -m dm_kd.distill $distill_flags --source real --teacher save/models/digits_cnn_w32 \
+exec "$PYTHON" -m dm_kd.distill $rival_flags --source real --teacher save/models/digits_cnn_w32 \
     --out save/student_model/digits_real "$@"

@@ -1,11 +1,13 @@
 #!/bin/sh
 # Question: who wins on digits at an equal number of student steps? Every row of the README's table of
 # rivals: 5 folds by writer, seeds from N on, one teacher and one student, last epoch. Each fold and
-# seed shares the teacher, the generator and the set of scripts/digits.sh, which are made here if they
-# are not there. Settings: scripts/rivals_settings.sh, chosen by digits_rivals_tune.sh.
+# seed shares the teacher and the generator of scripts/digits.sh, which are made here if they are not
+# there. 1,000 images in each set; pools make 2,560, streams a batch for each step. Settings:
+# scripts/rivals_settings.sh, chosen by digits_rivals_tune.sh.
 # ROUNDS=1 (default): seed N in all five folds; each round more is another seed, ROUNDS=5 is all 25.
-# RECIPE=strong (default: half mixup, one view for both networks, 1,440 steps of 128: the study's), or
-# paper (the paper's for ImageNet: rate 0.1 in three drops, temperature 10, no mixup; 360 steps, a quarter).
+# RECIPE=strong (default: half mixup, one view for both networks, 720 steps of 128: half of
+# the study's), or paper (the paper's for ImageNet: rate 0.1 in three drops, temperature 10, no mixup; 180
+# steps, a quarter).
 # one_image_cutmix is One-Image under its paper's own CutMix of every batch, in place of the recipe's mixup.
 # STEPS=4: four times the student steps, to see whom their number held back; the pools' calls too.
 # Decision rule: none; rows are compared with KD on real data by paired intervals over writers.
@@ -25,13 +27,13 @@ times=${STEPS:-1}
 case $times in 1) more= ;; [2-9]) more=_x$times ;; *) echo "error: STEPS is 1 to 9, not '$times'" >&2; exit 2 ;; esac
 shared=save/digits root=save/digits_rivals_${RECIPE:-strong}$more
 case ${RECIPE:-strong} in
-strong) chosen="$recipe --epochs $((90 * times))" tau=4 pool_steps="--epochs $((20 * times)) --steps-per-epoch 72 --warmup-calls 5" ;;
+strong) chosen="$recipe --epochs $((45 * times))" tau=4 pool_steps="--epochs $((15 * times)) --steps-per-epoch 48 --warmup-calls 5" ;;
 paper)
-    chosen="$steps --steps-per-epoch $((4 * times)) --learning-rate 0.1 --lr-decay-epochs 27,54,81 --weight-decay 1e-4" tau=10
-    pool_steps="--epochs 20 --steps-per-epoch $((18 * times)) --warmup-calls 5 --lr-decay-epochs 6,12,18" ;;
+    chosen="$steps $rival_steps --steps-per-epoch $((4 * times)) --learning-rate 0.1 --lr-decay-epochs 13,27,40 --weight-decay 1e-4" tau=10
+    pool_steps="--epochs 15 --steps-per-epoch $((12 * times)) --warmup-calls 5 --lr-decay-epochs 4,9,13" ;;
 *) echo "error: RECIPE is strong or paper, not '$RECIPE'" >&2; exit 2 ;;
 esac
-rows=${ROWS:-alone real real_140 noise one_image one_image_cutmix out_of_domain gan dit diffdfkd diffdfkd_adv deepinversion $streams $pools}
+rows=${ROWS:-alone real real_100 noise one_image one_image_cutmix out_of_domain gan dit diffdfkd diffdfkd_adv deepinversion $streams $pools}
 
 commands() { # shared_fold3_seed0, then stored_ (rows with a set, or none) and online_ (with a source)
     part=${1%%_*} trial=${1#*_}
@@ -39,11 +41,11 @@ commands() { # shared_fold3_seed0, then stored_ (rows with a set, or none) and o
     common="--seed ${1#*seed} --threads $threads $dry" fold=${trial%_*}
     fold="--fold ${fold#fold}"
     kd="distill --task digits --student cnn_w8 $chosen --temperature $tau $fold --teacher $t --cache $root/cache $common"
-    made="synthesize --task digits $common --images-per-class 200"
+    made="synthesize --task digits $common --images-per-class $rival_images"
+    own_dit="synthesize $synthesize_flags --images-per-class $rival_images --weights $shared/$trial/generator $common"
     if [ "$part" = shared ]; then
         echo "train_teacher $teacher_flags $fold --out $t $common"
         echo "train_generator $generator_flags $fold --out $shared/$trial/generator $common"
-        echo "synthesize $synthesize_flags --weights $shared/$trial/generator --out $set $common"
         return
     fi
     for row in $rows; do
@@ -56,26 +58,26 @@ commands() { # shared_fold3_seed0, then stored_ (rows with a set, or none) and o
 }
 
 stored() { # ROW of the fold and seed above
-    source=${set}_$1 own=
+    source=${set}_${1}_$rival_images own=
     case $1 in
     alone) echo "train_teacher --task digits --model cnn_w8 $chosen $fold --out $d/$1 $common"; return ;;
     real) source=real ;;
-    real_140) source="real --images-per-class 140 --subset-seed ${trial#*seed}" ;;
+    real_100) source="real --images-per-class $rival_images --subset-seed ${trial#*seed}" ;;
     out_of_domain) source=real:fashion_mnist ;;
-    dit) source=$set ;;
+    dit) echo "$own_dit --out $source" ;;
     noise) echo "$made --generator noise --out $source" ;;
     one_image | one_image_cutmix)
-        source=${set}_one_image
+        source=${set}_one_image_$rival_images
         echo "$made --generator one_image --out $source"
         case $1 in *_cutmix) own=$own_cutmix ;; esac ;;
     gan)
         echo "train_generator --kind gan --task digits $fold --out $shared/$trial/gan $common"
         echo "$made --generator gan --weights $shared/$trial/gan --truncation 1 --out $source" ;;
     deepinversion) echo "$made $inversion_flags --teacher $t --out $source" ;;
-    diffdfkd) echo "synthesize $synthesize_flags $guidance_flags --weights $shared/$trial/generator --teacher $t --out $source $common" ;;
+    diffdfkd) echo "$own_dit $guidance_flags --teacher $t --out $source" ;;
     diffdfkd_adv)
         source=${source}_${RECIPE:-strong}
-        echo "synthesize $synthesize_flags $guidance_flags --weights $shared/$trial/generator --teacher $t --student $d/diffdfkd --out $source $common" ;;
+        echo "$own_dit $guidance_flags --teacher $t --student $d/diffdfkd --out $source" ;;
     *) echo "error: no row '$1' in $0" >&2; exit 2 ;;
     esac
     echo "$kd $own --source $source --out $d/$1"

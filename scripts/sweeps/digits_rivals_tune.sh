@@ -8,7 +8,7 @@
 # without real images), is reported for the trial that it would have chosen; it decides nothing.
 # One-Image's only flag is the picture: its trials are two pictures, and four times the patches of each.
 # diffdfkd_adv has DiffDFKD's trials, against the student of diffdfkd_1.
-# Half the student steps, calls and images of that table.
+# Student steps, calls and images are those of that table.
 # Hardware: 2 CPU cores (one job each).  Disk: 1 GB.
 # Time: about an hour with two cores (15 methods x 4 trials).
 # Use: [METHODS="dafl zskt"] sh scripts/sweeps/digits_rivals_tune.sh [--dry-run]
@@ -21,7 +21,7 @@ dry_flag "scripts/sweeps/digits_rivals_tune.sh" "$@"
 . scripts/digits_settings.sh
 find_python
 root=save/digits_rivals_tune
-recipe="$recipe --epochs 45" pool_steps="--epochs 15 --steps-per-epoch 48 --warmup-calls 5"
+recipe="$recipe $rival_steps"
 methods=${METHODS:-gan one_image dit $streams $pools deepinversion diffdfkd diffdfkd_adv}
 
 trial() { # METHOD 1|2|3|4: added to, or in place of, the flags of scripts/rivals_settings.sh
@@ -73,7 +73,7 @@ trial() { # METHOD 1|2|3|4: added to, or in place of, the flags of scripts/rival
 }
 
 kept() { # METHOD 1|2|3|4: images of a class to learn from
-    case $1_$2 in one_image_[34]) echo 400 ;; *) echo 100 ;; esac
+    case $1_$2 in one_image_[34]) echo 400 ;; *) echo $rival_images ;; esac
 }
 
 offline() { # METHOD FOLDER: its synthesize command
