@@ -418,10 +418,10 @@ FASHION_RIVALS = "scripts/sweeps/fashion_mnist_rivals.sh"
 
 
 @pytest.mark.parametrize("recipe, steps, expected", [
-    ("strong", 2000, {"temperature": 4, "learning_rate": 0.02, "lr_schedule": "cosine",
+    ("strong", 1000, {"temperature": 4, "learning_rate": 0.02, "lr_schedule": "cosine",
                       "mixup": 0.4, "mix_share": 0.5, "weight_decay": 5e-4}),
-    ("paper", 500, {"temperature": 10, "learning_rate": 0.02, "lr_schedule": "step",
-                     "lr_decay_epochs": (6, 12, 18), "mixup": 0, "weight_decay": 1e-4})])
+    ("paper", 250, {"temperature": 10, "learning_rate": 0.02, "lr_schedule": "step",
+                     "lr_decay_epochs": (3, 6, 9), "mixup": 0, "weight_decay": 1e-4})])
 def test_fashion_mnists_rivals_have_one_recipe_and_one_number_of_steps(study, recipe, steps,
                                                                        expected):
     made = [settings(words) for words in study(FASHION_RIVALS, "--dry-run", RECIPE=recipe)]
@@ -433,7 +433,7 @@ def test_fashion_mnists_rivals_have_one_recipe_and_one_number_of_steps(study, re
             assert (args["mixup"], args["cutmix"], args["mix_share"]) == (0, 0.25, 1)
             args = args | {key: expected[key] for key in ("mixup", "mix_share") if key in expected}
         assert {key: args[key] for key in expected} == expected, args["out"]
-        assert args.get("calls_per_epoch", 1) == 1 and args["epochs"] == 20
+        assert args.get("calls_per_epoch", 1) == 1
     alone = [args for entry, args in made
              if entry == "train_teacher" and args["model"] == "lenet5_half"]
     expected.pop("temperature")

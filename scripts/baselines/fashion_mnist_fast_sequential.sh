@@ -1,9 +1,9 @@
 #!/bin/sh
-# Fashion-MNIST: FastDFKD (sequential) beside a LeNet-5-half, 2,000 steps of 128. Our settings: nobody published any
+# Fashion-MNIST: FastDFKD (sequential) beside a LeNet-5-half, 1,000 steps of 128. Our settings: nobody published any
 # for 28 x 28 pixels; the CIFAR preset, but for the batch statistics' weight, 1, and the generator's rate, 5e-3:
 # the best of four trials (sweeps/digits_rivals_tune.sh).
 # Table row: FastDFKD (sequential), Fashion-MNIST. Expected top-1: see the README's table.
-# Hardware: 2 CPU cores.  Time: 8 minutes of one core; PAIR=wrn several times as long (estimates).  Disk: 200 MB.
+# Hardware: 2 CPU cores.  Time: 7 minutes of one core; PAIR=wrn several times as long (estimates).  Disk: 200 MB.
 # Needs: baselines/fashion_mnist_teacher.sh; with PAIR=wrn (WRN-16-2 to WRN-16-1) fashion_mnist_teacher.sh.
 # Use: [PAIR=wrn] sh scripts/baselines/fashion_mnist_fast_sequential.sh [flags of python -m dm_kd.distill, such as --seed 1 or --dry-run]
 set -eu

@@ -1,9 +1,9 @@
 #!/bin/sh
-# Fashion-MNIST: ZSKT beside a LeNet-5-half, 2,000 steps of 128. Our settings: nobody published any
+# Fashion-MNIST: ZSKT beside a LeNet-5-half, 1,000 steps of 128. Our settings: nobody published any
 # for 28 x 28 pixels; terms, weights, rates and steps are the CIFAR preset's, the generator's
 # first map has 64 channels, not 256 (scripts/fashion_mnist_settings.sh: the table's minutes).
 # Table row: ZSKT, Fashion-MNIST. Expected top-1: see the README's table.
-# Hardware: 2 CPU cores.  Time: 15 minutes of one core; PAIR=wrn several times as long (estimates).  Disk: 200 MB.
+# Hardware: 2 CPU cores.  Time: 8 minutes of one core; PAIR=wrn several times as long (estimates).  Disk: 200 MB.
 # Needs: baselines/fashion_mnist_teacher.sh; with PAIR=wrn (WRN-16-2 to WRN-16-1) fashion_mnist_teacher.sh.
 # Use: [PAIR=wrn] sh scripts/baselines/fashion_mnist_zskt.sh [flags of python -m dm_kd.distill, such as --seed 1 or --dry-run]
 set -eu

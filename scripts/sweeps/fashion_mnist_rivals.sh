@@ -3,17 +3,17 @@
 # LeNet-5-half, every row, seeds N to N + 2 of student and rival, one set for all three; last epoch. PAIR=wrn:
 # WRN-16-2 to WRN-16-1, for ROWS="real dit" and the two best rivals. Settings: scripts/rivals_settings.sh,
 # chosen on digits (digits_rivals_tune.sh), and what fits into the cap (scripts/fashion_mnist_settings.sh).
-# RECIPE=strong (default: half mixup, one view for both networks, cosine, 2,000 steps of 128), or paper (the
-# paper's for ImageNet: temperature 10, rate 0.1 in three drops at 30, 60 and 90 %, no mixup; 500 steps, a
+# RECIPE=strong (default: half mixup, one view for both networks, cosine, 1,000 steps of 128), or paper (the
+# paper's for ImageNet: temperature 10, rate 0.1 in three drops at 30, 60 and 90 %, no mixup; 250 steps, a
 # quarter). LeNet-5-half has the rate 0.02 in both: at higher ones its units die (fashion_mnist_dev.sh; 1,000
 # steps at temperature 10, 10,000 real images, seed 0, --val dev: 84 % right at 0.02, 10 % at 0.04).
 # Decision rule: none; rows are compared with KD on real data.
 # one_image_cutmix is One-Image under its paper's own CutMix of every batch, in place of the recipe's mixup.
-# Images of each class: 1,000, of DiffDFKD 350 (the cap); streams and pools make theirs in the run.
-# Cap: 15 minutes of one core for a row and seed, a third of the minutes of the set that its seeds share among
+# Images of each class: 1,000, of DiffDFKD 200 (the cap); streams and pools make theirs in the run.
+# Cap: 8 minutes of one core for a row and seed, a third of the minutes of the set that its seeds share among
 # them, generators' pretraining apart. PAIR=wrn has no cap.
 # Hardware: 2 CPU cores (one job each).  Disk: 6 GB.
-# Time: about 3.5 hours with two cores, paper 2 (estimates from the processor time of an update and of a
+# Time: about 2.5 hours with two cores, paper 1 (estimates from the processor time of an update and of a
 # sampling step on busy cores), besides teacher (10 minutes), generator and GAN (4 hours).
 # Use: [PAIR=wrn] [RECIPE=paper] [ROWS="real dafl"] sh scripts/sweeps/fashion_mnist_rivals.sh [--seed N]
 #      [--threads N] [--dry-run]    JOBS=2 processes at a time. The same command goes on after an interruption.
@@ -29,7 +29,8 @@ case ${RECIPE:-strong} in
 strong) chosen=$rival_recipe tau=4 ;;
 paper)
     if [ "$rival_student" = wrn_16_1 ]; then rival_rate=0.1; fi
-    chosen="--epochs 20 --steps-per-epoch 25 --batch-size 128 --learning-rate $rival_rate --lr-decay-epochs 6,12,18 --weight-decay 1e-4" tau=10 ;;
+    chosen="--epochs 10 --steps-per-epoch 25 --batch-size 128 --learning-rate $rival_rate --lr-decay-epochs 3,6,9 --weight-decay 1e-4" tau=10
+    pool_steps="--warmup-calls 5" ;;
 *) echo "error: RECIPE is strong or paper, not '$RECIPE'" >&2; exit 2 ;;
 esac
 root=save/fashion_mnist_rivals${pair}_${RECIPE:-strong} common="--threads $threads $dry"
