@@ -24,4 +24,5 @@ rival() { # METHOD: the flags of its source; those that digits_rivals_tune.sh fo
 
 inversion_flags="--generator deepinversion --pixel-rate 0.1 --bn-weight 10 --batch-size 250"
 guidance_flags="--teacher-guidance 3 --latent-cutmix --steps 50" # DiffDFKD's own, on top of synthesize_flags
+adversarial_flags="$guidance_flags --teacher-guidance 1" # with --student
 own_cutmix="--mixup 0 --cutmix 0.25 --mix-share 1" # One-Image's own, of every batch

@@ -459,6 +459,7 @@ def test_the_adversarial_set_is_made_after_the_student_it_is_made_against(study)
             < outs.index(f"{root}/diffdfkd_adv"))
     plain, against = [settings(words)[1] for words in made if words[0] == "synthesize"]
     assert against.pop("student") == f"{root}/diffdfkd" and str(against.pop("out")) == adversarial
+    assert (against.pop("teacher_guidance"), plain.pop("teacher_guidance")) == (1, 3)
     assert against.items() <= plain.items()
 
 

@@ -2,7 +2,7 @@
 # Digits: 1,000 images of the small DiT (theirs: Stable Diffusion 1.5), steered at each step by the teacher's
 # cross-entropy and batch statistics, with latent cutmix; then: baselines/digits_real.sh --source syn_dataset/digits_diffdfkd
 # --out save/student_model/digits_diffdfkd
-# For the adversarial term --student save/student_model/digits_diffdfkd --out syn_dataset/digits_diffdfkd_adv: images on which
+# For the adversarial term --teacher-guidance 1 --student save/student_model/digits_diffdfkd --out syn_dataset/digits_diffdfkd_adv: images on which
 # that student differs from the teacher. (Theirs trains one between the batches; the published code cannot run.)
 # Table row: DiffDFKD, Digits. Expected top-1: see the README's table.
 # Hardware: 2 CPU cores.  Time: 15 minutes.  Disk: 10 MB.

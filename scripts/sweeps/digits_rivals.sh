@@ -12,7 +12,7 @@
 # STEPS=4: four times the student steps, to see whom their number held back; the pools' calls too.
 # Decision rule: none; rows are compared with KD on real data by paired intervals over writers.
 # Hardware: 2 CPU cores (one job each).  Disk: 4 GB.
-# Time: about 50 minutes of one core for a fold and seed. Cap: 10 minutes of one core for a row, its
+# Time: about 35 minutes of one core for a fold and seed. Cap: 10 minutes of one core for a row, its
 # images among them (STEPS=4: 20).
 # Use: [RECIPE=paper] [ROUNDS=5] [STEPS=4] [ROWS="real dafl"] sh scripts/sweeps/digits_rivals.sh [--seed N]
 #      [--threads N] [--dry-run]    JOBS=2 processes at a time. The same command goes on after an interruption.
@@ -77,7 +77,7 @@ stored() { # ROW of the fold and seed above
     diffdfkd) echo "$own_dit $guidance_flags --teacher $t --out $source" ;;
     diffdfkd_adv)
         source=${source}_${RECIPE:-strong}
-        echo "$own_dit $guidance_flags --teacher $t --student $d/diffdfkd --out $source" ;;
+        echo "$own_dit $adversarial_flags --teacher $t --student $d/diffdfkd --out $source" ;;
     *) echo "error: no row '$1' in $0" >&2; exit 2 ;;
     esac
     echo "$kd $own --source $source --out $d/$1"

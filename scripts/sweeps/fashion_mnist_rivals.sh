@@ -49,7 +49,7 @@ set_of() { # ROW: its set's folder
 
 make_set() { # ROW
     made="synthesize --task fashion_mnist --images-per-class 1000 --out $(set_of "$1") $common"
-    guided="synthesize $synthesize_flags $guidance_flags --weights $dit --teacher $rival_teacher --images-per-class $guided_images --out $(set_of "$1") $common"
+    guided="synthesize $synthesize_flags --weights $dit --teacher $rival_teacher --out $(set_of "$1") $common"
     case $1 in
     noise | one_image) echo "$made --generator $1" ;;
     dit) echo "synthesize $synthesize_flags --weights $dit --out $(set_of dit) $common" ;;
@@ -57,8 +57,8 @@ make_set() { # ROW
         echo "train_generator --kind gan --task fashion_mnist --out $gan $common"
         echo "$made --generator gan --weights $gan --truncation 1" ;;
     deepinversion) echo "$made $inversion_flags --teacher $rival_teacher" ;;
-    diffdfkd) echo "$guided" ;;
-    diffdfkd_adv) echo "$guided --student $root/seed$seed/diffdfkd" ;;
+    diffdfkd) echo "$guided $guidance_flags --images-per-class $guided_images" ;;
+    diffdfkd_adv) echo "$guided $adversarial_flags --images-per-class $guided_images --student $root/seed$seed/diffdfkd" ;;
     esac
 }
 
@@ -104,5 +104,5 @@ if [ -n "$last" ]; then
     run_folds "$last" commands $root
 fi
 case " $rows " in *" real "*) baseline="--baseline real" ;; *) baseline= ;; esac
-echo "report --runs $root --out $root/report $baseline --title 'Fashion-MNIST: rivals at an equal number of student steps ($rival_student, ${RECIPE:-strong} recipe)' $dry" |
+echo "report --runs $root --out $root/report $baseline --title 'Fashion-MNIST: rivals at an equal number of student steps ($rival_student, ${RECIPE:-strong} recipe)' $(recorded "fashion_mnist_rivals${pair}_${RECIPE:-strong}" scripts/sweeps/fashion_mnist_rivals.sh) $dry" |
     "$PYTHON" -m dm_kd
