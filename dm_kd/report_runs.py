@@ -290,7 +290,8 @@ def describe(trial: dict) -> str:
     elif generator.get("name") == "noise":
         images = "noise"
     elif s is not None and steps is not None:
-        images = f"synthetic images ({generator.get('name')}, s={s:g}, T={steps})"
+        steered = ", teacher-guided" * ("teacher_guidance" in generator)
+        images = f"synthetic images ({generator.get('name')}, s={s:g}, T={steps}{steered})"
     else:
         images = f"images of {generator.get('name', config.get('source'))}"
     return plain(f"{config.get('student')}, KD from {settings['teacher']} on {images}")

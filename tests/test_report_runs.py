@@ -251,3 +251,12 @@ def test_real_images_with_and_without_a_subset_differ_in_their_amount_only(tmp_p
     write_run(tmp_path / "real_all", per_class=145, images_per_class=None, subset_seed=None)
     some, every = (trial["settings"] for trial in read(tmp_path)[0])
     assert {k for k in some if some[k] != every[k]} == {"images_per_class"}
+
+
+def test_a_steered_set_is_not_described_as_plain_dit(tmp_path):
+    plain = {**DIT, "guidance_scale": 1.5, "steps": 50}
+    write_run(tmp_path / "a" / "run", source="syn/d", generator=plain | {"teacher_guidance": 1.0})
+    write_run(tmp_path / "b" / "run", source="syn/d", generator=plain)
+    said = [report_runs.describe(read(tmp_path / name)[0][0]) for name in "ab"]
+    assert said[0].endswith("(dit, s=1.5, T=50, teacher-guided)")
+    assert said[1].endswith("(dit, s=1.5, T=50)")
