@@ -5,7 +5,7 @@
 # For the adversarial term --teacher-guidance 1 --student save/student_model/digits_diffdfkd --out syn_dataset/digits_diffdfkd_adv: images on which
 # that student differs from the teacher. (Theirs trains one between the batches; the published code cannot run.)
 # Table row: DiffDFKD, Digits. Expected top-1: see the README's table.
-# Hardware: 2 CPU cores.  Time: 15 minutes.  Disk: 10 MB.
+# Hardware: 2 CPU cores.  Time: 4 minutes.  Disk: 10 MB.
 # Needs: digits_generator.sh; digits_teacher.sh.
 # Use: sh scripts/baselines/digits_diffdfkd.sh [flags of python -m dm_kd.synthesize, such as --teacher-guidance 0.5 or --dry-run]
 set -eu

@@ -3,7 +3,7 @@
 # any for 8 x 8 pixels; the CIFAR preset, but for the batch statistics' weight, 1:
 # the best of four trials (sweeps/digits_rivals_tune.sh).
 # Table row: FastDFKD (first-order MAML), digits. Expected top-1: see the README's table.
-# Hardware: 2 CPU cores.  Time: 1 to 20 minutes.  Disk: 10 MB.
+# Hardware: 2 CPU cores.  Time: 1 to 4 minutes.  Disk: 10 MB.
 # Needs: digits_teacher.sh.
 # Use: sh scripts/baselines/digits_fastdfkd.sh [flags of python -m dm_kd.distill, such as --fold 1 or --dry-run]
 set -eu

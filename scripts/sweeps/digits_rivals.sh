@@ -2,7 +2,7 @@
 # Question: who wins on digits at an equal number of student steps? Every row of the README's table of
 # rivals: 5 folds by writer, seeds from N on, one teacher and one student, last epoch. Each fold and
 # seed shares the teacher and the generator of scripts/digits.sh, which are made here if they are not
-# there. 1,000 images in each set; pools make 2,560, streams a batch for each step. Settings:
+# there. 1,000 images in each set; pools make 2,560 (NAYER 3,200), streams a batch for each step. Settings:
 # scripts/rivals_settings.sh, chosen by digits_rivals_tune.sh.
 # ROUNDS=1 (default): seed N in all five folds; each round more is another seed, ROUNDS=5 is all 25.
 # RECIPE=strong (default: half mixup, one view for both networks, 720 steps of 128: half of
@@ -12,7 +12,7 @@
 # STEPS=4: four times the student steps, to see whom their number held back; the pools' calls too.
 # Decision rule: none; rows are compared with KD on real data by paired intervals over writers.
 # Hardware: 2 CPU cores (one job each).  Disk: 4 GB.
-# Time: about 35 minutes of one core for a fold and seed. Cap: 10 minutes of one core for a row, its
+# Time: about 30 minutes of one core for a fold and seed. Cap: 10 minutes of one core for a row, its
 # images among them (STEPS=4: 20).
 # Use: [RECIPE=paper] [ROUNDS=5] [STEPS=4] [ROWS="real dafl"] sh scripts/sweeps/digits_rivals.sh [--seed N]
 #      [--threads N] [--dry-run]    JOBS=2 processes at a time. The same command goes on after an interruption.
@@ -76,7 +76,7 @@ stored() { # ROW of the fold and seed above
     deepinversion) echo "$made $inversion_flags --teacher $t --out $source" ;;
     diffdfkd) echo "$own_dit $guidance_flags --teacher $t --out $source" ;;
     diffdfkd_adv)
-        source=${source}_${RECIPE:-strong}
+        source=${source}_${RECIPE:-strong}$more # of its student
         echo "$own_dit $adversarial_flags --teacher $t --student $d/diffdfkd --out $source" ;;
     *) echo "error: no row '$1' in $0" >&2; exit 2 ;;
     esac

@@ -2,8 +2,8 @@
 # Question: which settings should each rival have in scripts/sweeps/digits_rivals.sh? Four trials for each
 # method, on fold 0, seed 0, judged on training writers only (--val dev, 260 images). Rows are METHOD_1 to
 # METHOD_4; 1 was the first guess.
-# Decision rule, fixed beforehand: for each method the trial with the highest Acc@1 (ties: the fewer generator
-# evaluations, then the first). The second column, blind_agreement (of student and teacher on images of the
+# Decision rule, fixed beforehand: for each method the trial with the highest Acc@1. (Added when dfq's two tied: of
+# equal ones that with fewer generator evaluations, then the first.) The second column, blind_agreement (of student and teacher on images of the
 # method that were held out: what one can measure without real images), is reported for the trial that it
 # would have chosen; it decides nothing.
 # One-Image's only flag is the picture: its trials are two pictures, and four times the patches of each.
