@@ -19,7 +19,15 @@ from pathlib import Path
 
 import numpy as np
 
-from dm_kd import files, published, report_canvas, report_figures, report_page, run
+from dm_kd import (
+    files,
+    published,
+    report_canvas,
+    report_choices,
+    report_figures,
+    report_page,
+    run,
+)
 from dm_kd.errors import UserError, nearest
 from dm_kd.report_runs import (
     describe,
@@ -70,6 +78,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
                         help="of the page (default: %(default)s)")
     parser.add_argument("--question", default="", metavar="TEXT",
                         help="what the runs are to answer, above the answer (default: none)")
+    parser.add_argument("--choose", action="store_true",
+                        help="the rows METHOD_1, METHOD_2 ... are trials of each method's "
+                             "settings: also say which is chosen, and which blind agreement would "
+                             "have chosen")
     parser.add_argument("--published", action="store_true",
                         help="write only published_tables.md: the published numbers, what the runs "
                              "(if any are given) have in their place, and the script of each")
@@ -112,8 +124,9 @@ def body(argv: list[str]) -> None:
                "baseline": args.baseline, "claims": args.claims, "margin": args.margin,
                "seed": args.seed, "command": args.command and plain(args.command)}
     figures = report_figures.draw_all(rows, record, args.out)
-    record["findings"] = [figure["says"] for drawn in figures.values() for figure in drawn
-                          if figure.get("says")]
+    record["choices"] = report_choices.choices(record["rows"]) if args.choose else []
+    record["findings"] = report_choices.conclude(record["choices"]) + [
+        figure["says"] for drawn in figures.values() for figure in drawn if figure.get("says")]
     files.write_json(args.out / "results.json", record)
     files.durable_write(args.out / "results.md", report_page.markdown(record))
     files.durable_write(args.out / "results.csv", report_page.csv_table(record))

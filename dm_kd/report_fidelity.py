@@ -59,7 +59,10 @@ def draw_fidelity(rows: list[dict], record: dict) -> list[dict]:
         heat(axis, grid, {cell: row["mean"] for cell, row in cells.items()}, COLOURS[0])
         axis.set(xlabel="guidance scale s", ylabel="sampling steps T")
         best, worst = (f(cells, key=lambda cell: cells[cell]["mean"]) for f in (max, min))
-        says = (f"Of {len(cells)} settings of s and T the best is s={best[0]:g}, T={best[1]} "
+        same = cells[best]["mean"] == cells[worst]["mean"]
+        says = (f"All {len(cells)} settings of s and T are equal ({cells[best]['mean']:.2f} %)."
+                if same else
+                f"Of {len(cells)} settings of s and T the best is s={best[0]:g}, T={best[1]} "
                 f"({cells[best]['mean']:.2f} %), the worst s={worst[0]:g}, T={worst[1]} "
                 f"({cells[worst]['mean']:.2f} %), each from "
                 f"{len(cells[best]['trials'])} run{'s' * (len(cells[best]['trials']) > 1)}.")

@@ -162,8 +162,10 @@ def teacher_series(rows: list[dict]) -> list[tuple[str, list[dict]]]:
 
 def draw_amount(rows: list[dict], record: dict) -> list[dict]:
     """Accuracy over the images per class on a log axis, a series per kind of images, from the
-    trials that all rows of the series have."""
+    trials that all rows of the series have; nothing where no series has three amounts."""
     found = series(rows, AMOUNT)[:len(COLOURS)]
+    if all(len({r["settings"]["images_per_class"] for r in group}) < 3 for _, group in found):
+        return []
     shared = [(name, common(group, record["seed"])) for name, group in found]
     missing = [nothing_shared(name, len(group)) for (name, group), (_, kept) in zip(
         found, shared, strict=True) if not kept]

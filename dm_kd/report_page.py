@@ -24,6 +24,9 @@ BUDGET_NOTE = ("Per run, means over the trials. Evaluations and passes are image
                "network, forward. Minutes are the student's run; images made while it learns are "
                "in them (in minutes), those of a stored set and the generator's own training stand "
                "apart, of all processes together (?: not recorded).")
+CHOICE_NOTE = ("Chosen: the highest Acc@1 on the real validation images; of equal ones that with "
+               "fewer generator evaluations, then the first. Blind: the highest agreement of "
+               "student and teacher on images of the method that were held out, then the first.")
 PUBLISHED_NOTE = """\
 Top-1 on the real validation images, percent. The published ones are copied from the sources below,
 none was measured here; they are the best epoch on the test images where the source keeps that one
@@ -162,6 +165,14 @@ def set_columns(record: dict) -> list[Column]:
     return [column for column in columns if any(column[1](s) for s in record["sets"])]
 
 
+CHOICE_COLUMNS = [
+    ("trials", lambda c: str(c["trials"])), ("chosen", lambda c: f"{c['method']}_{c['chosen']}"),
+    ("Acc@1 %", lambda c: number(c["acc1"])),
+    ("blind choice", lambda c: "" if c["blind"] is None else f"{c['method']}_{c['blind']}"),
+    ("its Acc@1 %", lambda c: number(c["blind_acc1"])),
+    ("points lost", lambda c: number(c["lost"]))]
+
+
 # --- text, Markdown, CSV --------------------------------------------------------------------------
 
 def text_table(record: dict) -> str:
@@ -185,6 +196,10 @@ def markdown(record: dict) -> str:
         record["findings"])
     parts.append(markdown_table([("row", lambda r: r["name"]), ("what", lambda r: r["what"]),
                                  *results_columns(record)], record["rows"]))
+    if record["choices"]:
+        parts.append("## Choice of settings\n\n" + markdown_table(
+            [("method", lambda c: c["method"]), *CHOICE_COLUMNS], record["choices"]))
+        parts.append(CHOICE_NOTE)
     parts.append("## Budget\n\n" + markdown_table(
         [("row", lambda r: r["name"]), *budget_columns(record)], record["rows"]))
     parts.append(BUDGET_NOTE)
@@ -421,6 +436,8 @@ def page(record: dict, figures: dict[str, list[dict]]) -> str:
     made. figures: as report_figures.draw_all returns them."""
     sections = [(key, FIRST[key], figures_section(figures[key])) for key in FIRST if figures[key]]
     sections += [("results", "Results", results_section(record))]
+    sections += [("choices", "Choice of settings", choices_section(record))] * bool(
+        record["choices"])
     sections += [(key, THEN[key], figures_section(figures[key])) for key in THEN if figures[key]]
     sections += [("sets", "Image sets", sets_section(record)) if record["sets"] else None,
                  ("budget", "Budget", budget_section(record)),
@@ -528,6 +545,11 @@ def budget_section(record: dict) -> str:
     return table([("row", lambda r: esc(r["name"])), *budget_columns(record)], record["rows"],
                  "Budget") + (
         f"<p class='note text'>{BUDGET_NOTE}</p>")
+
+
+def choices_section(record: dict) -> str:
+    return table([("method", lambda c: esc(c["method"])), *CHOICE_COLUMNS], record["choices"],
+                 "Choice of settings") + f"<p class='note text'>{CHOICE_NOTE}</p>"
 
 
 def licences_section(record: dict) -> str:

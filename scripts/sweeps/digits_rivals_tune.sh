@@ -2,10 +2,11 @@
 # Question: which settings should each rival have in scripts/sweeps/digits_rivals.sh? Four trials for each
 # method, on fold 0, seed 0, judged on training writers only (--val dev, 260 images). Rows are METHOD_1 to
 # METHOD_4; 1 was the first guess.
-# Decision rule, fixed beforehand: for each method the trial with the highest Acc@1. (Added when dfq's two tied: of
-# equal ones that with fewer generator evaluations, then the first.) The second column, blind_agreement (of student and teacher on images of the
-# method that were held out: what one can measure without real images), is reported for the trial that it
-# would have chosen; it decides nothing.
+# Decision rule, fixed beforehand: for each method the trial with the highest Acc@1. (Added when dfq's two
+# tied: of equal ones that with fewer generator evaluations, then the first.) The second column,
+# blind_agreement (of student and teacher on images of the method that were held out: what one can measure
+# without real images), is reported with the trial that it would have chosen; it decides nothing. The
+# report's table of choices (--choose) has both.
 # One-Image's only flag is the picture: its trials are two pictures, and four times the patches of each.
 # diffdfkd_adv has DiffDFKD's trials, against the student of diffdfkd_1.
 # Student steps, calls and images are those of that table.
@@ -115,5 +116,5 @@ run_folds shared commands $root
 first=$(echo " $methods " | sed 's/ diffdfkd_adv / /')
 case $first in *[a-z]*) run_folds "$first" commands $root ;; esac
 case " $methods " in *" diffdfkd_adv "*) run_folds diffdfkd_adv commands $root ;; esac
-echo "report --runs $root --out $root/report --title 'Digits: settings of the rivals, on training writers' $(recorded digits_rivals_tune scripts/sweeps/digits_rivals_tune.sh) $dry" |
+echo "report --runs $root --out $root/report --choose --title 'Digits: settings of the rivals, on training writers' $(recorded digits_rivals_tune scripts/sweeps/digits_rivals_tune.sh) $dry" |
     "$PYTHON" -m dm_kd
