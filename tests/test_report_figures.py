@@ -125,7 +125,7 @@ def test_a_heat_map_is_of_the_trials_that_all_cells_have(tmp_path):
 
 
 def test_settings_without_a_common_trial_say_so_and_are_not_drawn(tmp_path):
-    for i in (0, 1):
+    for i in (0, 1, 2):
         write_run(tmp_path / f"cell{i}", seed=i, source="s",
                   generator={**DIT, "guidance_scale": float(i), "steps": 50})
         write_run(tmp_path / f"amount{i}", seed=i, images_per_class=10 + i)
@@ -136,7 +136,7 @@ def test_settings_without_a_common_trial_say_so_and_are_not_drawn(tmp_path):
             report_fidelity.draw_fidelity, report_figures.draw_amount,
             report_figures.draw_teachers)]
     assert [len(figures) for figures in drawn] == [1, 1, 1]
-    assert all("no trial that all 2 settings have" in f[0]["says"] and f[0]["html"] == ""
+    assert all("no trial that all 3 settings have" in f[0]["says"] and f[0]["html"] == ""
                for f in drawn)
 
 
