@@ -18,6 +18,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from importlib import metadata
 from pathlib import Path
 
 from dm_kd import dist, files
@@ -370,6 +371,15 @@ def versions() -> dict:
             "numpy": numpy.__version__}
 
 
+def library_versions() -> dict:
+    """versions(), and those of the libraries behind networks, samplers and distances."""
+    found = versions()
+    for name in ("torchvision", "diffusers", "scipy", "scikit-learn", "timm"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
 def hardware(device) -> dict:
     """Names of the processor and accelerator, for a result's record."""
     import torch
@@ -556,7 +566,7 @@ class Run:
             digest = files.write_with_card(self.folder, self.weights_name, tensors, card)
             files.write_json(self.folder / "result.json", {
                 **result, "weights_sha256": digest, "command": self.command,
-                "commit": commit(), "versions": versions()})
+                "commit": commit(), "versions": library_versions()})
         dist.wait()
 
     @property

@@ -8,6 +8,7 @@ import time
 
 import pytest
 import torch
+import torchvision
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
@@ -480,6 +481,7 @@ def test_a_finished_run_has_weights_a_card_and_a_result_that_agree(folder):
         result = made.result
     assert result["acc1"] == 50.0 and result["command"].startswith("python -m dm_kd.distill ")
     assert result["commit"] and result["versions"]["torch"] == torch.__version__
+    assert torchvision.__version__.startswith(result["versions"]["torchvision"])
 
 
 def test_weights_that_are_not_the_results_are_damage(folder):
