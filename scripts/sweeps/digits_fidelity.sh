@@ -34,50 +34,60 @@ dry_flag "scripts/sweeps/digits_fidelity.sh" "$@"
 find_python
 . scripts/sweeps/digits_study.sh
 root=save/digits_fidelity
-grid=${GRID:-1} claim=${CLAIM:-30} plain=${PLAIN:-30} strong=${STRONG:-10}
-
-cells() { # N CELLS: the cells of each of the first N trials
-    for trial in $(trials "$1"); do
-        for cell in $2; do echo "${trial}_$cell"; done
-    done
-}
+n_grid=${GRID:-1} n_claim=${CLAIM:-30} n_plain=${PLAIN:-30} n_strong=${STRONG:-10}
 
 features() { # fold0
     fold=$(number fold "$1")
     echo "train_teacher $teacher_flags --model resnet14 --fold $fold --out $root/features/$1 --threads 1 $dry"
 }
 
-cell() { # fold0_gen0_set0_seed0_s1_t50: the set, what it looks like, and a student
-    read_trial "$1"
-    s=$(number s "$1") t=$(number t "$1") runs=$root/study
+cell() { # 1_50: the set of guidance and steps in the trial that was read
+    s=${1%_*} t=${1#*_}
     make_set "s${s}_t$t" --guidance-scale "$s" --steps "$t"
-    inspect "$runs/$place/inspect_s${s}_t${t}_set$set.json" --features "$root/features/fold$fold"
-    student "s${s}_t$t" --teacher "$base/teacher" --source "$source"
 }
 
-recipe() { # plain_fold0_gen0_set0_seed0_s1_t50: a student on the same set by another recipe
+study() { # CELLS: the sets of the trial that was read, what they look like, and a student of each
+    runs=$root/study
+    for c in $1; do
+        cell "$c"
+        inspect "$runs/$place/inspect_s${s}_t${t}_set$set.json" --features "$root/features/fold$fold"
+        student "s${s}_t$t" --teacher "$base/teacher" --source "$source"
+    done
+}
+
+grid() { # s4_fold0_gen0_set0_seed0: all steps at a guidance
     read_trial "$1"
-    s=$(number s "$1") t=$(number t "$1") runs=$root/${1%%_*}
+    scale=$(number s "$1")
+    study "$(for t in $steps_of; do echo "${scale}_$t"; done)"
+}
+
+claim() { # fold0_gen0_set0_seed0
+    read_trial "$1"
+    study "$claims"
+}
+
+recipe() { # plain_fold0_gen0_set0_seed0: students on the claims' sets by another recipe
+    read_trial "$1"
+    runs=$root/${1%%_*}
     case $1 in plain*) changes="--mixup 0" ;; *) changes="--epochs $((4 * study_epochs))" ;; esac
-    make_set "s${s}_t$t" --guidance-scale "$s" --steps "$t"
-    student "s${s}_t$t" --teacher "$base/teacher" --source "$source" "$changes"
+    for c in $claims; do
+        cell "$c"
+        student "s${s}_t$t" --teacher "$base/teacher" --source "$source" "$changes"
+    done
 }
 
-whole=
-for s in ${GUIDANCE:-0 1 1.5 2 3 4}; do
-    for t in ${STEPS:-5 10 20 50 100 250}; do whole="$whole s${s}_t$t"; done
-done
-claims="s1_t50 s4_t50 s1_t5"
+scales=${GUIDANCE:-4 3 2 1.5 1 0} steps_of=${STEPS:-5 10 20 50 100 250}
+claims="1_50 4_50 1_5"
 
-most=$(printf '%s\n' "$grid" "$claim" "$plain" "$strong" | sort -n | tail -n 1)
+most=$(printf '%s\n' "$n_grid" "$n_claim" "$n_plain" "$n_strong" | sort -n | tail -n 1)
 foundations "$most"
 run_folds "$(trials "$most" | sed 's/_.*//' | sort -u)" features $root
-run_folds "$(cells "$grid" "$whole")" cell $root
-run_folds "$(cells "$claim" "$claims")" cell $root
-run_folds "$(cells "$plain" "$claims" | sed 's/^/plain_/')" recipe $root
-run_folds "$(cells "$strong" "$claims" | sed 's/^/strong_/')" recipe $root
+run_folds "$(for s in $scales; do trials "$n_grid" | sed "s/^/s${s}_/"; done)" grid $root
+run_folds "$(trials "$n_claim")" claim $root
+run_folds "$(trials "$n_plain" | sed 's/^/plain_/')" recipe $root
+run_folds "$(trials "$n_strong" | sed 's/^/strong_/')" recipe $root
 against="--baseline s1_t50"
-if [ "$claim" = 0 ]; then against=; fi
-for recipe in study $([ "$plain" = 0 ] || echo plain) $([ "$strong" = 0 ] || echo strong); do
+if [ "$n_claim" = 0 ]; then against=; fi
+for recipe in study $([ "$n_plain" = 0 ] || echo plain) $([ "$n_strong" = 0 ] || echo strong); do
     echo "report --runs $root/$recipe --out $root/report_$recipe $against --title 'Digits: guidance x steps, $recipe recipe' --question 'Is it fidelity or coverage that teaches, and does a strong recipe remove the effect?' $(recorded "digits_fidelity/$recipe" scripts/sweeps/digits_fidelity.sh) $dry"
 done | "$PYTHON" -m dm_kd
