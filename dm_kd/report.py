@@ -140,16 +140,18 @@ def body(argv: list[str]) -> None:
 
 
 def keep(record: dict, figures: dict[str, list[dict]], args: argparse.Namespace) -> None:
-    """Write what is kept of the report, the small files first, up to MOST_KEPT_BYTES."""
-    found = {"results.json": (args.out / "results.json").read_bytes(),
-             "results.csv": (args.out / "results.csv").read_bytes()}
+    """Write what is kept of the report: the results, and the figures, the small ones first, as long
+    as all of it is not larger than MOST_KEPT_BYTES. Of the inspected sets only the figures."""
+    sets = [{k: s.get(k) for k in ("set", "images", *FIGURES_OF_A_SET)} for s in record["sets"]]
+    files.write_json(args.record / "results.json", {**record, "sets": sets})
+    found = {"results.csv": (args.out / "results.csv").read_bytes()}
     for section, drawn in figures.items():
         charts = [c for c in (report_canvas.standalone(f["html"]) for f in drawn) if c]
         for i, chart in enumerate(charts):
             found[f"{section}{i + 1 if len(charts) > 1 else ''}.svg"] = chart
     if figures["samples"]:
         found["samples.png"] = (args.out / "samples.png").read_bytes()
-    room = MOST_KEPT_BYTES
+    room = MOST_KEPT_BYTES - (args.record / "results.json").stat().st_size
     for name, data in sorted(found.items(), key=lambda item: (
             not item[0].startswith("results"), len(item[1]))):
         if len(data) <= room:
@@ -182,7 +184,7 @@ def make_rows(trials: list[dict], order: list[str]) -> list[dict]:
                      "std": float(np.std(whole, ddof=1)) if len(whole) > 1 else None,
                      "folds": len(folds), "settings": settings,
                      "teacher_acc1": pooled(mine, "teacher_acc1")})
-    rows.sort(key=lambda row: -row["mean"])
+    rows.sort(key=lambda row: (-row["folds"], -row["mean"]))  # of all images before of a part
     if order:
         rows.sort(key=lambda row: order.index(row["name"]) if row["name"] in order else len(order))
     return rows

@@ -103,8 +103,8 @@ def results_columns(record: dict) -> list[Column]:
         ("teacher %", lambda r: number(r["teacher_acc1"])),
         ("images a class", lambda r: number(r["images_per_class"], 0)),
         ("rests on", rests_on),
-        ("note", lambda r: "; ".join(dict.fromkeys(filter(None, (
-            r["rests_on"]["note"], compared.get(r["name"], {}).get("note")))))),
+        ("note", lambda r: "; ".join(dict.fromkeys("; ".join(filter(None, (
+            r["rests_on"]["note"], compared.get(r["name"], {}).get("note")))).split("; ")))),
         ("trials", lambda r: str(r["trials"])), ("folds", lambda r: str(r["folds"])),
         ("learns from", lambda r: r["information"])]
     return [column for column in columns if any(column[1](row) for row in record["rows"])]
@@ -323,9 +323,11 @@ def csv_table(record: dict) -> str:
 # --- the answer -----------------------------------------------------------------------------------
 
 def answer(record: dict) -> str:
-    """The result in a sentence or two, of the rows with the baseline's student if it has one."""
+    """The result in a sentence or two, of the rows with the baseline's student if it has one; where
+    some rows have fewer folds they are of a part of the images, and left out."""
     student = {row["name"]: row["student"] for row in record["rows"]}.get(record["baseline"])
     rows = [row for row in record["rows"] if student in (None, row["student"])]
+    rows = [row for row in rows if row["folds"] == max(row["folds"] for row in rows)]
     best = max(rows, key=lambda row: row["acc1_mean"])
     made = [row for row in rows if "synthetic" in row["what"]]
     sentences = []

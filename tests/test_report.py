@@ -468,3 +468,27 @@ def test_what_is_kept_has_the_command_the_tables_and_charts_on_white(study, monk
     assert report.main(flags) == 0
     assert {p.name for p in (study / "kept").iterdir()} == {"results.json", "results.csv"}
     assert "not kept, too large: rivals.svg" in capsys.readouterr().err
+
+
+def test_rows_of_a_part_of_the_images_stand_below_and_do_not_answer(tmp_path):
+    made = {**DIT, "guidance_scale": 1.0, "steps": 5}
+    for fold in (0, 1):
+        write_fake(tmp_path / "runs" / f"fold{fold}_seed0" / "whole", 80, fold=fold, source="s",
+                  generator=made)
+    write_fake(tmp_path / "runs" / "fold0_seed0" / "part", 95, source="s", generator=made)
+    out = tmp_path / "out"
+    assert report.main(["--runs", str(tmp_path / "runs"), "--out", str(out)]) == 0
+    record = json.loads((out / "results.json").read_text())
+    assert [row["name"] for row in record["rows"]] == ["whole", "part"]
+    assert "names 80.00 %" in (out / "results.md").read_text()
+
+
+def test_of_an_inspected_set_the_figures_are_kept(tmp_path):
+    write_fake(tmp_path / "runs" / "a", source="s", generator=DIT)
+    (tmp_path / "runs" / "inspect.json").write_text(json.dumps(
+        {"set": "s", "images": 10, "recall": 0.5, "sentence": "x" * 400_000}))
+    flags = ["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]
+    assert report.main([*flags, "--record", str(tmp_path / "kept")]) == 0
+    [kept] = json.loads((tmp_path / "kept" / "results.json").read_text())["sets"]
+    assert kept["set"] == "s" and kept["recall"] == 0.5 and "sentence" not in kept
+    assert (tmp_path / "kept" / "curves.svg").exists()
