@@ -48,7 +48,7 @@ from dm_kd.report_statistics import compare, mean_accuracy, verdict
 FIGURES_OF_A_SET = ("frechet", "precision", "recall", "density", "coverage", "teacher_entropy",
                     "teacher_agreement")
 
-MOST_KEPT_BYTES = 300_000
+MOST_KEPT_BYTES = 500_000
 RESTS_ON = ("runs", "generators", "seeds", "images", "groups", "units", "note")
 
 
@@ -70,7 +70,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
                              "points (default: %(default)s)")
     parser.add_argument("--record", type=Path, default=None, metavar="FOLDER",
                         help="also put results.json, results.csv and the figures there, to be "
-                             "kept: 300 kB at most (default: nowhere)")
+                             "kept: 500 kB at most (default: nowhere)")
     parser.add_argument("--command", default=None, metavar="TEXT",
                         help="that made the runs, as in 'sh scripts/digits.sh': into results.json "
                              "and the page (default: none)")
