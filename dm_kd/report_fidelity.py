@@ -136,13 +136,17 @@ def moved(row: dict, middle: dict, key: str, record: dict) -> str:
 
 def heat(axis, grid: list[list[float]], values: dict[tuple, float], colour: str,
          digits: int = 1, small: bool = False) -> None:
-    """Cells in one hue, the stronger the higher, with their numbers; empty where there is none."""
+    """Cells in one hue, the stronger the higher, with their numbers; empty where there is none.
+    A few cells far below the rest are as pale as can be, so that the rest are told apart."""
     from matplotlib.colors import to_rgb
 
-    low, high = min(values.values()), max(values.values())
+    high, middle = max(values.values()), float(np.median(list(values.values())))
+    low = min(values.values())
+    if high > middle:
+        low = max(low, middle - 3 * (high - middle))
     for (s, t), value in values.items():
         x, y = grid[0].index(s), grid[1].index(t)
-        alpha = 0.06 + 0.6 * (value - low) / (high - low) if high > low else 0.3
+        alpha = 0.06 + 0.6 * max(value - low, 0) / (high - low) if high > low else 0.3
         axis.add_patch(rectangle(x, y, (*to_rgb(colour), alpha)))
         axis.text(x, y, f"{value:.{digits}f}", ha="center", va="center",
                   fontsize=7 if small or len(grid[0]) > 6 else 9)

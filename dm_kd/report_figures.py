@@ -45,8 +45,11 @@ def draw_all(rows: list[dict], record: dict, out: Path) -> dict[str, list[dict]]
 # --- charts ---------------------------------------------------------------------------------------
 
 def draw_rivals(record: dict) -> list[dict]:
-    """Rows as dots with intervals, in the table's order."""
-    rows = record["rows"][:MOST_DOTS]
+    """Rows as dots with intervals, in the table's order; not those of fewer folds than others,
+    which are of a part of the images."""
+    most = max(row["folds"] for row in record["rows"])
+    whole = [row for row in record["rows"] if row["folds"] == most]
+    rows = whole[:MOST_DOTS]
     if len(rows) < 2:
         return []
     figure, axis = axes(0.75 + (0.27 if len(rows) <= 12 else 0.2) * len(rows))
@@ -83,8 +86,9 @@ def draw_rivals(record: dict) -> list[dict]:
     text += " An arrow: further to the left." * (len(inside) < len(rows))
     text += " Open diamonds: published numbers." * any(row["published"] for row in rows)
     text += " Dashed: the baseline." * any(r["name"] == record["baseline"] for r in rows)
-    left = len(record["rows"]) - len(rows)
-    text += f" The first {MOST_DOTS} rows of {len(record['rows'])}." * (left > 0)
+    text += f" The first {MOST_DOTS} rows of {len(whole)}." * (len(whole) > len(rows))
+    partial = len(record["rows"]) - len(whole)
+    text += f" Not drawn: {partial} row{'s' * (partial > 1)} of fewer folds." * (partial > 0)
     return [chart(figure, "rivals", text)]
 
 

@@ -514,6 +514,8 @@ def results_section(record: dict) -> str:
 
 
 def figures_section(figures: list[dict]) -> str:
+    """What is drawn; what is only said stands in the findings, and here where nothing is drawn."""
+    figures = [figure for figure in figures if figure["html"]] or figures
     two = " two" if len(figures) > 1 else ""
     drawn = [f"<figure{' class=whole' * figure.get('wide', False)}><div>{figure['html']}</div>"
              f"<figcaption>{esc(figure['caption'])}</figcaption></figure>" for figure in figures]

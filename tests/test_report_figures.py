@@ -321,3 +321,27 @@ def test_the_band_of_a_curve_is_from_the_lowest_to_the_highest_seed(tmp_path, mo
     with report_canvas.canvas():
         report_figures.draw_curves(rows, tmp_path / "curve.png")
     assert seen[0] == pytest.approx((55 * (1 - 0.5 ** 8), 75 * (1 - 0.5 ** 8)))
+
+
+def test_rows_of_fewer_folds_are_not_drawn_beside_the_others(tmp_path):
+    for fold in (0, 1):
+        for name in ("a", "b"):
+            write_run(tmp_path / f"fold{fold}_seed0" / name, 80, fold=fold)
+    write_run(tmp_path / "fold0_seed0" / "part", 95)
+    rows, record = rows_of(tmp_path)
+    with report_canvas.canvas():
+        [drawn] = report_figures.draw_rivals(record)
+    assert "part" not in drawn["html"] and "Not drawn: 1 row of fewer folds." in drawn["caption"]
+
+
+@pytest.mark.parametrize("values, alphas", [
+    ([50, 97, 98, 99, 100], [0.06, 0.06 + 0.6 * 0.625, 0.06 + 0.6 * 0.75]),
+    ([90, 100, 100], [0.06, 0.66, 0.66]), ([80, 80], [0.3, 0.3])])
+def test_a_cell_far_below_the_rest_does_not_make_them_look_alike(values, alphas):
+    with report_canvas.canvas():
+        figure, axis = report_canvas.axes(2)
+        report_fidelity.heat(axis, [list(range(len(values))), [5]],
+                             {(i, 5): v for i, v in enumerate(values)}, "#000000")
+        found = [patch.get_facecolor()[3] for patch in axis.patches]
+        figure.clear()
+    assert found[:len(alphas)] == pytest.approx(alphas)
