@@ -13,11 +13,11 @@
 #   real image is worth more than one synthetic one where, at equal N in 10 to 80, the interval of
 #   real minus synthetic lies above 0; they are worth the same where it lies within -0.5 and 0.5.
 # Hardware: 2 CPU cores (one job each).  Disk: 2.5 GB.
-# Time: about 52 minutes (an estimate from measured steps: of one core, sets 38 minutes, students 65), 40
-# minutes more where scripts/digits.sh has not made its teachers and generators.
+# Time: 76 minutes (measured, tests beside it for a third of them), 40 minutes more where
+# scripts/digits.sh has not made its teachers and generators.
 # Use: sh scripts/sweeps/digits_amount.sh [--dry-run]     (JOBS=2: processes at a time, a thread each)
 #      TRIALS=15 (see digits_study.sh): 15 generators, a set and a student of each; a later call with a
-#      larger number goes on. A claim needs a second set of each, TRIALS=30: 52 minutes more; TRIALS=90
+#      larger number goes on. A claim needs a second set of each, TRIALS=30: an hour more; TRIALS=90
 #      gives three students per set: 2 hours on top.
 # Record: python -m dm_kd.report ... --record save/results/digits_amount/BASELINE (this script with RECORD=1)
 set -eu
