@@ -126,7 +126,8 @@ def body(argv: list[str]) -> None:
     figures = report_figures.draw_all(rows, record, args.out)
     record["choices"] = report_choices.choices(record["rows"]) if args.choose else []
     record["findings"] = report_choices.conclude(record["choices"]) + [
-        figure["says"] for drawn in figures.values() for figure in drawn if figure.get("says")]
+        line for drawn in figures.values() for figure in drawn
+        for line in figure.get("says", "").splitlines()]
     files.write_json(args.out / "results.json", record)
     files.durable_write(args.out / "results.md", report_page.markdown(record))
     files.durable_write(args.out / "results.csv", report_page.csv_table(record))

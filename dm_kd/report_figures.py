@@ -33,7 +33,7 @@ TEACHER, AMOUNT = ("teacher", "teacher_run"), ("images_per_class", "epochs", "st
 
 def draw_all(rows: list[dict], record: dict, out: Path) -> dict[str, list[dict]]:
     """section -> its figures; curve.png and samples.png in `out`. A figure is {"html", "caption"},
-    "wide": True if it takes the page's width, "says": what it answers, in a sentence."""
+    "wide": True if it takes the page's width, "says": what it answers, a sentence a line."""
     with canvas():
         return {"rivals": draw_rivals(record), "fidelity": draw_fidelity(rows, record),
                 "teachers": draw_teachers(rows, record), "amount": draw_amount(rows, record),
@@ -185,14 +185,15 @@ def draw_amount(rows: list[dict], record: dict) -> list[dict]:
                   color=COLOURS[i], label=shown(name, 48))
         axis.fill_between(x, bounds[:, 0], bounds[:, 1], color=COLOURS[i], alpha=0.15, linewidth=0)
     ticks = sorted({r["settings"]["images_per_class"] for _, group in shared for r in group})
+    ticks = [t for i, t in enumerate(ticks) if i + 1 == len(ticks) or ticks[i + 1] > 1.2 * t]
     axis.set_xscale("log")
     axis.set_xticks(ticks, [f"{t:g}" for t in ticks], rotation=45 if len(ticks) > 6 else 0)
     axis.minorticks_off()
     axis.set(xlabel="images per class", ylabel="student's Acc@1, %")
     legend_above(figure)
     text = "Accuracy over the images per class, log axis; bands: 95 % intervals."
-    says = " ".join([*saturation(shared, record), *worth(shared, record)])
-    return [chart(figure, "amount", f"{text} {says}") | {"says": says}, *missing]
+    says = [*saturation(shared, record), *worth(shared, record)]
+    return [chart(figure, "amount", " ".join([text, *says])) | {"says": "\n".join(says)}, *missing]
 
 
 def saturation(found: list[tuple[str, list[dict]]], record: dict) -> list[str]:
