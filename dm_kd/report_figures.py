@@ -24,6 +24,7 @@ from dm_kd.report_canvas import (
 )
 from dm_kd.report_fidelity import draw_fidelity
 from dm_kd.report_pictures import draw_samples
+from dm_kd.report_runs import of_most_folds
 from dm_kd.report_statistics import FEWEST_RANKED, common, compare, matters, rank_correlation
 
 MARKS = "osD^vPX*"
@@ -45,10 +46,8 @@ def draw_all(rows: list[dict], record: dict, out: Path) -> dict[str, list[dict]]
 # --- charts ---------------------------------------------------------------------------------------
 
 def draw_rivals(record: dict) -> list[dict]:
-    """Rows as dots with intervals, in the table's order; not those of fewer folds than others,
-    which are of a part of the images."""
-    most = max(row["folds"] for row in record["rows"])
-    whole = [row for row in record["rows"] if row["folds"] == most]
+    """Rows as dots with intervals, in the table's order; of the most folds."""
+    whole = of_most_folds(record["rows"])
     rows = whole[:MOST_DOTS]
     if len(rows) < 2:
         return []

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dm_kd import published
+from dm_kd.report_runs import of_most_folds
 
 Column = tuple[str, Callable[[dict], object]]
 MOST_PICTURES_BYTES = 3_000_000  # of inspect_set's; the page stays below 10 MB
@@ -323,11 +324,11 @@ def csv_table(record: dict) -> str:
 # --- the answer -----------------------------------------------------------------------------------
 
 def answer(record: dict) -> str:
-    """The result in a sentence or two, of the rows with the baseline's student if it has one; where
-    some rows have fewer folds they are of a part of the images, and left out."""
+    """The result in a sentence or two, of the rows with the baseline's student if it has one, and
+    of the most folds."""
     student = {row["name"]: row["student"] for row in record["rows"]}.get(record["baseline"])
     rows = [row for row in record["rows"] if student in (None, row["student"])]
-    rows = [row for row in rows if row["folds"] == max(row["folds"] for row in rows)]
+    rows = of_most_folds(rows)
     best = max(rows, key=lambda row: row["acc1_mean"])
     made = [row for row in rows if "synthetic" in row["what"]]
     sentences = []

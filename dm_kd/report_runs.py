@@ -371,3 +371,10 @@ def pretraining(trial: dict) -> float | None:
         return found
     method = trial["settings"]["images"]
     return 0 if making_words(trial) == "in minutes" or method in UNTRAINED else None
+
+
+def of_most_folds(rows: list[dict]) -> list[dict]:
+    """The rows (of report's record) that have as many folds as any: those of fewer are of a part of
+    the images, and not to be shown beside them."""
+    most = max(row["folds"] for row in rows)
+    return [row for row in rows if row["folds"] == most]

@@ -372,7 +372,8 @@ def versions() -> dict:
 
 
 def library_versions() -> dict:
-    """versions(), and those of the libraries behind networks, samplers and distances."""
+    """versions(), and those of the libraries behind networks, samplers and distances; a set's
+    manifest has versions() alone, since a set goes on only where these are the same."""
     found = versions()
     for name in ("torchvision", "diffusers", "scipy", "scikit-learn", "timm"):
         with contextlib.suppress(metadata.PackageNotFoundError):

@@ -345,3 +345,32 @@ def test_a_cell_far_below_the_rest_does_not_make_them_look_alike(values, alphas)
         found = [patch.get_facecolor()[3] for patch in axis.patches]
         figure.clear()
     assert found[:len(alphas)] == pytest.approx(alphas)
+
+
+def amounts(tmp_path, *numbers):
+    """What draw_amount makes of a run of real images for each of these numbers a class."""
+    for n in numbers:
+        write_run(tmp_path / f"real_{n}", per_class=float(n), images_per_class=n)
+    rows, record = rows_of(tmp_path)
+    with report_canvas.canvas():
+        return report_figures.draw_amount(rows, record)
+
+
+def test_two_amounts_are_no_curve(tmp_path):
+    assert amounts(tmp_path / "two", 100, 140) == []
+    assert len(amounts(tmp_path / "three", 100, 140, 300)) == 1
+
+
+def test_amounts_that_lie_close_have_one_tick(tmp_path):
+    [drawn] = amounts(tmp_path, 40, 145, 160)
+    assert ">40<" in drawn["html"] and ">160<" in drawn["html"] and ">145<" not in drawn["html"]
+
+
+def test_equal_settings_have_no_best_one(tmp_path):
+    for s in (1, 2):
+        write_run(tmp_path / f"s{s}", 80, source="s",
+                  generator={**DIT, "guidance_scale": float(s), "steps": 50})
+    rows, record = rows_of(tmp_path)
+    with report_canvas.canvas():
+        drawn = report_fidelity.draw_fidelity(rows, record)
+    assert drawn[0]["says"].startswith("All 2 settings of s and T are equal (80.00 %)")

@@ -368,3 +368,10 @@ def test_the_choices_stand_in_the_tables_and_on_the_page_where_asked_for(tmp_pat
     assert "Choice of settings" in page and "| dafl | 2 | dafl\\_2 | 90.00 |  |  |" in markdown
     page, markdown, _, record = make(tmp_path)
     assert record["choices"] == [] and "Choice of settings" not in page + markdown
+
+
+def test_what_is_only_said_takes_no_place_among_the_figures():
+    drawn, said = {"html": "<svg>", "caption": "drawn"}, {"html": "", "caption": "said"}
+    assert report_page.figures_section([said, drawn]).count("<figure") == 1
+    assert "said" not in report_page.figures_section([said, drawn])
+    assert "said" in report_page.figures_section([said])

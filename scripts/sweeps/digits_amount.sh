@@ -19,7 +19,7 @@
 #      TRIALS=15 (see digits_study.sh): 15 generators, a set and a student of each; a later call with a
 #      larger number goes on. A claim needs a second set of each, TRIALS=30: an hour more; TRIALS=90
 #      gives three students per set: 2 hours on top.
-# Record: python -m dm_kd.report ... --record save/results/digits_amount/BASELINE (this script with RECORD=1)
+# Record: python -m dm_kd.report ... --record save/results/digits_amount (this script with RECORD=1)
 set -eu
 cd "$(dirname "$0")/../.."
 . scripts/setup_env.sh
@@ -43,6 +43,5 @@ study() { # fold0_gen0_set0_seed0: the students of the trial
 
 foundations "$trials"
 run_folds "$(trials "$trials")" study $root
-for baseline in synthetic_1280 real_10 real_20 real_40 real_80; do
-    echo "report --runs $runs --out $root/report_$baseline --baseline $baseline --title 'Digits: number of images, against $baseline' --question 'How many synthetic images is a real one worth?' $(recorded "digits_amount/$baseline" scripts/sweeps/digits_amount.sh) $dry"
-done | "$PYTHON" -m dm_kd
+echo "report --runs $runs --out $root/report --baseline synthetic_1280 --title 'Digits: number of images' --question 'How many synthetic images is a real one worth?' $(recorded digits_amount scripts/sweeps/digits_amount.sh) $dry" |
+    "$PYTHON" -m dm_kd

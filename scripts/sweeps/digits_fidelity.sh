@@ -16,8 +16,8 @@
 #   A strong recipe removes the effect where it does not matter under the strong recipe and matters
 #   under the plain one.
 # Hardware: 2 CPU cores (one job each).  Disk: 1.5 GB.
-# Time: 84 minutes with GRID=1 CLAIM=15 PLAIN=15 STRONG=5 (measured, tests beside it), about 2 hours
-# with the defaults; 40 minutes more where scripts/digits.sh has not made its teachers and generators.
+# Time: 84 minutes with GRID=1 CLAIM=15 PLAIN=15 STRONG=5 (measured, tests beside it), about 2.1 hours
+# with the defaults (an estimate); 40 minutes more where scripts/digits.sh has not made its teachers and generators.
 # Use: sh scripts/sweeps/digits_fidelity.sh [--dry-run]     (JOBS=2: processes at a time, a thread each)
 #      Trials (see digits_study.sh) of the whole grid, of the claims and of the claims' other recipes:
 #      GRID=1 (fold 0) CLAIM=30 PLAIN=30 STRONG=10; a later call with larger numbers goes on. A claim
