@@ -7,7 +7,7 @@
 # which the generator 20 minutes (estimates from operation counts).  Disk: 400 MB; SIZE=gpu 1 GB.
 # Expected top-1: the README's table. Goals: 10,000 synthetic images within 0.5 points of 10,000 real;
 # with SIZE=gpu 60,000 synthetic ones within 1.0 of all 60,000 real.
-# Use: [SIZE=gpu] sh scripts/fashion_mnist.sh [--seed N] [--threads N] [--dry-run]    seeds N, N+1, N+2 (default 0);
+# Use: [SIZE=gpu] [GENERATOR=FOLDER] sh scripts/fashion_mnist.sh [--seed N] [--threads N] [--dry-run]    seeds N, N+1, N+2 (default 0);
 #      JOBS=2 processes at a time. The same command goes on after an interruption.
 set -eu
 cd "$(dirname "$0")/.."
@@ -17,7 +17,7 @@ chain_flags "scripts/fashion_mnist.sh" "$@"
 . scripts/fashion_mnist_settings.sh
 find_python
 root=save/fashion_mnist$size teacher=save/models/fashion_mnist_wrn_16_2
-set=syn_dataset/fashion_mnist$size generator=save/generators/fashion_mnist_dit$size
+set=syn_dataset/fashion_mnist$size
 common="--threads $threads $dry" rows="real real_10k synthetic" baseline=real_10k
 if [ "$size" = _gpu ]; then rows="$rows synthetic_10k" baseline=real; fi
 
@@ -25,7 +25,7 @@ commands() { # teacher, generator, inspect, or seed0
     case $1 in
     teacher) echo "train_teacher $teacher_flags --out $teacher $common" ;;
     generator)
-        echo "train_generator $generator_flags --out $generator $common"
+        train_dit "$common"
         echo "synthesize $synthesize_flags --weights $generator --out $set $common" ;;
     inspect) echo "inspect_set --task fashion_mnist --set $set --teacher $teacher --out $root/inspect.json $common" ;;
     *)

@@ -130,6 +130,25 @@ def test_the_gpu_size_of_fashion_mnist_is_another_study_and_the_default_is_as_it
     assert report["baseline"] == "wrn_16_1_real" and "synthetic_10k" in str(report["rows"])
 
 
+@pytest.mark.parametrize("script, generators", [
+    ("fashion_mnist.sh", 1), *((f"sweeps/fashion_mnist_{name}.sh", of) for name, of in (
+        ("fidelity", 1), ("amount", 1), ("teacher_strength", 1), ("approximations", 1),
+        ("rivals", 2)))])  # the GAN
+def test_with_a_generator_given_none_is_trained_and_all_images_are_its(
+        study, tmp_path, script, generators):
+    given = "save/results/fashion_mnist/generator"
+    (tmp_path / given).mkdir(parents=True)
+    plain = [settings(words) for words in study(f"scripts/{script}")]
+    taken = [settings(words) for words in study(f"scripts/{script}", GENERATOR=given)]
+    trained = [sum(entry == "train_generator" for entry, _ in made) for made in (plain, taken)]
+    assert trained == [generators, generators - 1]
+    usual = "save/generators/fashion_mnist_dit"
+    weights = [[str(args["weights"]) for entry, args in made if entry == "synthesize"
+                and args["generator"] == "dit"] for made in (plain, taken)]
+    assert set(weights[0]) == {usual} and set(weights[1]) == {given}
+    assert len(weights[0]) == len(weights[1])
+
+
 def test_a_size_of_fashion_mnist_that_is_none_is_refused(fresh):
     done = run_script(fresh, ROOT / "scripts/fashion_mnist.sh", "--dry-run", SIZE="huge")
     assert done.returncode == 2 and "SIZE is cpu or gpu" in done.stderr

@@ -9,7 +9,7 @@
 # Hardware: 2 CPU cores (one job each).  Disk: 200 MB.
 # Time: about 14 minutes (an estimate: 45 students of 35 s of one core), 3.5 hours more where
 # scripts/fashion_mnist.sh has not made its generator and set.
-# Use: sh scripts/sweeps/fashion_mnist_amount.sh [--dry-run]     (JOBS=2: processes at a time)
+# Use: [GENERATOR=FOLDER] sh scripts/sweeps/fashion_mnist_amount.sh [--dry-run]     (JOBS=2: processes at a time)
 #      TRIALS=3 (see fashion_mnist_study.sh); a later call with a larger number goes on.
 # Record: python -m dm_kd.report ... --record save/results/fashion_mnist_amount/BASELINE (this script with RECORD=1)
 set -eu

@@ -9,7 +9,7 @@
 # says whether they hold here.
 # Hardware: 2 CPU cores (one job each).  Time: about 45 minutes after fashion_mnist.sh's generator.
 # Disk: 100 MB.
-# Use: sh scripts/sweeps/fashion_mnist_approximations.sh [--dry-run]   (JOBS=2: processes at a time, a
+# Use: [GENERATOR=FOLDER] sh scripts/sweeps/fashion_mnist_approximations.sh [--dry-run]   (JOBS=2: processes at a time, a
 # thread each). Running it again goes on where it stopped.
 set -eu
 cd "$(dirname "$0")/../.."
@@ -36,11 +36,11 @@ sampler() { # what differs from the exact way
 commands() { # teacher, generator, or seed0
     case $1 in
     teacher) echo "train_teacher $rival_teacher_flags --out $teacher $common"; return ;;
-    generator) echo "train_generator $generator_flags --out save/generators/fashion_mnist_dit $common"; return ;;
+    generator) train_dit "$common"; return ;;
     esac
     for name in $ways; do
         set=${sets}_$1_$name
-        echo "synthesize $synthesize_flags --guidance-scale 2 --guided-channels all --images-per-class 100 $(sampler $name) --weights save/generators/fashion_mnist_dit --seed ${1#seed} --out $set $common"
+        echo "synthesize $synthesize_flags --guidance-scale 2 --guided-channels all --images-per-class 100 $(sampler $name) --weights $generator --seed ${1#seed} --out $set $common"
         echo "inspect_set --task fashion_mnist --set $set --teacher $teacher --compare 2000 --cache $root/cache --out $root/$1/inspect_$name.json $common"
         echo "distill $distill_flags $(as_student lenet5_half) --teacher $teacher --source $set --cache $root/cache --seed ${1#seed} --out $root/$1/$name $common"
     done

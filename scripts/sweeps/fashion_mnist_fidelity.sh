@@ -9,7 +9,7 @@
 # Hardware: 2 CPU cores (one job each).  Disk: 200 MB.
 # Time: about 24 minutes (an estimate: of one core, sets 27 minutes, students 16, inspect_set 4), 3 hours
 # more where scripts/fashion_mnist.sh has not made its teacher and generator.
-# Use: sh scripts/sweeps/fashion_mnist_fidelity.sh [--dry-run]     (JOBS=2: processes at a time)
+# Use: [GENERATOR=FOLDER] sh scripts/sweeps/fashion_mnist_fidelity.sh [--dry-run]     (JOBS=2: processes at a time)
 #      TRIALS=3 (see fashion_mnist_study.sh); a later call with a larger number goes on. GUIDANCE="1 2"
 #      STEPS="20" for a part of the grid.
 # Record: python -m dm_kd.report ... --record save/results/fashion_mnist_fidelity (this script with RECORD=1)

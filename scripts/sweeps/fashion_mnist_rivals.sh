@@ -15,7 +15,7 @@
 # Hardware: 2 CPU cores (one job each).  Disk: 6 GB.
 # Time: about 2.5 hours with two cores, paper 1 (estimates from the processor time of an update and of a
 # sampling step on busy cores), besides teacher (10 minutes), generator and GAN (4 hours).
-# Use: [PAIR=wrn] [RECIPE=paper] [ROWS="real dafl"] sh scripts/sweeps/fashion_mnist_rivals.sh [--seed N]
+# Use: [PAIR=wrn] [RECIPE=paper] [ROWS="real dafl"] [GENERATOR=FOLDER] sh scripts/sweeps/fashion_mnist_rivals.sh [--seed N]
 #      [--threads N] [--dry-run]    JOBS=2 processes at a time. The same command goes on after an interruption.
 #      diffdfkd_adv, images on which seed N's student of diffdfkd differs from the teacher, needs that row.
 set -eu
@@ -34,7 +34,7 @@ paper)
 *) echo "error: RECIPE is strong or paper, not '$RECIPE'" >&2; exit 2 ;;
 esac
 root=save/fashion_mnist_rivals${pair}_${RECIPE:-strong} common="--threads $threads $dry"
-dit=save/generators/fashion_mnist_dit gan=save/generators/fashion_mnist_gan
+gan=save/generators/fashion_mnist_gan
 rows=${ROWS:-alone real real_1000 real_1207 noise one_image one_image_cutmix out_of_domain gan dit diffdfkd diffdfkd_adv deepinversion $streams $pools}
 
 set_of() { # ROW: its set's folder
@@ -49,10 +49,10 @@ set_of() { # ROW: its set's folder
 
 make_set() { # ROW
     made="synthesize --task fashion_mnist --images-per-class 1000 --out $(set_of "$1") $common"
-    guided="synthesize $synthesize_flags --weights $dit --teacher $rival_teacher --out $(set_of "$1") $common"
+    guided="synthesize $synthesize_flags --weights $generator --teacher $rival_teacher --out $(set_of "$1") $common"
     case $1 in
     noise | one_image) echo "$made --generator $1" ;;
-    dit) echo "synthesize $synthesize_flags --weights $dit --out $(set_of dit) $common" ;;
+    dit) echo "synthesize $synthesize_flags --weights $generator --out $(set_of dit) $common" ;;
     gan)
         echo "train_generator --kind gan --task fashion_mnist --out $gan $common"
         echo "$made --generator gan --weights $gan --truncation 1" ;;
@@ -80,7 +80,7 @@ student() { # SEED ROW
 commands() { # teacher, generator, set_ROW, or seed0_ROW
     case $1 in
     teacher) echo "train_teacher $rival_teacher_flags --out $rival_teacher $common" ;;
-    generator) echo "train_generator $generator_flags --out $dit $common" ;;
+    generator) train_dit "$common" ;;
     set_*) make_set "${1#set_}" ;;
     seed*) of=${1#seed}; student "${of%%_*}" "${of#*_}" ;;
     esac

@@ -6,7 +6,7 @@
 PAIR=lenet5 SIZE=cpu # the studies' own, whatever the rivals run with
 . scripts/fashion_mnist_settings.sh
 study_steps=200
-generator=save/generators/fashion_mnist_dit large=save/models/fashion_mnist_wrn_16_2
+large=save/models/fashion_mnist_wrn_16_2
 set_10k=syn_dataset/fashion_mnist common="--threads 1 $dry"
 
 # trials N: the first N of 6 seeds; every row of a study has the same ones.
@@ -19,7 +19,7 @@ foundation() { # teacher, large, generator, or set_10k: as fashion_mnist.sh and 
     case $1 in
     teacher) echo "train_teacher $rival_teacher_flags --out $rival_teacher $common" ;;
     large) echo "train_teacher $teacher_flags --out $large $common" ;;
-    generator) echo "train_generator $generator_flags --out $generator $common" ;;
+    generator) train_dit "$common" ;;
     set_10k) echo "synthesize $synthesize_flags --weights $generator --out $set_10k $common" ;;
     esac
 }

@@ -10,7 +10,7 @@
 # Hardware: 2 CPU cores (one job each).  Disk: 300 MB.
 # Time: about 20 minutes (an estimate: of one core, teachers 6 minutes, tuning 7, students 13, the logits
 # of WRN-16-2 13), 4 hours more where scripts/fashion_mnist.sh has not been run.
-# Use: sh scripts/sweeps/fashion_mnist_teacher_strength.sh [--dry-run]     (JOBS=2: processes at a time)
+# Use: [GENERATOR=FOLDER] sh scripts/sweeps/fashion_mnist_teacher_strength.sh [--dry-run]     (JOBS=2: processes at a time)
 #      TRIALS=3 (see fashion_mnist_study.sh); a later call with a larger number goes on.
 # Record: python -m dm_kd.report ... --record save/results/fashion_mnist_teacher_strength/ROW (this script with RECORD=1)
 set -eu
