@@ -24,7 +24,7 @@ inspect_set --task digits --set $set --teacher $out/teacher --cache $out/cache -
 $kd --source $set --out $out/student_synthetic
 $kd --source real --out $out/student_real
 $kd --source ${set}_noise --out $out/student_noise
-report --runs $out --out $out --rows teacher,student_real,student_synthetic,student_noise --baseline student_real
+report --runs $out --out $out --rows teacher,student_real,student_synthetic,student_noise --baseline student_real $(recorded quickstart scripts/quickstart.sh)
 "
 commands=$(echo "$commands" | sed "/^$/d; s/\$/ --seed $seed --threads $threads $dry/")
 if [ -n "$dry" ]; then

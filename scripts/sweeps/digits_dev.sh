@@ -35,5 +35,5 @@ commands() { # fold
 }
 
 run_folds "0 1 2" commands $root
-report="report --runs $root --out $root/report --title 'Digits: settings, on training writers' $dry"
+report="report --runs $root --out $root/report --title 'Digits: settings, on training writers' $(recorded digits_dev scripts/sweeps/digits_dev.sh) $dry"
 echo "$report" | "$PYTHON" -m dm_kd

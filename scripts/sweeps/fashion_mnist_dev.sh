@@ -27,5 +27,5 @@ commands() { # teacher, or lenet5_half
 
 run_folds teacher commands $root
 run_folds lenet5_half commands $root
-echo "report --runs $root --out $root/report --title 'Fashion-MNIST: rate of LeNet-5-half, on training images' $dry" |
+echo "report --runs $root --out $root/report --title 'Fashion-MNIST: rate of LeNet-5-half, on training images' $(recorded fashion_mnist_dev scripts/sweeps/fashion_mnist_dev.sh) $dry" |
     "$PYTHON" -m dm_kd
