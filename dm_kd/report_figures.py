@@ -28,6 +28,7 @@ from dm_kd.report_runs import of_most_folds
 from dm_kd.report_statistics import FEWEST_RANKED, common, compare, matters, rank_correlation
 
 MARKS = "osD^vPX*"
+MOST_NAMED = 16  # teachers whose names stand in the figure
 MOST_DOTS, MOST_NUMBERED = 40, 25
 TEACHER, AMOUNT = ("teacher", "teacher_run"), ("images_per_class", "epochs", "steps_per_epoch")
 
@@ -133,7 +134,7 @@ def draw_teachers(rows: list[dict], record: dict) -> list[dict]:
     shared = [(name, kept) for name, kept in shared if kept]
     if not shared:
         return missing
-    figure, axis = axes(3.4)
+    figure, axis = axes(4)
     sentences = []
     for i, (name, group) in enumerate(shared):
         group = sorted(group, key=lambda row: row["teacher_acc1"])
@@ -146,12 +147,58 @@ def draw_teachers(rows: list[dict], record: dict) -> list[dict]:
         if len(group) >= FEWEST_RANKED:
             ranks = rank_correlation([r["teacher_acc1"] for r in group], [r["mean"] for r in group])
             sentences.append(f"{ranks:+.2f} ({name}, {len(group)} teachers)")
+    if len(shared) == 1:
+        name_points(axis, shared[0][1])
     axis.set(xlabel="teacher's Acc@1, %", ylabel="student's Acc@1, %")
     legend_above(figure)
     text = "Students of teachers of rising accuracy; bars: 95 % intervals."
-    says = (f"Rank correlation of the teacher's and the student's accuracy: {'; '.join(sentences)}."
-            if sentences else "")
-    return [chart(figure, "teachers", f"{text} {says}") | {"says": says}, *missing]
+    ranked = (f"Rank correlation of the teacher's and the student's accuracy: "
+              f"{'; '.join(sentences)}." if sentences else "")
+    says = [*(weaker_teachers(group, record) for _, group in found), ranked]
+    return [chart(figure, "teachers", f"{text} {ranked}") | {"says": "\n".join(filter(None, says))},
+            *missing]
+
+
+def weaker_teachers(group: list[dict], record: dict) -> str:
+    """How students of teachers weaker than the baseline's compare with the baseline; a teacher is
+    weaker where its accuracy is lower in the trials that both have. "" without a baseline here."""
+    base = next((row for row in group if row["name"] == record["baseline"]), None)
+    pairs = [common([row, base], record["seed"]) for row in group if base and row is not base]
+    weaker = [pair[0]["name"] for pair in pairs
+              if pair and pair[0]["teacher_acc1"] < pair[1]["teacher_acc1"]]
+    told = {"better": [], "worse": [], f"within {record['margin']:g} points": [], "undecided": []}
+    _, _, within, _ = told
+    for name in weaker:
+        found = record["against_baseline"][name]
+        what = {"does not matter": within, "matters": "better" if found.get("difference", 0) > 0
+                else "worse"}.get(matters(found, record["margin"]), "undecided")
+        told[what].append(f"{name} {points(found)}" if what in ("better", "worse") else name)
+    return "" if not weaker else (
+        f"Students of teachers weaker than {base['name']}, against its own: "
+        + "; ".join(f"{what}: {', '.join(names) or 'none'}" for what, names in told.items()) + ".")
+
+
+def name_points(axis, group: list[dict]) -> None:
+    """The rows' names on end below their points, pushed apart where they would overlap; none where
+    there are too many."""
+    group = sorted(group, key=lambda row: row["teacher_acc1"])[:MOST_NAMED + 1]
+    if len(group) > MOST_NAMED:
+        return
+    low, high = axis.get_ylim()
+    axis.set_ylim(low - 0.6 * (high - low), high)
+    left, right = axis.get_xlim()
+    gap = (right - left) / 22
+    places = []
+    for row in group:
+        places.append(max(row["teacher_acc1"], places[-1] + gap if places else left))
+    for i in reversed(range(len(places))):
+        places[i] = min(places[i], places[i + 1] - gap if i + 1 < len(places) else right)
+    for row, place in zip(group, places, strict=True):
+        end = row["interval"][0] if row["interval"] else row["mean"]
+        axis.annotate(shown(row["name"], 18), (row["teacher_acc1"], end),
+                      (place, low - 0.02 * (high - low)), rotation=90, fontsize=8, ha="center",
+                      va="top", arrowprops={"arrowstyle": "-", "linewidth": 0.5, "color": INK,
+                                            "alpha": 0.5, "shrinkA": 0, "shrinkB": 0})
 
 
 def teacher_series(rows: list[dict]) -> list[tuple[str, list[dict]]]:

@@ -1,5 +1,6 @@
 """Figures of the report: drawn only where the runs vary, with hand-computed contents."""
 
+import itertools
 import re
 import shutil
 
@@ -374,3 +375,46 @@ def test_equal_settings_have_no_best_one(tmp_path):
     with report_canvas.canvas():
         drawn = report_fidelity.draw_fidelity(rows, record)
     assert drawn[0]["says"].startswith("All 2 settings of s and T are equal (80.00 %)")
+
+
+def test_the_points_of_teachers_have_names_that_do_not_overlap(tmp_path):
+    def drawn(folder, teachers):
+        for name, (acc1, right) in teachers.items():
+            write_run(tmp_path / folder / name, right, source="s", teacher_acc1=acc1,
+                      generator=DIT, teacher=name)
+        rows, record = rows_of(tmp_path / folder)
+        with report_canvas.canvas():
+            [figure] = report_figures.draw_teachers(rows, record)
+        return figure["html"]
+
+    close = {f"t{i}": (97 + i / 100, 80 + i) for i in range(5)} | {"far": (70.0, 60)}
+    names = re.findall(r"translate\(([\d.]+) [\d.]+\)[^>]*rotate\(-90\)[^>]*>(t\d|far)<",
+                       drawn("few", close))
+    assert {name for _, name in names} == set(close)
+    places = sorted(float(x) for x, _ in names)
+    assert min(b - a for a, b in itertools.pairwise(places)) > 9  # points; letters of 8
+    many = {f"t{i}": (60 + i, 80) for i in range(report_figures.MOST_NAMED + 1)}
+    assert ">t1<" not in drawn("many", many)
+
+
+def test_students_of_weaker_teachers_are_set_against_the_baselines(tmp_path):
+    # teacher: (its accuracy, the student's in two seeds); 600 images
+    found = {"strong": (98.0, 80, 80), "weak": (90.0, 90, 90), "weaker": (80.0, 70, 70),
+             "weakest": (70.0, 80, 80), "unsure": (60.0, 95, 65), "stronger": (99.0, 60, 60)}
+    for name, (own, *accuracies) in found.items():
+        for seed, acc1 in enumerate(accuracies):
+            write_run(tmp_path / f"seed{seed}" / name, acc1, seed=seed, numbers=0, images=600,
+                      source="s", generator=DIT, teacher=name, teacher_acc1=own)
+    rows = report.make_rows(report.find_trials(tmp_path)[0], [])
+    against = {row["name"]: report_statistics.compare(row["trials"], rows_by(rows)["strong"], 0)
+               for row in rows if row["name"] != "strong"}
+    record = {"baseline": "strong", "margin": 0.5, "seed": 0, "against_baseline": against}
+    says = report_figures.weaker_teachers(rows, record)
+    assert re.search(r"weaker than strong, .* better: weak \+\d", says)
+    assert re.search(r"worse: weaker -\d.*; within 0.5 points: weakest; undecided: unsure", says)
+    assert "stronger" not in says
+    assert report_figures.weaker_teachers(rows, record | {"baseline": None}) == ""
+
+
+def rows_by(rows):
+    return {row["name"]: row["trials"] for row in rows}
