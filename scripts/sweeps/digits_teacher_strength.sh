@@ -12,9 +12,9 @@
 # -0.5 and 0.5 points. The claim stands for the tuned
 # temperature only if the tuned rows say the same.
 # Hardware: 2 CPU cores (one job each).  Disk: 2.5 GB.
-# Time: about 1.6 hours (an estimate from measured steps: of one core, teachers 21 minutes, tuning 76,
-# students 57, claims 41), 8 minutes more where digits_fidelity.sh has not made the sets, 40 where
-# scripts/digits.sh has not made its teachers and generators.
+# Time: 70 minutes with GRID=5 CLAIM=15 from nothing, of which 22 for scripts/digits.sh's teachers and
+# generators (measured on a processor with bfloat16 instructions, other work beside it); twice
+# that without such instructions (an estimate).
 # Use: sh scripts/sweeps/digits_teacher_strength.sh [--dry-run]     (JOBS=2: processes at a time)
 #      Trials (see digits_study.sh) of the whole grid and of the claims: GRID=5 CLAIM=30: 15
 #      generators, each with its teachers, x 2 sets x 1 student; a later call with larger numbers goes
