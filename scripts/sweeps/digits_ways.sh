@@ -11,8 +11,8 @@
 # is undecided. Nothing here changes the settings of
 # scripts/digits_settings.sh, which are chosen on training writers.
 # Hardware: 2 CPU cores (one job each).  Disk: 1.5 GB.
-# Time: about 56 minutes (an estimate from measured steps: of one core, sets 48 minutes, students 63), 40
-# minutes more where scripts/digits.sh has not made its teachers and generators.
+# Time: 27 minutes (measured on a processor with bfloat16 instructions, other work beside it), 22 more where
+# scripts/digits.sh has not made its teachers and generators; about twice that without such instructions.
 # Use: sh scripts/sweeps/digits_ways.sh [--dry-run]     (JOBS=2: processes at a time, a thread each)
 #      TRIALS=15 (see digits_study.sh): 15 generators, a set and a student of each; a later call with a
 #      larger number goes on. A claim needs a second set of each, TRIALS=30: 56 minutes more; TRIALS=90
