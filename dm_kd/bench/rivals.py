@@ -486,9 +486,9 @@ def guided_generator(steps: int, task: Task, teacher: nn.Module, student: nn.Mod
     """A small pixel DiT with random weights, steered by teacher and student."""
     model = dit.DiT(task.resolution, 4 if task.resolution > 16 else 2, task.channels, width=64,
                     depth=2, heads=2, num_classes=task.num_classes)
-    for parameter in model.parameters():  # a new one is the zero function
+    for parameter in model.parameters():  # a new one is the zero function; larger ones overflow
         if parameter.requires_grad:
-            nn.init.normal_(parameter, std=0.2)
+            nn.init.normal_(parameter, std=0.1)
     guidance = dit.TeacherGuidance(copy.deepcopy(teacher), task, GUIDED["weight"], device,
                                    copy.deepcopy(student).eval().requires_grad_(False))
     settings = {"guidance_scale": GUIDED["scale"], "steps": steps, "sampler": "ddpm",
