@@ -536,7 +536,7 @@ def hub(monkeypatch, pipeline, model, tmp_path):
 
 
 def test_a_hub_id_downloads_what_is_needed_and_is_recorded(hub, model):
-    made = build("facebook/DiT-XL-2-256")
+    made = build("facebook/DiT-XL-2-256", "--dtype", "fp32")  # some processors: bf16
     assert torch.equal(outputs(made.model), outputs(model))
     assert {name for _, name in hub} == {
         "transformer/config.json", f"transformer/{WEIGHTS}.bin", "README.md",
