@@ -166,13 +166,15 @@ def weaker_teachers(group: list[dict], record: dict) -> str:
     pairs = [common([row, base], record["seed"]) for row in group if base and row is not base]
     weaker = [pair[0]["name"] for pair in pairs
               if pair and pair[0]["teacher_acc1"] < pair[1]["teacher_acc1"]]
-    told = {"better": [], "worse": [], f"within {record['margin']:g} points": [], "undecided": []}
-    _, _, within, _ = told
+    within = f"within {record['margin']:g} points"
+    told = {"better": [], "worse": [], within: [], "undecided": []}
     for name in weaker:
         found = record["against_baseline"][name]
-        what = {"does not matter": within, "matters": "better" if found.get("difference", 0) > 0
-                else "worse"}.get(matters(found, record["margin"]), "undecided")
-        told[what].append(f"{name} {points(found)}" if what in ("better", "worse") else name)
+        what = matters(found, record["margin"])
+        if what == "matters":
+            told["better" if found["difference"] > 0 else "worse"].append(f"{name} {points(found)}")
+        else:
+            told[within if what == "does not matter" else "undecided"].append(name)
     return "" if not weaker else (
         f"Students of teachers weaker than {base['name']}, against its own: "
         + "; ".join(f"{what}: {', '.join(names) or 'none'}" for what, names in told.items()) + ".")
@@ -181,9 +183,9 @@ def weaker_teachers(group: list[dict], record: dict) -> str:
 def name_points(axis, group: list[dict]) -> None:
     """The rows' names on end below their points, pushed apart where they would overlap; none where
     there are too many."""
-    group = sorted(group, key=lambda row: row["teacher_acc1"])[:MOST_NAMED + 1]
     if len(group) > MOST_NAMED:
         return
+    group = sorted(group, key=lambda row: row["teacher_acc1"])
     low, high = axis.get_ylim()
     axis.set_ylim(low - 0.6 * (high - low), high)
     left, right = axis.get_xlim()
