@@ -12,9 +12,8 @@
 # -0.5 and 0.5 points. The claim stands for the tuned
 # temperature only if the tuned rows say the same.
 # Hardware: 2 CPU cores (one job each).  Disk: 2.5 GB.
-# Time: 70 minutes with GRID=5 CLAIM=15 from nothing, of which 22 for scripts/digits.sh's teachers and
-# generators (measured on a processor with bfloat16 instructions, other work beside it); twice
-# that without such instructions (an estimate).
+# Time: 80 minutes, of which 22 for scripts/digits.sh's teachers and generators (measured on a processor
+# with bfloat16 instructions, other work beside it); twice that without such instructions (an estimate).
 # Use: sh scripts/sweeps/digits_teacher_strength.sh [--dry-run]     (JOBS=2: processes at a time)
 #      Trials (see digits_study.sh) of the whole grid and of the claims: GRID=5 CLAIM=30: 15
 #      generators, each with its teachers, x 2 sets x 1 student; a later call with larger numbers goes
