@@ -376,7 +376,7 @@ def check_teacher(args: argparse.Namespace, task: Task, view: engine.View,
     parts = {"source": (images, labels)}
     if val is not None:
         parts["validation"] = val.images, val.labels
-    notes, chance = [], 100 / task.num_classes
+    scores, notes, chance = {}, [], 100 / task.num_classes
     for which, (images, labels) in parts.items():
         known = (labels >= 0).nonzero()[:, 0].cpu()
         if args.no_label_check or not len(known):
@@ -386,28 +386,33 @@ def check_teacher(args: argparse.Namespace, task: Task, view: engine.View,
         some = (images.chosen(chosen) if isinstance(images, ImageFiles)
                 else engine.take(images, chosen))
         logits = engine.predict(teacher, some, view, device, args.amp)
-        acc1, _ = engine.accuracy(logits, labels.cpu()[chosen])
-        if acc1 < min(2 * chance, 50 + chance / 2):
-            refuse_labels(args, which, acc1, chance, notes)
-        notes.append(f"teacher agrees with the labels of {acc1:.1f} % of {len(chosen)} {which} "
-                     "images")
+        scores[which], _ = engine.accuracy(logits, labels.cpu()[chosen])
+        notes.append(f"teacher agrees with the labels of {scores[which]:.1f} % of {len(chosen)} "
+                     f"{which} images")
+    low = [which for which, acc1 in scores.items() if acc1 < min(2 * chance, 50 + chance / 2)]
+    if low:
+        refuse_labels(args, low, scores, chance)
     return notes
 
 
-def refuse_labels(args: argparse.Namespace, which: str, acc1: float, chance: float,
-                  passed: list[str]) -> None:
+def refuse_labels(args: argparse.Namespace, low: list[str], scores: dict, chance: float) -> None:
     """Raises:
-        UserError: with the likely cause, which is the list where the teacher passed before."""
-    cause = "wrong class order, wrong statistics, or wrong weights"
+        UserError: with the likely cause, which is the teacher where it fails on everything."""
     place = {"source": args.source}
-    if which == "validation":
+    if low == list(scores):
+        cause, hint = "wrong class order, wrong statistics, or wrong weights", "the right --teacher"
+    elif low == ["source"]:
+        cause = ("the images are bad, or their labels in another order: it agrees with "
+                 f"{scores['validation']:.1f} % of the validation's")
+        hint = "look at the images (inspect_set, for a set); --source-labels none"
+    else:
+        cause = "the validation labels are in another order: it agrees with the source's"
+        hint = "the right --data"
+    if low == ["validation"]:
         place = {"data": args.data or "the data set's usual place"}
-        if passed:
-            cause = "the validation labels are in another order: it agrees with the source's"
-    raise UserError(f"the teacher agrees with {acc1:.1f} % of the {which} labels, chance is "
-                    f"{chance:.1f} %", teacher=args.teacher, **place, cause=cause,
-                    hint="the right " + ("--data" if passed else "--teacher")
-                         + "; --no-label-check if it is meant")
+    raise UserError(f"the teacher agrees with {scores[low[0]]:.1f} % of the {low[0]} labels, "
+                    f"chance is {chance:.1f} %", teacher=args.teacher, **place, cause=cause,
+                    hint=f"{hint}; --no-label-check if it is meant")
 
 
 def dry_run(args: argparse.Namespace, student: torch.nn.Module) -> None:

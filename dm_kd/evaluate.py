@@ -1,4 +1,5 @@
-"""Judge a model on a task's real validation images; one JSON line on standard output.
+"""Judge a model on a task's real validation images; one JSON line on standard output: acc1,
+acc5 and ece (expected calibration error), all in percent.
 
     python -m dm_kd.evaluate --task digits --model save/student_model/digits \\
         [--teacher save/models/digits_cnn_w32] [--confusion confusion.png]
@@ -32,7 +33,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--confusion", type=Path, default=None, metavar="FILE.png",
                         help="draw which classes are taken for which")
     parser.add_argument("--amp", choices=("auto", "bf16", "none"), default="none",
-                        help="bfloat16 autocast (default: %(default)s)")
+                        help="bfloat16 autocast (default: %(default)s, float32; training judges by "
+                             "its own --amp auto, which may differ in the last digits)")
     run.add_common_arguments(parser)
     return run.parse(parser, argv)
 

@@ -21,7 +21,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from dm_kd import files
@@ -117,8 +117,10 @@ def opened(data: bytes, name: object) -> Iterator[Image.Image]:
                     f"{MAX_PIXELS // 10 ** 6} million are allowed", file=name)
             yield image
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        found = ("no such image at its start" if isinstance(error, UnidentifiedImageError)
+                 else str(error)[:100])  # Pillow names its own buffer
         raise DamagedError("the image is damaged or is no PNG or JPEG", file=name,
-                           found=str(error)[:100]) from error
+                           found=found) from error
 
 
 def read_image(data: bytes, name: object, channels: int | None = None) -> Tensor:
@@ -202,7 +204,7 @@ def find(path: Path, class_names: tuple[str, ...], channels: int, labelled: bool
         wnids: as in `class_indices`.
 
     Raises:
-        UserError: nothing there, no images, labels of other classes.
+        UserError: nothing there, no images, both train/ and val/, labels of other classes.
         DamagedError: a malformed line, or a damaged archive.
     """
     path = files.must_exist(path, "--source or --data", "images")
@@ -218,6 +220,9 @@ def find(path: Path, class_names: tuple[str, ...], channels: int, labelled: bool
         raise UserError("not a folder, a .txt list or a zip archive", path=path)
     if not names:
         raise UserError("no PNG or JPEG images in it", path=path)
+    if {"train", "val"} <= {name.split("/")[0] for name in names if name.count("/") > 1}:
+        raise UserError("it holds train/ and val/: images to learn from and to be judged on",
+                        path=path, hint=f"{path}/train, as a folder or list of its own")
     labels = torch.full((len(names),), -1)
     if labelled:
         labels = labels_of(names, class_names, path, wnids)
@@ -357,6 +362,10 @@ def class_indices(folders: set[str], class_names: tuple[str, ...], origin: Path,
         UserError: folders of other classes, or some missing where only their number tells the
             order (WordNet ids)."""
     exact = {name: i for i, name in enumerate(class_names)}
+    if "" in folders:
+        raise UserError("images lie beside the folders of the classes", path=origin,
+                        hint="move them into the folder of their class; --source-labels none if "
+                             "labels do not matter")
     if wnids is None and folders <= exact.keys():  # also where the names are numbers or ids
         return {f: exact[f] for f in folders}
     if (wnids or len(class_names) == 1000) and all(WNID.fullmatch(f) for f in folders):

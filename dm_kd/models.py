@@ -234,11 +234,18 @@ def read_run(folder: Path) -> tuple[str, dict, dict]:
     """(model name, state dict, card) of a finished run.
 
     Raises:
-        UserError: it is not finished, or no run.  DamagedError: another digest than the card's."""
+        UserError: not finished, or no run of a classifier.
+        DamagedError: another digest than the card's."""
     for name in WEIGHTS_NAMES:
         if (folder / f"{name}.json").exists():
             state, card = files.read_with_card(folder, name)
             return _card_model(card, folder / f"{name}.json"), state, card
+    weights = sorted(path.name for path in folder.glob("*.safetensors"))
+    if weights:
+        raise UserError("the folder holds no classifier, or the card beside its weights "
+                        "(model.json or student.json) is gone", folder=folder,
+                        found=", ".join(weights[:3]),
+                        hint="the run folder of a classifier, or NAME@FILE for weights alone")
     unfinished = (folder / "config.yaml").exists()
     raise UserError("the run is not finished: it has no weights yet" if unfinished else
                     "the folder holds no trained model", folder=folder,

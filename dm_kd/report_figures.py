@@ -146,7 +146,9 @@ def draw_teachers(rows: list[dict], record: dict) -> list[dict]:
                   markersize=5.5, color=COLOURS[i], linewidth=0.8, label=shown(name, 48))
         if len(group) >= FEWEST_RANKED:
             ranks = rank_correlation([r["teacher_acc1"] for r in group], [r["mean"] for r in group])
-            sentences.append(f"{ranks:+.2f} ({name}, {len(group)} teachers)")
+            trials = len(group[0]["trials"])
+            each = f", the {trials} trials that all have" if trials > 1 else ""
+            sentences.append(f"{ranks:+.2f} ({name}, {len(group)} teachers{each})")
     if len(shared) == 1:
         name_points(axis, shared[0][1])
     axis.set(xlabel="teacher's Acc@1, %", ylabel="student's Acc@1, %")

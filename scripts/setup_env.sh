@@ -39,6 +39,11 @@ find_python() {
         if [ -z "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ] && [ -x .venv/bin/python ]; then
             PYTHON=.venv/bin/python
         fi
+        "$PYTHON" -c 'import importlib.util as u, sys; sys.exit(u.find_spec("torch") is None)' || {
+            echo "error: $PYTHON has no torch
+  try      sh scripts/quickstart.sh once, which makes .venv; or activate your environment" >&2
+            exit 2
+        }
     fi
 }
 

@@ -257,7 +257,11 @@ def test_permuted_labels_of_the_source_are_found(distill_args, digits):
     images, labels = levels()
     with pytest.raises(UserError, match="0.0 % of the source labels") as error:
         checked(distill_args(), digits, (labels + 3) % 10, labels)
-    assert "wrong class order" in str(error.value) and "real" in str(error.value)
+    assert "the images are bad" in str(error.value) and "100.0 %" in str(error.value)
+    assert "real" in str(error.value) and "--teacher" not in str(error.value)
+    for val_labels in ((labels + 3) % 10, None):
+        with pytest.raises(UserError, match="wrong class order"):
+            checked(distill_args(), digits, (labels + 3) % 10, val_labels)
 
 
 def test_permuted_validation_labels_are_found_beside_right_ones_of_the_source(distill_args, digits):

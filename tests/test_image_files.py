@@ -405,6 +405,25 @@ def test_folders_of_other_classes_are_refused_with_what_is_expected(found):
     assert find(Path("set"), LETTERS, labelled=False).labels.tolist() == [-1] * len(found)
 
 
+def test_images_beside_the_folders_of_classes_are_refused():
+    folders(["a", "b"])
+    save(Path("set/stray.png"), 1)
+    with pytest.raises(UserError, match="beside the folders of the classes"):
+        find("set", LETTERS)
+    assert find("set", LETTERS, labelled=False).labels.tolist() == [-1] * 3
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_a_folder_of_both_training_and_validation_images_is_refused(labelled):
+    for part in ("train", "val"):
+        save(Path(f"set/{part}/a/1.png"), 1)
+    with pytest.raises(UserError, match="images to learn from and to be judged on"):
+        find("set", LETTERS, labelled=labelled)
+    assert len(find("set/train", LETTERS).labels) == 1
+    save(Path("classes/train/1.png"), 1), save(Path("classes/val/1.png"), 1)  # two classes
+    assert find("classes", ("train", "val")).labels.tolist() == [0, 1]
+
+
 def test_a_flat_folder_of_unnamed_images_is_unlabelled():
     save(Path("set/1.png"), 1), save(Path("set/2.jpg"), 2)
     Path("set/notes.txt").write_text("hello")

@@ -454,6 +454,17 @@ def test_a_hostile_safetensors_header_is_a_users_error(tmp_path, header):
     refusal(UserError, f"cnn_w4@{file}")
 
 
+@pytest.mark.parametrize("name", ["dit", "model"])
+def test_a_run_of_a_generator_or_without_its_card_is_no_unfinished_one(teacher_folder, tmp_path,
+                                                                       name):
+    weights = teacher_folder / "model.safetensors"
+    shutil.copy(weights, tmp_path / f"{name}.safetensors")
+    shutil.copy(teacher_folder / "config.yaml", tmp_path)
+    with pytest.raises(UserError, match="no classifier, or the card") as error:
+        models.load_frozen(str(tmp_path), DIGITS)
+    assert f"{name}.safetensors" in str(error.value)
+
+
 def test_a_digest_that_differs_from_the_card_is_damage(teacher_folder, tmp_path):
     folder = shutil.copytree(teacher_folder, tmp_path / "copy")
     data = bytearray((folder / "model.safetensors").read_bytes())

@@ -176,7 +176,8 @@ def test_runs_that_vary_on_every_axis_have_every_figure(tmp_path):
     for section in ("fidelity", "teachers", "amount", "rivals", "curves", "confusion"):
         assert f"<section id='{section}'>" in page, section
     assert "Fréchet distance" in page and "the best is s=1, T=20" in page
-    assert "+0.32 (cnn_w16, 4 teachers)" in page and "real images a class: 10 are worth" in page
+    assert "+0.32 (cnn_w16, 4 teachers, the 2 trials that all have)" in page
+    assert "real images a class: 10 are worth" in page
     assert "with Fréchet distance" in page.split("<nav")[0]  # among the findings on top
     assert "id='samples'" not in page and "class=corner" not in page  # the sets are gone
 

@@ -70,6 +70,19 @@ def run_script(folder, script, *flags, **variables):
                                                     **PART, **variables})
 
 
+def test_a_python_without_torch_is_named(tmp_path):
+    shutil.copytree(ROOT / "scripts", tmp_path / "scripts")
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\nexit 1\n")
+    python.chmod(0o755)
+    own = {k: v for k, v in os.environ.items()
+           if k not in ("PYTHON", "VIRTUAL_ENV", "CONDA_PREFIX")}
+    done = subprocess.run(["sh", "scripts/digits_teacher.sh"], cwd=tmp_path, text=True,
+                          capture_output=True, env=own | {"PATH": f"{tmp_path}:{own['PATH']}"})
+    assert done.returncode == 2 and "error: python has no torch" in done.stderr
+    assert "quickstart.sh" in done.stderr
+
+
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.name)
 def test_sh_can_read_it(script):
     subprocess.run(["sh", "-n", script], check=True)
