@@ -171,6 +171,7 @@ def body(argv: list[str]) -> None:
     elif getattr(args, "import"):
         import_images(args, task)
     else:
+        resume_threads(args)
         device = run.use_device(args)
         with begun(args.out, image_set.writing(args.out, args.rank, args.world_size)):
             # held before gigabytes of weights are fetched, read and hashed
@@ -180,6 +181,19 @@ def body(argv: list[str]) -> None:
             pretraining = pretraining_seconds(getattr(args, "weights", None))
             if pretraining not in (None, images.seconds()["pretraining_seconds"]):
                 images.note_seconds(pretraining_seconds=pretraining)
+
+
+def resume_threads(args: argparse.Namespace) -> None:
+    """A set that goes on keeps the thread count it began with, unless --threads says another.
+
+    Raises:
+        DamagedError: the count is none."""
+    path = args.out / "manifest.json"
+    if args.threads is None and path.exists():
+        args.threads = image_set.open_set(args.out).manifest.get("threads")
+        if args.threads is not None and (type(args.threads) is not int or args.threads < 1):
+            raise DamagedError(f"manifest.json is damaged: threads is {args.threads!r:.40}",
+                               file=path, hint="--threads N as it was, or another --out")
 
 
 def pretraining_seconds(weights: str | Path | None) -> float | None:

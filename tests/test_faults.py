@@ -400,6 +400,19 @@ def test_another_machine_may_go_on_and_a_note_says_so(tmp_path, capsys, monkeypa
     assert contents(tmp_path / "set") == golden
 
 
+def test_a_set_keeps_its_threads_unless_others_are_asked_for(tmp_path, capsys):
+    golden, _ = golden_set(NOISE, tmp_path / "set")
+    command = [str(a) for a in (*NOISE[:-2], "--out", tmp_path / "set")]  # without --threads 1
+    assert synthesize.main(command) == 0 == synthesize.main([*command, "--repair"])
+    assert synthesize.main([*command, "--threads", "2"]) == 2
+    assert "threads: 1 -> 2" in capsys.readouterr().err
+    assert contents(tmp_path / "set") == golden
+    path = tmp_path / "set/manifest.json"
+    path.write_bytes(golden["manifest.json"].replace(b'"threads": 1', b'"threads": "1"'))
+    assert synthesize.main(command) == 5
+    assert "threads is '1'" in capsys.readouterr().err
+
+
 def test_a_rank_looks_at_its_own_shards_and_verify_at_all(tmp_path, capsys):
     golden_set(NOISE, tmp_path / "set")
     command = [str(a) for a in (*NOISE, "--out", tmp_path / "set")]
