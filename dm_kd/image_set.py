@@ -431,7 +431,8 @@ def begin(folder: Path, manifest: dict) -> ImageSet:
 
 
 def _begin(folder: Path, manifest: dict) -> ImageSet:
-    if (folder / "manifest.json").exists():
+    path = folder / "manifest.json"
+    if path.exists() and not _is_import_without_images(folder, manifest):
         old = open_set(folder).manifest
         manifest = _of_the_same_machine(old, manifest, folder)
         if old["images_per_class"] <= manifest["images_per_class"]:
@@ -446,13 +447,25 @@ def _begin(folder: Path, manifest: dict) -> ImageSet:
         if old["images_per_class"] < manifest["images_per_class"]:
             (folder / "index.csv").unlink(missing_ok=True)  # an index means complete
             (folder / "contact_sheet.png").unlink(missing_ok=True)
-            files.write_json(folder / "manifest.json", manifest)
+            files.write_json(path, manifest)
     else:
-        if folder.exists() and any(not p.name.startswith(".") for p in folder.iterdir()):
+        if folder.exists() and _other_files(folder):
             raise UserError("the folder holds other files and is no image set", folder=folder,
                             hint="another --out")
-        files.write_json(folder / "manifest.json", manifest)
+        files.write_json(path, manifest)
     return ImageSet(folder, manifest)
+
+
+def _other_files(folder: Path) -> bool:
+    """Whether a folder holds anything, but for a manifest and what is hidden."""
+    return any(p.name != "manifest.json" and not p.name.startswith(".") for p in folder.iterdir())
+
+
+def _is_import_without_images(folder: Path, manifest: dict) -> bool:
+    """Whether there is only the manifest of an import that failed before its first image: the
+    next import, of mended images, may replace it."""
+    return all(m["generator"].get("name") == "import" for m in (
+        manifest, open_set(folder).manifest)) and not _other_files(folder)
 
 
 def refuse_wrong_count(images: ImageSet) -> None:

@@ -322,7 +322,9 @@ def verify(images: image_set.ImageSet) -> None:
     missing = images.missing()
     state = f"complete, index sha256 {images.digest[:16]}" if images.complete else (
         f"not complete: {len(missing)} of {images.plan.shards} shards to make")
-    print(f"{images.folder}: {images.plan.images} images, every digest holds; {state}")
+    left = sum(map(images.plan.kept, missing))
+    count = f"{images.plan.images - left} of " * bool(left) + f"{images.plan.images} images"
+    print(f"{images.folder}: {count}, every digest holds; {state}")
 
 
 def check_summary(images: image_set.ImageSet) -> None:

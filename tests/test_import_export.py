@@ -235,6 +235,44 @@ def test_a_damaged_image_is_named_and_leaves_nothing(tmp_path, capsys):
     assert not (tmp_path / "set").exists()
 
 
+def broken_in_the_middle(tmp_path):
+    """A folder of images, one whose header is whole and whose pixels are not; that one's path."""
+    folder = originals(tmp_path / "in", images=2)
+    path = folder / "class_1_seed_0_num_1.png"
+    path.write_bytes(path.read_bytes()[:50])
+    return folder, path
+
+
+def test_an_import_that_made_nothing_is_counted_as_nothing_and_goes_on_with_mended_images(
+        tmp_path, capsys):
+    folder, broken = broken_in_the_middle(tmp_path)
+    command = ("--import", folder, "--out", tmp_path / "set")
+    assert main(*command) == 5 and list(contents(tmp_path / "set")) == ["manifest.json"]
+    assert main("--verify", "--out", tmp_path / "set") == 0
+    assert "set: 0 of 12 images, every digest holds; not complete: 1 of 1 shards" in (
+        capsys.readouterr().out)
+    broken.write_bytes(png(99))
+    assert main(*command) == 0 and len(rows(tmp_path / "set")) == 12
+    assert main("--verify", "--out", tmp_path / "set") == 0
+    assert "set: 12 images, every digest holds; complete" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("change", ["shards", "images/0000/class_0_seed_0_num_0.png", "generator"])
+def test_what_holds_anything_but_an_imports_manifest_is_never_replaced(tmp_path, capsys, change):
+    folder, broken = broken_in_the_middle(tmp_path)
+    made = tmp_path / "set"
+    assert main("--import", folder, "--out", made) == 5
+    if change == "generator":
+        manifest = files.read_json(made / "manifest.json")
+        files.write_json(made / "manifest.json", manifest | {"generator": {"name": "noise"}})
+    else:
+        (made / change).mkdir(parents=True)
+    before = contents(made)
+    broken.write_bytes(png(99))
+    assert main("--import", folder, "--out", made) == 2
+    assert "other settings" in capsys.readouterr().err and contents(made) == before
+
+
 @pytest.fixture
 def private(tmp_path, monkeypatch):
     """An image that nobody gave; the working directory is beside it."""
