@@ -5,6 +5,7 @@ would leave `main` as an exception and fail the test.
 """
 
 import importlib
+import io
 import json
 import os
 import pickle
@@ -632,3 +633,34 @@ def test_a_reader_that_has_gone_ends_a_command_quietly(lines):
     finally:
         os.close(writing)
     assert (ended.returncode, ended.stderr) == (128 + signal.SIGPIPE, "")
+
+
+def start_commands(text, monkeypatch, *argv):
+    """`python -m dm_kd` with a text as standard input (None: a terminal), in this process."""
+    lines = io.StringIO(text)
+    lines.isatty = lambda: text is None
+    monkeypatch.setattr(sys, "stdin", lines)
+    monkeypatch.setattr(sys, "argv", ["dm_kd", *argv])
+    return importlib.import_module("dm_kd.__main__").main()
+
+
+@pytest.mark.parametrize(("text", "argv", "code"), [
+    ("", ["--help"], 0), ("", ["-h"], 0), (None, [], 2), ("", ["distill", "--task", "digits"], 2)])
+def test_without_command_lines_the_starter_prints_the_known_commands(text, argv, code, monkeypatch,
+                                                                     capsys):
+    assert start_commands(text, monkeypatch, *argv) == code
+    shown = capsys.readouterr()
+    said, silent = (shown.err, shown.out) if code else (shown.out, shown.err)
+    assert "< commands.txt" in said and not silent and all(entry in said for entry in ENTRIES)
+
+
+@pytest.mark.parametrize(("line", "shown"), [
+    ("distil --task digits", "did you mean distill"), ("errors", "begins with no command"),
+    ("report --out 'a", "no closing quotation"), ("'' --help", "begins with no command: ''"),
+    ("__main__", "begins with no command")])
+def test_a_line_that_is_no_command_is_named_before_any_runs(line, shown, monkeypatch, capsys):
+    before = "# two good ones\n\nreport --runs runs --out out --dry-run\n" * 2
+    assert start_commands(before + line, monkeypatch) == 2
+    out, err = capsys.readouterr()
+    assert not out and err.startswith("error: line 7 ") and len(err.splitlines()) <= 6
+    assert shown in err and line in err
