@@ -249,6 +249,8 @@ def settings_of(trial: dict) -> dict[str, object]:
               "guidance_scale": number(generator.get("guidance_scale")),
               "steps": number(generator.get("steps")),
               "images_per_class": images_per_class(trial)}
+    if method == "folder":  # only the path says which images
+        found["source"] = plain(TOKEN.sub("", os.path.normpath(str(config.get("source")))))
     return found
 
 

@@ -363,6 +363,21 @@ def test_two_amounts_are_no_curve(tmp_path):
     assert len(amounts(tmp_path / "three", 100, 140, 300)) == 1
 
 
+def folders(root, sources):
+    """What draw_amount makes of runs of 10, 20 ... images a class of these folders."""
+    for i, source in enumerate(sources):
+        write_run(root / f"row{i}", source=source, per_class=float(10 * 2 ** i))
+    rows, record = rows_of(root)
+    with report_canvas.canvas():
+        return report_figures.draw_amount(rows, record)
+
+
+def test_amounts_of_other_folders_are_no_curve(tmp_path):
+    assert folders(tmp_path / "three", ("data/a", "data/b", "real:fashion_mnist")) == []
+    [drawn] = folders(tmp_path / "one", ("data/a_fold0", "data/a_fold1/", "./data/a_fold0"))
+    assert "(a folder of images)" in drawn["says"]
+
+
 def test_amounts_that_lie_close_have_one_tick(tmp_path):
     [drawn] = amounts(tmp_path, 40, 145, 160)
     assert ">40<" in drawn["html"] and ">160<" in drawn["html"] and ">145<" not in drawn["html"]
