@@ -110,10 +110,12 @@ def body(argv: list[str]) -> None:
     if not trials:
         raise UserError("no finished run of a classifier there", folder=args.runs,
                         hint="a folder with train_teacher's or distill's runs in it")
-    rows = make_rows(trials, [name for name in args.rows.split(",") if name])
+    order = [name for name in args.rows.split(",") if name]
+    rows = make_rows(trials, order)
+    names = [row["name"] for row in rows]
+    name_missing(order, names)
     comparisons = {}
     if args.baseline is not None:
-        names = [row["name"] for row in rows]
         if args.baseline not in names:
             raise UserError(f"no row '{args.baseline}'",
                             hint=f"--baseline: {nearest(args.baseline, names)}")
@@ -138,6 +140,20 @@ def body(argv: list[str]) -> None:
     for problem in record["left_out"]:
         print(f"left out: {problem}", file=sys.stderr)
     print(f"\npage: {args.out / 'report.html'}")
+
+
+def name_missing(order: list[str], names: list[str]) -> None:
+    """A line for each row of --rows that there is not (yet).
+
+    Raises:
+        UserError: there is none of them."""
+    missing = [name for name in order if name not in names]
+    if missing and len(missing) == len(order):
+        raise UserError(f"no row '{missing[0]}'" + (
+            " nor any other of --rows" if len(missing) > 1 else ""),
+            hint=f"--rows: {nearest(missing[0], names)}")
+    for name in missing:
+        print(f"note: no row '{plain(name)}' for --rows: {nearest(name, names)}", file=sys.stderr)
 
 
 def keep(record: dict, figures: dict[str, list[dict]], args: argparse.Namespace) -> None:

@@ -105,6 +105,20 @@ def test_unknown_baseline_names_the_nearest(study, capsys):
     assert code == 2 and "did you mean base" in capsys.readouterr().err
 
 
+def test_unknown_rows_of_the_order_are_named_and_refused_where_there_is_no_other(study, capsys):
+    def said(rows, code):
+        assert report.main(["--runs", str(study / "runs"), "--out", str(study / "out"),
+                            "--rows", rows]) == code
+        return capsys.readouterr().err
+
+    assert said("base,ours", 0) == ""
+    assert said("base,zzz,our", 0).splitlines() == [
+        "note: no row 'zzz' for --rows: one of base, ours",
+        "note: no row 'our' for --rows: did you mean ours"]
+    assert said("zzz", 2).startswith("error: no row 'zzz'\n  try      --rows: one of base, ours")
+    assert "no row 'zzz' nor any other of --rows" in said("zzz,our", 2)
+
+
 def test_a_folder_without_runs_is_a_users_error(tmp_path, capsys):
     assert report.main(["--runs", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
     assert "no finished run" in capsys.readouterr().err
