@@ -41,6 +41,7 @@ from dm_kd.report_runs import (
     plain,
     pretraining,
     published_method,
+    temperatures_of,
     trained_on,
 )
 from dm_kd.report_statistics import compare, mean_accuracy, verdict
@@ -184,7 +185,7 @@ def make_rows(trials: list[dict], order: list[str]) -> list[dict]:
     """Trials of one row together: a seed's accuracy is over all its folds' images. A row's name is
     its folder's; where several folders have it, with the folders above."""
     paths = dict.fromkeys(trial["row"] for trial in trials)
-    rows = []
+    rows, varied = [], len(temperatures_of(trials)) > 1
     for path in paths:
         mine = [trial for trial in trials if trial["row"] == path]
         keys = sorted({t["replicate"] for t in mine}, key=lambda key: [v or 0 for v in key])
@@ -196,7 +197,8 @@ def make_rows(trials: list[dict], order: list[str]) -> list[dict]:
         amounts = [t["settings"]["images_per_class"] for t in mine]
         settings = mine[0]["settings"] | {
             "images_per_class": None if None in amounts else round(float(np.mean(amounts)), 1)}
-        rows.append({"name": short_name(path, paths), "trials": mine, "what": describe(mine[0]),
+        rows.append({"name": short_name(path, paths), "trials": mine,
+                     "what": describe(mine[0], temperatures_of(mine) if varied else None),
                      "acc1_by_seed": accuracies, "mean": mean_accuracy(mine),
                      "std": float(np.std(whole, ddof=1)) if len(whole) > 1 else None,
                      "folds": len(folds), "settings": settings,

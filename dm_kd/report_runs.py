@@ -281,8 +281,8 @@ def images_per_class(trial: dict) -> float | None:
     return given if given and given > 0 else None
 
 
-def describe(trial: dict) -> str:
-    """What the row is, in words."""
+def describe(trial: dict, temperatures: list[float] | None = None) -> str:
+    """What the row is, in words; with its temperatures where they are given."""
     config, settings, generator = trial["config"], trial["settings"], generator_of(trial)
     if trial["kind"] == "train_teacher":
         return plain(f"{config['model']}, cross-entropy on real images")
@@ -296,7 +296,27 @@ def describe(trial: dict) -> str:
         images = f"synthetic images ({generator.get('name')}, s={s:g}, T={steps}{steered})"
     else:
         images = f"images of {generator.get('name', config.get('source'))}"
-    return plain(f"{config.get('student')}, KD from {settings['teacher']} on {images}")
+    return plain(f"{config.get('student')}, {loss(trial, temperatures or [])} on {images}")
+
+
+def loss(trial: dict, temperatures: list[float]) -> str:
+    """What the student is trained with, in words: no teacher where labels are all of it."""
+    config = trial["config"]
+    objective, share = config.get("objective") or "kd", number(config.get("label_weight")) or 0
+    if share == 1:
+        return "cross-entropy"
+    notes = [str(objective)] * (objective != "kd")
+    notes += [f"label weight {share:g}"] * (share > 0)
+    if temperatures and objective != "mse":
+        notes.append("temperature " + " or ".join(f"{t:g}" for t in temperatures))
+    return ("KD" + f" ({', '.join(notes)})" * bool(notes)
+            + f" from {trial['settings']['teacher']}")
+
+
+def temperatures_of(trials: list[dict]) -> list[float]:
+    """Those that students of a teacher were trained at, rising."""
+    found = {number(t["config"].get("temperature")) for t in trials if t["kind"] == "distill"}
+    return sorted(found - {None})
 
 
 def published_method(trial: dict) -> str:

@@ -369,6 +369,20 @@ def test_rows_of_one_name_in_other_folders_stay_apart(tmp_path):
     assert sorted(row["name"] for row in rows) == ["lenet/real", "noise", "wrn/real"]
 
 
+def test_a_row_names_its_temperatures_where_rows_differ_in_them(tmp_path):
+    def said(**of):
+        for name, temperatures in of.items():
+            for seed, t in enumerate(temperatures):
+                write_fake(tmp_path / f"{name}_seed{seed}", seed=seed, temperature=t)
+        rows = report.make_rows(report.find_trials(tmp_path)[0], [])
+        return {row["name"]: row["what"] for row in rows}
+
+    assert said(a=[4.0, 4.0]) == {"a": "cnn_w8, KD from cnn_w32 on real images"}
+    assert said(tuned=[16.0, 1.0]) == {
+        "a": "cnn_w8, KD (temperature 4) from cnn_w32 on real images",
+        "tuned": "cnn_w8, KD (temperature 1 or 16) from cnn_w32 on real images"}
+
+
 def test_a_row_names_its_generators_sets_and_seeds(tmp_path):
     for g in (0, 1):
         write_fake(tmp_path / f"gen{g}" / "a_set3", seed=5)

@@ -260,3 +260,12 @@ def test_a_steered_set_is_not_described_as_plain_dit(tmp_path):
     said = [report_runs.describe(read(tmp_path / name)[0][0]) for name in "ab"]
     assert said[0].endswith("(dit, s=1.5, T=50, teacher-guided)")
     assert said[1].endswith("(dit, s=1.5, T=50)")
+
+
+@pytest.mark.parametrize("settings, words", [
+    ({}, "KD from cnn_w32"), ({"objective": "mse"}, "KD (mse) from cnn_w32"),
+    ({"label_weight": 1.0}, "cross-entropy"), ({"label_weight": 0.0}, "KD from cnn_w32"),
+    ({"label_weight": 0.1, "objective": "dkd"}, "KD (dkd, label weight 0.1) from cnn_w32")])
+def test_the_loss_of_a_row_is_said_where_it_is_not_kd_alone(tmp_path, settings, words):
+    write_run(tmp_path / "run", **settings)
+    assert report_runs.describe(read(tmp_path)[0][0]) == f"cnn_w8, {words} on real images"
