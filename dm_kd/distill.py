@@ -147,7 +147,7 @@ def body(argv: list[str]) -> None:
         notes += check_teacher(args, task, view, teacher, images, labels, val, device)
     with run.Run(args.out, args, inputs, "student", "distill") as folder:
         if folder.result:
-            print(f"{args.out} is finished: Acc@1 {folder.result['acc1']}")
+            print(f"{args.out} is finished: {engine.judgement(folder.result)}")
             return
         count = "" if args.source in ONLINE else f"{len(labels)} "
         folder.log(f"{args.student}, {models.parameter_count(student):,} parameters, from "

@@ -611,10 +611,15 @@ def finish(run: Run, args: argparse.Namespace, state: dict, student: nn.Module,
     result |= {"images_seen": state["images_seen"], "seconds": round(state["seconds"], 3),
                "seed": args.seed, "hardware": hardware(device)}
     run.finish(student.state_dict(), card, result)
-    if result["acc1"] is not None:
-        run.log(f"finished: Acc@1 {result['acc1']:.2f} (last epoch), best {state['best_acc1']:.2f} "
-                f"in epoch {state['best_epoch']}")
+    best = "" if val is None else (f" (last epoch), best {state['best_acc1']:.2f} in epoch "
+                                   f"{state['best_epoch']}")
+    run.log(f"finished: {judgement(result)}{best}")
     return result
+
+
+def judgement(result: dict) -> str:
+    """A finished run's accuracy, in words."""
+    return "not judged (--val none)" if result["acc1"] is None else f"Acc@1 {result['acc1']:.2f}"
 
 
 def draw_curve(run: Run) -> None:

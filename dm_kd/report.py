@@ -109,8 +109,7 @@ def body(argv: list[str]) -> None:
         print(f"{path}: {len(published.cells())} published numbers")
         return
     if not trials:
-        raise UserError("no finished run of a classifier there", folder=args.runs,
-                        hint="a folder with train_teacher's or distill's runs in it")
+        refuse_nothing(args.runs, [p for p in problems if p["state"] == "not judged"])
     order = [name for name in args.rows.split(",") if name]
     rows = make_rows(trials, order)
     names = [row["name"] for row in rows]
@@ -141,6 +140,17 @@ def body(argv: list[str]) -> None:
     for problem in record["left_out"]:
         print(f"left out: {problem}", file=sys.stderr)
     print(f"\npage: {args.out / 'report.html'}")
+
+
+def refuse_nothing(folder: Path, unjudged: list[dict]) -> None:
+    """Raises:
+        UserError: no run below the folder can be reported on."""
+    if unjudged:
+        raise UserError(f"the finished runs there ({len(unjudged)}) are not judged (--val none)",
+                        folder=folder, first=unjudged[0]["place"],
+                        hint="runs with --val val or dev; dm_kd.evaluate judges a finished one")
+    raise UserError("no finished run of a classifier there", folder=folder,
+                    hint="a folder with train_teacher's or distill's runs in it")
 
 
 def name_missing(order: list[str], names: list[str]) -> None:

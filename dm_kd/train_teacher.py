@@ -75,7 +75,7 @@ def body(argv: list[str]) -> None:
             "fold": args.fold, "val": args.val}
     with run.Run(args.out, args, inputs, "model", "train_teacher") as folder:
         if folder.result:
-            print(f"{args.out} is finished: Acc@1 {folder.result['acc1']}")
+            print(f"{args.out} is finished: {engine.judgement(folder.result)}")
             return
         folder.log(f"{args.model}, {models.parameter_count(student):,} parameters, on "
                    f"{len(real.labels)} real images of {task.name}, {device}, amp {args.amp}")

@@ -358,8 +358,13 @@ def test_evaluate_needs_something_to_judge_on(refused):
     assert "--val" in refused(2, "evaluate", *COMMANDS["evaluate"], "--val", "none")
 
 
-def test_val_none_trains_without_looking_at_the_validation_data(capsys):
-    assert call("distill", *WRITERS["distill"], "--val", "none", "--out", "out") == 0
+@pytest.mark.parametrize("command", ["distill", "train_teacher"])
+def test_val_none_trains_without_looking_at_the_validation_data(command, capsys):
+    flags = (command, *WRITERS[command], "--val", "none", "--out", "out")
+    assert call(*flags) == 0
+    assert "finished: not judged (--val none)" in capsys.readouterr().out
+    assert call(*flags) == 0
+    assert "out is finished: not judged (--val none)" in capsys.readouterr().out
     result = json.loads(open("out/result.json").read())
     assert result["acc1"] is None and result["best_acc1"] is None and result["val_images"] == 0
     assert not os.path.exists("out/best.pt")

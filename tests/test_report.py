@@ -125,6 +125,16 @@ def test_a_folder_without_runs_is_a_users_error(tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+def test_runs_that_are_finished_but_not_judged_are_told_from_none(tmp_path, capsys):
+    run = write_fake(tmp_path / "run", val="none")
+    result = json.loads((run / "result.json").read_text())
+    (run / "result.json").write_text(json.dumps(result | {"acc1": None, "val_images": 0}))
+    assert report.main(["--runs", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert "the finished runs there (1) are not judged (--val none)" in said and str(run) in said
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_page_shows_what_inspect_set_found_with_its_picture(study):
     place = study / "runs" / "inspect.json"
     place.write_text(json.dumps({"sentence": "a set: 12 images", "frechet": 1.5}))
