@@ -52,7 +52,8 @@ def compare(ours: list[dict], base: list[dict] | None, seed: int, claims: int = 
     their squared shares, at least to 0; a fold of one member takes the others' mean. Degrees of
     freedom: sum of (k - 1). Where one side lacks the level and its runs are paired with several
     members, the spread over those runs is a third part. With one member in every fold b is unknown,
-    seed_error None, and the note says so.
+    seed_error None, and the note says so; so it does where all runs of a fold share one generator,
+    whose like may differ more than the runs do.
 
     interval: estimate -+ sqrt(t(df_a)^2 a + t(df_b)^2 b), t the 1 - 0.025 / claims quantile
     (Bonferroni) of Student's t (Banerjee, Sankhya 22, 1960). In simulations of 2 to 5 members in 1
@@ -233,6 +234,9 @@ def notes(folds: list[dict], ours: list[dict], base: list[dict] | None, level: s
         found.append(f"{level}s: 1: spread of training not in the interval")
     elif None in trained:
         found.append("one run on a side: its spread of training not in the interval")
+    elif level != "generator" and any(
+            maker(t, "generator") is not None for f in folds for pair in f["pairs"] for t in pair):
+        found.append("one generator a fold: the spread of others not in the interval")
     numbers = [len(f["pairs"]) for f in folds]
     if len(set(numbers)) > 1:
         found.append(f"runs differ in number by fold ({', '.join(map(str, numbers))})")

@@ -187,12 +187,15 @@ def test_students_of_one_generator_count_one_by_one_and_an_accuracy_stays_below_
     found = report.compare([trial(right(seed), seed, gen=0) for seed in (0, 1, 2)], None, seed=0)
     assert found["members"] == "3 seeds" and found["generators"] == 1
     assert found["interval"] == [pytest.approx(90 - T2 * 10 / 3 ** 0.5, abs=0.01), 100]
+    assert found["note"] == "one generator a fold: the spread of others not in the interval"
+    real = report.compare([trial(right(seed), seed) for seed in (0, 1, 2)], None, seed=0)
+    assert real["interval"] == found["interval"] and real["note"] == ""
 
 
 def test_sets_of_one_generator_count_as_sets():
     ours = [trial(right(s), seed, gen=0, made=s) for s in (0, 1) for seed in (0, 1)]
     found = report.compare(ours, None, seed=0)
-    assert found["members"] == "2 sets"
+    assert found["members"] == "2 sets" and "one generator a fold" in found["note"]
     assert found["interval"][0] == pytest.approx(95 - T1 * 5, abs=0.01)
 
 
