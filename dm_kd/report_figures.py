@@ -248,22 +248,24 @@ def draw_amount(rows: list[dict], record: dict) -> list[dict]:
 
 def saturation(found: list[tuple[str, list[dict]]], record: dict) -> list[str]:
     """For each series of made images the smallest amount that the largest one beats by less than
-    the margin: the interval of the difference lies below it."""
+    the margin: the interval of the difference lies below it. Larger ones that fail are named."""
     sentences = []
     for name, group in found:
         if group[0]["settings"]["images"] == "real":
             continue
-        for row in group[:-1]:
-            gain = compare(group[-1]["trials"], row["trials"], record["seed"])
-            if gain["runs"] and gain["seed_error"] is not None and (
-                    gain["interval"][1] < record["margin"]):
-                sentences.append(
-                    f"They saturate ({name}) at {per_class(row)} a class: {per_class(group[-1])} "
-                    f"gain {points(gain)}, less than {record['margin']:g}.")
-                break
-        else:
+        gains = [compare(group[-1]["trials"], row["trials"], record["seed"]) for row in group[:-1]]
+        small = [bool(gain["runs"]) and gain["seed_error"] is not None
+                 and gain["interval"][1] < record["margin"] for gain in gains]
+        if not any(small):
             sentences.append(f"No saturation is shown ({name}): none is within "
                              f"{record['margin']:g} points of {per_class(group[-1])} a class.")
+            continue
+        first = small.index(True)
+        fail = [per_class(group[i]) for i in range(first, len(small)) if not small[i]]
+        sentences.append(
+            f"They saturate ({name}) at {per_class(group[first])} a class: {per_class(group[-1])} "
+            f"gain {points(gains[first])}, less than {record['margin']:g}."
+            + f" That is not shown at {', '.join(fail)}." * bool(fail))
     return sentences
 
 

@@ -53,13 +53,16 @@ def test_an_amount_is_read_off_the_logarithmic_axis_where_the_line_first_gets_th
     assert report_figures.reached(x, [70, 90, 80], 85) == "56"
 
 
-def amount_study(root, seeds=(0, 1)):
-    """Real images that are right in 80, 95 % at 10, 100 a class, made ones in 60, 80, 80 %."""
+MADE = ((10, 60), (100, 80), (200, 80))  # images a class, right in %
+
+
+def amount_study(root, seeds=(0, 1), made=MADE):
+    """Real images that are right in 80, 95 % at 10, 100 a class, and made ones."""
     for seed in seeds:
         for n, acc1 in ((10, 80), (100, 95)):
             write_run(root / f"real_{n}_seed{seed}", acc1, seed=seed, numbers=0, images=100,
                       per_class=n, images_per_class=n)
-        for n, acc1 in ((10, 60), (100, 80), (200, 80)):
+        for n, acc1 in made:
             write_run(root / f"made_{n}_seed{seed}", acc1, seed=seed, numbers=0, images=100,
                       per_class=n, images_per_class=n, source="s", generator=DIT)
     rows, record = rows_of(root)
@@ -73,6 +76,12 @@ def test_saturation_and_worth_follow_the_studys_rules(tmp_path):
     assert "10 are worth 100; 100 are worth more than 200 (images of dit)" in says
     assert "at 10 a class: more (real minus made +20.00" in says
     assert "at 100 a class: more (real minus made +15.00" in says
+
+
+def test_larger_amounts_that_do_not_meet_the_rule_of_saturation_are_named(tmp_path):
+    says = amount_study(tmp_path, made=(*MADE[:2], (150, 60), MADE[2]))
+    assert "at 100 a class: 200 gain +0.00" in says and "That is not shown at 150." in says
+    assert "not shown" not in amount_study(tmp_path / "before")
 
 
 def test_one_run_shows_no_saturation(tmp_path):

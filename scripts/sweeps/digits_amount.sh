@@ -13,12 +13,11 @@
 #   real image is worth more than one synthetic one where, at equal N in 10 to 80, the interval of
 #   real minus synthetic lies above 0; they are worth the same where it lies within -0.5 and 0.5.
 # Hardware: 2 CPU cores (one job each).  Disk: 2.5 GB.
-# Time: 76 minutes (measured, tests beside it for a third of them), 40 minutes more where
-# scripts/digits.sh has not made its teachers and generators.
+# Time: 57 minutes (measured on a processor with bfloat16 instructions, other work beside it), 22 more where
+# scripts/digits.sh has not made its teachers and generators; about twice that without such instructions.
 # Use: sh scripts/sweeps/digits_amount.sh [--dry-run]     (JOBS=2: processes at a time, a thread each)
-#      TRIALS=15 (see digits_study.sh): 15 generators, a set and a student of each; a later call with a
-#      larger number goes on. A claim needs a second set of each, TRIALS=30: an hour more; TRIALS=90
-#      gives three students per set: 2 hours on top.
+#      TRIALS=30 (see digits_study.sh): 15 generators, two sets of each and a student of each set; a
+#      later call with a larger number goes on. TRIALS=90 gives three students per set.
 # Record: python -m dm_kd.report ... --record save/results/digits_amount (this script with RECORD=1)
 set -eu
 cd "$(dirname "$0")/../.."
@@ -26,7 +25,7 @@ cd "$(dirname "$0")/../.."
 dry_flag "scripts/sweeps/digits_amount.sh" "$@"
 find_python
 . scripts/sweeps/digits_study.sh
-root=save/digits_amount runs=save/digits_amount/students trials=${TRIALS:-15}
+root=save/digits_amount runs=save/digits_amount/students trials=${TRIALS:-30}
 synthetic="10 20 40 80 160 320 640 1280" real="10 20 40 80"
 
 study() { # fold0_gen0_set0_seed0: the students of the trial
