@@ -351,6 +351,22 @@ def test_intervals_cover_the_truth_as_often_as_they_say(folds, writers, members)
     assert 0.92 <= hits / 300 <= 0.98
 
 
+def test_four_writers_are_redrawn_whole_and_fewer_are_not_but_named():
+    """Of 100 images by 4 writers, one fails at 20 of its 25: writers differ, images do not tell."""
+    wrong = np.array([0 if i < 20 else 1 for i in range(100)])
+
+    def found(writers):
+        return report.compare([trial(wrong, seed, groups=np.arange(100) * writers // 100)
+                               for seed in (0, 1)], None, seed=0)
+
+    four, two = found(4), found(2)
+    assert four["units"] == "writers" and four["groups"] == 4 and four["note"] == ""
+    assert four["test_error"] == pytest.approx(20, rel=0.05)  # 80 / 4, of the writers' means
+    assert two["units"] == "images" and two["note"] == "2 writers: others not in the interval"
+    assert two["test_error"] == pytest.approx(4, rel=0.05)
+    assert found(0)["note"] == "1 writer: others not in the interval"
+
+
 def test_many_groups_have_the_normal_limit_of_the_bootstrap():
     numbers = np.random.default_rng(0)
     answers = (numbers.random((2, 4000)) < 0.8).astype(int)
