@@ -2,7 +2,7 @@
 # The whole study on scikit-learn's real 8x8 digits: teacher, small DiT, synthetic set, and a student
 # that never sees a real image, beside the same student on real images and on noise.
 # Hardware: 2 CPU cores, no network after the install.  Time: about 3 minutes.  Disk: 6 GB for the
-# packages, 60 MB for the results.  Expected: student and KD on real images 98 to 99 %, noise
+# packages, 60 MB for the results.  Expected: student about 98 %, KD on real images about 99, noise
 # far below. Use: sh scripts/quickstart.sh [--seed N] [--threads N] [--dry-run]
 set -eu
 cd "$(dirname "$0")/.."
