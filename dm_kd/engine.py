@@ -69,9 +69,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--mixup", type=nonnegative_float, default=0.0, metavar="A",
                        help="Beta(A, A) mixup before both networks; 0 = off")
     group.add_argument("--cutmix", type=nonnegative_float, default=0.0, metavar="A",
-                       help="Beta(A, A) cutmix before both networks; 0 = off")
+                       help="Beta(A, A) cutmix before both networks; 0 = off; beside --mixup each "
+                            "takes half of the mixed batches")
     group.add_argument("--mix-share", type=probability, default=1.0, metavar="P",
-                       help="share of the batches that are mixed (default: %(default)s)")
+                       help="share of the batches that --mixup or --cutmix mix (default: "
+                            "%(default)s)")
     group.add_argument("--amp", choices=("auto", "bf16", "none"), default="auto",
                        help="bfloat16 autocast; logits and loss stay float32 (default: bf16 where "
                             "the hardware computes it)")
