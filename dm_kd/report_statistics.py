@@ -13,6 +13,7 @@ from dm_kd.report_runs import generator_of
 
 BOOTSTRAP_DRAWS = 10_000
 MIN_GROUPS = 4  # the spread between fewer writers, those of one fold, is unknown
+FEWEST_FOLDS = 3  # from here on their spread is an estimate where runs have none
 FEWEST_RANKED = 4  # a rank correlation of fewer says nothing
 MANY_GROUPS = 500  # from here on sums of redrawn groups are normal
 
@@ -52,9 +53,14 @@ def compare(ours: list[dict], base: list[dict] | None, seed: int, claims: int = 
     random factors; Cornfield and Tukey, Annals of Mathematical Statistics 27, 1956). Folds add by
     their squared shares, at least to 0; a fold of one member takes the others' mean. Degrees of
     freedom: sum of (k - 1). Where one side lacks the level and its runs are paired with several
-    members, the spread over those runs is a third part. With one member in every fold b is unknown,
-    seed_error None, and the note says so; so it does where all runs of a fold share one generator,
-    whose like may differ more than the runs do.
+    members, the spread over those runs is a third part.
+
+    Where b is unknown (one member in every fold, or one run of a side; or all runs of a fold share
+    one generator, whose like may differ more than the runs do), 3 folds or more stand for both
+    parts: each has writers, teacher, generator and runs of its own. With w a fold's share, e its
+    mean of d and k folds, the variance is k / (k - 1) times the sum of (w (e - estimate))^2, with
+    k - 1 degrees of freedom; b is what it has more than a. The interval is the wider of this and
+    the runs' own. With fewer folds seed_error is None or of the runs alone, and the note says so.
 
     interval: estimate -+ sqrt(t(df_a)^2 a + t(df_b)^2 b), t the 1 - 0.025 / claims quantile
     (Bonferroni) of Student's t (Banerjee, Sankhya 22, 1960). In simulations of 2 to 5 members in 1
@@ -75,8 +81,14 @@ def compare(ours: list[dict], base: list[dict] | None, seed: int, claims: int = 
     test, groups, df_test = test_part(folds, shares, seed)
     level, labellings = members_of(folds, base is not None)
     trained = [training_part(folds, labels, shares, seed) for labels in labellings]
+    unseen = unseen_spread(folds, level, trained)
     parts = [(test, df_test), *(part for part in trained if part)]
-    half = half_width(parts, 1 - 0.025 / claims)
+    own_fold = []
+    if unseen and len(folds) >= FEWEST_FOLDS:
+        unseen, own_fold = "", [(spread_of_folds(folds, shares), len(folds) - 1)]
+        trained = [(max(own_fold[0][0], sum(v for v, _ in parts)) - test, len(folds) - 1)]
+    half, half_one_sided = (max(half_width(p, chance) for p in (parts, own_fold))
+                            for chance in (1 - 0.025 / claims, 0.95))
     bounds = [estimate - half, estimate + half]
     if base is None:
         bounds = np.clip(bounds, 0, 100)
@@ -85,13 +97,14 @@ def compare(ours: list[dict], base: list[dict] | None, seed: int, claims: int = 
             "generators": most(folds, lambda x: maker(x, "generator")),
             "seeds": most(folds, lambda x: x["replicate"][2]), "images": int(images.sum()),
             "groups": groups, "units": units,
-            "members": f"{members} {level}{'s' * (members > 1)}",
+            "members": (f"{len(folds)} folds" if own_fold else
+                        f"{members} {level}{'s' * (members > 1)}"),
             "test_error": round(100 * test ** 0.5, 3),
             "seed_error": (None if None in trained else
                            round(100 * sum(part[0] for part in trained) ** 0.5, 3)),
             "interval": [round(float(v), 3) for v in bounds],
-            "lower_bound": round(estimate - half_width(parts, 0.95), 3),
-            "note": "; ".join(notes(folds, ours, base, level, trained))}
+            "lower_bound": round(estimate - half_one_sided, 3),
+            "note": "; ".join(notes(folds, ours, base, unseen))}
 
 
 def verdict(found: dict, margin: float) -> str:
@@ -228,17 +241,21 @@ def numbered(labels: list) -> np.ndarray:
     return np.array([known[value] for value in labels])
 
 
-def notes(folds: list[dict], ours: list[dict], base: list[dict] | None, level: str,
-          trained: list[tuple | None]) -> list[str]:
-    """What the interval does not say."""
-    found = []
+def unseen_spread(folds: list[dict], level: str, trained: list[tuple | None]) -> str:
+    """Which spread of training the runs of single folds can't show; "" where they show it all."""
     if trained[0] is None:
-        found.append(f"{level}s: 1: spread of training not in the interval")
-    elif None in trained:
-        found.append("one run on a side: its spread of training not in the interval")
-    elif level != "generator" and any(
+        return f"{level}s: 1: spread of training not in the interval"
+    if None in trained:
+        return "one run on a side: its spread of training not in the interval"
+    if level != "generator" and any(
             maker(t, "generator") is not None for f in folds for pair in f["pairs"] for t in pair):
-        found.append("one generator a fold: the spread of others not in the interval")
+        return "one generator a fold: the spread of others not in the interval"
+    return ""
+
+
+def notes(folds: list[dict], ours: list[dict], base: list[dict] | None, unseen: str) -> list[str]:
+    """What the interval does not say."""
+    found = [unseen] if unseen else []
     numbers = [len(f["pairs"]) for f in folds]
     if len(set(numbers)) > 1:
         found.append(f"runs differ in number by fold ({', '.join(map(str, numbers))})")
@@ -327,6 +344,14 @@ def training_part(folds: list[dict], members: list[np.ndarray], shares: np.ndarr
     pooled = sum(found) / df
     own = [v / (k - 1) if k > 1 else pooled for v, k in zip(found, sizes, strict=True)]
     return max(float(sum(w * w * v / k for w, v, k in zip(shares, own, sizes, strict=True))), 0), df
+
+
+def spread_of_folds(folds: list[dict], shares: np.ndarray) -> float:
+    """Variance of the estimate from the spread of the folds' own (Cochran, Sampling Techniques,
+    1977, 6.3: of a ratio, folds as clusters)."""
+    means = np.array([f["right"].mean() for f in folds])
+    off = shares * (means - shares @ means)
+    return float((off ** 2).sum() * len(folds) / (len(folds) - 1))
 
 
 def half_width(parts: list[tuple[float, int]], level: float) -> float:

@@ -1,6 +1,7 @@
 """Reports: grouping, paired comparison, damaged runs, and a page that stands alone."""
 
 import base64
+import itertools
 import json
 import re
 import shutil
@@ -253,6 +254,31 @@ def test_a_fold_of_one_run_borrows_the_spread_of_the_others():
     assert found["seed_error"] == pytest.approx(75 ** 0.5, abs=1e-3)
 
 
+def test_folds_stand_for_runs_whose_spread_a_fold_cannot_show():
+    """Of 3 folds with 10, 20 and 30 % of their 100, 100 and 200 images wrong, the mean is 77.5."""
+    def runs(folds=3, seeds=1, **about):
+        return [trial(right(1 + fold) * (1 + fold // 2), seed, fold=fold, first=300 * fold,
+                      **about) for fold in range(folds) for seed in range(seeds)]
+
+    found = report.compare(runs(), None, seed=0)
+    # shares 1/4, 1/4, 1/2, off by 12.5, 2.5, -7.5: 3 / 2 * (9.77 + 0.39 + 14.06) = 36.33
+    assert found["members"] == "3 folds" and found["note"] == "" and found["test_error"] == 0
+    assert found["seed_error"] == pytest.approx(6.027, abs=0.01)
+    assert found["interval"] == [pytest.approx(77.5 - T2 * 6.027, abs=0.05), 100]
+    assert report.compare(runs(seeds=2, gen=0), None, seed=0)["interval"] == found["interval"]
+    assert report.compare(runs(seeds=2), None, seed=0)["members"] == "2 seeds"
+    assert "spread of training" in report.compare(runs(folds=2), None, seed=0)["note"]
+
+
+def test_folds_alike_by_chance_do_not_narrow_what_the_runs_say():
+    runs = [trial(right(seed), seed, gen=0, fold=fold, first=100 * fold)
+            for fold in range(3) for seed in (0, 2)]
+    found = report.compare(runs, None, seed=0)
+    assert found["members"] == "3 folds" and found["interval"][1] == 100
+    assert found["seed_error"] == pytest.approx(10 / 3 ** 0.5, abs=0.01)
+    assert found["interval"][0] == pytest.approx(90 - 3.18245 * 10 / 3 ** 0.5, abs=0.01)
+
+
 def test_seeds_on_images_of_their_own_are_compared_and_the_training_is_unknown():
     ours, base = ([trial(right(e + seed), seed, fold=seed, first=100 * seed) for seed in (0, 1)]
                   for e in (1, 2))
@@ -331,8 +357,9 @@ def test_other_tasks_are_not_compared_and_unpaired_runs_say_so():
     assert found == {"runs": 0, "note": "not comparable: no run that both have"}
 
 
-@pytest.mark.parametrize("members", [2, 3, 5])
-@pytest.mark.parametrize("folds, writers", [(1, 0), (5, 0), (5, 4)])
+@pytest.mark.parametrize("folds, writers, members", [
+    *itertools.product((1, 5), (0,), (2, 3, 5)), *itertools.product((5,), (4,), (1, 2, 3, 5)),
+    (3, 0, 1), (5, 0, 1)])
 def test_intervals_cover_the_truth_as_often_as_they_say(folds, writers, members):
     """Images of random difficulty (the same within a writer, in part), runs of random skill: a run
     is right where its skill is above the difficulty. 300 studies; the truth is the mean skill."""
