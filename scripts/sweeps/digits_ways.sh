@@ -11,12 +11,11 @@
 # is undecided. Nothing here changes the settings of
 # scripts/digits_settings.sh, which are chosen on training writers.
 # Hardware: 2 CPU cores (one job each).  Disk: 1.5 GB.
-# Time: 27 minutes (measured on a processor with bfloat16 instructions, other work beside it), 22 more where
+# Time: about 55 minutes (measured on a processor with bfloat16 instructions), 22 more where
 # scripts/digits.sh has not made its teachers and generators; about twice that without such instructions.
 # Use: sh scripts/sweeps/digits_ways.sh [--dry-run]     (JOBS=2: processes at a time, a thread each)
-#      TRIALS=15 (see digits_study.sh): 15 generators, a set and a student of each; a later call with a
-#      larger number goes on. A claim needs a second set of each, TRIALS=30: 56 minutes more; TRIALS=90
-#      gives three students per set: 2 hours on top.
+#      TRIALS=30 (see digits_study.sh): 15 generators, two sets of each, a student of each set; a later call
+#      with a larger number goes on. TRIALS=90 gives three students per set: 2 hours on top.
 # Record: python -m dm_kd.report ... --record save/results/digits_ways (this script with RECORD=1)
 set -eu
 cd "$(dirname "$0")/../.."
@@ -24,7 +23,7 @@ cd "$(dirname "$0")/../.."
 dry_flag "scripts/sweeps/digits_ways.sh" "$@"
 find_python
 . scripts/sweeps/digits_study.sh
-root=save/digits_ways runs=save/digits_ways/students trials=${TRIALS:-15}
+root=save/digits_ways runs=save/digits_ways/students trials=${TRIALS:-30}
 ways="base temperature1 temperature2 temperature8 temperature16 mse dkd dist no_mixing no_augmentation all_mixup half_cutmix"
 
 change() { # what differs from base
