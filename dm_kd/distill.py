@@ -9,6 +9,7 @@ command goes on where it stopped, to the same bits. Defaults are the paper's Ima
 
 import argparse
 import dataclasses
+import difflib
 import importlib
 import math
 import sys
@@ -282,9 +283,7 @@ def load_source(args: argparse.Namespace, task: Task
                                   args.source_labels == "task", args.data, task.wnids)
         labels, inputs = images.labels, {}
     else:
-        raise UserError("--source not found", source=args.source,
-                        hint="an image set; a folder, list or zip of images; `real`; or one of "
-                             f"{', '.join(ONLINE)}")
+        refuse_source(args)
     if args.images_per_class is not None and "generator" not in inputs:
         index = first_per_class(labels, args.images_per_class, args.subset_seed)
         images = images.chosen(index) if isinstance(images, ImageFiles) else images[index]
@@ -293,6 +292,14 @@ def load_source(args: argparse.Namespace, task: Task
     if digest:
         inputs["source_sha256"] = digest
     return images, labels, {**inputs, "source_images": len(labels)}
+
+
+def refuse_source(args: argparse.Namespace) -> None:
+    """Raises:
+        UserError: always."""
+    raise UserError("--source not found", source=args.source,
+                    hint="an image set; a folder, list or zip of images; `real`; or one of "
+                         f"{', '.join(ONLINE)}")
 
 
 def load_other(name: str, task: Task) -> tuple[torch.Tensor, torch.Tensor, dict]:
@@ -421,6 +428,8 @@ def dry_run(args: argparse.Namespace, student: torch.nn.Module) -> None:
                        or Path(args.source).exists()),
             "teacher": all("@" in spec or ":" in spec or Path(spec).exists()
                            for spec in teacher_specs(args.teacher))}
+    if not made["source"] and difflib.get_close_matches(args.source, ONLINE, 1, 0.75):
+        refuse_source(args)  # a misspelt method; other names may be what a chain makes before
     missing = "".join(f"; {k} {getattr(args, k)} not made yet" for k, ok in made.items() if not ok)
     print(f"would train {args.student} ({models.parameter_count(student):,} parameters) from "
           f"{args.teacher} on {args.source} for {args.epochs} epochs of {args.batch_size} images a "

@@ -230,7 +230,7 @@ def main(body: Callable[[list[str]], None], argv: list[str] | None = None) -> in
         print(error, file=sys.stderr)
         return error.exit_code
     except (Stopped, KeyboardInterrupt) as error:
-        print("stopped; the same command goes on from here", file=sys.stderr)
+        print("stopped; the same command again goes on with what is kept", file=sys.stderr)
         return getattr(error, "exit_code", 130)
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError" or "--debug" in argv:  # torch's, of a GPU

@@ -193,6 +193,21 @@ def test_a_student_learns_from_another_tasks_images(trained, teacher_folder, cap
     assert "not made yet)" in capsys.readouterr().out.replace("; source", "?")  # out only
 
 
+@pytest.mark.parametrize("source, told", [
+    ("dfal", None), ("fastdkfd", None), ("dafl", "(not made yet)"),
+    ("syn_dataset/later", "source syn_dataset/later not made yet")])
+def test_a_dry_run_tells_a_misspelt_method_from_a_set_to_be_made(
+        trained, teacher_folder, capsys, source, told):
+    flags = ("run", "--source", source, "--teacher", teacher_folder, "--dry-run")
+    if told is None:
+        with pytest.raises(AssertionError, match="2 == 0"):
+            trained(*flags)
+        assert f"source   {source}" in capsys.readouterr().err
+    else:
+        trained(*flags)
+        assert told in capsys.readouterr().out
+
+
 def test_blind_agreement_is_that_on_the_images_of_the_set_that_were_left_out(
         trained, teacher_folder, noise_folder, digits):
     folder = trained("run", "--teacher", teacher_folder, "--images-per-class", "3")
