@@ -46,8 +46,8 @@ from dm_kd.report_runs import (
 )
 from dm_kd.report_statistics import compare, mean_accuracy, verdict
 
-FIGURES_OF_A_SET = ("frechet", "precision", "recall", "density", "coverage", "teacher_entropy",
-                    "teacher_agreement")
+FIGURES_OF_A_SET = ("frechet", "frechet_train_to_val", "precision", "recall", "density", "coverage",
+                    "teacher_entropy", "teacher_agreement")
 
 MOST_KEPT_BYTES = 500_000
 RESTS_ON = ("runs", "generators", "seeds", "images", "groups", "units", "note")

@@ -31,6 +31,7 @@ from dm_kd.report_statistics import (
 )
 
 FIDELITY = ("guidance_scale", "steps")
+YARDSTICK = "frechet_train_to_val"  # of real training images
 SET_TITLES = {"frechet": "Fréchet distance", "precision": "precision", "recall": "recall",
               "density": "density", "coverage": "coverage",
               "teacher_entropy": "teacher's entropy, nats",
@@ -80,7 +81,7 @@ def seen_in(trials: list[dict], record: dict) -> dict[str, float | None]:
     found = [inspection(t, record) for t in trials]
     if None in found:
         return {}
-    values = {k: [number(s.get(k)) for s in found] for k in SET_TITLES}
+    values = {k: [number(s.get(k)) for s in found] for k in (*SET_TITLES, YARDSTICK)}
     return {k: None if None in v else float(np.mean(v)) for k, v in values.items()}
 
 
@@ -171,7 +172,9 @@ def draw_set_figures(number: int, grid: list, sets: dict[tuple, dict],
     for axis, key in zip(places.flat, known, strict=False):
         values = {cell: s[key] for cell, s in sets.items()}
         heat(axis, grid, values, COLOURS[2], 2 if max(values.values()) < 20 else 1, small=True)
-        axis.set_title(SET_TITLES[key], fontsize=9)
+        real = [s[YARDSTICK] for s in sets.values() if s.get(YARDSTICK) is not None]
+        axis.set_title(SET_TITLES[key] + (f" (real images: {np.mean(real):.2f})"
+                                          if key == "frechet" and real else ""), fontsize=9)
         axis.tick_params(labelsize=7.5)
     for axis in places.flat[len(known):]:
         axis.set_axis_off()

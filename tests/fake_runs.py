@@ -82,6 +82,7 @@ def write_study(root, seeds=(0, 1, 2), scales=(0, 1, 2, 4), steps=(5, 20, 100), 
         for t in steps:
             (root / f"inspect_s{s}_T{t}.json").write_text(json.dumps({
                 "set": make_set(f"s{s}_T{t}"), "images": 1000, "frechet": 3 + s / t,
+                "frechet_train_to_val": 0.5,
                 "precision": 0.5 + s / 20, "recall": 0.9 - s / 20, "teacher_entropy": 0.3,
                 "teacher_agreement": 90.0 + s, "sentence": f"a set of s={s}, T={t}",
                 "generator": {"guidance_scale": s, "steps": t}}))

@@ -184,7 +184,7 @@ def test_runs_that_vary_on_every_axis_have_every_figure(tmp_path):
     page = (tmp_path / "out" / "report.html").read_text()
     for section in ("fidelity", "teachers", "amount", "rivals", "curves", "confusion"):
         assert f"<section id='{section}'>" in page, section
-    assert "Fréchet distance" in page and "the best is s=1, T=20" in page
+    assert "Fréchet distance (real images: 0.50)" in page and "the best is s=1, T=20" in page
     assert "+0.32 (cnn_w16, 4 teachers, the 2 trials that all have)" in page
     assert "real images a class: 10 are worth" in page
     assert "with Fréchet distance" in page.split("<nav")[0]  # among the findings on top
