@@ -12,6 +12,7 @@ rival() { # METHOD: the flags of its source; those that digits_rivals_tune.sh fo
     case $1 in
     # the last batch norm of DAFL's paper; a sigmoid gave 63 % instead of 88
     dafl) echo "$call --source dafl --generator-output norm $stream_flags" ;;
+    dafl_untrained) echo "$(rival dafl) --generator-rate 1e-12" ;; # a control: the generator stays as it began
     dfq | zskt) echo "$call --source $1 $stream_flags" ;;
     cmi) echo "$pool_steps $call --source cmi --bank-images 256 --bn-weight 0.1 $cmi_flags" ;;
     adi) echo "$pool_steps $call --source adi --bn-weight 10 --inner-steps 100" ;;

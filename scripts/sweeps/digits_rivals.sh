@@ -9,6 +9,7 @@
 # the study's), or paper (the paper's for ImageNet: rate 0.1 in three drops, temperature 10, no mixup; 180
 # steps, a quarter).
 # one_image_cutmix is One-Image under its paper's own CutMix of every batch, in place of the recipe's mixup.
+# ROWS=dafl_untrained, not in the table: DAFL whose generator stays as it began, to see what its training does.
 # STEPS=4: four times the student steps, to see whom their number held back; the pools' calls too.
 # Decision rule: none; rows are compared with KD on real data by paired intervals over writers.
 # Hardware: 2 CPU cores (one job each).  Disk: 4 GB.
@@ -33,6 +34,7 @@ paper)
     pool_steps="--epochs 15 --steps-per-epoch $((12 * times)) --warmup-calls 5 --lr-decay-epochs 4,9,13" ;;
 *) echo "error: RECIPE is strong or paper, not '$RECIPE'" >&2; exit 2 ;;
 esac
+online="$streams dafl_untrained $pools"
 rows=${ROWS:-alone real real_100 noise one_image one_image_cutmix out_of_domain gan dit diffdfkd diffdfkd_adv deepinversion $streams $pools}
 
 commands() { # shared_fold3_seed0, then stored_ (rows with a set, or none) and online_ (with a source)
@@ -49,7 +51,7 @@ commands() { # shared_fold3_seed0, then stored_ (rows with a set, or none) and o
         return
     fi
     for row in $rows; do
-        case "$part $streams $pools " in
+        case "$part $online " in
         online*" $row "*) echo "$kd $(rival "$row") --out $d/$row" ;;
         online* | *" $row "*) ;;
         *) stored "$row" ;;
@@ -89,7 +91,7 @@ while [ $round -lt "${ROUNDS:-1}" ]; do
     round=$((round + 1))
 done
 run_folds "$(for n in $all; do echo "shared_$n"; done)" commands $root
-parts=$(for row in $rows; do case " $streams $pools " in *" $row "*) echo online ;; *) echo stored ;; esac; done | sort -u)
+parts=$(for row in $rows; do case " $online " in *" $row "*) echo online ;; *) echo stored ;; esac; done | sort -u)
 run_folds "$(for n in $all; do for part in $parts; do echo "${part}_$n"; done; done)" commands $root
 case " $rows " in *" real "*) baseline="--baseline real" ;; *) baseline= ;; esac
 echo "report --runs $root --out $root/report $baseline --title 'Digits: rivals at an equal number of student steps (${RECIPE:-strong} recipe)' $(recorded digits_rivals_${RECIPE:-strong}$more scripts/sweeps/digits_rivals.sh) $dry" |
