@@ -144,6 +144,28 @@ def test_a_normal_output_has_the_tasks_contrast_from_the_start_and_a_sigmoid_non
     assert spread(None)[1].max() < 0.15
 
 
+@pytest.mark.parametrize("network", ["small", "large"])
+def test_bf16_makes_the_images_and_gradients_of_float32_up_to_its_precision(network):
+    found, target = [], torch.rand(32, 2, 16, 16, generator=torch.Generator().manual_seed(1))
+    for bf16 in (False, True):
+        torch.manual_seed(0)
+        output = NormalOutput((0.3, 0.5), (0.2, 0.1))
+        made = (SmallGenerator(6, 16, 16, 2, output, bf16) if network == "small" else
+                LargeGenerator(6, 16, 2, output, bf16))
+        images = made(torch.randn(32, *made.shape))
+        assert images.dtype == torch.float32
+        (images - target).square().mean().backward()
+        found.append((images, torch.cat([p.grad.flatten() for p in made.parameters()])))
+    (exact, slopes), (lower, lower_slopes) = found
+    assert 0 < (exact - lower).abs().mean() < 0.01  # pixels of 0 to 1: 2.5 of 255
+    assert torch.cosine_similarity(slopes, lower_slopes, dim=0) > 0.98
+
+
+@pytest.mark.parametrize("amp", ["bf16", "none"])
+def test_the_generator_computes_as_amp_says(make, amp):
+    assert make("dafl", "--amp", amp)[0].generator.bf16 is (amp == "bf16")
+
+
 def test_the_output_is_chosen_by_a_flag(make):
     assert isinstance(make("zskt")[0].generator.output, torch.nn.Sigmoid)
     source, student, _ = make("zskt", "--generator-output", "norm")

@@ -166,10 +166,11 @@ class Parts:
         """A new one, its weights a function of the key."""
         args, task = self.args, self.task
         with online.initialised_by(args.seed, *key):
-            network = (LargeGenerator(args.latent_size, task.resolution, task.channels)
+            network = (LargeGenerator(args.latent_size, task.resolution, task.channels,
+                                      bf16=args.amp == "bf16")
                        if task.crop else
                        SmallGenerator(args.latent_size, args.generator_width, task.resolution,
-                                      task.channels))
+                                      task.channels, bf16=args.amp == "bf16"))
         return network.to(self.device, memory_format=torch.channels_last)
 
     def draws(self, call: int, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:

@@ -83,10 +83,11 @@ class StreamSource:
         output = NormalOutput(task.mean, task.std) if args.generator_output == "norm" else None
         with online.initialised_by(args.seed, GENERATOR):
             self.generator = (
-                LargeGenerator(args.latent_size, task.resolution, task.channels, output)
+                LargeGenerator(args.latent_size, task.resolution, task.channels, output,
+                               args.amp == "bf16")
                 if task.crop else
                 SmallGenerator(args.latent_size, args.generator_width, task.resolution,
-                               task.channels, output))
+                               task.channels, output, args.amp == "bf16"))
         self.generator.to(device, memory_format=torch.channels_last)
         self.optimizer = torch.optim.Adam(self.generator.parameters(), lr=args.generator_rate,
                                           **online.ADAM)
