@@ -87,6 +87,7 @@ def measure(args: argparse.Namespace, task: Task, pixels: Tensor, labels: Tensor
         logits, features = look(points_of, pixels, view, device)
         result |= teacher_view(logits, labels)
         result["worst_class"] = worst_class(result["teacher_agreement_by_class"], task)
+        result["commonest_class"] = commonest_class(logits.argmax(1), task)
         ours = features[chosen]
     if args.features:
         points_of = models.load_frozen(args.features, task)[0].to(device)
@@ -162,9 +163,8 @@ def view_of_nobody() -> dict:
     """Every figure, before anything is measured."""
     return dict.fromkeys((
         "teacher_entropy", "teacher_agreement", "teacher_agreement_by_class", "worst_class",
-        "confusions",
-        "entropy_histogram", "duplicates", "frechet", "frechet_train_to_val", "precision",
-        "recall", "density", "coverage", "copying"))
+        "commonest_class", "confusions", "entropy_histogram", "duplicates", "frechet",
+        "frechet_train_to_val", "precision", "recall", "density", "coverage", "copying"))
 
 
 def entropies(logits: Tensor) -> Tensor:
@@ -200,6 +200,15 @@ def worst_class(agreement: dict[int, float] | None, task: Task) -> dict | None:
         return None
     c = min(agreement, key=agreement.get)
     return {"class": c, "name": task.class_names[c], "percent": agreement[c]}
+
+
+def commonest_class(seen: Tensor, task: Task) -> dict:
+    """The class that the teacher sees most often, the first of several: images that it takes nearly
+    all for one class teach little. seen: of each image [N]."""
+    counts = torch.bincount(seen)
+    c = int(counts.argmax())
+    return {"class": c, "name": task.class_names[c],
+            "percent": round(100 * float(counts[c]) / len(seen), 1)}
 
 
 def confusions(seen: Tensor, labels: Tensor, classes: int, most: int = 20) -> list[dict]:
@@ -272,6 +281,8 @@ def describe(result: dict) -> str:
         text += f"; the teacher sees the intended class in {result['teacher_agreement']} %"
     if result["teacher_entropy"] is not None:
         text += f"; its entropy is {result['teacher_entropy']} nats"
+    if result["commonest_class"] and result["commonest_class"]["percent"] > 50:
+        text += "; it takes {percent} % of them for {name}".format(**result["commonest_class"])
     if result["frechet"] is not None:
         text += f"; Frechet distance {result['frechet']} to real validation images"
         if result["frechet_train_to_val"] is not None:

@@ -40,11 +40,12 @@ rival_steps="--epochs 20 --steps-per-epoch 50 --batch-size 128"
 rival_recipe="$rival_steps --learning-rate $rival_rate --lr-schedule cosine --weight-decay 5e-4 --mixup 0.4 --mix-share 0.5"
 rival_pair="--task fashion_mnist --teacher $rival_teacher --student $rival_student"
 rival_flags="$rival_pair $rival_recipe --temperature 4"
-# What fits into 8 minutes of one core for a row and seed (sweeps/fashion_mnist_rivals.sh). An update of 128
-# images takes 1.1 s of processor time, adi's 0.1, DeepInversion's of 250 0.11 (Intel Xeon at 2.8 GHz). The pools
-# make 10 calls before the first step and one in each of the 20 epochs; FastDFKD has its 10 updates, CMI 14
-# of 200 and 5 calls before, NAYER 10 of 40, one set of noisy layers. The streams' narrower first map saves a
-# quarter; each of their student steps costs 0.26 s of generator whatever their flags.
+# What fits into 8 minutes of one core for a row and seed (sweeps/fashion_mnist_rivals.sh), estimated on a processor
+# without bfloat16 instructions (Intel Xeon at 2.8 GHz): an update of 128 images takes 1.1 s, adi's 0.1, DeepInversion's
+# of 250 0.11; each of the streams' student steps costs 0.26 s of generator, whose narrower first map saves a quarter.
+# With such instructions the streams take 2 minutes a row and seed, the pools 1.5 to 2, NAYER 6. The pools make 10
+# calls before the first step and one in each of the 20 epochs; FastDFKD has its 10 updates, CMI 14 of 200 and 5 calls
+# before, NAYER 10 of 40, one set of noisy layers.
 pool_steps="--warmup-calls 10" stream_flags="--generator-width 64" cmi_flags="--warmup-calls 5 --inner-steps 14" nayer_flags="--inner-steps 10"
 inversion_flags="$inversion_flags --iterations 250"
 guided_images=200 # of each class, of DiffDFKD: 20 minutes; 1,000 would take 100

@@ -97,6 +97,16 @@ def test_the_worst_class_is_named_with_its_agreement(digits):
     assert inspect_set.worst_class(None, digits) is None
 
 
+def test_a_teacher_that_sees_one_class_nearly_everywhere_is_told(digits):
+    found = inspect_set.commonest_class(torch.tensor([8, 8, 1, 8]), digits)
+    assert found == {"class": 8, "name": "8", "percent": 75.0}
+    result = inspect_set.view_of_nobody() | {"set": "s", "images": 4, "commonest_class": found,
+                                             "duplicates": {"near_percent": 0}}
+    assert "; it takes 75.0 % of them for 8;" in inspect_set.describe(result)
+    few = result | {"commonest_class": found | {"percent": 50.0}}
+    assert "takes" not in inspect_set.describe(few)
+
+
 @pytest.mark.parametrize("count", [1, 20, 21, 1000])
 def test_the_contact_sheet_shows_all_of_20_classes_or_an_even_spread(count):
     labels = torch.arange(-1, count).repeat(2)

@@ -13,8 +13,8 @@
 # Cap: 8 minutes of one core for a row and seed, a third of the minutes of the set that its seeds share among
 # them, generators' pretraining apart. PAIR=wrn has no cap.
 # Hardware: 2 CPU cores (one job each).  Disk: 6 GB.
-# Time: about 2.5 hours with two cores, paper 1 (estimates from the processor time of an update and of a
-# sampling step on busy cores), besides teacher (10 minutes), generator and GAN (4 hours).
+# Time: 1.8 hours with two cores that have bfloat16 instructions, 25 minutes of them for the GAN; then RECIPE=paper
+# 0.8; about twice that without such instructions. Besides: teacher 10 minutes, generator 90 (none with GENERATOR).
 # Use: [PAIR=wrn] [RECIPE=paper] [ROWS="real dafl"] [GENERATOR=FOLDER] sh scripts/sweeps/fashion_mnist_rivals.sh [--seed N]
 #      [--threads N] [--dry-run]    JOBS=2 processes at a time. The same command goes on after an interruption.
 #      diffdfkd_adv, images on which seed N's student of diffdfkd differs from the teacher, needs that row.
