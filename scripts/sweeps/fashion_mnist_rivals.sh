@@ -9,7 +9,8 @@
 # steps at temperature 10, 10,000 real images, seed 0, --val dev: 84 % right at 0.02, 10 % at 0.04).
 # Decision rule: none; rows are compared with KD on real data.
 # one_image_cutmix is One-Image under its paper's own CutMix of every batch, in place of the recipe's mixup.
-# Images of each class: 1,000, of DiffDFKD 200 (the cap); streams and pools make theirs in the run.
+# Images of each class: 1,000, of DiffDFKD 200 (the cap); streams and pools make theirs in the run. dit's 1,000
+# exceed the cap, dit_480, the first 480 of them, keeps to it.
 # Cap: 8 minutes of one core for a row and seed, a third of the minutes of the set that its seeds share among
 # them, generators' pretraining apart. PAIR=wrn has no cap.
 # Hardware: 2 CPU cores (one job each).  Disk: 6 GB.
@@ -35,11 +36,11 @@ paper)
 esac
 root=save/fashion_mnist_rivals${pair}_${RECIPE:-strong} common="--threads $threads $dry"
 gan=save/generators/fashion_mnist_gan
-rows=${ROWS:-alone real real_1000 real_1207 noise one_image one_image_cutmix out_of_domain gan dit diffdfkd diffdfkd_adv deepinversion $streams $pools}
+rows=${ROWS:-alone real real_1000 real_1207 noise one_image one_image_cutmix out_of_domain gan dit dit_480 diffdfkd diffdfkd_adv deepinversion $streams $pools}
 
 set_of() { # ROW: its set's folder
     case $1 in
-    dit) echo syn_dataset/fashion_mnist ;;
+    dit | dit_*) echo syn_dataset/fashion_mnist ;;
     noise | one_image | gan) echo "syn_dataset/fashion_mnist_$1" ;;
     one_image_cutmix) echo syn_dataset/fashion_mnist_one_image ;;
     deepinversion | diffdfkd) echo "syn_dataset/fashion_mnist_$1$pair" ;;
@@ -71,7 +72,8 @@ student() { # SEED ROW
     out_of_domain) source="--source real:digits" ;;
     *)
         source=$(set_of "$2")
-        if [ -n "$source" ]; then source="--source $source"; else source=$(rival "$2"); fi ;;
+        if [ -n "$source" ]; then source="--source $source"; else source=$(rival "$2"); fi
+        case $2 in dit_*) source="$source --images-per-class ${2#dit_}" ;; esac ;;
     esac
     if [ "$2" = one_image_cutmix ]; then own="$own_cutmix $own"; fi
     echo "distill $rival_pair $chosen --temperature $tau $source $own"
@@ -93,6 +95,7 @@ for row in $rows; do
     if [ "$row" = diffdfkd_adv ]; then last=$each; continue; fi
     students="$students $each"
     made=set_${row%_cutmix} # the one of one_image
+    made=${made%_480} # the one of dit
     case "$sets " in *" $made "*) continue ;; esac
     if [ -n "$(set_of "$row")" ]; then sets="$sets $made"; fi
 done
