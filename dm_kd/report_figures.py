@@ -59,7 +59,7 @@ def draw_rivals(record: dict) -> list[dict]:
     inside = [row for row in rows if row["acc1_mean"] >= floor]
     values = [[row["acc1_mean"], *(row["interval"] or []), *(e["acc1"] for e in row["published"])]
               for row in inside]
-    lows, highs = [min(v) for v in values], [max(v) for v in values]
+    lows, highs = [max(min(v), floor) for v in values], [max(v) for v in values]
     for y, row in enumerate(rows):
         colour = INK if row["method"] in ("real", "alone", "folder") else COLOURS[0]
         if row in inside:

@@ -303,6 +303,11 @@ def test_a_row_far_below_the_others_is_an_arrow_with_its_number(tmp_path):
         drawn, = report_figures.draw_rivals(record)
     assert "An arrow" in drawn["caption"] and ">20.00<" in drawn["html"]
     assert ">40<" not in drawn["html"]  # the axis does not reach down there
+    for seed, acc1 in enumerate((99, 91)):  # nor does it for an interval, of 44 to 100 %
+        write_run(tmp_path / f"seed{seed}" / "wide", acc1, seed=seed, images=100)
+    with report_canvas.canvas():
+        drawn, = report_figures.draw_rivals(rows_of(tmp_path)[1])
+    assert "wide" in drawn["html"] and ">60<" not in drawn["html"]
 
 
 def test_only_rows_without_real_images_are_blue(tmp_path):

@@ -459,7 +459,7 @@ def test_fashion_mnists_rivals_have_one_recipe_and_one_number_of_steps(study, re
                                                                        expected):
     made = [settings(words) for words in study(FASHION_RIVALS, "--dry-run", RECIPE=recipe)]
     students = [args for entry, args in made if entry == "distill"]
-    assert len(students) == 3 * 21
+    assert len(students) == 3 * 22
     for args in students:
         assert args["epochs"] * args["steps_per_epoch"] == steps and args["batch_size"] == 128
         if args["out"].name == "one_image_cutmix":  # its own, in place of the recipe's mixup
