@@ -30,7 +30,7 @@ from dm_kd import (
     objectives,
     run,
 )
-from dm_kd.errors import UserError
+from dm_kd.errors import UserError, nearest
 from dm_kd.image_files import ImageFiles
 from dm_kd.real_data import RealData
 from dm_kd.sources import online
@@ -298,8 +298,8 @@ def refuse_source(args: argparse.Namespace) -> None:
     """Raises:
         UserError: always."""
     raise UserError("--source not found", source=args.source,
-                    hint="an image set; a folder, list or zip of images; `real`; or one of "
-                         f"{', '.join(ONLINE)}")
+                    hint="an image set; a folder, list or zip of images; `real`; or, of the "
+                         f"methods, {nearest(args.source, ONLINE)}")
 
 
 def load_other(name: str, task: Task) -> tuple[torch.Tensor, torch.Tensor, dict]:

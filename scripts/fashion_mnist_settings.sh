@@ -48,4 +48,4 @@ rival_flags="$rival_pair $rival_recipe --temperature 4"
 # before, NAYER 10 of 40, one set of noisy layers.
 pool_steps="--warmup-calls 10" stream_flags="--generator-width 64" cmi_flags="--warmup-calls 5 --inner-steps 14" nayer_flags="--inner-steps 10"
 inversion_flags="$inversion_flags --iterations 250"
-guided_images=200 # of each class, of DiffDFKD: 20 minutes; 1,000 would take 100
+guided_images=200 # of each class, of DiffDFKD: 21 to 25 minutes; 1,000 would take 100 and more

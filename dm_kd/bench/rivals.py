@@ -514,6 +514,7 @@ def make_pair(method: str, options: argparse.Namespace, task: Task, teacher: nn.
     known = {k: v for k, v in small.items() if k.replace("-", "_") in preset}
     args = distill.parse(["--task", task.name, "--source", method, "--teacher", "none", "--student",
                           "none", "--batch-size", str(options.batch_size), "--out", str(folder),
+                          "--amp", "none",  # both sides' generators in float32, to compare terms
                           *[word for k, v in known.items() for word in (f"--{k}", str(v))]])
     if method == "cmi":
         args.bank_images = 0  # the bank is what differs: theirs keeps vectors

@@ -95,7 +95,7 @@ for row in $rows; do
     if [ "$row" = diffdfkd_adv ]; then last=$each; continue; fi
     students="$students $each"
     made=set_${row%_cutmix} # the one of one_image
-    made=${made%_480} # the one of dit
+    case $row in dit_*) made=set_dit ;; esac
     case "$sets " in *" $made "*) continue ;; esac
     if [ -n "$(set_of "$row")" ]; then sets="$sets $made"; fi
 done
