@@ -27,6 +27,8 @@ from dm_kd.tasks import Task, get_task, load_real
 
 LOG_STEPS = 100
 GRID_COLUMNS, GRID_STEPS = 8, 20
+R1_EVERY = 4  # steps from one penalty to the next, R1_EVERY times its weight (StyleGAN2's lazy
+# regularisation, arXiv 1912.04958, takes 16)
 NAMES = {"dit": "DiT", "gan": "GAN"}  # --kind; the weights' file has its name
 
 
@@ -71,6 +73,9 @@ def add_gan_arguments(parser: argparse.ArgumentParser) -> None:
              "(default: %(default)s)")
     add("--discriminator-learning-rate", type=run.positive_float, default=1e-3, metavar="X",
         help="of the discriminator's Adam (default: %(default)s)")
+    add("--r1-weight", type=run.nonnegative_float, default=1.0, metavar="X",
+        help="of the penalty on the discriminator's slope at real images; 0: none "
+             "(default: %(default)s)")
 
 
 def add_dit_arguments(parser: argparse.ArgumentParser) -> None:
@@ -324,10 +329,12 @@ def fit_gan(folder: run.Run, args: argparse.Namespace, task: Task, model: gan.Ge
 
             with torch.no_grad():
                 fake = model(z[0], labels)
-            verdicts = judge(torch.cat([images, fake]), labels.repeat(2)).chunk(2)
-            judge_loss = gan.discriminator_loss(*verdicts)
+            penalised = args.r1_weight > 0 and step % R1_EVERY == 0
+            real_verdicts = judge(images.requires_grad_(penalised), labels)
+            judge_loss = gan.discriminator_loss(real_verdicts, judge(fake, labels))
+            penalty = gan.r1_penalty(real_verdicts, images) if penalised else 0.0
             judge_optimizer.zero_grad(set_to_none=True)
-            judge_loss.backward()
+            (judge_loss + args.r1_weight * R1_EVERY * penalty).backward()
             judge_optimizer.step()
 
             judge.requires_grad_(False)

@@ -1,9 +1,11 @@
 """A small class-conditional GAN for small images, with truncation as its fidelity knob.
 
 Networks after Miyato & Koyama 2018 (arXiv 1802.05637: projection discriminator) and Brock et al.
-2019, "BigGAN" (arXiv 1809.11096: class-conditional gains, spectral norm, hinge loss, truncation);
-trained by `train_generator --kind gan` on the task's own images, so a study with it is not
-data-free.
+2019, "BigGAN" (arXiv 1809.11096: class-conditional gains, truncation), losses after Goodfellow et
+al. 2014 (arXiv 1406.2661: non-saturating) with the penalty of Mescheder et al. 2018 (arXiv
+1801.04406: R1). BigGAN's spectral norm and hinge loss left the discriminator blind at this size:
+every class became one picture. `train_generator --kind gan` trains it on the task's own images, so
+a study with it is not data-free.
 
     python -m dm_kd.train_generator --kind gan --task digits --out save/generators/digits_gan
     python -m dm_kd.synthesize --task digits --generator gan --weights save/generators/digits_gan \\
@@ -101,30 +103,43 @@ class Discriminator(nn.Module):
 
     def __init__(self, resolution: int, channels: int, num_classes: int, width: int):
         super().__init__()
-        spectral = nn.utils.parametrizations.spectral_norm
-        layers, doublings = [], start_size(resolution)[1]
+        layers, (side, doublings) = [], start_size(resolution)
         for i in range(doublings + 1):
-            layers += [spectral(nn.Conv2d(width if i else channels, width, 3, padding=1)),
-                       nn.LeakyReLU(0.2)]
+            layers += [nn.Conv2d(width if i else channels, width, 3, padding=1), nn.LeakyReLU(0.2)]
             if i < doublings:
-                layers += [spectral(nn.Conv2d(width, width, 4, stride=2, padding=1)),
-                           nn.LeakyReLU(0.2)]
-        self.features = nn.Sequential(*layers)
-        self.psi = spectral(nn.Linear(width, 1))
-        self.embed = spectral(nn.Embedding(num_classes, width))
+                layers += [nn.Conv2d(width, width, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
+        size = 4 * width
+        self.features = nn.Sequential(*layers, nn.Flatten(), nn.Linear(width * side ** 2, size),
+                                      nn.LeakyReLU(0.2))
+        self.psi = nn.Linear(size, 1)
+        self.embed = nn.Embedding(num_classes, size)
+        nn.init.normal_(self.embed.weight, std=size ** -0.5)
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
-        h = self.features(x).mean((2, 3))
+        h = self.features(x)
         return self.psi(h)[:, 0] + (self.embed(labels) * h).sum(1)
 
 
 def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
-    """Hinge (Lim & Ye 2017, arXiv 1705.02894) of the discriminator's outputs [B] each."""
-    return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
+    """Cross-entropy of the discriminator's outputs [B] each, as logits of "real" (Goodfellow et
+    al., eq. 1)."""
+    return F.softplus(-real).mean() + F.softplus(fake).mean()
 
 
 def generator_loss(fake: Tensor) -> Tensor:
-    return -fake.mean()
+    """Non-saturating (Goodfellow et al., section 3) of the outputs [B] for generated images."""
+    return F.softplus(-fake).mean()
+
+
+def r1_penalty(verdicts: Tensor, images: Tensor) -> Tensor:
+    """1/2 E |grad D|^2 at real images (Mescheder et al., eq. 9, without its weight).
+
+    Args:
+        verdicts: [B], D(images), with its graph.
+        images: [B, C, H, H], requiring gradients.
+    """
+    slopes, = torch.autograd.grad(verdicts.sum(), images, create_graph=True)
+    return slopes.square().sum((1, 2, 3)).mean() / 2
 
 
 # --- sampling -------------------------------------------------------------------------------------

@@ -56,10 +56,8 @@ trial() { # METHOD 1|2|3|4: added to, or in place of, the flags of scripts/rival
     diffdfkd_2 | diffdfkd_adv_2) echo "--teacher-guidance 0.3" ;;
     diffdfkd_3 | diffdfkd_adv_3) echo "--teacher-guidance 3" ;;
     diffdfkd_4 | diffdfkd_adv_4) echo "--teacher-guidance 1 --guidance-scale 2" ;;
-    gan_1) ;;
-    gan_2) echo "--truncation 0.5" ;;
-    gan_3) echo "--truncation 0.7" ;;
-    gan_4) echo "--truncation 0.85" ;;
+    gan_[123]) ;; # judges() has the rest
+    gan_4) echo "--truncation 0.7" ;;
     one_image_[13]) ;; # kept() has the rest
     one_image_[24]) echo "--picture flower.jpg" ;;
     nayer_1) ;;
@@ -77,14 +75,18 @@ kept() { # METHOD 1|2|3|4: images of a class to learn from
     case $1_$2 in one_image_[34]) echo 400 ;; *) echo $rival_images ;; esac
 }
 
-offline() { # METHOD FOLDER: its synthesize command
+judges() { # GAN's 1|2|3|4: how hard its discriminator is held
+    case $1 in 2) echo "--r1-weight 0.1" ;; 3) echo "--r1-weight 0.01" ;; esac
+}
+
+offline() { # METHOD FOLDER NUMBER: its synthesize command
     dit="synthesize $synthesize_flags --weights $2/generator"
     case $1 in
     dit) echo "$dit" ;;
     diffdfkd) echo "$dit $guidance_flags --teacher $2/teacher" ;;
     diffdfkd_adv) echo "$dit $guidance_flags --teacher $2/teacher --student $2/diffdfkd_1" ;;
     deepinversion) echo "synthesize --task digits $inversion_flags --teacher $2/teacher" ;;
-    gan) echo "synthesize --task digits --generator gan --weights $2/gan --truncation 1" ;;
+    gan) echo "synthesize --task digits --generator gan --weights $2/gan_weights_$3 --truncation 1" ;;
     one_image) echo "synthesize --task digits --generator one_image" ;;
     esac
 }
@@ -97,10 +99,10 @@ commands() { # shared, or METHOD
         echo "train_generator $data --steps 2000 --out $d/generator $common"
         return
     fi
-    if [ "$1" = gan ]; then echo "train_generator --kind gan $data --out $d/gan $common"; fi
     kd="distill $data --teacher $d/teacher --student cnn_w8 $recipe --temperature 4 --cache $root/cache"
-    made=$(offline "$1" "$d")
     for number in 1 2 3 4; do
+        made=$(offline "$1" "$d" $number)
+        if [ "$1" = gan ]; then echo "train_generator --kind gan $data $(judges $number) --out $d/gan_weights_$number $common"; fi
         name=$1_$number set=syn_dataset/digits_tune_fold0_seed0_$1_$number
         if [ -z "$made" ]; then
             echo "$kd $(rival "$1") $(trial "$1" $number) --out $d/$name $common"
