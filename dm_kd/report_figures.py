@@ -271,7 +271,8 @@ def saturation(found: list[tuple[str, list[dict]]], record: dict) -> list[str]:
 
 def worth(found: list[tuple[str, list[dict]]], record: dict) -> list[str]:
     """How many made images do as well as the real rows' numbers: where the line through the made
-    rows' means over the logarithm first reaches the real mean. And whether one real image is worth
+    rows' means over the logarithm first reaches the real mean, and which numbers can be told from
+    it. And whether one real image is worth
     more than one made, at equal numbers (within a quarter), by the interval of the difference."""
     real = [group for _, group in found if group[0]["settings"]["images"] == "real"]
     sentences = []
@@ -283,8 +284,8 @@ def worth(found: list[tuple[str, list[dict]]], record: dict) -> list[str]:
         x = [np.log(row["settings"]["images_per_class"]) for row in line]
         y = [row["mean"] for row in line]
         sentences.append("As good as real images a class: " + "; ".join(
-            f"{per_class(row)} are worth {reached(x, y, row['mean'])}" for row in ours)
-            + f" ({name}).")
+            f"{per_class(row)} are worth {reached(x, y, row['mean'])}"
+            f"{told_apart(row, line, record)}" for row in ours) + f" ({name}).")
         for row in ours:
             for other in line:
                 ratio = (row["settings"]["images_per_class"]
@@ -303,6 +304,19 @@ def reached(x: list[float], y: list[float], level: float) -> str:
             part = (level - y[i - 1]) / (y[i] - y[i - 1])
             return f"{np.exp(x[i - 1] + part * (x[i] - x[i - 1])):.0f}"
     return f"more than {np.exp(x[-1]):.0f}"
+
+
+def told_apart(real: dict, made: list[dict], record: dict) -> str:
+    """" (not M or fewer; not N or more)": the made rows' numbers, ascending, below and above those
+    whose interval of the difference to a real row holds 0 (a test inverted on these numbers)."""
+    found = [compare(real["trials"], row["trials"], record["seed"]) for row in made]
+    signs = [0 if not f["runs"] or f["seed_error"] is None else
+             int(f["interval"][0] > 0) - int(f["interval"][1] < 0) for f in found]
+    low = next((i for i, sign in enumerate(signs) if sign <= 0), len(signs))
+    high = next((i for i, sign in enumerate(reversed(signs)) if sign >= 0), len(signs))
+    says = [f"not {per_class(made[low - 1])} or fewer"] * (low > 0) + [
+        f"not {per_class(made[-high])} or more"] * (high > 0)
+    return f" ({', '.join(says) or 'no number of these can be told from it'})"
 
 
 def equal_amounts(real: dict, made: dict, record: dict) -> str:

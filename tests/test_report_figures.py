@@ -73,7 +73,7 @@ def amount_study(root, seeds=(0, 1), made=MADE):
 def test_saturation_and_worth_follow_the_studys_rules(tmp_path):
     says = amount_study(tmp_path)
     assert "saturate (images of dit) at 100 a class: 200 gain +0.00" in says
-    assert "10 are worth 100; 100 are worth more than 200 (images of dit)" in says
+    assert "10 are worth 100 (not 10 or fewer); 100 are worth more than 200 (not 200 or fewer)" in says
     assert "at 10 a class: more (real minus made +20.00" in says
     assert "at 100 a class: more (real minus made +15.00" in says
 
@@ -84,9 +84,17 @@ def test_larger_amounts_that_do_not_meet_the_rule_of_saturation_are_named(tmp_pa
     assert "not shown" not in amount_study(tmp_path / "before")
 
 
+def test_what_a_real_image_is_worth_is_bounded_on_both_sides(tmp_path):
+    says = amount_study(tmp_path, made=((10, 60), (100, 80), (200, 90), (400, 70)))
+    assert "10 are worth 100 (not 10 or fewer);" in says  # 400 are worse again, 200 better
+    says = amount_study(tmp_path / "steady", made=((10, 60), (100, 80), (200, 90), (400, 90)))
+    assert "10 are worth 100 (not 10 or fewer, not 200 or more);" in says
+
+
 def test_one_run_shows_no_saturation(tmp_path):
     says = amount_study(tmp_path, seeds=(0,))
     assert "No saturation is shown" in says and "at 10 a class: undecided" in says
+    assert "10 are worth 100 (no number of these can be told from it);" in says
 
 
 def grid_study(root, recall, precision, far=60, baseline="s1_t50"):
