@@ -23,6 +23,7 @@ rival() { # METHOD: the flags of its source; those that digits_rivals_tune.sh fo
     esac
 }
 
+gan_flags="--generator gan --truncation 0.7"
 inversion_flags="--generator deepinversion --pixel-rate 0.1 --bn-weight 10 --batch-size 250"
 guidance_flags="--teacher-guidance 3 --latent-cutmix --steps 50" # DiffDFKD's own, on top of synthesize_flags
 adversarial_flags="$guidance_flags --teacher-guidance 1" # with --student

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Fashion-MNIST: 10,000 images of a small conditional GAN, truncation 1;
+# Fashion-MNIST: 10,000 images of a small conditional GAN, truncation 0.7 (the best of four trials: sweeps/digits_rivals_tune.sh);
 # then: baselines/fashion_mnist_real.sh --source syn_dataset/fashion_mnist_gan
 # --out save/student_model/fashion_mnist_gan
 # Table row: conditional GAN, Fashion-MNIST. Expected top-1: see the README's table.
@@ -9,6 +9,7 @@
 set -eu
 cd "$(dirname "$0")/../.."
 . scripts/setup_env.sh
+. scripts/fashion_mnist_settings.sh
 find_python
-exec "$PYTHON" -m dm_kd.synthesize --task fashion_mnist --generator gan --weights save/generators/fashion_mnist_gan --truncation 1 \
+exec "$PYTHON" -m dm_kd.synthesize --task fashion_mnist $gan_flags --weights save/generators/fashion_mnist_gan \
     --images-per-class 1000 --out syn_dataset/fashion_mnist_gan "$@"

@@ -74,7 +74,7 @@ stored() { # ROW of the fold and seed above
         case $1 in *_cutmix) own=$own_cutmix ;; esac ;;
     gan)
         echo "train_generator --kind gan --task digits $fold --out $shared/$trial/gan $common"
-        echo "$made --generator gan --weights $shared/$trial/gan --truncation 1 --out $source" ;;
+        echo "$made $gan_flags --weights $shared/$trial/gan --out $source" ;;
     deepinversion) echo "$made $inversion_flags --teacher $t --out $source" ;;
     diffdfkd) echo "$own_dit $guidance_flags --teacher $t --out $source" ;;
     diffdfkd_adv)

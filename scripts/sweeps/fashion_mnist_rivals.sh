@@ -56,7 +56,7 @@ make_set() { # ROW
     dit) echo "synthesize $synthesize_flags --weights $generator --out $(set_of dit) $common" ;;
     gan)
         echo "train_generator --kind gan --task fashion_mnist --out $gan $common"
-        echo "$made --generator gan --weights $gan --truncation 1" ;;
+        echo "$made $gan_flags --weights $gan" ;;
     deepinversion) echo "$made $inversion_flags --teacher $rival_teacher" ;;
     diffdfkd) echo "$guided $guidance_flags --images-per-class $guided_images" ;;
     diffdfkd_adv) echo "$guided $adversarial_flags --images-per-class $guided_images --student $root/seed$seed/diffdfkd" ;;
