@@ -506,7 +506,7 @@ def test_each_rival_has_four_different_trials_with_one_number_of_student_steps(s
     trials = {}
     script = "scripts/sweeps/digits_rivals_tune.sh"
     for entry, args in map(settings, study(script, "--dry-run")):
-        name = args["out"].name.removeprefix("digits_tune_")
+        name = args["out"].name.removeprefix("digits_tune_").replace("gan_weights_", "gan_")
         if name.startswith(("fold0_seed0_", "fold1_seed0_")):
             name = name.split("_", 2)[2]
         if name[-2:-1] == "_" and name[-1] in "1234":
