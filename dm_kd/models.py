@@ -195,9 +195,9 @@ def load_frozen(spec: str, task: Task) -> tuple[nn.Module, dict]:
     model = build(name, task)
     if state is not None:
         _load_strictly(model, state, name, spec, task)
-    refuse_other_names(card.get("class_names"), task, "the teacher",
+    refuse_other_names(card.get("class_names"), task, "the model",
                        f"the data that it was trained on; {name}@FILE with its .safetensors file "
-                       "if these are its classes under other names", teacher=spec)
+                       "if these are its classes under other names", model=spec)
     model.eval().requires_grad_(False)
     return model, {"name": name, "spec": spec, "sha256": card.get("sha256"),
                    "fold": card.get("fold"), "task": card.get("task")}
@@ -215,7 +215,7 @@ def _resolve(spec: str, task: Task) -> tuple[str, dict | None, dict]:
         return name, read_state(file), {"sha256": files.sha256_file(file)}
     if name.startswith("timm:"):
         return name, _download_timm(name, task), {}
-    path = files.must_exist(Path(spec), "--teacher NAME@FILE, a FILE or a run folder:", "teacher")
+    path = files.must_exist(Path(spec), "NAME@FILE, a FILE or a run folder:", "model")
     if path.is_dir():
         return read_run(path)
     card_file = path.with_suffix(".json")
@@ -287,8 +287,8 @@ def _download_timm(name: str, task: Task) -> dict:
     _refuse_classes(weights.num_classes, name, task)
     theirs, ours = (*weights.mean, *weights.std), (*task.mean, *task.std)
     if any(abs(a - b) > 2e-3 for a, b in zip(theirs, ours, strict=True)):
-        raise UserError("the teacher's weights expect images standardised in another way",
-                        teacher=f"{name}   mean {weights.mean} std {weights.std}",
+        raise UserError("the model's weights expect images standardised in another way",
+                        model=f"{name}   mean {weights.mean} std {weights.std}",
                         data=f"{task.name}   mean {task.mean} std {task.std}",
                         hint="a model that was trained with the data's mean and std")
     try:
@@ -301,7 +301,7 @@ def _download_timm(name: str, task: Task) -> dict:
 def _download_error(what: str, name: str, error: Exception) -> UserError:
     found = (str(error).splitlines() or [type(error).__name__])[0][:100]
     return UserError(f"could not download {what}", found=found,
-                     hint=f"--teacher {name}@FILE with a file you have")
+                     hint=f"{name}@FILE with a file you have")
 
 
 # --- weights files --------------------------------------------------------------------------------
@@ -456,18 +456,18 @@ def _load_strictly(model: nn.Module, state: dict, name: str, spec: str, task: Ta
                 value.copy_(state[key])  # MNASNet's load_state_dict wants a version: not in files
 
 
-def _refuse_classes(theirs: int, teacher: str, task: Task) -> None:
+def _refuse_classes(theirs: int, model: str, task: Task) -> None:
     if theirs != task.num_classes:
-        raise UserError(f"teacher has {theirs} classes, the data has {task.num_classes}",
-                        teacher=teacher, data=f"{task.name}   {task.num_classes} classes",
-                        hint=f"a teacher trained on these {task.num_classes} classes")
+        raise UserError(f"the model has {theirs} classes, the data has {task.num_classes}",
+                        model=model, data=f"{task.name}   {task.num_classes} classes",
+                        hint=f"a model trained on these {task.num_classes} classes")
 
 
-def _refuse_channels(theirs: int, teacher: str, task: Task) -> None:
+def _refuse_channels(theirs: int, model: str, task: Task) -> None:
     if theirs != task.channels:
-        raise UserError(f"teacher takes {theirs} channels, the data has {task.channels}",
-                        teacher=teacher, data=f"{task.name}   {task.channels} channels",
-                        hint=f"a teacher of images with {task.channels} channels")
+        raise UserError(f"the model takes {theirs} channels, the data has {task.channels}",
+                        model=model, data=f"{task.name}   {task.channels} channels",
+                        hint=f"a model of images with {task.channels} channels")
 
 
 def parameter_count(model: nn.Module) -> int:
