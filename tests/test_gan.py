@@ -139,6 +139,23 @@ def test_it_does_not_collapse_to_one_picture_a_class(tmp_path):
     assert spreads[0] > 0.75 * spreads[1]
 
 
+@pytest.mark.parametrize(("weight", "times"), [("0", 0), ("0.5", 2)])
+def test_the_penalty_is_taken_every_fourth_step_at_four_times_its_weight(
+        weight, times, tmp_path, monkeypatch):
+    """Six steps: at the first and the fifth. Its part of the gradient, by a slope of 1."""
+    slopes = []
+
+    def penalty(verdicts, images):
+        assert images.requires_grad and verdicts.requires_grad
+        value = torch.zeros((), requires_grad=True)
+        value.register_hook(lambda slope: slopes.append(float(slope)))
+        return value
+
+    monkeypatch.setattr(gan, "r1_penalty", penalty)
+    assert train_generator.main([*TRAIN, str(tmp_path), "--r1-weight", weight]) == 0
+    assert slopes == [4 * float(weight)] * times
+
+
 def test_a_run_that_was_stopped_ends_in_the_same_bits(trained, tmp_path, monkeypatch):
     """Saved after each step, stopped after the third, gone on with."""
     save, folder = train_generator.run.Run.save_checkpoint, tmp_path / "stopped"
