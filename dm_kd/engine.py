@@ -25,6 +25,7 @@ from dm_kd.run import (
     Run,
     epoch_list,
     hardware,
+    multiplies_bf16,
     nonnegative_float,
     nonnegative_int,
     positive_float,
@@ -188,13 +189,7 @@ def resolve_amp(choice: str, device: torch.device) -> str:
     autocast is slower than float32)."""
     if choice != "auto":
         return choice
-    if device.type == "cuda":
-        return "bf16"
-    try:
-        flags = open("/proc/cpuinfo").read()
-    except OSError:
-        flags = ""
-    return "bf16" if "avx512_bf16" in flags or "amx_bf16" in flags else "none"
+    return "bf16" if multiplies_bf16(device) else "none"
 
 
 def autocast(amp: str, device: torch.device) -> torch.autocast:

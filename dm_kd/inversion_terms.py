@@ -309,7 +309,7 @@ OF_STATISTICS, OF_STUDENT = {"bn", "bn_ema"}, {"adv_kl", "adv_dad", "adv_js"}
 def weighted(terms: dict[str, float], teacher: nn.Module, x: Tensor,
              student: nn.Module | None = None, targets: Tensor | None = None,
              averages: Statistics | None = None, momentum: float = 0.0, first: float = 1.0,
-             means: bool = False) -> tuple[dict[str, Tensor], Reading]:
+             means: bool = False, bf16: bool = False) -> tuple[dict[str, Tensor], Reading]:
     """Each term of a batch times its weight; those of weight 0 are not computed, and the student is
     asked only where a term looks at it.
 
@@ -317,16 +317,24 @@ def weighted(terms: dict[str, float], teacher: nn.Module, x: Tensor,
         x: standardised float32 [B, C, H, W].
         momentum, averages: of bn_ema.  first: of bn.
         means: also note the batch norms' inputs, averaged over space.
+        bf16: teacher and student compute in bfloat16 autocast; statistics and terms in float32.
 
     Returns:
         ({term: weighted scalar}, what the teacher's forward showed).
     """
     active = {name: weight for name, weight in terms.items() if weight}
     with reading(teacher, bool(OF_STATISTICS & active.keys()), means, "act" in active) as read:
-        logits = teacher(x)
-    seen = Seen(x, logits, student(x) if OF_STUDENT & active.keys() else None, targets, read,
-                averages, momentum, first, len(networks(teacher)))
+        logits = lowered(teacher, x, bf16)
+    theirs = lowered(student, x, bf16) if OF_STUDENT & active.keys() else None
+    seen = Seen(x, logits, theirs, targets, read, averages, momentum, first,
+                len(networks(teacher)))
     return {name: weight * TERMS[name](seen) for name, weight in active.items()}, read
+
+
+def lowered(network: nn.Module, x: Tensor, bf16: bool) -> Tensor:
+    """Logits, float32; with bf16 from bfloat16 autocast."""
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):
+        return network(x).float()
 
 
 def check_finite(parts: dict[str, Tensor], where: str) -> None:

@@ -397,6 +397,17 @@ def hardware(device) -> dict:
     return record
 
 
+def multiplies_bf16(device) -> bool:
+    """Whether bfloat16 products pay there: on GPUs, and on processors that have them."""
+    if device.type == "cuda":
+        return True
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
 def commit() -> str:
     """The project's git commit, with + if files differ from it; 'unknown' outside git."""
     folder = Path(__file__).parent

@@ -104,6 +104,22 @@ def test_a_teacher_without_batch_norm_is_refused(tmp_path, capsys):
     build("lenet5@none", "--bn-weight", "0")
 
 
+@pytest.mark.parametrize(("flags", "dtype"), [
+    (["--teacher-dtype", "bf16"], torch.bfloat16), (["--teacher-dtype", "fp32"], torch.float32)])
+def test_the_teacher_computes_in_what_was_asked_for_and_the_settings_say_it(flags, dtype):
+    made, seen = build("cnn_w4@none", "--iterations", "2", *flags), []
+    next(m for m in made.teacher.modules() if isinstance(m, nn.Conv2d)).register_forward_hook(
+        lambda module, inputs, output: seen.append(output.dtype))
+    made.sample(torch.tensor([1, 2]), [1, 2])
+    assert seen == [dtype] * 2 and made.settings["teacher_dtype"] == flags[1]
+
+
+@pytest.mark.parametrize(("pays", "expected"), [(True, "bf16"), (False, "fp32")])
+def test_the_teachers_precision_is_what_pays_on_the_device(monkeypatch, pays, expected):
+    monkeypatch.setattr(deepinversion, "multiplies_bf16", lambda device: pays)
+    assert build("cnn_w4@none").settings["teacher_dtype"] == expected
+
+
 def test_224_pixels_begin_at_half_the_size_with_half_the_jitter(monkeypatch):
     task, sizes, jitters = get_task("imagenet"), [], []
     teacher = nn.Sequential(nn.Conv2d(3, 4, 7, 16), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1),
@@ -112,7 +128,7 @@ def test_224_pixels_begin_at_half_the_size_with_half_the_jitter(monkeypatch):
     real = inversion_terms.jitter
     monkeypatch.setattr(inversion_terms, "jitter", lambda x, most, flip, draw: jitters.append(
         (most, flip)) or real(x, most, flip, draw))
-    settings = {**deepinversion.LARGE, "iterations": 3}
+    settings = {**deepinversion.LARGE, "iterations": 3, "teacher_dtype": "fp32"}
     generator = deepinversion.DeepInversion(teacher, task, settings, CPU)
     images = generator.sample(torch.tensor([1, 2]), [1, 2])
     assert images.shape == (2, 3, 224, 224)

@@ -556,6 +556,7 @@ def test_a_network_too_small_for_8_bits_is_refused():
     (["--fp8"], "8-bit"), (["--fp8", "--dtype", "fp32"], "--dtype"),
     (["--fp8", "--teacher-guidance", "1", "--teacher", "cnn_w4@none"], "no gradient"),
     (["--teacher", "cnn_w4@none"], "does nothing without --teacher-guidance"),
+    (["--teacher-dtype", "fp32"], "does nothing without --teacher-guidance"),
     (["--guidance-interval", "0.2-0.8", "--guidance-scale", "1"], "does nothing"),
     (["--guidance-interval", "0.8-0.2"], "LOW-HIGH"), (["--steps", "1001"], "1000")])
 def test_flags_that_cannot_be_are_refused_before_weights_are_read(tmp_path, capsys, flags, message):
@@ -681,7 +682,7 @@ def test_inductors_blocks_compute_what_the_plain_ones_do(kind):
     (1152, True, "cpu", "bf16"), (128, True, "cpu", "bf16"), (96, True, "cpu", "fp32"),
     (1152, False, "cpu", "fp32"), (96, False, "cuda", "bf16")])
 def test_bf16_is_taken_where_it_pays(monkeypatch, width, instructions, device, expected):
-    monkeypatch.setattr(dit, "multiplies_bf16", lambda: instructions)
+    monkeypatch.setattr(dit, "multiplies_bf16", lambda at: instructions or at.type == "cuda")
     assert dit.fastest_dtype(width, torch.device(device)) == expected
 
 
@@ -717,6 +718,18 @@ def steered(model, teacher_folder, weight, **changes):
     made = generator(model, **changes)
     made.teacher = dit.TeacherGuidance(teacher, task, weight, torch.device("cpu"))
     return made
+
+
+def test_a_guide_in_bf16_moves_images_as_in_float32_up_to_its_precision(teacher_folder):
+    task = get_task("digits")
+    teacher, _ = models.load_frozen(str(teacher_folder), task)
+    x, labels = torch.rand(32, 1, 8, 8) - 0.5, torch.arange(32) % 10
+    moves = []
+    for bf16 in (False, True):
+        guidance = dit.TeacherGuidance(teacher, task, 0.5, torch.device("cpu"), bf16=bf16)
+        moves.append(guidance.steer(x, labels, lambda x: x, torch.tensor(0.8)) - x)
+    assert torch.cosine_similarity(*(m.flatten() for m in moves), dim=0) > 0.98
+    assert not torch.equal(*moves)
 
 
 def test_a_steering_step_has_the_asked_for_length_whatever_the_losss_scale(teacher_folder):
@@ -765,6 +778,8 @@ def test_a_teachers_guidance_stands_in_the_settings_and_needs_a_teacher_and_ddpm
     flags = ("--teacher-guidance", "1.5", "--teacher", str(teacher_folder))
     assert settings(*flags)["teacher_guidance"] == 1.5
     assert len(settings(*flags)["teacher_sha256"]) == 64
+    assert [settings(*flags, "--teacher-dtype", v)["teacher_dtype"] for v in ("bf16", "fp32")] == [
+        "bf16", "fp32"]
     for wrong in (flags[:2], (*flags, "--sampler", "ddim")):
         with pytest.raises(UserError, match="needs --teacher and --sampler ddpm"):
             settings(*wrong)

@@ -1,7 +1,6 @@
 """The training loop: what may change, the schedule, exact counts, the same bits after a stop."""
 
 import copy
-import io
 import json
 import math
 import os
@@ -800,9 +799,9 @@ def test_bfloat16_is_chosen_where_the_processor_computes_it_and_on_gpus(monkeypa
     def cpuinfo(path):
         if flags is None:
             raise FileNotFoundError(path)
-        return io.StringIO(flags)
+        return flags
 
-    monkeypatch.setattr(engine, "open", cpuinfo, raising=False)
+    monkeypatch.setattr(run.Path, "read_text", cpuinfo)
     assert engine.resolve_amp("auto", CPU) == amp
     assert engine.resolve_amp("auto", torch.device("cuda")) == "bf16"
     assert [engine.resolve_amp(given, CPU) for given in ("bf16", "none")] == ["bf16", "none"]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from dm_kd import inversion_terms as terms
 from dm_kd import models
 from dm_kd.errors import DivergedError, UserError
+from dm_kd.tasks import get_task
 
 LOG3 = math.log(3)
 
@@ -239,6 +240,29 @@ def test_a_reading_has_spatial_means_and_the_features_before_the_last_layer(netw
         logits = network(x)
     assert read.means[0].tolist() == [[2, -4], [6, -12]]
     assert torch.allclose(network[5](read.features[0]), logits)
+
+
+def test_bf16_gives_the_terms_and_gradients_of_float32_up_to_its_precision():
+    torch.manual_seed(0)
+    teacher, student = (models.build("cnn_w8", get_task("digits")) for _ in range(2))
+    for network in (teacher.eval(), student.eval()):
+        network.requires_grad_(False)
+    inside, found = [], []
+    next(m for m in teacher.modules() if isinstance(m, nn.Conv2d)).register_forward_hook(
+        lambda module, inputs, output: inside.append(output.dtype))
+    weights = {"bn": 1.0, "ce_target": 1.0, "adv_kl": 1.0, "act": 1.0, "tv_l2": 1e-3}
+    for bf16 in (False, True):
+        x = torch.randn(64, 1, 8, 8, generator=torch.Generator().manual_seed(1)).requires_grad_()
+        parts, read = terms.weighted(weights, teacher, x, student, torch.arange(64) % 10,
+                                     bf16=bf16)
+        assert {v.dtype for v in parts.values()} == {torch.float32}
+        assert {v.dtype for pair in read.statistics for v in pair} == {torch.float32}
+        found.append((torch.stack(list(parts.values())),
+                      torch.autograd.grad(sum(parts.values()), x)[0].flatten()))
+    assert inside == [torch.float32, torch.bfloat16]
+    (exact, slopes), (lower, lower_slopes) = found
+    assert torch.allclose(exact, lower, rtol=0.02, atol=1e-3) and not torch.equal(exact, lower)
+    assert torch.cosine_similarity(slopes, lower_slopes, dim=0) > 0.98
 
 
 def hooks(model):

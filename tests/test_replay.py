@@ -46,6 +46,17 @@ def make(digits, tmp_path):
     return made
 
 
+@pytest.mark.parametrize("amp", ["bf16", "none"])
+@pytest.mark.parametrize("method", ["fastdfkd", "cmi", "nayer", "adi"])
+def test_the_teacher_computes_as_amp_says(make, method, amp):
+    source, student = make(method, "--amp", amp)
+    seen = set()
+    convolution = next(m for m in source.parts.teacher.modules() if isinstance(m, torch.nn.Conv2d))
+    convolution.register_forward_hook(lambda module, inputs, output: seen.add(output.dtype))
+    source.maker.make(student, 0, True, torch.zeros(4, 1, 8, 8, dtype=torch.uint8))
+    assert seen == {torch.bfloat16 if amp == "bf16" else torch.float32}
+
+
 def snapshot(model):
     return {k: v.clone() for k, v in model.state_dict().items()}
 

@@ -162,8 +162,14 @@ def test_bf16_makes_the_images_and_gradients_of_float32_up_to_its_precision(netw
 
 
 @pytest.mark.parametrize("amp", ["bf16", "none"])
-def test_the_generator_computes_as_amp_says(make, amp):
-    assert make("dafl", "--amp", amp)[0].generator.bf16 is (amp == "bf16")
+def test_generator_and_teacher_compute_as_amp_says(make, amp):
+    source, student, teacher = make("dafl", "--amp", amp)
+    seen = []
+    next(m for m in teacher.modules() if isinstance(m, torch.nn.Conv2d)).register_forward_hook(
+        lambda module, inputs, output: seen.append(output.dtype))
+    source.update(student, 0, 0)
+    assert source.generator.bf16 is (amp == "bf16")
+    assert seen == [torch.bfloat16 if amp == "bf16" else torch.float32]
 
 
 def test_the_output_is_chosen_by_a_flag(make):

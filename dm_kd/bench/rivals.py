@@ -501,7 +501,8 @@ def make_pair(method: str, options: argparse.Namespace, task: Task, teacher: nn.
               student: nn.Module, device: torch.device, folder: Path) -> tuple:
     """(our source or generator, its restatement, the student that ours looks at)."""
     if method == "deepinversion":
-        settings = {**deepinversion.SMALL, "iterations": options.inner_steps}
+        settings = {**deepinversion.SMALL, "iterations": options.inner_steps,
+                    "teacher_dtype": "fp32"}
         ours = deepinversion.DeepInversion(copy.deepcopy(teacher), task, settings, device)
         return ours, PlainInversion(ours, options.synthesis_batch, device, folder), student
     if method == "diffdfkd":

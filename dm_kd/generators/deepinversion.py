@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dm_kd import image_set, inversion_terms, models
-from dm_kd.run import nonnegative_float, positive_float, positive_int
+from dm_kd.run import multiplies_bf16, nonnegative_float, positive_float, positive_int
 from dm_kd.tasks import Task
 
 WARMUP = 100  # iterations of rising rate of each stage, for 224 pixels
@@ -55,6 +55,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for name, text in HELP.items():
         group.add_argument(f"--{name.replace('_', '-')}", type=nonnegative_float, metavar="X",
                            default=None, help=f"weight of {text} {default(name)}")
+    add_teacher_dtype(group)
+
+
+def add_teacher_dtype(group: argparse._ArgumentGroup) -> None:
+    """--teacher-dtype, of DeepInversion and of a guided DiT."""
+    group.add_argument("--teacher-dtype", choices=("bf16", "fp32"), default=None,
+                       help="of the teacher's passes, bfloat16 autocast or float32; what it is "
+                            "judged by stays float32 (default: bf16 on GPUs, and on CPUs with its "
+                            "instructions; else fp32)")
+
+
+def teacher_dtype(args: argparse.Namespace, device: torch.device) -> str:
+    """What --teacher-dtype asks for, "bf16" or "fp32"."""
+    return args.teacher_dtype or ("bf16" if multiplies_bf16(device) else "fp32")
 
 
 def constant(rate: float) -> Callable[[int], float]:
@@ -89,6 +103,7 @@ class DeepInversion:
     def __init__(self, teacher: nn.Module, task: Task, settings: dict, device: torch.device):
         self.teacher, self.task, self.settings, self.device = teacher, task, settings, device
         self.resolution, self.channels, self.labels_known = task.resolution, task.channels, True
+        self.bf16 = settings["teacher_dtype"] == "bf16"
         self.mixes_classes = True  # a batch shares its statistics
         self.mean = torch.tensor(task.mean, device=device).view(-1, 1, 1)
         self.std = torch.tensor(task.std, device=device).view(-1, 1, 1)
@@ -119,7 +134,7 @@ class DeepInversion:
 
         def parts_of(viewed: Tensor) -> dict[str, Tensor]:
             return inversion_terms.weighted(self.terms, self.teacher, viewed, targets=labels,
-                                            first=10.0 if large else 1.0)[0]
+                                            first=10.0 if large else 1.0, bf16=self.bf16)[0]
 
         for count, factor, most, rate in self.stages():
             def view(x: Tensor, factor: int = factor, most: int = most) -> Tensor:
@@ -138,7 +153,7 @@ def build(args: argparse.Namespace, task: Task, device: torch.device) -> DeepInv
     Raises:
         UserError: no such teacher, not of this task, or without batch norm."""
     teacher, card = models.load_frozen(args.teacher, task)
-    teacher = teacher.to(device)
+    teacher = teacher.to(device, memory_format=torch.channels_last)
     example = torch.zeros(2, task.channels, task.resolution, task.resolution, device=device)
     preset = LARGE if task.crop else SMALL
     chosen = {name: value if getattr(args, name) is None else getattr(args, name)
@@ -147,5 +162,5 @@ def build(args: argparse.Namespace, task: Task, device: torch.device) -> DeepInv
                             args.teacher)
     settings = {"name": "deepinversion", "licence": "as the teacher's weights",
                 "teacher": card["name"], "teacher_sha256": card["sha256"],
-                **chosen}
+                "teacher_dtype": teacher_dtype(args, device), **chosen}
     return DeepInversion(teacher, task, settings, device)

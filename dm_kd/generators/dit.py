@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from dm_kd import augment, files, image_set, inversion_terms, models
 from dm_kd.errors import DamagedError, UserError
 from dm_kd.generators import dit_weights
+from dm_kd.generators.deepinversion import add_teacher_dtype, teacher_dtype
 from dm_kd.generators.diffusion import (
     TRAIN_STEPS,
     Diffusion,
@@ -37,6 +38,7 @@ from dm_kd.generators.diffusion import (
     sample_with_scheduler,
     to_uint8,
 )
+from dm_kd.run import multiplies_bf16
 from dm_kd.tasks import Task, refuse_other_names
 
 WEIGHTS_NAME = "dit"  # dit.safetensors + dit.json in a generator's folder
@@ -417,11 +419,13 @@ class TeacherGuidance:
         weight: of the step, in units of x_t.
         student: in eval mode; it stays as it is, while the authors' program trains one between the
             batches.
+        bf16: teacher and student compute in bfloat16 autocast.
     """
 
     def __init__(self, teacher: nn.Module, task: Task, weight: float, device: torch.device,
-                 student: nn.Module | None = None):
+                 student: nn.Module | None = None, bf16: bool = False):
         self.teacher, self.weight, self.side = teacher, weight, task.resolution
+        self.bf16 = bf16
         self.student, self.terms = student, GUIDANCE_TERMS | (ADVERSARY if student else {})
         self.classes = torch.arange(task.num_classes, device=device)
         self.mean, self.std = (torch.tensor(v, device=device).view(-1, 1, 1)
@@ -433,7 +437,7 @@ class TeacherGuidance:
         if images.shape[2] != self.side:
             images = F.interpolate(images, (self.side, self.side), mode="bicubic", antialias=True)
         return inversion_terms.weighted(self.terms, self.teacher, (images - self.mean) / self.std,
-                                        self.student, labels)[0]
+                                        self.student, labels, bf16=self.bf16)[0]
 
     def steer(self, x: Tensor, labels: Tensor, clean: Callable[[Tensor], Tensor], noise: Tensor
               ) -> Tensor:
@@ -577,6 +581,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                             "%(default)s)")
     group.add_argument("--teacher", default=None, metavar="SPEC",
                        help="the teacher of --teacher-guidance, as in distill")
+    add_teacher_dtype(group)
     group.add_argument("--student", default=None, metavar="SPEC",
                        help="a student of an earlier set, such as its run's folder: "
                             "--teacher-guidance also looks for images on which it differs from the "
@@ -599,18 +604,8 @@ def add_speed_arguments(group: argparse._ArgumentGroup) -> None:
 def fastest_dtype(width: int, device: torch.device) -> str:
     """"bf16" on GPUs, and where it pays on CPUs: 1.24 times as fast as "fp32" at width 128, 1.8 at
     256, measured on an AMD EPYC with avx512_bf16; slower without such instructions."""
-    pays = width >= BF16_WIDTH and multiplies_bf16()
-    return "bf16" if device.type == "cuda" or pays else "fp32"
-
-
-@functools.cache
-def multiplies_bf16() -> bool:
-    """Whether the processor has bfloat16 products."""
-    try:
-        flags = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags
+    pays = (device.type == "cuda" or width >= BF16_WIDTH) and multiplies_bf16(device)
+    return "bf16" if pays else "fp32"
 
 
 def compile_as_asked(args: argparse.Namespace, model: nn.Module, device: torch.device) -> dict:
@@ -654,8 +649,8 @@ def check_flags(args: argparse.Namespace, device: torch.device) -> None:
             raise UserError("--fp8 needs a GPU that multiplies 8-bit numbers (compute capability "
                             f"{FP8_CAPABILITY[0]}.{FP8_CAPABILITY[1]} or later)",
                             found=device.type, hint="leave out --fp8")
-    for flag in ("teacher", "student"):
-        if getattr(args, flag) and not args.teacher_guidance:
+    for flag in ("teacher", "teacher-dtype", "student"):
+        if getattr(args, flag.replace("-", "_")) and not args.teacher_guidance:
             raise UserError(f"--{flag} does nothing without --teacher-guidance",
                             hint="--teacher-guidance W, or leave it out")
     if args.latent_cutmix and (args.sampler != "ddpm" or args.batch_size < 2):
@@ -732,19 +727,21 @@ def teacher_guidance(args: argparse.Namespace, task: Task, device: torch.device,
         raise UserError("--teacher-guidance needs --teacher and --sampler ddpm",
                         hint="--teacher SPEC --sampler ddpm")
     teacher, card = models.load_frozen(args.teacher, task)
-    teacher.to(device)
+    teacher.to(device, memory_format=torch.channels_last)
     example = torch.zeros(2, task.channels, task.resolution, task.resolution, device=device)
     inversion_terms.require(teacher, set(GUIDANCE_TERMS), example, args.teacher)
     settings |= {"teacher_guidance": args.teacher_guidance, "teacher": card["name"],
-                 "teacher_sha256": card["sha256"], "teacher_terms": GUIDANCE_TERMS}
+                 "teacher_sha256": card["sha256"], "teacher_terms": GUIDANCE_TERMS,
+                 "teacher_dtype": teacher_dtype(args, device)}
     student = None
     if args.student:
         student, card = models.load_frozen(args.student, task)
-        student.to(device)
+        student.to(device, memory_format=torch.channels_last)
         inversion_terms.require(student, set(), example, args.student)
         settings |= {"student": card["name"], "student_sha256": card["sha256"],
                      "teacher_terms": GUIDANCE_TERMS | ADVERSARY}
-    return TeacherGuidance(teacher, task, args.teacher_guidance, device, student)
+    return TeacherGuidance(teacher, task, args.teacher_guidance, device, student,
+                           settings["teacher_dtype"] == "bf16")
 
 
 def generator_classes(num_classes: int, task: Task, weights: str) -> list[int] | None:

@@ -149,6 +149,7 @@ class Parts:
 
     def __post_init__(self) -> None:
         self.standardize, self.bounds = online.standardizer(self.task, self.device)
+        self.bf16 = self.args.amp == "bf16"
         self.pad = self.task.resolution // 8  # 4 of 32 pixels, as published
         self.made = {"generator_evaluations": 0, "teacher_passes": 0, "student_passes": 0}
 
@@ -167,10 +168,10 @@ class Parts:
         args, task = self.args, self.task
         with online.initialised_by(args.seed, *key):
             network = (LargeGenerator(args.latent_size, task.resolution, task.channels,
-                                      bf16=args.amp == "bf16")
+                                      bf16=self.bf16)
                        if task.crop else
                        SmallGenerator(args.latent_size, args.generator_width, task.resolution,
-                                      task.channels, bf16=args.amp == "bf16"))
+                                      task.channels, bf16=self.bf16))
         return network.to(self.device, memory_format=torch.channels_last)
 
     def draws(self, call: int, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
@@ -269,7 +270,7 @@ class FastMaker:
             images = network(z)
             losses, read = inversion_terms.weighted(
                 terms, self.parts.teacher, self.parts.view(images, call, k), student, targets,
-                self.averages, args.bn_momentum)
+                self.averages, args.bn_momentum, bf16=self.parts.bf16)
             inversion_terms.check_finite(losses, f"in call {call + 1} at step {k + 1}")
             loss = sum(losses.values())
             best.offer(loss, images)
@@ -340,7 +341,7 @@ class ContrastiveMaker:
     def features(self, x: Tensor) -> Tensor:
         """Standardised images -> [B, d]: batch norms' inputs, averaged over space."""
         with inversion_terms.reading(self.parts.teacher, False, True) as read:
-            self.parts.teacher(x)
+            inversion_terms.lowered(self.parts.teacher, x, self.parts.bf16)
         return inversion_terms.chosen_means(read.means)
 
     def local(self, images: Tensor, *key: int) -> Tensor:
@@ -383,7 +384,8 @@ class ContrastiveMaker:
         for k in range(args.inner_steps):
             images = network(z)
             losses, read = inversion_terms.weighted(
-                terms, parts.teacher, parts.view(images, call, k), student, targets, means=True)
+                terms, parts.teacher, parts.view(images, call, k), student, targets, means=True,
+                bf16=parts.bf16)
             if weight:
                 local = self.features(self.local(images, call, k, LOCAL))
                 whole = inversion_terms.chosen_means(read.means)
@@ -475,7 +477,7 @@ class NoisyLabelMaker:
             images = self.generator(targets)
             losses, read = inversion_terms.weighted(
                 terms, parts.teacher, parts.view(images, call, k), student, targets,
-                self.averages, args.bn_momentum)
+                self.averages, args.bn_momentum, bf16=parts.bf16)
             inversion_terms.check_finite(losses, f"in call {call + 1} at step {k + 1}")
             loss = sum(losses.values())
             best.offer(loss, images)
@@ -560,7 +562,7 @@ class PixelMaker:
 
         def parts_of(viewed: Tensor) -> dict[str, Tensor]:
             return inversion_terms.weighted(terms, parts.teacher, viewed, student, targets,
-                                            first=first)[0]
+                                            first=first, bf16=parts.bf16)[0]
 
         best = inversion_terms.descend(
             x, parts_of, args.inner_steps, lambda i: args.pixel_rate, betas, parts.bounds,

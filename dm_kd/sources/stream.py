@@ -107,7 +107,7 @@ class StreamSource:
         x = self.generator(self.noise(size, epoch * self.steps_per_epoch + step, UPDATE))
         with online.still(student):
             parts, _ = inversion_terms.weighted(self.terms, self.teacher, self.standardize(x),
-                                                student)
+                                                student, bf16=self.args.amp == "bf16")
         inversion_terms.check_finite(parts, f"in epoch {epoch + 1} at step {step + 1}")
         parameters = list(self.generator.parameters())
         gradients = torch.autograd.grad(sum(parts.values()), parameters)
