@@ -272,8 +272,8 @@ def saturation(found: list[tuple[str, list[dict]]], record: dict) -> list[str]:
 def worth(found: list[tuple[str, list[dict]]], record: dict) -> list[str]:
     """How many made images do as well as the real rows' numbers: where the line through the made
     rows' means over the logarithm first reaches the real mean, and which numbers can be told from
-    it. And whether one real image is worth
-    more than one made, at equal numbers (within a quarter), by the interval of the difference."""
+    it. And whether one real image is worth more than one made, at equal numbers (within a quarter),
+    by the interval of the difference."""
     real = [group for _, group in found if group[0]["settings"]["images"] == "real"]
     sentences = []
     for name, made in found if len(real) == 1 else ():
