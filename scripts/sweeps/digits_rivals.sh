@@ -13,8 +13,8 @@
 # STEPS=4: four times the student steps, to see whom their number held back; the pools' calls too.
 # Decision rule: none; rows are compared with KD on real data by paired intervals over writers.
 # Hardware: 2 CPU cores (one job each).  Disk: 4 GB.
-# Time: about 12 minutes of one core with bfloat16 instructions for a fold and seed, teacher and DiT 3 more. Cap: 10 minutes of one core for a row, its
-# images among them (STEPS=4: 20).
+# Time: about 12 minutes of one core with bfloat16 instructions for a fold and seed, teacher and DiT 3 more.
+# Cap: 10 minutes of one core for a row, its images among them (STEPS=4: 20).
 # Use: [RECIPE=paper] [ROUNDS=5] [STEPS=4] [ROWS="real dafl"] sh scripts/sweeps/digits_rivals.sh [--seed N]
 #      [--threads N] [--dry-run]    JOBS=2 processes at a time. The same command goes on after an interruption.
 set -eu
