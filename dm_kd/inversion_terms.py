@@ -331,9 +331,14 @@ def weighted(terms: dict[str, float], teacher: nn.Module, x: Tensor,
     return {name: weight * TERMS[name](seen) for name, weight in active.items()}, read
 
 
+def lower(x: Tensor, bf16: bool) -> torch.autocast:
+    """bfloat16 autocast where x lies, or none."""
+    return torch.autocast(x.device.type, torch.bfloat16, enabled=bf16)
+
+
 def lowered(network: nn.Module, x: Tensor, bf16: bool) -> Tensor:
     """Logits, float32; with bf16 from bfloat16 autocast."""
-    with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):
+    with lower(x, bf16):
         return network(x).float()
 
 

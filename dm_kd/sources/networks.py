@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dm_kd.inversion_terms import lower
+
 
 def up(x: Tensor) -> Tensor:
     return F.interpolate(x, scale_factor=2, mode="nearest")
@@ -33,10 +35,6 @@ class NormalOutput(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return (self.norm(x) * self.std + self.mean).clamp(0, 1)
-
-
-def lower(z: Tensor, bf16: bool) -> torch.autocast:
-    return torch.autocast(z.device.type, torch.bfloat16, enabled=bf16)
 
 
 def conv(inputs: int, outputs: int) -> nn.Sequential:
