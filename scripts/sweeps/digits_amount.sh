@@ -17,7 +17,8 @@
 # scripts/digits.sh has not made its teachers and generators; about twice that without such instructions.
 # Use: sh scripts/sweeps/digits_amount.sh [--dry-run]     (JOBS=2: processes at a time, a thread each)
 #      TRIALS=30 (see digits_study.sh): 15 generators, two sets of each and a student of each set; a
-#      later call with a larger number goes on. TRIALS=90 gives three students per set.
+#      later call with a larger number goes on. TRIALS=90 gives three students per set: 2 hours on top, or of
+#      ROWS="synthetic_80 synthetic_1280 real_20", those of a claim, 25 minutes.
 # Record: python -m dm_kd.report ... --record save/results/digits_amount (this script with RECORD=1)
 set -eu
 cd "$(dirname "$0")/../.."
@@ -26,18 +27,21 @@ dry_flag "scripts/sweeps/digits_amount.sh" "$@"
 find_python
 . scripts/sweeps/digits_study.sh
 root=save/digits_amount runs=save/digits_amount/students trials=${TRIALS:-30}
-synthetic="10 20 40 80 160 320 640 1280" real="10 20 40 80"
+all="synthetic_10 synthetic_20 synthetic_40 synthetic_80 synthetic_160 synthetic_320 synthetic_640 synthetic_1280 real_10 real_20 real_40 real_80 real_all"
+rows=${ROWS:-$all}
+check_rows "$rows" "$all"
 
 study() { # fold0_gen0_set0_seed0: the students of the trial
     read_trial "$1"
     make_set s1_t20_1280 --steps 20 --images-per-class 1280
-    for n in $synthetic; do
-        student "synthetic_$n" --teacher "$base/teacher" --source "$source" --images-per-class "$n"
+    for row in $rows; do
+        n=${row#*_}
+        case $row in
+        synthetic_*) student "$row" --teacher "$base/teacher" --source "$source" --images-per-class "$n" ;;
+        real_all) student "$row" --teacher "$base/teacher" --source real ;;
+        real_*) student "$row" --teacher "$base/teacher" --source real --images-per-class "$n" --subset-seed $((2 * gen + set)) ;;
+        esac
     done
-    for n in $real; do
-        student "real_$n" --teacher "$base/teacher" --source real --images-per-class "$n" --subset-seed $((2 * gen + set))
-    done
-    student real_all --teacher "$base/teacher" --source real
 }
 
 foundations "$trials"

@@ -15,7 +15,8 @@
 # scripts/digits.sh has not made its teachers and generators; about twice that without such instructions.
 # Use: sh scripts/sweeps/digits_ways.sh [--dry-run]     (JOBS=2: processes at a time, a thread each)
 #      TRIALS=30 (see digits_study.sh): 15 generators, two sets of each, a student of each set; a later call
-#      with a larger number goes on. TRIALS=90 gives three students per set: 2 hours on top.
+#      with a larger number goes on. TRIALS=90 gives three students per set: 2 hours on top, or of
+#      ROWS="base dist", those of a claim, 20 minutes.
 # Record: python -m dm_kd.report ... --record save/results/digits_ways (this script with RECORD=1)
 set -eu
 cd "$(dirname "$0")/../.."
@@ -24,11 +25,12 @@ dry_flag "scripts/sweeps/digits_ways.sh" "$@"
 find_python
 . scripts/sweeps/digits_study.sh
 root=save/digits_ways runs=save/digits_ways/students trials=${TRIALS:-30}
-ways="base temperature1 temperature2 temperature8 temperature16 mse dkd dist no_mixing no_augmentation all_mixup half_cutmix"
+all="base temperature1 temperature2 temperature8 temperature16 mse dkd dist no_mixing no_augmentation all_mixup half_cutmix ddim dpm25 shared_noise"
+rows=${ROWS:-$all}
+check_rows "$rows" "$all"
 
-change() { # what differs from base
+change() { # what differs from base in training
     case $1 in
-    base) ;;
     temperature*) echo "--temperature ${1#temperature}" ;;
     mse | dist) echo "--objective $1" ;;
     dkd) echo "--objective dkd --learning-rate 0.05" ;;
@@ -39,20 +41,27 @@ change() { # what differs from base
     esac
 }
 
+set_of() { # ROW: its set's name and flags
+    case $1 in
+    ddim) echo "s1_t100_ddim --sampler ddim" ;;
+    dpm25) echo "s1_t25_dpm --sampler dpm++ --steps 25" ;;
+    shared_noise) echo "s1_t100_shared --shared-noise" ;;
+    *) echo s1_t100 ;;
+    esac
+}
+
 study() { # fold0_gen0_set0_seed0: the students of the trial
     read_trial "$1"
-    make_set s1_t100
-    for way in $ways; do
+    made=
+    for way in $rows; do
+        if [ "$made" != "$(set_of "$way")" ]; then
+            made=$(set_of "$way")
+            make_set $made
+        fi
         keep=
         case $way in base | temp* | mse | dkd | dist) keep="--cache-teacher fp32" ;; esac # the same views
         student "$way" --teacher "$base/teacher" --source "$source" "$(change "$way")" "$keep"
     done
-    make_set s1_t100_ddim --sampler ddim
-    student ddim --teacher "$base/teacher" --source "$source"
-    make_set s1_t25_dpm --sampler dpm++ --steps 25
-    student dpm25 --teacher "$base/teacher" --source "$source"
-    make_set s1_t100_shared --shared-noise
-    student shared_noise --teacher "$base/teacher" --source "$source"
 }
 
 foundations "$trials"
