@@ -99,7 +99,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     if method in ONLINE:
         large = name == "folder" or name in TASKS and TASKS[name].crop
         importlib.import_module(ONLINE[method]).add_arguments(parser, method, large)
-        parser.set_defaults(steps_per_epoch=online.STEPS_PER_EPOCH)
+        parser.set_defaults(steps_per_epoch=online.LARGE_STEPS_PER_EPOCH if large
+                            else online.STEPS_PER_EPOCH)
     args = run.parse(parser, argv)
     args.teacher = ",".join(args.teacher)
     return args
@@ -176,7 +177,8 @@ def open_source(args: argparse.Namespace, task: Task, teacher: torch.nn.Module,
     if args.source in ONLINE:
         source = importlib.import_module(ONLINE[args.source]).build(
             args, task, teacher.to(device, memory_format=torch.channels_last), device)
-        return source, online.example_images(task), torch.tensor([-1]), load_judged(task, args), {}
+        return (source, online.example_images(task), torch.tensor([-1]), load_judged(task, args),
+                dict(source.inputs))
     images, labels, inputs = load_source(args, task)
     val = load_judged(task, args)
     dist.start(device)

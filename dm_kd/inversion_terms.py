@@ -356,12 +356,14 @@ def check_finite(parts: dict[str, Tensor], where: str) -> None:
                              "that term; in another --out")
 
 
-def require(teacher: nn.Module, terms: set[str], example: Tensor, spec: str) -> None:
+def require(teacher: nn.Module, terms: set[str], example: Tensor, spec: str, without: str = ""
+            ) -> None:
     """What the terms need of a teacher, before any compute but one pass of one small batch.
 
     Args:
         terms: the names of those in use; "contrastive" besides those of TERMS.
         example: standardised images [B, C, H, W].
+        without: how the caller does without a term of batch norms, for the hint.
 
     Raises:
         UserError: no batch norm, no running statistics, no linear layer, or no gradient of its
@@ -371,12 +373,11 @@ def require(teacher: nn.Module, terms: set[str], example: Tensor, spec: str) -> 
     of_norms = sorted((OF_STATISTICS | {"contrastive"}) & terms)
     if of_norms and not norms:
         raise UserError(f"the term {of_norms[0]} reads batch norms, the teacher has no BatchNorm2d",
-                        teacher=spec, hint="a teacher with batch norm; a method without the "
-                                           "term (dafl, zskt); or "
-                                           f"--{of_norms[0].replace('_', '-')}-weight 0")
+                        teacher=spec, hint="; ".join(filter(None, ("a teacher with batch norm",
+                                                                   without))))
     if OF_STATISTICS & terms and any(m.running_mean is None for m in norms):
         raise UserError("the teacher's batch norms keep no running statistics", teacher=spec,
-                        hint="a teacher trained with them; or dafl, zskt")
+                        hint="; ".join(filter(None, ("a teacher trained with them", without))))
     if "act" in terms and not all(last_linear(network) for network in networks(teacher)):
         raise UserError("the term act reads the input of the last linear layer, the teacher has "
                         "none", teacher=spec, hint="--act-weight 0")

@@ -261,6 +261,7 @@ def fit(folder: run.Run, args: argparse.Namespace, task: Task, model: dit.DiT,
                         time.monotonic() - started)
                 losses.clear()
             if done % args.sample_every == 0 or done == args.steps:
+                check_finite([], average, done)
                 draw_samples(folder, args, task, model, weights, average, done, device)
             if folder.due() or stop() or done == args.steps:
                 save(done)
@@ -356,6 +357,7 @@ def fit_gan(folder: run.Run, args: argparse.Namespace, task: Task, model: gan.Ge
                         time.monotonic() - started)
                 losses = [[], []]
             if done % args.sample_every == 0 or done == args.steps:
+                check_finite([], average, done)
                 draw_samples(folder, args, task, model, weights, average, done, device)
             if folder.due() or stop() or done == args.steps:
                 save(done)

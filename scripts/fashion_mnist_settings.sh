@@ -45,7 +45,7 @@ rival_flags="$rival_pair $rival_recipe --temperature 4"
 # of 250 0.11; each of the streams' student steps costs 0.26 s of generator, whose narrower first map saves a quarter.
 # With such instructions the streams take 2 minutes a row and seed, the pools 1.5 to 2, NAYER 6. The pools make 10
 # calls before the first step and one in each of the 20 epochs; FastDFKD has its 10 updates, CMI 14 of 200 and 5 calls
-# before, NAYER 10 of 40, one set of noisy layers.
+# before, NAYER 10 of 40 for each batch of noisy layers.
 pool_steps="--warmup-calls 10" stream_flags="--generator-width 64" cmi_flags="--warmup-calls 5 --inner-steps 14" nayer_flags="--inner-steps 10"
 inversion_flags="$inversion_flags --iterations 250"
 guided_images=200 # of each class, of DiffDFKD: 21 to 25 minutes; 1,000 would take 100 and more

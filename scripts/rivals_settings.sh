@@ -4,7 +4,7 @@
 # student steps in fewer epochs, each of which begins with a call for new images (published: 400 steps).
 # stream_flags, cmi_flags, nayer_flags and DeepInversion's iterations, set there too: what fits into the minutes
 # of the tables at that size of images.
-# 128 images a call or step (published: 200 or 256): half the minutes, for all alike.
+# 128 images a call or step (published: 200 to 400): half the minutes, for all alike.
 streams="dafl dfq zskt" pools="fastdfkd fastdfkd_reptile fast_sequential cmi nayer adi"
 call="--synthesis-batch 128"
 

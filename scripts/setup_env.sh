@@ -90,10 +90,27 @@ dry_flag() {
     esac
 }
 
-# recorded NAME SCRIPT: with RECORD=1 report's flags that keep its tables and charts in save/results/NAME.
-recorded() {
-    if [ "${RECORD:-}" = 1 ]; then echo "--record save/results/$1 --command 'sh $2'"; fi
+# check_rows ROWS ALL: ends where one of ROWS is not among them.
+check_rows() {
+    for row in $1; do
+        case " $2 " in *" $row "*) ;; *) echo "error: no row '$row'; there are: $2" >&2; exit 2 ;; esac
+    done
 }
+
+# recorded NAME SCRIPT: with RECORD=1 report's flags that keep its tables and charts in save/results/NAME,
+# and the command with the variables that the script was called with.
+recorded() {
+    if [ "${RECORD:-}" = 1 ]; then echo "--record save/results/$1 --command '${called_with}sh $2'"; fi
+}
+called_with=
+for variable in GENERATOR PAIR RECIPE ROUNDS STEPS TRIALS GRID CLAIM PLAIN STRONG GUIDANCE METHODS ROWS; do
+    eval "value=\${$variable:-}"
+    case $value in
+    '') ;;
+    *[!A-Za-z0-9._/-]*) called_with="$called_with$variable=\"$value\" " ;;
+    *) called_with="$called_with$variable=$value " ;;
+    esac
+done
 
 # launch MODULE FLAGS...: one process, or NGPU of them under torchrun (one per GPU), in place of the
 # shell. With MAX_RESTARTS=n all of them start again, up to n times, where one was killed; they go on

@@ -555,6 +555,8 @@ def test_a_network_too_small_for_8_bits_is_refused():
 @pytest.mark.parametrize(("flags", "message"), [
     (["--fp8"], "8-bit"), (["--fp8", "--dtype", "fp32"], "--dtype"),
     (["--fp8", "--teacher-guidance", "1", "--teacher", "cnn_w4@none"], "no gradient"),
+    (["--teacher-guidance", "1"], "needs --teacher"),
+    (["--teacher-guidance", "1", "--teacher", "cnn_w4@none", "--sampler", "ddim"], "needs"),
     (["--teacher", "cnn_w4@none"], "does nothing without --teacher-guidance"),
     (["--teacher-dtype", "fp32"], "does nothing without --teacher-guidance"),
     (["--guidance-interval", "0.2-0.8", "--guidance-scale", "1"], "does nothing"),
@@ -766,7 +768,7 @@ def test_steering_lowers_the_teachers_loss_of_the_images_and_weight_0_changes_no
     assert all(p.grad is None for p in made.teacher.teacher.parameters())
 
 
-def test_a_teachers_guidance_stands_in_the_settings_and_needs_a_teacher_and_ddpm(
+def test_a_teachers_guidance_stands_in_the_settings_and_needs_batch_norms(
         tmp_path, teacher_folder):
     def settings(*flags):
         args = synthesize.parse(["--task", "digits", "--generator", "dit", "--weights", "x",
@@ -780,9 +782,6 @@ def test_a_teachers_guidance_stands_in_the_settings_and_needs_a_teacher_and_ddpm
     assert len(settings(*flags)["teacher_sha256"]) == 64
     assert [settings(*flags, "--teacher-dtype", v)["teacher_dtype"] for v in ("bf16", "fp32")] == [
         "bf16", "fp32"]
-    for wrong in (flags[:2], (*flags, "--sampler", "ddim")):
-        with pytest.raises(UserError, match="needs --teacher and --sampler ddpm"):
-            settings(*wrong)
     with pytest.raises(UserError, match="no BatchNorm2d"):
         settings("--teacher-guidance", "1", "--teacher", "lenet5@none")
 
@@ -821,6 +820,14 @@ def test_latent_cutmix_puts_boxes_of_the_batchs_other_images_in_every_fifth_of_t
     assert torch.equal(foreign[:, 0], foreign[:, 1])  # the same box in every channel
     for image in mixed:
         assert 1 <= len(image.unique()) <= 2
+
+
+@pytest.mark.parametrize(("steps", "mixed"), [(50, [10, 20, 30, 40]), (9, [2, 4, 6, 8]),
+                                              (14, [3, 6, 9, 12]), (3, [1, 2])])
+def test_latent_cutmix_has_at_most_four_moments_whatever_the_steps(steps, mixed):
+    x = torch.arange(2.0).view(2, 1, 1, 1).expand(2, 4, 8, 8)
+    asked = [s for s in range(steps) if dit.latent_cutmix(x, s, steps, [1, 2])[2] is not None]
+    assert asked == mixed
 
 
 def test_latent_cutmix_makes_other_images_the_same_each_time_whose_labels_are_unknown(tiny):

@@ -97,7 +97,7 @@ def test_presets_for_small_images_are_the_published_ones(method, terms, others):
 
 LARGE_TERMS = {"bn_ema": 0.1, "ce_target": 0.1, "adv_dad": 0.1}
 LARGE_FAST_ROW = {"inner_steps": 50, "generator_rate": 2e-4, "latent_rate": 0.01,
-                  "latent_size": 256, "bn_momentum": 0.9, "reset_call": 0, "synthesis_batch": 100}
+                  "latent_size": 256, "bn_momentum": 0.9, "synthesis_batch": 100}
 LARGE_META_ROW = {**LARGE_FAST_ROW, "meta_rate": 1e-4, "meta_latent_rate": 5e-3, "latent_calls": 50}
 
 
@@ -416,18 +416,18 @@ def test_the_passes_of_a_call_are_counted_in_images(make):
 def gradients_of_a_call(source, student, call):
     """The copy's gradients of each inner step, of a maker that is left as it was."""
     maker, found = copy.deepcopy(source.maker), []
-    real = replay.step_with
+    real = online.step_with
 
-    def spy(optimizer, loss):
-        real(optimizer, loss)
+    def spy(loss, optimizer):
+        real(loss, optimizer)
         found.append([p.grad.clone() for p in optimizer.param_groups[0]["params"]])
 
-    replay.step_with = spy
+    online.step_with = spy
     try:
         with online.still(student):
             maker.make(student, call, False, source.pool[:0])
     finally:
-        replay.step_with = real
+        online.step_with = real
     return found
 
 
@@ -618,18 +618,18 @@ def test_nayer_makes_more_batches_in_a_call_of_the_warm_up_each_of_balanced_clas
 
 def test_each_batch_of_nayer_has_fresh_noisy_layers_an_adam_and_all_inner_steps(make, monkeypatch):
     source, student = make("nayer", "--inner-steps", "5", "--loops", "3", "--warmup-calls", "0")
-    optimizers, noisy, updates, real = [], [], [], replay.step_with
+    optimizers, noisy, updates, real = [], [], [], online.step_with
 
-    def step(optimizer, loss):
+    def step(loss, optimizer):
         if not optimizers or optimizers[-1] is not optimizer:
             assert not optimizer.state
             optimizers.append(optimizer)
             noisy.append(source.maker.generator.noisy[0].weight.clone())
             updates.append(0)
         updates[-1] += 1
-        real(optimizer, loss)
+        real(loss, optimizer)
 
-    monkeypatch.setattr(replay, "step_with", step)
+    monkeypatch.setattr(online, "step_with", step)
     source.call(student)
     source.call(student)
     assert updates == [5] * 6 and source.kept == 6 * 16
@@ -709,6 +709,15 @@ def test_embeddings_come_from_a_file(tmp_path, digits):
     assert torch.equal(replay.class_embeddings("onehot", digits), torch.eye(10))
 
 
+def test_a_run_does_not_go_on_with_another_file_of_embeddings(tmp_path, capsys):
+    path = tmp_path / "e.safetensors"
+    for value in (1.0, 2.0):
+        safetensors.torch.save_file({"embeddings": torch.full((10, 7), value)}, path)
+        done = distill.main(command(tmp_path / "run", "nayer", "--label-embeddings", str(path)))
+        assert done == (0 if value == 1 else 2)
+    assert "label_embeddings_sha256" in capsys.readouterr().err
+
+
 def test_embeddings_of_names_without_the_package_say_what_to_install(digits, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "transformers", None)
     with pytest.raises(UserError, match="pip install transformers"):
@@ -737,6 +746,12 @@ def large(tmp_path, method):
         torch.nn.Conv2d(3, 4, 7, 16), torch.nn.BatchNorm2d(4), torch.nn.AdaptiveAvgPool2d(1),
         torch.nn.Flatten(), torch.nn.Linear(4, 1000)) for _ in range(2))
     return replay.build(args, task, teacher.eval().requires_grad_(False), CPU), student
+
+
+def test_large_images_have_the_published_steps_after_a_call_and_no_reset(tmp_path):
+    source, _ = large(tmp_path, "fastdfkd_reptile")
+    assert source.steps_per_epoch // source.args.calls_per_epoch == 100
+    assert not hasattr(source.args, "reset_call")
 
 
 @pytest.mark.parametrize("method", ["fastdfkd_reptile", "cmi", "nayer", "adi"])

@@ -360,7 +360,31 @@ def test_a_study_keeps_its_report_in_save_results_only_when_asked(study, script,
             assert len({k["--record"] for k in kept}) == len(kept)
             assert kept[0]["--record"] == f"save/results/{name}"
             again = shlex.join(["sh", f"scripts/sweeps/{script}.sh", *flags])
-            assert {k["--command"] for k in kept} == {again}
+            given = "TRIALS=1 GRID=1 CLAIM=2 PLAIN=1 STRONG=1"
+            assert {k["--command"] for k in kept} == {f"{given} {again}"}
+
+
+def test_a_record_names_the_rows_and_the_recipe_it_was_made_with(study):
+    report = study("scripts/sweeps/digits_rivals.sh", RECORD="1", RECIPE="paper", ROUNDS="2",
+                   ROWS="real dafl")[-1]
+    assert report[report.index("--command") + 1] == (
+        'RECIPE=paper ROUNDS=2 ROWS="real dafl" sh scripts/sweeps/digits_rivals.sh')
+
+
+@pytest.mark.parametrize(("script", "rows", "wrong"), [
+    ("digits_rivals", "real dfal", "dfal"), ("fashion_mnist_rivals", "real_12 dit_480 da", "da"),
+    ("fashion_mnist_rivals", "real_x", "real_x"), ("digits_amount", "real_7", "real_7"),
+    ("digits_ways", "base temperature3", "temperature3")])
+def test_an_unknown_row_is_refused_before_anything_is_made(fresh, script, rows, wrong):
+    done = run_script(fresh, ROOT / f"scripts/sweeps/{script}.sh", ROWS=rows)
+    assert done.returncode == 2 and f"no row '{wrong}'; there are:" in done.stderr
+
+
+@pytest.mark.parametrize("script", ["digits_rivals", "fashion_mnist_rivals"])
+def test_rivals_train_the_diffusion_model_only_for_rows_that_use_it(study, script):
+    for rows, trained in (("real dafl", False), ("diffdfkd", True), ("dit", True)):
+        made = study(f"scripts/sweeps/{script}.sh", "--dry-run", ROWS=rows)
+        assert any(words[0] == "train_generator" for words in made) == trained, rows
 
 
 def test_an_unknown_task_of_a_study_is_refused(fresh):
@@ -478,7 +502,7 @@ def test_fashion_mnists_rivals_have_one_recipe_and_one_number_of_steps(study, re
 
 def test_fashion_mnists_rivals_draw_the_real_images_anew_for_each_seed(study):
     made = [settings(words)[1] for words in study(FASHION_RIVALS, "--dry-run", "--seed", "5",
-                                                  ROWS="real_1000 real_1207")][2:-1]
+                                                  ROWS="real_1000 real_1207")][1:-1]
     assert [(a["seed"], a["subset_seed"], a["images_per_class"]) for a in made] == [
         (seed, seed, n) for n in (1000, 1207) for seed in (5, 6, 7)]
 

@@ -458,7 +458,7 @@ def test_a_teacher_without_batch_norm_is_refused_before_anything_is_written(tmp_
 
 
 @pytest.mark.parametrize("flags", [["--images-per-class", "3"], ["--label-weight", "0.1"],
-                                   ["--cache-teacher"]])
+                                   ["--cache-teacher"], ["--source-labels", "none"]])
 def test_flags_of_stored_images_are_refused(tmp_path, capsys, flags):
     assert distill.main(command(tmp_path / "run", "dafl", *flags)) == 2
     assert flags[0] in capsys.readouterr().err

@@ -159,7 +159,7 @@ def build(args: argparse.Namespace, task: Task, device: torch.device) -> DeepInv
     chosen = {name: value if getattr(args, name) is None else getattr(args, name)
               for name, value in preset.items()}
     inversion_terms.require(teacher, {"bn"} if chosen["bn_weight"] else set(), example,
-                            args.teacher)
+                            args.teacher, "--bn-weight 0")
     settings = {"name": "deepinversion", "licence": "as the teacher's weights",
                 "teacher": card["name"], "teacher_sha256": card["sha256"],
                 "teacher_dtype": teacher_dtype(args, device), **chosen}

@@ -394,7 +394,7 @@ def latent_cutmix(x: Tensor, step: int, steps: int, seeds: list[int]
     which the rest of the sampling blends in (DiffDFKD): share ~ Beta(a, a), a ~ U(0, 1). A function
     of all the seeds and of how many of `steps` are done. Returns what augment.mix does: the batch,
     each image's own share of its area, and its partner's row (None = not mixed)."""
-    if step == 0 or step % max(1, steps // MIXES):
+    if step == 0 or step % -(-steps // MIXES):
         return x, 1.0, None
     key = image_set.batch_seed(seeds)
     a = np.random.Generator(np.random.PCG64([key, step])).uniform(1e-3, 1)
@@ -639,6 +639,9 @@ def check_flags(args: argparse.Namespace, device: torch.device) -> None:
         raise UserError(f"--steps {args.steps} is more than the {TRAIN_STEPS} of training",
                         hint=f"--steps 1 to {TRAIN_STEPS}")
     refuse_idle_interval(args, None)
+    if args.teacher_guidance and (not args.teacher or args.sampler != "ddpm"):
+        raise UserError("--teacher-guidance needs --teacher and --sampler ddpm",
+                        hint="--teacher SPEC --sampler ddpm")
     if args.fp8:
         if args.dtype == "fp32":
             raise UserError("--fp8 does not go with --dtype fp32", hint="--dtype bf16")
@@ -722,10 +725,7 @@ def teacher_guidance(args: argparse.Namespace, task: Task, device: torch.device,
     """What --teacher-guidance asks for; noted in the settings.
 
     Raises:
-        UserError: no --teacher, another sampler, or a teacher without batch norm."""
-    if not args.teacher or args.sampler != "ddpm":
-        raise UserError("--teacher-guidance needs --teacher and --sampler ddpm",
-                        hint="--teacher SPEC --sampler ddpm")
+        UserError: a teacher without batch norm."""
     teacher, card = models.load_frozen(args.teacher, task)
     teacher.to(device, memory_format=torch.channels_last)
     example = torch.zeros(2, task.channels, task.resolution, task.resolution, device=device)

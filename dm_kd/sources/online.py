@@ -16,7 +16,8 @@ from dm_kd.errors import UserError
 from dm_kd.run import nonnegative_float, nonnegative_int, positive_float, positive_int, probability
 from dm_kd.tasks import Task
 
-STEPS_PER_EPOCH = 400  # of the student, where no images say what an epoch is (Fast-Datafree, CMI)
+# of the student, where no images say what an epoch is: Fast-Datafree, CMI; FastDFKD for 224 pixels
+STEPS_PER_EPOCH, LARGE_STEPS_PER_EPOCH = 400, 1000
 PICTURE_EPOCHS = 5
 HELD_OUT = 256  # images of a stream that student and teacher are compared on at the end
 ADAM = {"betas": (0.5, 0.999)}  # of every generator, in every published preset
@@ -87,6 +88,7 @@ def check(args: argparse.Namespace, world_size: int) -> None:
                         f"{world_size}", hint="NGPU=1, without torchrun")
     for flag, given in (("--images-per-class", args.images_per_class is not None),
                         ("--label-weight", args.label_weight > 0),
+                        ("--source-labels", args.source_labels != "task"),
                         ("--cache-teacher", args.cache_teacher is not None)):
         if given:
             raise UserError(f"--source {args.source} makes its images while the student learns; "
@@ -97,6 +99,15 @@ def numbers(*key: int) -> torch.Generator:
     """A generator on the CPU whose numbers are a function of the key alone."""
     seed = np.random.SeedSequence(key).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(seed) >> 1)
+
+
+def step_with(loss: Tensor, *optimizers: torch.optim.Optimizer) -> None:
+    """A step of all of the optimizers' parameters; no other tensor gets a gradient."""
+    parameters = [p for o in optimizers for group in o.param_groups for p in group["params"]]
+    for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+        parameter.grad = gradient
+    for optimizer in optimizers:
+        optimizer.step()
 
 
 @contextlib.contextmanager
@@ -155,7 +166,8 @@ def require(args: argparse.Namespace, task: Task, teacher: nn.Module, terms: dic
         raise UserError(f"--source {args.source}: every term has weight 0",
                         hint="leave out the --...-weight flags")
     example = torch.zeros(2, task.channels, task.resolution, task.resolution, device=device)
-    inversion_terms.require(teacher, active, example, args.teacher)
+    inversion_terms.require(teacher, active, example, args.teacher,
+                            "a method without the term (dafl, zskt); or its weight 0")
 
 
 def write_samples(out: Path, images: Tensor) -> None:

@@ -23,6 +23,10 @@ at one rate: its program begins at half the size and lets the rate rise and fall
 
 The pool is uint8 in memory and goes into every checkpoint: 3 kB an image at 32 x 32, 150 kB at
 224 x 224 (there --pool-images and --checkpoint-seconds matter).
+
+On a GPU the gradient of random-resized crops (cmi, and all at 224 pixels but adi) has no
+deterministic kernel in torch: there a run that was killed ends close to, not in, the bits of one
+that was not.
 """
 
 import argparse
@@ -60,7 +64,7 @@ _META = {**_FAST, "meta_rate": None, "latent_calls": 0, "meta_latent_rate": 5e-3
 _LARGE_POOL = {"calls_per_epoch": 10, "warmup_calls": 20, "pool_images": 20_000}
 _LARGE_FAST = {"terms": {"bn_ema": 0.1, "ce_target": 0.1, "adv_dad": 0.1}, "bn_momentum": 0.9,
                "latent_size": 256, "generator_rate": 2e-4, "latent_rate": 0.01,
-               "inner_steps": 50, "reset_call": 0, "synthesis_batch": 100, **_LARGE_POOL}
+               "inner_steps": 50, "synthesis_batch": 100, **_LARGE_POOL}
 _LARGE_META = {**_LARGE_FAST, "meta_rate": 1e-4, "latent_calls": 50, "meta_latent_rate": 5e-3}
 _NAYER = {"generator_rate": 4e-3, "bn_momentum": 0.9, "inner_steps": 40, "loops": 2,
           "warmup_loops": 10, "life": 10}
@@ -207,12 +211,10 @@ def resized_view(x: Tensor, least: float, flip: bool, draw: torch.Generator) -> 
     return F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
-def step_with(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-    """A step of all of the optimizer's parameters; no other tensor gets a gradient."""
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
-        parameter.grad = gradient
-    optimizer.step()
+def averages_on(averages: list | None, device: torch.device
+                ) -> inversion_terms.Statistics | None:
+    """Batch statistics of a checkpoint, on the device."""
+    return averages and [tuple(v.to(device) for v in pair) for pair in averages]
 
 
 class Lowest:
@@ -247,7 +249,8 @@ class FastMaker:
     def start(self, call: int) -> tuple[Tensor, Tensor]:
         """Classes and noise of a call; resets what is due."""
         targets, z = self.parts.draws(call, self.generator.shape)
-        if self.args.reset_call and call + 1 == self.args.warmup_calls + self.args.reset_call:
+        reset = getattr(self.args, "reset_call", 0)  # of the small program alone
+        if reset and call + 1 == self.args.warmup_calls + reset:
             self.generator.reset_first(online.numbers(self.args.seed, call, INIT))
         if self.outer is not None and self.args.latent_calls:
             if call % self.args.latent_calls == 0:
@@ -266,6 +269,7 @@ class FastMaker:
                                    "lr": args.generator_rate},
                                   {"params": [z], "lr": args.latent_rate}], **online.ADAM)
         best, total = Lowest(), None
+        sums = self.outer is not None and not hasattr(args, "meta_pull")  # MAML
         for k in range(args.inner_steps):
             images = network(z)
             losses, read = inversion_terms.weighted(
@@ -274,10 +278,11 @@ class FastMaker:
             inversion_terms.check_finite(losses, f"in call {call + 1} at step {k + 1}")
             loss = sum(losses.values())
             best.offer(loss, images)
-            step_with(inner, loss)
-            gradients = [p.grad.clone() for p in network.parameters()]
-            total = gradients if total is None else [a + b for a, b in zip(total, gradients,
-                                                                           strict=True)]
+            online.step_with(loss, inner)
+            if sums:
+                gradients = [p.grad for p in network.parameters()]
+                total = gradients if total is None else [a + b for a, b in zip(total, gradients,
+                                                                               strict=True)]
         if read.statistics:
             self.averages = inversion_terms.update_averages(self.averages, read.statistics,
                                                             args.bn_momentum)
@@ -286,7 +291,7 @@ class FastMaker:
             self.follow(network, z, total)
         return [(best.images, targets)]
 
-    def follow(self, network: nn.Module, z: Tensor, gradients: list[Tensor]) -> None:
+    def follow(self, network: nn.Module, z: Tensor, gradients: list[Tensor] | None) -> None:
         """The meta generator's step: along the sum of the copy's gradients (first-order MAML,
         arXiv 1703.03400), or towards the adapted copy (Reptile, arXiv 1803.02999). The kept noise
         follows by Reptile; the public program adds up values of the noise instead of gradients."""
@@ -306,16 +311,13 @@ class FastMaker:
 
     def load_state_dict(self, state: dict) -> None:
         self.generator.load_state_dict(state["generator"])
-        self.latents = moved(state["latents"], self.parts.device)
-        self.averages = state["averages"] and [
-            tuple(moved(v, self.parts.device) for v in pair) for pair in state["averages"]]
+        self.latents = state["latents"]
+        if self.latents is not None:
+            self.latents = self.latents.to(self.parts.device)
+        self.averages = averages_on(state["averages"], self.parts.device)
         if self.outer is not None:
             self.outer = self.outer_optimizer(*[z for z in (self.latents,) if z is not None])
             self.outer.load_state_dict(state["outer"])
-
-
-def moved(value: Tensor | None, device: torch.device) -> Tensor | None:
-    return None if value is None else value.to(device)
 
 
 # --- CMI ------------------------------------------------------------------------------------------
@@ -393,23 +395,11 @@ class ContrastiveMaker:
             inversion_terms.check_finite(losses, f"in call {call + 1} at step {k + 1}")
             loss = sum(losses.values())
             best.offer(loss, images)
-            if weight:
-                self.step_both(optimizer, loss)
-            else:
-                step_with(optimizer, loss)
+            # generator and head go down the same loss
+            online.step_with(loss, optimizer, *[self.head_optimizer] * bool(weight))
         parts.count(args.synthesis_batch * args.inner_steps, terms)
         parts.made["teacher_passes"] += bool(weight) * args.synthesis_batch * args.inner_steps
         return [(best.images, targets)]
-
-    def step_both(self, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-        """Generator and head go down the same loss."""
-        both = (optimizer, self.head_optimizer)
-        parameters = [p for o in both for group in o.param_groups for p in group["params"]]
-        gradients = torch.autograd.grad(loss, parameters)
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = gradient
-        for each in both:
-            each.step()
 
     def state_dict(self) -> dict:
         return {"head": self.head.state_dict(), "head_optimizer": self.head_optimizer.state_dict()}
@@ -424,7 +414,8 @@ class ContrastiveMaker:
 class NoisyLabelMaker:
     """A generator from class embeddings. Each batch gets fresh noisy layers and an Adam of its own
     and is the best of `inner_steps` updates; the other weights go on to the next batch, and are
-    drawn anew each `life` calls, counted from the first and from the end of the warm-up. The
+    drawn anew each `life` calls, counted from the first and from the end of the warm-up (which are
+    the same calls where the warm-up is a multiple of `life`, as published, else twice as many). The
     authors' program compares a call's later batches with the lowest loss of its earlier ones, so
     that what it keeps of them may be their first images; here each is compared with itself."""
 
@@ -481,7 +472,7 @@ class NoisyLabelMaker:
             inversion_terms.check_finite(losses, f"in call {call + 1} at step {k + 1}")
             loss = sum(losses.values())
             best.offer(loss, images)
-            step_with(optimizer, loss)
+            online.step_with(loss, optimizer)
         if read.statistics:
             self.averages = inversion_terms.update_averages(self.averages, read.statistics,
                                                             args.bn_momentum)
@@ -492,8 +483,7 @@ class NoisyLabelMaker:
 
     def load_state_dict(self, state: dict) -> None:
         self.generator.load_state_dict(state["generator"])
-        self.averages = state["averages"] and [
-            tuple(v.to(self.parts.device) for v in pair) for pair in state["averages"]]
+        self.averages = averages_on(state["averages"], self.parts.device)
 
 
 class MapLayer(nn.Module):
@@ -605,6 +595,9 @@ class ReplaySource:
                                 dtype=torch.uint8)
         self.labels = torch.empty(args.pool_images, dtype=torch.int64)
         self.calls, self.total = 0, 0  # total: images ever made
+        self.inputs = {}  # digests of what it reads, which a resumed run must find again
+        if str(getattr(args, "label_embeddings", "")).endswith(".safetensors"):
+            self.inputs["label_embeddings_sha256"] = files.sha256_file(Path(args.label_embeddings))
 
     @property
     def kept(self) -> int:

@@ -93,6 +93,7 @@ class StreamSource:
                                           **online.ADAM)
         self.standardize, _ = online.standardizer(task, device)
         self.made = {"generator_evaluations": 0, "teacher_passes": 0, "student_passes": 0}
+        self.inputs: dict[str, str] = {}  # it reads no file
 
     def noise(self, count: int, moment: int, purpose: int) -> Tensor:
         draw = online.numbers(self.args.seed, moment, purpose)
@@ -109,11 +110,7 @@ class StreamSource:
             parts, _ = inversion_terms.weighted(self.terms, self.teacher, self.standardize(x),
                                                 student, bf16=self.args.amp == "bf16")
         inversion_terms.check_finite(parts, f"in epoch {epoch + 1} at step {step + 1}")
-        parameters = list(self.generator.parameters())
-        gradients = torch.autograd.grad(sum(parts.values()), parameters)
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = gradient
-        self.optimizer.step()
+        online.step_with(sum(parts.values()), self.optimizer)
         self.made["generator_evaluations"] += size
         self.made["teacher_passes"] += size
         if inversion_terms.OF_STUDENT & {name for name, weight in self.terms.items() if weight}:

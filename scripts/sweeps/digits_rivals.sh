@@ -10,7 +10,9 @@
 # steps, a quarter).
 # one_image_cutmix is One-Image under its paper's own CutMix of every batch, in place of the recipe's mixup.
 # ROWS=dafl_untrained, not in the table: DAFL whose generator stays as it began, to see what its training does.
-# STEPS=4: four times the student steps, to see whom their number held back; the pools' calls too.
+# STEPS=4: four times the student steps of the strong recipe, to see whom their number held back; the pools'
+# calls too.
+# diffdfkd_adv, images on which the student of diffdfkd differs from the teacher, needs that row before it.
 # Decision rule: none; rows are compared with KD on real data by paired intervals over writers.
 # Hardware: 2 CPU cores (one job each).  Disk: 4 GB.
 # Time: about 12 minutes of one core with bfloat16 instructions for a fold and seed, teacher and DiT 3 more.
@@ -30,12 +32,15 @@ shared=save/digits root=save/digits_rivals_${RECIPE:-strong}$more
 case ${RECIPE:-strong} in
 strong) chosen="$recipe --epochs $((45 * times))" tau=4 pool_steps="--epochs $((15 * times)) --steps-per-epoch 48 --warmup-calls 5" ;;
 paper)
-    chosen="$steps $rival_steps --steps-per-epoch $((4 * times)) --learning-rate 0.1 --lr-decay-epochs 13,27,40 --weight-decay 1e-4" tau=10
-    pool_steps="--epochs 15 --steps-per-epoch $((12 * times)) --warmup-calls 5 --lr-decay-epochs 4,9,13" ;;
+    if [ $times != 1 ]; then echo "error: STEPS is for RECIPE=strong" >&2; exit 2; fi
+    chosen="$steps $rival_steps --steps-per-epoch 4 --learning-rate 0.1 --lr-decay-epochs 13,27,40 --weight-decay 1e-4" tau=10
+    pool_steps="--epochs 15 --steps-per-epoch 12 --warmup-calls 5 --lr-decay-epochs 4,9,13" ;;
 *) echo "error: RECIPE is strong or paper, not '$RECIPE'" >&2; exit 2 ;;
 esac
 online="$streams dafl_untrained $pools"
-rows=${ROWS:-alone real real_100 noise one_image one_image_cutmix out_of_domain gan dit diffdfkd diffdfkd_adv deepinversion $streams $pools}
+all="alone real real_100 noise one_image one_image_cutmix out_of_domain gan dit diffdfkd diffdfkd_adv deepinversion $streams $pools"
+rows=${ROWS:-$all}
+check_rows "$rows" "$all dafl_untrained"
 
 commands() { # shared_fold3_seed0, then stored_ (rows with a set, or none) and online_ (with a source)
     part=${1%%_*} trial=${1#*_}
@@ -47,7 +52,7 @@ commands() { # shared_fold3_seed0, then stored_ (rows with a set, or none) and o
     own_dit="synthesize $synthesize_flags --images-per-class $rival_images --weights $shared/$trial/generator $common"
     if [ "$part" = shared ]; then
         echo "train_teacher $teacher_flags $fold --out $t $common"
-        echo "train_generator $generator_flags $fold --out $shared/$trial/generator $common"
+        case $rows in *dit* | *diffdfkd*) echo "train_generator $generator_flags $fold --out $shared/$trial/generator $common" ;; esac
         return
     fi
     for row in $rows; do
@@ -80,19 +85,18 @@ stored() { # ROW of the fold and seed above
     diffdfkd_adv)
         source=${source}_${RECIPE:-strong}$more # of its student
         echo "$own_dit $adversarial_flags --teacher $t --student $d/diffdfkd --out $source" ;;
-    *) echo "error: no row '$1' in $0" >&2; exit 2 ;;
     esac
     echo "$kd $own --source $source --out $d/$1"
 }
 
-all= round=0
+trials= round=0
 while [ $round -lt "${ROUNDS:-1}" ]; do
-    for f in 0 1 2 3 4; do all="$all fold${f}_seed$((seed + round))"; done
+    for f in 0 1 2 3 4; do trials="$trials fold${f}_seed$((seed + round))"; done
     round=$((round + 1))
 done
-run_folds "$(for n in $all; do echo "shared_$n"; done)" commands $root
+run_folds "$(for n in $trials; do echo "shared_$n"; done)" commands $root
 parts=$(for row in $rows; do case " $online " in *" $row "*) echo online ;; *) echo stored ;; esac; done | sort -u)
-run_folds "$(for n in $all; do for part in $parts; do echo "${part}_$n"; done; done)" commands $root
+run_folds "$(for n in $trials; do for part in $parts; do echo "${part}_$n"; done; done)" commands $root
 case " $rows " in *" real "*) baseline="--baseline real" ;; *) baseline= ;; esac
 echo "report --runs $root --out $root/report $baseline --title 'Digits: rivals at an equal number of student steps (${RECIPE:-strong} recipe)' $(recorded digits_rivals_${RECIPE:-strong}$more scripts/sweeps/digits_rivals.sh) $dry" |
     "$PYTHON" -m dm_kd

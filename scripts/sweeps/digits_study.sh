@@ -23,13 +23,6 @@ trials() {
     done | head -n "$1"
 }
 
-# check_rows ROWS ALL: ends where one of ROWS is not among them.
-check_rows() {
-    for row in $1; do
-        case " $2 " in *" $row "*) ;; *) echo "error: no row '$row'; there are: $2" >&2; exit 2 ;; esac
-    done
-}
-
 # number WHAT NAME: the 2 of "set" in fold0_gen1_set2_seed3_s1.5
 number() { echo "$2" | tr _ '\n' | sed -n "s/^$1\([0-9.][0-9.]*\)\$/\1/p"; }
 

@@ -36,7 +36,9 @@ paper)
 esac
 root=save/fashion_mnist_rivals${pair}_${RECIPE:-strong} common="--threads $threads $dry"
 gan=save/generators/fashion_mnist_gan
-rows=${ROWS:-alone real real_1000 real_1207 noise one_image one_image_cutmix out_of_domain gan dit dit_480 diffdfkd diffdfkd_adv deepinversion $streams $pools}
+all="alone real real_1000 real_1207 noise one_image one_image_cutmix out_of_domain gan dit dit_480 diffdfkd diffdfkd_adv deepinversion $streams $pools"
+rows=${ROWS:-$all}
+check_rows "$(echo "$rows" | sed 's/real_[1-9][0-9]*/real/g; s/dit_[1-9][0-9]*/dit/g')" "$all"
 
 set_of() { # ROW: its set's folder
     case $1 in
@@ -99,7 +101,7 @@ for row in $rows; do
     case "$sets " in *" $made "*) continue ;; esac
     if [ -n "$(set_of "$row")" ]; then sets="$sets $made"; fi
 done
-run_folds "teacher generator" commands $root
+case $rows in *dit* | *diffdfkd*) run_folds "teacher generator" commands $root ;; *) run_folds teacher commands $root ;; esac
 if [ -n "$sets" ]; then run_folds "$sets" commands $root; fi
 if [ -n "$students" ]; then run_folds "$students" commands $root; fi
 if [ -n "$last" ]; then
