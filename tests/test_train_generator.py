@@ -66,3 +66,18 @@ def test_large_images_need_a_resolution_and_small_ones_keep_theirs():
         train_generator.at_resolution(get_task("digits"), 16)
     assert train_generator.at_resolution(get_task("digits"), None).resolution == 8
     assert train_generator.at_resolution(get_task("imagenet100"), 64).resolution == 64
+
+
+@pytest.mark.parametrize(("kind", "module", "loss", "small"), [
+    ("dit", "diffusion", "diffusion_loss", ["--width", "16", "--depth", "1", "--heads", "1"]),
+    ("gan", "gan", "generator_loss", ["--width", "8", "--latent-size", "4"])])
+def test_a_generator_that_diverged_draws_no_samples(tmp_path, monkeypatch, capsys, kind, module,
+                                                    loss, small):
+    place = getattr(train_generator, module)
+    real = getattr(place, loss)
+    monkeypatch.setattr(place, loss, lambda *inputs: real(*inputs) * torch.nan)
+    assert train_generator.main([
+        "--kind", kind, "--task", "digits", *small, "--steps", "3", "--sample-every", "1",
+        "--batch-size", "4", "--device", "cpu", "--threads", "1", "--out", str(tmp_path)]) == 4
+    assert "became NaN or infinite before step 1" in capsys.readouterr().err
+    assert not list(tmp_path.glob("samples*"))
