@@ -48,8 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--epochs", type=positive_int, default=100, metavar="N",
                        help="default: %(default)s")
     group.add_argument("--steps-per-epoch", type=positive_int, default=None, metavar="N",
-                       help="steps that count as an epoch (default: one pass over the images; "
-                            "where a method makes them 400, of 224 pixels 1000)")
+                       help="steps that count as an epoch (default: one pass over the images)")
     group.add_argument("--batch-size", type=positive_int, default=256, metavar="N",
                        help="images per step, over all processes (default: %(default)s)")
     group.add_argument("--optimizer", choices=("sgd", "adamw"), default="sgd",

@@ -103,7 +103,7 @@ recorded() {
     if [ "${RECORD:-}" = 1 ]; then echo "--record save/results/$1 --command '${called_with}sh $2'"; fi
 }
 called_with=
-for variable in GENERATOR PAIR RECIPE ROUNDS STEPS TRIALS GRID CLAIM PLAIN STRONG GUIDANCE METHODS ROWS; do
+for variable in GENERATOR PAIR RECIPE ROUNDS STEPS TRIALS GRID CLAIM PLAIN STRONG GUIDANCE METHODS SIZE SEEDS SETS PER_CLASS ROWS; do
     eval "value=\${$variable:-}"
     case $value in
     '') ;;

@@ -61,7 +61,8 @@ SETTINGS = {  # what a preset may hold besides its terms: (type, metavar, what i
 def add_arguments(parser: argparse.ArgumentParser, method: str, preset: dict) -> None:
     """A preset's terms and settings as flags, whose defaults are the preset's values."""
     group = parser.add_argument_group(
-        f"source {method}", "Defaults are the preset for the task's size of images.")
+        f"source {method}", "Defaults are the preset for the task's size of images. An epoch has "
+        f"{STEPS_PER_EPOCH} steps by default, of 224 pixels {LARGE_STEPS_PER_EPOCH}.")
     for term, weight in preset["terms"].items():
         group.add_argument(f"--{term.replace('_', '-')}-weight", type=nonnegative_float,
                            default=weight, metavar="X",

@@ -15,6 +15,7 @@ chain_flags "scripts/sweeps/digits_speed_keeps_accuracy.sh" "$@"
 . scripts/digits_settings.sh
 find_python
 root=save/digits_speed rows=${ROWS:-float32 bf16 compiled cached both}
+check_rows "$rows" "float32 bf16 compiled cached both"
 
 commands() { # fold3_seed0
     d=$root/$1 common="--seed ${1#*seed} --threads $threads $dry" fold=${1%_*}
@@ -27,7 +28,6 @@ commands() { # fold3_seed0
         cached) faster="--amp none --compile off --cache-teacher" ;;
         both) faster="--amp bf16 --compile off --cache-teacher" ;;
         compiled) faster="--amp none --compile on" ;;
-        *) echo "error: unknown row '$row' in ROWS" >&2; exit 2 ;;
         esac
         echo "distill $distill_flags $fold --teacher $d/teacher --source real --cache $root/cache $faster --out $d/$row $common"
     done

@@ -16,7 +16,7 @@
 # Use: sh scripts/sweeps/digits_ways.sh [--dry-run]     (JOBS=2: processes at a time, a thread each)
 #      TRIALS=30 (see digits_study.sh): 15 generators, two sets of each, a student of each set; a later call
 #      with a larger number goes on. TRIALS=90 gives three students per set: 2 hours on top, or of
-#      ROWS="base dist", those of a claim, 20 minutes.
+#      ROWS="base dist", those of a claim, 20 minutes (estimates).
 # Record: python -m dm_kd.report ... --record save/results/digits_ways (this script with RECORD=1)
 set -eu
 cd "$(dirname "$0")/../.."

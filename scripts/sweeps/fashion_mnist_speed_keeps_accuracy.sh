@@ -15,6 +15,7 @@ chain_flags "scripts/sweeps/fashion_mnist_speed_keeps_accuracy.sh" "$@"
 find_python
 root=save/fashion_mnist_speed$pair teacher=$rival_teacher
 rows=${ROWS:-float32 bf16 compiled cached both} common="--threads $threads $dry"
+check_rows "$rows" "float32 bf16 compiled cached both"
 
 commands() { # teacher, or seed0
     if [ "$1" = teacher ]; then
@@ -28,7 +29,6 @@ commands() { # teacher, or seed0
         cached) faster="--amp none --compile off --cache-teacher" ;;
         both) faster="--amp bf16 --compile off --cache-teacher" ;;
         compiled) faster="--amp none --compile on" ;;
-        *) echo "error: unknown row '$row' in ROWS" >&2; exit 2 ;;
         esac
         echo "distill $distill_flags $(as_student $rival_student) --teacher $teacher --source real --cache $root/cache $faster --seed ${1#seed} --out $root/$1/$row $common"
     done
