@@ -10,6 +10,8 @@ from collections.abc import Iterable
 import torch
 import torch.distributed as dist
 
+from dm_kd.errors import UserError
+
 
 def rank() -> int:
     return int(os.environ.get("RANK", 0))
@@ -21,6 +23,16 @@ def world_size() -> int:
 
 def is_main() -> bool:
     return rank() == 0
+
+
+def refuse_ranks(command: str) -> None:
+    """For a command that does all its work in one process.
+
+    Raises:
+        UserError: the environment says that this is one of several."""
+    if world_size() > 1:
+        raise UserError(f"{command} runs in one process", found=f"WORLD_SIZE={world_size()}",
+                        hint="without torchrun; else `unset RANK WORLD_SIZE` before it")
 
 
 def start(device: torch.device) -> None:

@@ -12,6 +12,7 @@ import dataclasses
 import difflib
 import importlib
 import math
+import re
 import sys
 from pathlib import Path
 
@@ -42,7 +43,15 @@ from dm_kd.sources.stored import (
     making,
     resident,
 )
-from dm_kd.tasks import TASKS, Task, absent_classes, first_per_class, get_task, load_real
+from dm_kd.tasks import (
+    TASKS,
+    Task,
+    absent_classes,
+    first_per_class,
+    get_task,
+    load_real,
+    may_have_seen,
+)
 from dm_kd.teacher_cache import STORAGE, TeacherCache, tensors_digest
 
 LABEL_CHECK_IMAGES = 1000
@@ -142,7 +151,8 @@ def body(argv: list[str]) -> None:
     objective = objectives.OBJECTIVES[args.objective]
     if args.label_weight:
         objective = objectives.with_labels(objective, args.label_weight)
-    notes = [*inputs.pop("notes", ()), absent_classes(labels, task, "source"),
+    notes = [*inputs.pop("notes", ()), *seen_notes(args, task, teacher_card, card["generator"]),
+             same_start(args, teacher_card), absent_classes(labels, task, "source"),
              val and absent_classes(val.labels, task, "validation")]
     teacher = teacher.to(device, memory_format=torch.channels_last)
     if not (args.out / "result.json").exists():  # a refused teacher leaves no folder in the way
@@ -155,9 +165,6 @@ def body(argv: list[str]) -> None:
         folder.log(f"{args.student}, {models.parameter_count(student):,} parameters, from "
                    f"{teacher_card['name']} on {count}images of {args.source}, {device}, "
                    f"amp {args.amp}")
-        if teacher_card["fold"] not in (None, args.fold):
-            folder.log(f"note: the teacher was trained for fold {teacher_card['fold']}; it may "
-                       f"have seen images that fold {args.fold} judges on")
         for note in filter(None, notes):
             folder.log(note)
         example = view.plain(engine.take(images, torch.arange(min(4, len(images)))), device)
@@ -210,8 +217,30 @@ def load_teacher(args: argparse.Namespace, task: Task) -> tuple[torch.nn.Module,
     known = [card["sha256"] or card["spec"] for card in cards]
     card = {"name": " + ".join(card["name"] for card in cards), "spec": args.teacher,
             "sha256": files.sha256(" ".join(known).encode()),
-            "fold": min(folds) if folds else args.fold, "task": task.name, "teachers": cards}
+            "fold": min(folds) if folds else args.fold, "task": task.name, "teachers": cards,
+            "val": None, "seed": None}
     return Averaged([teacher for teacher, _ in loaded], args.temperature).eval(), card
+
+
+def seen_notes(args: argparse.Namespace, task: Task, teacher: dict, generator: dict | None
+               ) -> list[str]:
+    """Lines for the log where teacher or generator learnt from what the student is judged on."""
+    folds = {"teacher": (teacher["fold"], teacher["val"])}
+    said = re.fullmatch(rf"real training images of {re.escape(task.name)}, fold (\d+) "
+                        r"\(--val (\w+)\)", str((generator or {}).get("trained_on")))
+    if said:
+        folds["set's generator"] = int(said[1]), said[2]
+    return [f"note: the {who} was trained for fold {fold} with --val {val}; it may have seen "
+            f"images that fold {args.fold} with --val {args.val} judges on"
+            for who, (fold, val) in folds.items() if may_have_seen(fold, val, args)]
+
+
+def same_start(args: argparse.Namespace, teacher: dict) -> str | None:
+    """A line for the log where the student begins with the weights that its teacher began with."""
+    if (teacher["name"], teacher["seed"]) != (args.student, args.seed):
+        return None
+    return (f"note: the teacher is a {args.student} of seed {args.seed} too: both begin with the "
+            "same weights; another --seed makes them independent")
 
 
 class Averaged(torch.nn.Module):
@@ -243,7 +272,8 @@ def faster(teacher: torch.nn.Module, example: torch.Tensor, args: argparse.Names
 def logits_digests(args: argparse.Namespace, teacher: torch.nn.Module, teacher_card: dict,
                    images: torch.Tensor | ImageFiles, inputs: dict) -> dict:
     """What the teacher and its images are, for the key of their logits."""
-    source = inputs.get("source_sha256") or tensors_digest({"images": images})
+    source = (images.fingerprint if isinstance(images, ImageFiles) else
+              inputs.get("source_sha256") or tensors_digest({"images": images}))
     return {"teacher": teacher_card["name"], "weights": tensors_digest(teacher.state_dict()),
             "temperature": args.temperature if isinstance(teacher, Averaged) else None,
             "source": source, "images": len(images)}
@@ -290,6 +320,8 @@ def load_source(args: argparse.Namespace, task: Task
         index = first_per_class(labels, args.images_per_class, args.subset_seed)
         images = images.chosen(index) if isinstance(images, ImageFiles) else images[index]
         labels = labels[index]
+    if args.source_labels == "none":
+        labels = torch.full_like(labels, -1)
     images, digest = gathered(images, task, args.cache, False)
     if digest:
         inputs["source_sha256"] = digest
@@ -343,8 +375,6 @@ def load_set(args: argparse.Namespace, task: Task) -> tuple[torch.Tensor, torch.
         # positions run over the classes first
         pixels, labels, rest = pixels[:count], labels[:count], pixels[count:]
     labels, note = set_labels(manifest, labels, task)
-    if args.source_labels == "none":
-        labels = torch.full_like(labels, -1)
     return pixels, labels, {"source_sha256": images.digest, "generator": manifest["generator"],
                             "seconds": images.seconds() | {"of_images": images.plan.images},
                             "held_out": rest, "notes": [note] if note else []}

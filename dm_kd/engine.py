@@ -61,7 +61,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--lr-decay-epochs", type=epoch_list, default=(30, 60, 90), metavar="LIST",
                        help="epochs after which the rate drops (default: 30,60,90)")
     group.add_argument("--warmup-epochs", type=nonnegative_int, default=0, metavar="N",
-                       help="epochs of linear warm-up (default: %(default)s)")
+                       help="epochs in which the rate rises linearly from a hundredth (default: "
+                            "%(default)s)")
     group.add_argument("--weight-decay", type=nonnegative_float, default=1e-4, metavar="X",
                        help="on all weights (default: %(default)s)")
     group.add_argument("--augment", choices=("default", "none"), default="default",
@@ -96,12 +97,15 @@ def check_arguments(args: argparse.Namespace) -> None:
     """What can be refused before anything is read.
 
     Raises:
-        UserError: the batch divides neither over the ranks nor into --bn-group; no tensorboard, no
-            C compiler."""
+        UserError: the batch divides neither over the ranks nor into --bn-group; warm-up to the end;
+            no tensorboard, no C compiler."""
     ranks = dist.world_size()
     if args.batch_size % ranks:
         raise UserError(f"--batch-size {args.batch_size} does not divide over {ranks} processes",
                         hint=f"--batch-size {max(args.batch_size // ranks, 1) * ranks}")
+    if args.warmup_epochs >= args.epochs:
+        raise UserError(f"--warmup-epochs {args.warmup_epochs} leaves no epoch of --epochs "
+                        f"{args.epochs} at the full rate", hint="fewer, or more --epochs")
     share = args.batch_size // ranks
     if args.bn_group and share % args.bn_group:
         raise UserError(f"the {share} images of a process do not divide into groups of "
@@ -197,11 +201,12 @@ def autocast(amp: str, device: torch.device) -> torch.autocast:
 
 
 def resolve_compile(choice: str, device: torch.device) -> str:
-    """"on" or "off". auto: on for GPUs that have a Triton to compile with, and a C compiler, which
-    Triton needs."""
+    """"on" or "off". auto: on for GPUs that Triton compiles for (NVIDIA's from Volta on), where it
+    is there, and a C compiler, which it needs."""
     if choice != "auto":
         return choice
-    able = device.type == "cuda" and importlib.util.find_spec("triton") and c_compiler()
+    able = (device.type == "cuda" and importlib.util.find_spec("triton") and c_compiler()
+            and (torch.version.hip or torch.cuda.get_device_capability(device) >= (7, 0)))
     return "on" if able else "off"
 
 
@@ -256,7 +261,7 @@ def learning_rate(epoch: float, args: argparse.Namespace) -> float:
         epoch: epochs done so far, with its fraction: 0 at the first step.
     """
     if epoch < args.warmup_epochs:
-        return args.learning_rate * min((epoch + 1 / args.epochs) / args.warmup_epochs, 1)
+        return args.learning_rate * max(epoch / args.warmup_epochs, 0.01)
     if args.lr_schedule == "cosine":
         done = (epoch - args.warmup_epochs) / max(args.epochs - args.warmup_epochs, 1)
         return args.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
@@ -489,8 +494,8 @@ def train_one_epoch(run: Run, args: argparse.Namespace, view: View, network: nn.
                 int(bool(stop())), int(run.due()), int(1000 * (time.monotonic() - since)))
             poll = step + steps_to_poll(step + 1 - last, milliseconds / 1000 / dist.world_size())
             if stopping or due:
-                check_finite(run, losses[:step + 1], student, epoch, args, shown)
-                state |= {"step": step + 1, "losses": losses[:step + 1].cpu(),
+                mean = check_finite(run, losses[:step + 1], student, epoch, args, shown)
+                state |= {"step": step + 1, "losses": mean.cpu(),
                           "seconds": time.monotonic() - started}
                 save(run, state, student, optimizer, source)
                 shown.clear()

@@ -68,7 +68,7 @@ def refuse_difference(old: dict, new: dict, folder: object, what: str) -> None:
     """Compare settings.
 
     Raises:
-        UserError: some differ; shows the first three as `name: old -> new`.
+        UserError: some differ; shows the first two as `name: old -> new`.
     """
     differing = [k for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k)]
     if differing:

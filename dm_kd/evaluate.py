@@ -13,10 +13,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dm_kd import engine, files, models, run
+from dm_kd import dist, engine, files, models, run
 from dm_kd.errors import UserError
 from dm_kd.sources.stored import load_judged
-from dm_kd.tasks import absent_classes, get_task
+from dm_kd.tasks import absent_classes, get_task, may_have_seen
 
 SHOWN_CLASSES = 20  # with names and counts in the confusion picture; more are a heat map
 CONFUSIONS = 8  # the most frequent ones that the picture lists
@@ -47,6 +47,7 @@ def body(argv: list[str]) -> None:
     if args.dry_run:
         print(f"would judge {args.model} on {task.name}, fold {args.fold}", file=sys.stderr)
         return
+    dist.refuse_ranks("evaluate")
     device = run.use_device(args)
     amp = engine.resolve_amp(args.amp, device)
     torch.manual_seed(args.seed)  # of NAME@none
@@ -55,9 +56,10 @@ def body(argv: list[str]) -> None:
                         hint=f"--confusion {args.confusion.stem or 'confusion'}.png")
     model, card = models.load_frozen(args.model, task)
     teacher = models.load_frozen(args.teacher, task)[0] if args.teacher else None
-    if card["fold"] not in (None, args.fold):
-        print(f"note: the model was trained for fold {card['fold']}; fold {args.fold} has images "
-              "that it may have seen", file=sys.stderr)
+    if may_have_seen(card["fold"], card["val"], args):
+        print(f"note: the model was trained for fold {card['fold']} with --val {card['val']}; "
+              f"fold {args.fold} with --val {args.val} has images that it may have seen",
+              file=sys.stderr)
     val = load_judged(task, args)
     if note := absent_classes(val.labels, task, "validation"):
         print(note, file=sys.stderr)

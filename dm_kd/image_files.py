@@ -46,7 +46,8 @@ class ImageFiles:
         names: what identifies each, for messages and `read`.
         labels: int64 [N], -1 = unknown.
         place: where they lie: `read(name, limit)` gives a file's first bytes, or all of them;
-            `stamp(name)` changes with them, `where(name)` is what a message shows.
+            `stamp(name)` changes with them, `mark(name)` too but for a move or copy, `where(name)`
+            is what a message shows.
         channels: 1 or 3, to which every image is converted.
     """
 
@@ -93,6 +94,15 @@ class ImageFiles:
         packed copy is still theirs."""
         lines = (f"{name}\t{label}\t{self.place.stamp(name)}\n" for name, label in
                  zip(self.names, self.labels.tolist(), strict=True))
+        return files.sha256("".join(lines).encode())
+
+    @property
+    def identity(self) -> str:
+        """SHA-256 of names, labels and each file's size (in an archive: checksum): the same for a
+        copy in another place."""
+        root = os.path.commonpath(self.names) if os.path.isabs(self.names[0]) else ""
+        lines = (f"{name.removeprefix(root)}\t{label}\t{self.place.mark(name)}\n" for name, label
+                 in zip(self.names, self.labels.tolist(), strict=True))
         return files.sha256("".join(lines).encode())
 
     def chosen(self, index: Tensor, labels: Tensor | None = None) -> "ImageFiles":
@@ -263,12 +273,18 @@ class Folder:
             raise UserError("cannot read an image", file=path, found=error.strerror) from error
 
     def stamp(self, name: str) -> str:
+        status = self.status(name)
+        return f"{self.path / name}\t{status.st_size}\t{status.st_mtime_ns}"
+
+    def mark(self, name: str) -> str:
+        return str(self.status(name).st_size)
+
+    def status(self, name: str) -> os.stat_result:
         try:
-            status = (self.path / name).stat()
+            return (self.path / name).stat()
         except OSError as error:
             raise UserError("cannot read an image", file=self.path / name,
                             found=error.strerror) from error
-        return f"{self.path / name}\t{status.st_size}\t{status.st_mtime_ns}"
 
 
 class Archive:
@@ -291,7 +307,10 @@ class Archive:
                        and not hidden(i.filename)})
 
     def stamp(self, name: str) -> str:
-        return f"{self.path}\t{self.zip.getinfo(name).CRC}"
+        return f"{self.path}\t{self.mark(name)}"
+
+    def mark(self, name: str) -> str:
+        return str(self.zip.getinfo(name).CRC)
 
     def read(self, name: str, limit: int | None = None) -> bytes:
         """A member's bytes, or the first of them."""

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dm_kd import augment, engine, fidelity, files, image_set, models, run
+from dm_kd import augment, dist, engine, fidelity, files, image_set, models, run
 from dm_kd.errors import UserError
 from dm_kd.real_data import RealData
 from dm_kd.sources.stored import gathered
@@ -61,6 +61,7 @@ def body(argv: list[str]) -> None:
         state = "" if args.set.exists() else " (not made yet)"
         print(f"would look at {args.set}{state} with {args.teacher}")
         return
+    dist.refuse_ranks("inspect_set")
     device = run.use_device(args)
     pixels, labels, manifest = load_set(args, task)
     result, drawn = measure(args, task, pixels, labels, device)

@@ -184,7 +184,8 @@ def load_frozen(spec: str, task: Task) -> tuple[nn.Module, dict]:
             timm:NAME (both download).
 
     Returns:
-        The network and {"name", "spec", "sha256", "fold", "task"} (None where unknown).
+        The network and {"name", "spec", "sha256", "fold", "task", "val", "seed"} (None where
+        unknown).
 
     Raises:
         UserError: nothing there, unknown model, another architecture, another count of classes or
@@ -200,7 +201,8 @@ def load_frozen(spec: str, task: Task) -> tuple[nn.Module, dict]:
                        "if these are its classes under other names", model=spec)
     model.eval().requires_grad_(False)
     return model, {"name": name, "spec": spec, "sha256": card.get("sha256"),
-                   "fold": card.get("fold"), "task": card.get("task")}
+                   "fold": card.get("fold"), "task": card.get("task"),
+                   "val": card.get("val"), "seed": card.get("seed")}
 
 
 def _resolve(spec: str, task: Task) -> tuple[str, dict | None, dict]:

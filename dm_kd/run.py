@@ -394,13 +394,18 @@ def hardware(device) -> dict:
     record = {"cpu": cpu, "cores": os.cpu_count(), "threads": torch.get_num_threads()}
     if device.type == "cuda":
         record["gpu"] = torch.cuda.get_device_name(device)
+    if dist.world_size() > 1:
+        record["processes"] = dist.world_size()
     return record
 
 
 def multiplies_bf16(device) -> bool:
-    """Whether bfloat16 products pay there: on GPUs, and on processors that have them."""
+    """Whether bfloat16 products pay there: on GPUs from Ampere on (older ones emulate them), AMD's,
+    and processors that have them."""
     if device.type == "cuda":
-        return True
+        import torch
+
+        return bool(torch.version.hip) or torch.cuda.get_device_capability(device) >= (8, 0)
     try:
         flags = Path("/proc/cpuinfo").read_text()
     except OSError:
@@ -439,7 +444,10 @@ class Run:
         self.settings = {k: _plain(v) for k, v in sorted(vars(args).items())
                          if k not in VOLATILE}
         self.left_at_default = set(getattr(args, "left_at_default", ()))
-        self.inputs, self.module = inputs, module
+        ranks = dist.world_size()  # batch norms see each one's share of a batch
+        self.inputs = inputs | ({"processes": ranks} if ranks > 1 else {})
+        self.module = module
+        self.data = getattr(args, "data", None)  # where, which may change
         self.checkpoint_seconds = args.checkpoint_seconds
         self._last_save = time.monotonic()
         self._lock = None
@@ -563,9 +571,10 @@ class Run:
                 newest = path
             else:
                 damaged.append(path)
-                self.log(f"{path.name} is damaged (sha256 differs); the other one is used")
         self._last_damaged = self.folder / "last.pt" in damaged
         if newest is not None:
+            for path in damaged:
+                self.log(f"{path.name} is damaged (sha256 differs); {newest.name} is used")
             return files.load_pt(newest)
         if damaged:
             raise DamagedError("no checkpoint is whole", file=damaged[-1],
@@ -591,6 +600,8 @@ class Run:
                 words.append(flag)
             elif value is not None and value is not False:
                 words.append(f"{flag} {shlex.quote(str(value))}")
+        if self.data is not None:
+            words.append(f"--data {shlex.quote(str(self.data))}")
         return " ".join([*words, f"--out {shlex.quote(str(self.folder))}"])
 
 

@@ -5,6 +5,7 @@ and where the real ones lie. Real images serve three ends only: training a teach
 generator, and judging the student.
 """
 
+import argparse
 import functools
 import itertools
 from collections.abc import Callable
@@ -113,6 +114,14 @@ def load_real(task: Task, split: str, fold: int = 0, val: str = "val",
     if split == "val" and val == "none":
         return None
     return task.load(split, val, fold, data)
+
+
+def may_have_seen(fold: int | None, val: str | None, args: argparse.Namespace) -> bool:
+    """Whether what was trained with --fold `fold` --val `val` (None: unknown) may have learnt from
+    images that `args.fold` and `args.val` judge on."""
+    if args.val == "none":
+        return False
+    return fold not in (None, args.fold) or args.val == "dev" and val not in (None, "dev")
 
 
 def first_per_class(labels: torch.Tensor, per_class: int | None, seed: int | None = None

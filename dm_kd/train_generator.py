@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dm_kd import augment, engine, files, image_set, run
+from dm_kd import augment, dist, engine, files, image_set, run
 from dm_kd.errors import DivergedError, Stopped, UserError
 from dm_kd.generators import diffusion, dit, gan
 from dm_kd.sources.stored import StoredSource, gathered, resident
@@ -167,6 +167,7 @@ def body(argv: list[str]) -> None:
               f"of {args.batch_size} images, in {args.out} ({state})")
         return
     run.resume_threads(args)
+    dist.refuse_ranks("train_generator")
     device = run.use_device(args)
     if args.kind == "dit" and args.amp == "auto":
         args.amp = "bf16" if device.type == "cuda" else "none"

@@ -72,7 +72,7 @@ def body(argv: list[str]) -> None:
     card = {"model": args.model, "task": task.name, "num_classes": task.num_classes,
             "class_names": list(task.class_names), "mean": task.mean, "std": task.std,
             "resolution": task.resolution,
-            "fold": args.fold, "val": args.val}
+            "fold": args.fold, "val": args.val, "seed": args.seed}
     with run.Run(args.out, args, inputs, "model", "train_teacher") as folder:
         if folder.result:
             print(f"{args.out} is finished: {engine.judgement(folder.result)}")

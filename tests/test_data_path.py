@@ -123,7 +123,7 @@ def test_images_of_different_sizes_stay_files():
     found = found_in("set", IMAGENET)
     for _ in range(2):
         images, digest = gathered(found, IMAGENET, CACHE, False)
-        assert images is found and digest == found.fingerprint
+        assert images is found and digest == found.identity
     assert not list(CACHE.glob("*.u8"))
 
 
@@ -457,7 +457,8 @@ def test_the_accuracy_on_a_list_is_that_of_its_labels(capsys, monkeypatch, shift
             level = x[:, 0].mean((1, 2)) * IMAGENET.std[0] + IMAGENET.mean[0]
             return one_hot((level * 255).round().long(), 1000).float()
 
-    monkeypatch.setattr(evaluate.models, "load_frozen", lambda *a: (Red(), {"fold": None}))
+    card = {"fold": None, "val": None}
+    monkeypatch.setattr(evaluate.models, "load_frozen", lambda *a: (Red(), card))
     Path("set").mkdir()
     lines = []
     for i, level in enumerate((0, 5, 128, 254, 200)):

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import importlib
 import json
 import os
 import re
@@ -88,6 +89,10 @@ def metrics(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
+def curve(folder):
+    return [(row["epoch"], row["train_loss"]) for row in metrics(folder)]
+
+
 def test_two_processes_count_every_validation_image_once(two):
     folder, _ = two
     val = load_real(get_task("digits"), "val")
@@ -149,7 +154,7 @@ def test_two_processes_resume_after_a_kill_of_one_to_the_same_bits(two, teacher,
     assert "resumed at epoch" in out
     assert ((tmp_path / "run" / "student.safetensors").read_bytes()
             == (folder / "student.safetensors").read_bytes())
-    assert [row["epoch"] for row in metrics(tmp_path / "run")] == [1, 2, 3, 4]
+    assert curve(tmp_path / "run") == curve(folder)
 
 
 def process_of_rank(rank, parent):
@@ -181,7 +186,7 @@ def test_a_killed_rank_restarts_by_itself_and_ends_in_the_bits_of_an_unbroken_ru
     assert "resumed at epoch" in out
     assert ((tmp_path / "run" / "student.safetensors").read_bytes()
             == (folder / "student.safetensors").read_bytes())
-    assert [row["epoch"] for row in metrics(tmp_path / "run")] == [1, 2, 3, 4]
+    assert curve(tmp_path / "run") == curve(folder)
 
 
 COUNT = """
@@ -280,6 +285,19 @@ def test_synthesis_under_torchrun_makes_the_bytes_of_one_process(tmp_path):
     with open(tmp_path / "two" / "index.csv", newline="") as file:
         assert len(list(csv.DictReader(file))) == 25
     assert "index sha256" in out
+
+
+@pytest.mark.parametrize("command", ["evaluate", "inspect_set", "train_generator"])
+def test_a_command_of_one_process_is_refused_in_several(command, tmp_path, monkeypatch, capsys):
+    """Each would judge its own share of the images and call it the whole."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    argv = {"evaluate": ["--model", "cnn_w4@none"], "inspect_set": [
+        "--set", "nowhere", "--teacher", "cnn_w4@none", "--out", tmp_path / "o.json"],
+        "train_generator": ["--steps", "2", "--out", tmp_path / "o"]}[command]
+    main = importlib.import_module(f"dm_kd.{command}").main
+    assert main(["--task", "digits", "--device", "cpu", *map(str, argv)]) == 2
+    assert f"{command} runs in one process" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 NAN = """

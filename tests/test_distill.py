@@ -67,6 +67,45 @@ def test_an_objective_that_reads_labels_gets_those_of_the_mixed_images(
     assert all(a is b for a, b in zip(seen, shares, strict=True)) if mixed else not shares
 
 
+def judging(**changes):
+    return types.SimpleNamespace(**{"fold": 0, "val": "val", "student": "cnn_w4", "seed": 0}
+                                 | changes)
+
+
+@pytest.mark.parametrize(("fold", "val", "changes", "seen"), [
+    (0, "val", {}, False), (1, "val", {}, True), (0, "val", {"val": "dev"}, True),
+    (0, "none", {"val": "dev"}, True), (0, "dev", {"val": "dev"}, False), (0, "dev", {}, False),
+    (1, "dev", {"val": "dev"}, True), (1, "val", {"val": "none"}, False),
+    (None, None, {"val": "dev"}, False)])
+def test_a_teacher_or_generator_that_may_have_seen_what_is_judged_is_noted(digits, fold, val,
+                                                                          changes, seen):
+    teacher = {"fold": fold, "val": val}
+    generator = {"trained_on": f"real training images of digits, fold {fold} (--val {val})"}
+    nobody = {"fold": None, "val": None}
+    notes = distill.seen_notes(judging(**changes), digits, teacher, generator)
+    assert [n.split(" was")[0] for n in notes] == seen * ["note: the teacher",
+                                                          "note: the set's generator"]
+    for other in (None, {}, {"trained_on": None}, {"trained_on": "ImageNet"},
+                  {"trained_on": f"real training images of cifar100, fold {fold} (--val {val})"}):
+        assert distill.seen_notes(judging(**changes), digits, nobody, other) == []
+
+
+def test_a_student_that_begins_as_its_teacher_began_is_noted(trained, tmp_path):
+    teacher = tmp_path / "teacher"
+    assert train_teacher.main(["--task", "digits", "--model", "cnn_w4", "--epochs", "1",
+                               "--steps-per-epoch", "1", "--device", "cpu", "--seed", "3",
+                               "--out", str(teacher)]) == 0
+    for seed, noted in ((3, True), (4, False)):
+        run = trained(f"seed{seed}", "--teacher", teacher, "--seed", seed)
+        assert ("both begin with the same weights" in (run / "log.txt").read_text()) == noted
+
+
+def test_real_images_without_their_labels_have_none(distill_args, digits):
+    args = distill_args(source="real", source_labels="none")
+    _, labels, _ = distill.load_source(args, digits)
+    assert labels.unique().tolist() == [-1]
+
+
 def weights(folder):
     return (folder / "student.safetensors").read_bytes()
 

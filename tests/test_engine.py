@@ -151,11 +151,17 @@ def test_cosine_runs_from_the_rate_to_zero():
 
 @pytest.mark.parametrize("epochs", [2, 100])
 @pytest.mark.parametrize("schedule", ["step", "cosine"])
-def test_warm_up_rises_from_above_zero_and_never_exceeds_the_rate(epochs, schedule):
+def test_warm_up_rises_linearly_from_above_zero_to_the_rate(epochs, schedule):
     args = recipe(warmup_epochs=1, epochs=epochs, lr_schedule=schedule, lr_decay_epochs=())
     rates = [engine.learning_rate(step / 50, args) for step in range(51)]
-    assert rates[0] > 0 and rates == sorted(rates)
-    assert max(rates) <= args.learning_rate + 1e-12 and rates[-1] == pytest.approx(0.1)
+    assert rates[0] == pytest.approx(0.001) and rates == sorted(rates)
+    assert rates[1:] == pytest.approx([0.1 * step / 50 for step in range(1, 51)])
+
+
+def test_warm_up_to_the_end_is_refused(distill_args):
+    with pytest.raises(UserError, match="--warmup-epochs 2 leaves no epoch"):
+        engine.check_arguments(distill_args(warmup_epochs=2, epochs=2))
+    engine.check_arguments(distill_args(warmup_epochs=1, epochs=2))
 
 
 def test_the_optimizer_gets_the_rate_of_its_step(parts, tmp_path, monkeypatch):
@@ -745,6 +751,7 @@ def test_networks_are_compiled_on_gpus_only_unless_asked_for():
 
 def test_without_a_c_compiler_nothing_is_compiled_and_asking_for_it_is_refused(
         distill_args, monkeypatch):
+    gpu(monkeypatch, (9, 0))
     monkeypatch.setattr(engine.importlib.util, "find_spec", lambda name: object())
     monkeypatch.setattr(engine.shutil, "which", lambda name: None)
     monkeypatch.delenv("CC", raising=False)
@@ -756,7 +763,24 @@ def test_without_a_c_compiler_nothing_is_compiled_and_asking_for_it_is_refused(
     engine.check_arguments(distill_args(compile="on"))
 
 
+def gpu(monkeypatch, capability):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+
+
+@pytest.mark.parametrize(("capability", "amp", "compiled"), [
+    ((6, 0), "none", "off"), ((7, 0), "none", "on"), ((7, 5), "none", "on"), ((8, 0), "bf16", "on"),
+    ((9, 0), "bf16", "on")])
+def test_an_old_gpu_gets_what_it_computes(monkeypatch, capability, amp, compiled):
+    gpu(monkeypatch, capability)
+    monkeypatch.setenv("CC", "cc")
+    monkeypatch.setattr(engine.importlib.util, "find_spec", lambda name: object())
+    cuda = torch.device("cuda")
+    assert (engine.resolve_amp("auto", cuda), engine.resolve_compile("auto", cuda)) == (
+        amp, compiled)
+
+
 def test_without_triton_a_gpu_runs_uncompiled(monkeypatch):
+    gpu(monkeypatch, (9, 0))
     monkeypatch.setenv("CC", "cc")
     for there, found in ((None, "off"), (object(), "on")):
         monkeypatch.setattr(engine.importlib.util, "find_spec", lambda name, there=there: there)
@@ -801,6 +825,7 @@ def test_bfloat16_is_chosen_where_the_processor_computes_it_and_on_gpus(monkeypa
             raise FileNotFoundError(path)
         return flags
 
+    gpu(monkeypatch, (8, 0))
     monkeypatch.setattr(run.Path, "read_text", cpuinfo)
     assert engine.resolve_amp("auto", CPU) == amp
     assert engine.resolve_amp("auto", torch.device("cuda")) == "bf16"

@@ -45,6 +45,15 @@ def test_agreement_counts_the_images_that_both_put_in_the_same_class(teacher_fol
     assert 0 < record["agreement"] < 100
 
 
+@pytest.mark.parametrize(("flags", "seen"), [
+    ((), False), (("--fold", "1"), True), (("--val", "dev"), True)])
+def test_a_model_that_may_have_seen_the_images_is_pointed_out(teacher_folder, capsys, flags, seen):
+    capsys.readouterr()
+    argv = ["--task", "digits", "--device", "cpu", "--model", str(teacher_folder), *flags]
+    assert evaluate.main(argv) == 0
+    assert ("may have seen" in capsys.readouterr().err) == seen
+
+
 def test_a_model_agrees_with_itself(teacher_folder, capsys):
     record = judged(capsys, "--model", teacher_folder, "--teacher", teacher_folder)
     assert record["agreement"] == 100 and record["teacher_acc1"] == record["acc1"]

@@ -526,6 +526,29 @@ def test_a_fingerprint_is_that_of_names_labels_sizes_and_times():
     assert len(marks) == 6
 
 
+def test_an_identity_stays_when_images_move_and_changes_with_names_labels_and_sizes(tmp_path):
+    names = [save(Path(f"set/class_{c}_a.png"), c) for c in (1, 2)]
+    marks = {find("set").identity}
+    shutil.copytree("set", tmp_path / "elsewhere/deep")  # with times of its own
+    Path("list.txt").write_text("set/class_1_a.png\nset/class_2_a.png\n")
+    (tmp_path / "elsewhere/list.txt").write_text("deep/class_1_a.png\ndeep/class_2_a.png\n")
+    listed = [find(path).identity for path in ("list.txt", tmp_path / "elsewhere/list.txt")]
+    assert find(tmp_path / "elsewhere/deep").identity in marks and listed[0] == listed[1]
+    for change in (lambda: os.truncate(names[0], 70), lambda: names[0].rename("set/class_1_b.png"),
+                   lambda: save(names[0])):
+        change()
+        marks.add(find("set").identity)
+    marks.add(find("set", labelled=False).identity)
+    assert len(marks) == 5
+
+
+def test_an_archives_identity_is_that_of_its_members_wherever_it_lies(archive, tmp_path):
+    path = archive()
+    shutil.copy(path, tmp_path / "moved.zip")
+    other = archive(name="other.zip", change=lambda info: setattr(info, "CRC", 1))
+    assert find(path).identity == find(tmp_path / "moved.zip").identity != find(other).identity
+
+
 # --- zip archives ---------------------------------------------------------------------------------
 
 @pytest.fixture

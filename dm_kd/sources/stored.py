@@ -26,7 +26,8 @@ CHUNK = 256  # images decoded at a time
 
 def gathered(images: Tensor | ImageFiles, task: Task, cache: Path, judged: bool
              ) -> tuple[Tensor | ImageFiles, str | None]:
-    """Images as the loop reads them, and a digest of files (None for tensors).
+    """Images as the loop reads them, and a digest of files (None for tensors) that stays when they
+    are moved.
 
     Files become one memory map wherever all their images have one size: what is judged as centre
     crops, small images resized to the task's size. For random-resized crops only files that differ
@@ -43,7 +44,7 @@ def gathered(images: Tensor | ImageFiles, task: Task, cache: Path, judged: bool
     fingerprint, side = images.fingerprint, task.resolution
     size = (side, side) if judged or not task.crop else common_size(images, fingerprint, cache)
     if size is None:
-        return images, fingerprint
+        return images, images.identity
     shape = (len(images), images.channels, *size)
 
     def decoded() -> Iterator[Tensor]:

@@ -37,13 +37,17 @@ train() { # TEACHER FOLDER FLAGS
     echo "train_teacher $teacher_flags --model $what $less $* --out $folder $common"
 }
 
+seed_of() { # TEACHER SEED: another one where students are of its kind: none begins with its weights
+    case $1 in cnn_w8 | resnet8) echo $((100 + $2)) ;; *) echo "$2" ;; esac
+}
+
 teacher_of() { # TEACHER: its folder in the trial that was read
     case $1 in cnn_w32) echo "$base/teacher" ;; *) echo "$root/teachers/$place/$1" ;; esac
 }
 
 tune() { # fold0_cnn_w8: students of a teacher at each temperature, judged on writers left out
     fold=$(number fold "$1") teacher=${1#fold?_} d=$root/dev/fold$(number fold "$1") common="--threads 1 $dry"
-    train "$teacher" "$d/$teacher" --fold "$fold" --val dev
+    train "$teacher" "$d/$teacher" --fold "$fold" --val dev --seed "$(seed_of "$teacher" 0)"
     for t in $temperatures; do
         echo "distill $distill_flags --epochs $study_epochs --fold $fold --val dev --teacher $d/$teacher --source ${sets}_dev_fold$fold --temperature $t --cache-teacher fp32 --out $d/${teacher}_at$t $common"
     done
@@ -68,7 +72,7 @@ study() { # grid_fold0_gen0_set0_seed0: the students of the trial
     case $1 in grid*) which=$teachers students="cnn_w8 resnet8" ;; *) which=$claimed students=cnn_w8 ;; esac
     for teacher in $which; do
         at=$(tuned "$teacher") # nothing in a dry run, before anything is tuned
-        train "$teacher" "$(teacher_of "$teacher")" --fold "$fold" --seed "$gen"
+        train "$teacher" "$(teacher_of "$teacher")" --fold "$fold" --seed "$(seed_of "$teacher" "$gen")"
         for student in $students; do
             kd="--student $student --teacher $(teacher_of "$teacher") --source $source --cache-teacher fp32"
             runs=$root/${student}_fixed

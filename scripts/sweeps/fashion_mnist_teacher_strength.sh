@@ -32,7 +32,7 @@ teacher_of() { # TEACHER: its folder
 
 train() { # lenet5_half, or lenet5_bn_epochs1
     case $1 in
-    lenet5_half) changes="--model lenet5_half --learning-rate $lenet5_rate" ;;
+    lenet5_half) changes="--model lenet5_half --learning-rate $lenet5_rate --seed 100" ;; # no student's seed
     *_epochs*) changes="--epochs ${1#*_epochs}" ;;
     esac
     echo "train_teacher $rival_teacher_flags $changes --out $(teacher_of "$1") $common"
