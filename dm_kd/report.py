@@ -44,7 +44,7 @@ from dm_kd.report_runs import (
     temperatures_of,
     trained_on,
 )
-from dm_kd.report_statistics import compare, mean_accuracy, verdict
+from dm_kd.report_statistics import compare, matters, mean_accuracy, verdict
 
 FIGURES_OF_A_SET = ("frechet", "frechet_train_to_val", "precision", "recall", "density", "coverage",
                     "teacher_entropy", "teacher_agreement")
@@ -248,7 +248,8 @@ def compare_all(rows: list[dict], baseline: str, args: argparse.Namespace) -> di
     base = next(row for row in rows if row["name"] == baseline)
     found = {row["name"]: compare(row["trials"], base["trials"], args.seed, args.claims)
              for row in rows if row is not base}
-    return {name: f | {"verdict": verdict(f, args.margin)} for name, f in found.items()}
+    return {name: f | {"verdict": verdict(f, args.margin), "matters": matters(f, args.margin)}
+            for name, f in found.items()}
 
 
 # --- the record -----------------------------------------------------------------------------------

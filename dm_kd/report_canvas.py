@@ -15,7 +15,8 @@ from pathlib import Path
 
 from dm_kd import files
 
-INK = "#5d636b"  # of the files; in the page it becomes the colour of the text
+INK = "#5d636b"  # of PNG files; in the page it becomes the colour of the text
+DARK = "#1d1f21"  # of SVG files, whose numbers lie on coloured cells too
 COLOURS = ("#3b7ddd", "#d9742c", "#2b9c73", "#bf4f86", "#8870cf", "#96882b", "#3d9db3", "#a3644a")
 WIDTH = 5.0  # inches of a chart, 360 points: as many pixels as a phone is wide
 MOST_PANELS = 3
@@ -60,7 +61,7 @@ def as_svg(figure, name: str, title: str) -> str:
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r' (?:width|height)="[\d.]+pt"', "", text, count=2)
     text = re.sub(r' id="[\w.]+_\d+"', "", text).replace(INK, "currentColor")
-    text = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font: \1 var(--sans)", text)
+    text = re.sub(r"(font(?:-family)?: (?:[\d.]+px )?)[^;\"]*", r"\1var(--sans)", text)
     label = html.escape(title, quote=True)
     return text.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
 
@@ -70,7 +71,7 @@ def standalone(drawn: str) -> bytes | None:
     if "<svg" not in drawn:
         return None
     text = drawn[drawn.index("<svg"):drawn.index("</svg>") + len("</svg>")]
-    text = text.replace("currentColor", INK).replace("var(--sans)", "sans-serif")
+    text = text.replace("currentColor", DARK).replace("var(--sans)", "sans-serif")
     end = text.index(">") + 1
     ground = '<rect width="100%" height="100%" fill="white"/>'
     return f'<?xml version="1.0" encoding="utf-8"?>\n{text[:end]}{ground}{text[end:]}\n'.encode()

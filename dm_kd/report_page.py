@@ -96,6 +96,7 @@ def results_columns(record: dict) -> list[Column]:
         ("95 % interval", lambda r: interval(r["interval"])),
         (f"minus {record['baseline']}", difference),
         ("verdict", against("verdict", str)),
+        (f"difference, by {record['margin']:g} points", against("matters", str)),
         ("test error", against("test_error", number)),
         ("seed error", against("seed_error", number)),
         ("published", published_text),
@@ -151,7 +152,7 @@ def set_columns(record: dict) -> list[Column]:
         found = entry.get("worst_class")
         if not isinstance(found, dict) or not isinstance(found.get("percent"), (int, float)):
             return ""
-        return f"{esc(found.get('name')).replace('|', ' ')[:40]}: {number(found['percent'], 1)}"
+        return f"{str(found.get('name') or '')[:40]}: {number(found['percent'], 1)}"
 
     columns = [("images", found("images", digits=0)),
                ("s", found("generator", "guidance_scale", digits=1)),
@@ -299,7 +300,8 @@ def csv_table(record: dict) -> str:
              "images_per_class", "information", "trials", "folds", "val_images", "acc1_mean",
              "acc1_std", "best_acc1_mean", "agreement_mean", "blind_agreement_mean", "teacher_acc1",
              "images_seen", "seconds_mean", "making")
-    against = ("difference", "runs", "test_error", "seed_error", "lower_bound", "verdict", "note")
+    against = ("difference", "runs", "test_error", "seed_error", "lower_bound", "verdict",
+               "matters", "note")
     lines = []
     for row in record["rows"]:
         line = {k: row[k] for k in names}
@@ -503,7 +505,9 @@ def results_section(record: dict) -> str:
         text += f" Differences are paired, image by image, with {esc(record['baseline'])}."
         text += (f" Verdict, by the interval of the difference: better (above 0), no worse by more "
                  f"than {record['margin']:g} points (above -{record['margin']:g}), worse (below "
-                 "0), else undecided; a single run decides nothing.")
+                 "0), else undecided; a single run decides nothing. The difference matters where "
+                 "the interval holds no 0, does not where it lies within "
+                 f"{record['margin']:g} points of 0, else that is undecided.")
         if record["claims"] > 1:
             text += (f" Their intervals hold for {record['claims']} claims together (Bonferroni: "
                      f"{100 - 5 / record['claims']:.2f} % each).")

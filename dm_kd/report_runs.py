@@ -19,7 +19,7 @@ from dm_kd.errors import UserError
 
 DAMAGE = (UserError, OSError, KeyError, TypeError, ValueError, AttributeError, IndexError,
           RecursionError, OverflowError)  # all that a file with anything in it can cause
-TOKEN = re.compile(r"_?(?:seed|fold)\d+|(?:^|_)(?:gen|set)\d+(?=_|$)")
+TOKEN = re.compile(r"(?:^|_|(?<=/))(?:seed|fold|gen|set)\d+(?=[_/]|$)")
 IMAGENET = "ImageNet"
 PUBLIC = ("dit", "sit", "imf", "biggan")  # generators whose public weights learnt ImageNet
 UNTRAINED = ("noise", "one_image", "deepinversion")  # generators without weights of their own
@@ -272,12 +272,12 @@ def method_of(trial: dict) -> str:
 
 
 def images_per_class(trial: dict) -> float | None:
-    """Of stored images; None for those that are made while the student learns."""
-    given = number(trial["config"].get("images_per_class"))
+    """Of stored images, by the task's classes (a set may be of more, as ImageNet's are); None for
+    those that are made while the student learns."""
     count = number(trial["inputs"].get("source_images"))
     classes = number(trial["card"].get("num_classes"))
-    if given is None and count and classes:
-        given = count / classes
+    given = (count / classes if count and classes else
+             number(trial["config"].get("images_per_class")))
     return given if given and given > 0 else None
 
 

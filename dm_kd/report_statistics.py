@@ -6,6 +6,7 @@ A run of a row is known by its fold and its replicate, (generator, set, seed).
 """
 
 import functools
+import itertools
 
 import numpy as np
 
@@ -41,9 +42,9 @@ def compare(ours: list[dict], base: list[dict] | None, seed: int, claims: int = 
 
     a (test_error squared): the finite test set. In each fold, groups (writers; single images where
     writers are unknown, or fewer than 4, which the note says) are redrawn with replacement and the
-    fold's mean of d is taken anew, 10,000 times (Efron and Tibshirani, An Introduction to the
-    Bootstrap, 1993); times n / (n - 1) for n groups it is unbiased. Folds add by their shares of
-    the images, squared.
+    fold's mean of d is taken anew, in every way there is to draw them, else 10,000 times (Efron and
+    Tibshirani, An Introduction to the Bootstrap, 1993); times n / (n - 1) for n groups it is
+    unbiased. Folds add by their shares of the images, squared.
     Degrees of freedom: groups - folds. One stratum for all where a fold has one group.
 
     b (seed_error squared): the training. Members are the generators (sets, seeds) of a fold, the
@@ -211,9 +212,11 @@ def maker(trial: dict | None, level: str) -> object:
     if trial is None:
         return None
     named = trial["replicate"][:1 if level == "generator" else 2]
-    return named if named[-1] is not None else (
-        generator_of(trial).get("weights_sha256") if level == "generator"
-        else trial["inputs"].get("source_sha256"))
+    if named[-1] is not None:
+        return named
+    digest = (generator_of(trial).get("weights_sha256") if level == "generator"
+              else trial["inputs"].get("source_sha256"))
+    return None if digest is None else str(digest)
 
 
 def members_of(folds: list[dict], paired: bool) -> tuple[str, list[list[np.ndarray]]]:
@@ -319,7 +322,11 @@ def redrawn(sums: np.ndarray, counts: np.ndarray, seed: int) -> float:
 
 @functools.lru_cache(maxsize=16)
 def draws(seed: int, n: int) -> np.ndarray:
-    """How often each of n groups is drawn, [draws, n]."""
+    """How often each of n groups is drawn, [draws, n]: in each of all n^n equally likely ways where
+    these are no more than the random draws, which leaves nothing to the seed."""
+    if n ** n <= BOOTSTRAP_DRAWS:
+        return np.array([np.bincount(way, minlength=n) for way in
+                         itertools.product(range(n), repeat=n)], dtype=float)
     drawn = np.random.default_rng(seed).integers(n, size=(BOOTSTRAP_DRAWS, n))
     flat = drawn + np.arange(len(drawn))[:, None] * n
     return np.bincount(flat.ravel(), minlength=len(drawn) * n).reshape(len(drawn), n).astype(float)

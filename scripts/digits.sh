@@ -23,7 +23,7 @@ commands() { # fold3_seed0
     echo "train_generator $generator_flags $fold --out $d/generator $common"
     echo "synthesize $synthesize_flags --weights $d/generator --out $set $common"
     echo "synthesize --task digits --generator noise --images-per-class 200 --out ${set}_noise $common"
-    echo "inspect_set --task digits $fold --set $set --teacher $d/teacher --cache $root/cache --out $d/inspect.json $common"
+    [ -e $d/inspect.json ] || echo "inspect_set --task digits $fold --set $set --teacher $d/teacher --cache $root/cache --out $d/inspect.json $common"
     echo "train_teacher $alone_flags $fold --out $d/student_alone $common"
     kd="distill $distill_flags $fold --teacher $d/teacher --cache $root/cache $common"
     echo "$kd --source real --out $d/student_real"

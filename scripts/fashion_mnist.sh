@@ -26,8 +26,8 @@ commands() { # teacher, generator, inspect, or seed0
     teacher) echo "train_teacher $teacher_flags --out $teacher $common" ;;
     generator)
         train_dit "$common"
-        echo "synthesize $synthesize_flags --weights $generator --out $set $common" ;;
-    inspect) echo "inspect_set --task fashion_mnist --set $set --teacher $teacher --out $root/inspect.json $common" ;;
+        echo "synthesize $synthesize_flags --weights '$generator' --out $set $common" ;;
+    inspect) [ -e $root/inspect.json ] || echo "inspect_set --task fashion_mnist --set $set --teacher $teacher --out $root/inspect.json $common" ;;
     *)
         kd="distill $distill_flags --teacher $teacher --cache-teacher fp32 --seed ${1#seed} $common"
         for row in $rows; do

@@ -20,7 +20,7 @@ generator_flags="--task fashion_mnist $network"
 # GENERATOR=save/results/fashion_mnist/generator: the recorded one (SIZE=cpu), and none is trained.
 generator=${GENERATOR:-save/generators/fashion_mnist_dit$size}
 train_dit() { # FLAGS: the command for the generator, unless one was given
-    [ -n "${GENERATOR:-}" ] || echo "train_generator $generator_flags --out $generator $*"
+    [ -n "${GENERATOR:-}" ] || echo "train_generator $generator_flags --out '$generator' $*"
 }
 synthesize_flags="--task fashion_mnist --generator dit --guidance-scale 1 --steps 50 --images-per-class $images"
 recipe="$steps --learning-rate 0.05 --lr-schedule cosine --weight-decay 5e-4"

@@ -9,4 +9,4 @@ cd "$(dirname "$0")/.."
 . scripts/setup_env.sh
 . scripts/fashion_mnist_settings.sh
 find_python
-exec "$PYTHON" -m dm_kd.synthesize $synthesize_flags --weights $generator --out syn_dataset/fashion_mnist$size "$@"
+exec "$PYTHON" -m dm_kd.synthesize $synthesize_flags --weights "$generator" --out syn_dataset/fashion_mnist$size "$@"

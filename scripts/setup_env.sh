@@ -6,13 +6,13 @@ setup_env() {
         if [ -n "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ]; then
             PYTHON=python
         else
-            if [ ! -x .venv/bin/python ]; then
+            if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then # none, or half of one
                 python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
                     echo "error: Python 3.11 or newer is needed, python3 is $(python3 -V)" >&2
                     return 2
                 }
                 echo "making .venv"
-                python3 -m venv .venv
+                python3 -m venv --clear .venv
             fi
             PYTHON=.venv/bin/python
         fi
@@ -67,11 +67,11 @@ run_folds() {
 # chain_flags SCRIPT "$@": the flags of a script that runs many commands, in $seed, $threads (of each
 # command; a default is set before) and $dry.
 chain_flags() {
-    script=$1 seed=0 dry=
+    script=$1 seed=0 seeded= dry=
     shift
     while [ $# -gt 0 ]; do
         case "$1" in
-        --seed) seed=${2:?--seed needs a number}; shift 2 ;;
+        --seed) seed=${2:?--seed needs a number} seeded=" --seed $2"; shift 2 ;;
         --threads) threads=${2:?--threads needs a number}; shift 2 ;;
         --dry-run) dry=--dry-run; shift ;;
         *) echo "error: unknown flag '$1'
@@ -98,12 +98,12 @@ check_rows() {
 }
 
 # recorded NAME SCRIPT: with RECORD=1 report's flags that keep its tables and charts in save/results/NAME,
-# and the command with the variables that the script was called with.
+# and the command with the variables and the seed that the script was called with.
 recorded() {
-    if [ "${RECORD:-}" = 1 ]; then echo "--record save/results/$1 --command '${called_with}sh $2'"; fi
+    if [ "${RECORD:-}" = 1 ]; then echo "--record save/results/$1 --command '${called_with}sh $2${seeded:-}'"; fi
 }
 called_with=
-for variable in GENERATOR PAIR RECIPE ROUNDS STEPS TRIALS GRID CLAIM PLAIN STRONG GUIDANCE METHODS SIZE SEEDS SETS PER_CLASS ROWS; do
+for variable in GENERATOR PAIR RECIPE ROUNDS STEPS TRIALS GRID CLAIM PLAIN STRONG GUIDANCE METHODS SIZE SEEDS SETS PER_CLASS FP8 WEIGHTS VAE ROWS; do
     eval "value=\${$variable:-}"
     case $value in
     '') ;;
@@ -111,6 +111,18 @@ for variable in GENERATOR PAIR RECIPE ROUNDS STEPS TRIALS GRID CLAIM PLAIN STRON
     *) called_with="$called_with$variable=$value " ;;
     esac
 done
+
+# number WHAT NAME: the 2 of "set" in fold0_gen1_set2_seed3_s1.5
+number() { echo "$2" | tr _ '\n' | sed -n "s/^$1\([0-9.][0-9.]*\)\$/\1/p"; }
+
+# best_of PREFIX "1 4 16": of the finished runs in PREFIX1, PREFIX4 ... the one with the highest accuracy, of
+# equal ones the first; nothing where none is finished.
+best_of() {
+    found=$(for value in $2; do
+        sed -n "s/^ *\"acc1\": \([0-9.]*\).*/\1 $value/p" "$1$value/result.json" 2>/dev/null || true
+    done | LC_ALL=C sort -s -k 1,1nr | head -n 1)
+    echo "${found#* }"
+}
 
 # launch MODULE FLAGS...: one process, or NGPU of them under torchrun (one per GPU), in place of the
 # shell. With MAX_RESTARTS=n all of them start again, up to n times, where one was killed; they go on

@@ -13,7 +13,7 @@ import yaml
 from fake_runs import DIT, guesses
 from fake_runs import write_run as write_fake
 
-from dm_kd import report
+from dm_kd import report, report_canvas
 from dm_kd import report_statistics as statistics
 
 
@@ -296,7 +296,21 @@ def test_folds_that_differ_in_difficulty_are_no_test_error():
 def test_the_variance_of_redrawn_groups_is_unbiased():
     # 0 or 1, drawn twice: means 0, 0.5, 1 with variance 1/8; s^2 / n is 1/4
     assert statistics.redrawn(np.array([[0.0, 7.0]]), np.array([7, 7]), 0) == pytest.approx(
-        0.25, rel=0.03)
+        0.25, rel=1e-12)
+
+
+@pytest.mark.parametrize("n", [2, 3, 5])
+def test_few_groups_are_redrawn_in_every_way_whatever_the_seed(n):
+    rng = np.random.default_rng(n)
+    sums, counts = rng.normal(size=(1, n)), rng.integers(1, 9, n).astype(float)
+    found = {statistics.redrawn(sums, counts, seed) for seed in range(3)}
+    ways = [list(way) for way in itertools.product(range(n), repeat=n)]
+    means = [sums[0, way].sum() / counts[way].sum() for way in ways]
+    assert len(found) == 1 and found.pop() == pytest.approx(np.var(means) * n / (n - 1))
+
+
+def test_many_groups_are_redrawn_as_often_as_is_said():
+    assert len(statistics.draws(0, 6)) == statistics.BOOTSTRAP_DRAWS
 
 
 def test_each_part_has_the_quantile_of_its_own_degrees_of_freedom():
@@ -325,15 +339,17 @@ def test_verdicts_follow_the_interval_and_the_margin(interval, known, words, cha
 
 
 def test_the_margin_decides_the_verdict_in_the_tables_and_the_answer(study):
-    for margin, words in (("0.5", "better"), ("30", "better")):
+    for margin, words, change in (("0.5", "better", "matters"), ("30", "better", "matters")):
         assert report.main(["--runs", str(study / "runs"), "--out", str(study / "out"),
                             "--baseline", "base", "--margin", margin]) == 0
         record = json.loads((study / "out" / "results.json").read_text())
         assert record["against_baseline"]["ours"]["verdict"] == words
+        assert record["against_baseline"]["ours"]["matters"] == change
         assert f"| {words} |" in (study / "out" / "results.md").read_text()
     assert report.main(["--runs", str(study / "runs"), "--out", str(study / "out"),
                         "--baseline", "ours", "--margin", "30"]) == 0
-    assert "no worse by more than 30" in (study / "out" / "report.html").read_text()
+    text = (study / "out" / "report.html").read_text()
+    assert "no worse by more than 30" in text and "difference, by 30 points" in text
 
 
 def test_claims_widen_the_interval_through_students_quantile():
@@ -546,6 +562,7 @@ def test_what_is_kept_has_the_command_the_tables_and_charts_on_white(study, monk
         assert root.tag == "{http://www.w3.org/2000/svg}svg" and root.get("viewBox")
         assert root[0].attrib == {"width": "100%", "height": "100%", "fill": "white"}
         assert b"currentColor" not in kept[name] and b"var(" not in kept[name]
+        assert report_canvas.DARK.encode() in kept[name] and b"DejaVu" not in kept[name]
     assert sum(map(len, kept.values())) < 500_000
     monkeypatch.setattr(report, "MOST_KEPT_BYTES", len(kept["results.json"]) + 5000)
     shutil.rmtree(study / "kept")

@@ -146,7 +146,7 @@ def test_settings_without_a_common_trial_say_so_and_are_not_drawn(tmp_path):
     for i in (0, 1, 2):
         write_run(tmp_path / f"cell{i}", seed=i, source="s",
                   generator={**DIT, "guidance_scale": float(i), "steps": 50})
-        write_run(tmp_path / f"amount{i}", seed=i, images_per_class=10 + i)
+        write_run(tmp_path / f"amount{i}", seed=i, per_class=10 + i)
         write_run(tmp_path / f"taught{i}", seed=i, teacher=f"t{i}", objective="dkd")
     rows, record = rows_of(tmp_path)
     with report_canvas.canvas():
@@ -289,6 +289,7 @@ def test_a_chart_takes_the_colours_of_the_page_and_fetches_nothing(tmp_path):
     figures = report_figures.draw_all(rows, record, tmp_path / "out")
     svg = figures["rivals"][0]["html"]
     assert svg.startswith("<svg role=") and "currentColor" in svg and "<text" in svg
+    assert "var(--sans)" in svg and "DejaVu" not in svg
     assert report_canvas.INK not in svg and "<metadata" not in svg
     assert not re.search(r"(href|src)=['\"]?http", svg) and ' id="axes_1"' not in svg
 

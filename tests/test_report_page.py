@@ -187,10 +187,10 @@ def test_the_best_epoch_stands_beside_the_last(tmp_path):
 def test_the_table_of_sets_names_the_class_that_the_teacher_sees_least(tmp_path):
     write_run(tmp_path / "runs" / "a")
     (tmp_path / "runs" / "inspect.json").write_text(json.dumps(
-        {"set": "s", "sentence": "s", "worst_class": {"class": 3, "name": "dress",
+        {"set": "s", "sentence": "s", "worst_class": {"class": 3, "name": "lady's slipper",
                                                       "percent": 61.25}}))
     page, markdown, _, _ = make(tmp_path)
-    assert "dress: 61.2" in page and "| dress: 61.2 |" in markdown
+    assert "lady&#x27;s slipper: 61.2" in page and "| lady's slipper: 61.2 |" in markdown
     assert "worst class, %" in markdown
 
 

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from fake_runs import DIT, write_run
 
-from dm_kd import report_runs
+from dm_kd import report_runs, report_statistics
 
 
 def read(root):
@@ -23,7 +23,8 @@ def change(run, name, **fields):
 
 @pytest.mark.parametrize("name, row", [
     ("real_seed3", "real"), ("fold2_real", "real"), ("x_gen1_set2_seed0", "x"), ("gen1_x", "x"),
-    ("dataset3", "dataset3"), ("x_set2b", "x_set2b"), ("seed0", "seed0"), ("oxygen2", "oxygen2")])
+    ("dataset3", "dataset3"), ("manifold3_x", "manifold3_x"), ("unfold2", "unfold2"),
+    ("fold0_seed1_dit", "dit"), ("x_set2b", "x_set2b"), ("seed0", "seed0"), ("oxygen2", "oxygen2")])
 def test_the_name_of_a_row_is_the_folder_without_its_numbers(name, row):
     assert report_runs.row_name(Path("runs") / name) == row
 
@@ -52,6 +53,22 @@ def test_the_settings_of_a_row_come_from_config_and_card(tmp_path):
     assert (settings["guidance_scale"], settings["steps"], settings["images"]) == (1.5, 50, "dit")
     assert settings["images_per_class"] == 20 and settings["temperature"] == 7.0
     assert settings["teacher"] == "cnn_w32" and settings["generator's sampler"] == "ddpm"
+
+
+def test_the_amount_of_images_is_counted_by_the_tasks_classes(tmp_path):
+    """50 of each of ImageNet's 1,000 classes are 500 for each of CIFAR-100's."""
+    write_run(tmp_path / "made", per_class=5000, images_per_class=50, source="syn/x", generator=DIT)
+    write_run(tmp_path / "real", per_class=50, images_per_class=50)
+    amounts = {t["name"]: t["settings"]["images_per_class"] for t in read(tmp_path)[0]}
+    assert amounts == {"made": 5000, "real": 50}
+
+
+def test_a_digest_that_is_no_text_is_told_apart_all_the_same(tmp_path):
+    for seed, digest in enumerate(([1], {"a": 1}, [1])):
+        write_run(tmp_path / f"a_seed{seed}", seed=seed, source="syn/x",
+                  generator={**DIT, "weights_sha256": digest})
+    trials, problems = read(tmp_path)
+    assert not problems and report_statistics.compare(trials, None, 0)["generators"] == 2
 
 
 PUBLIC = {"name": "biggan", "licence": "Apache-2.0"}

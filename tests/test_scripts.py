@@ -1,6 +1,7 @@
 """The shell scripts: readable by sh, with a header, and a dry run that touches nothing."""
 
 import importlib
+import json
 import os
 import re
 import shlex
@@ -570,3 +571,42 @@ def test_the_digits_rivals_have_every_row_once_in_a_fold_and_one_number_of_steps
     assert len(places) == len({tuple(p) for p in places}) == 5 * 21
     assert {fold for fold, _ in places} == {f"fold{n}_seed0" for n in range(5)}
     assert {args["epochs"] * args["steps_per_epoch"] for args in runs} == {steps}
+
+
+def in_shell(text, cwd=ROOT):
+    return subprocess.run(["sh", "-c", f". scripts/setup_env.sh; {text}"], cwd=cwd, text=True,
+                          check=True, capture_output=True).stdout.strip()
+
+
+def test_no_student_of_the_teacher_study_begins_with_its_teachers_weights(study):
+    for script in ("digits_teacher_strength", "fashion_mnist_teacher_strength"):
+        commands = [settings(words) for words in study(f"scripts/sweeps/{script}.sh", **SMALL)]
+        made = {str(a["out"]): (a["model"], a["seed"]) for entry, a in commands
+                if entry == "train_teacher"}
+        pairs = [(made[a["teacher"]], (a["student"], a["seed"])) for entry, a in commands
+                 if entry == "distill"]
+        assert any(teacher[0] == student[0] for teacher, student in pairs)
+        assert not [teacher for teacher, student in pairs if teacher == student]
+
+
+def test_the_best_run_is_found_by_its_number_the_first_of_equal_ones(tmp_path):
+    for value, acc1 in ((1, 98.125), (4, 98.5), (16, 98.5)):
+        (tmp_path / f"at{value}").mkdir()
+        (tmp_path / f"at{value}" / "result.json").write_text(
+            json.dumps({"best_acc1": 99.0, "acc1": acc1}, indent=1))
+    assert in_shell(f"best_of {tmp_path}/at '1 4 16 64'") == "4"
+    assert in_shell(f"best_of {tmp_path}/none '1 4'") == ""
+
+
+def test_a_record_names_the_variables_and_the_seed_of_the_call():
+    call = "chain_flags x {}; RECORD=1; recorded a scripts/x.sh"
+    assert in_shell(call.format("")) == "--record save/results/a --command 'sh scripts/x.sh'"
+    assert in_shell(call.format("--seed 3")).endswith("'sh scripts/x.sh --seed 3'")
+    assert in_shell("RECORD=1; recorded a x").endswith("'sh x'")
+
+
+def test_paths_with_spaces_reach_the_commands(study):
+    commands = study("scripts/sweeps/fashion_mnist_fidelity.sh", **SMALL,
+                     GENERATOR="my models/dit")
+    weights = {a["weights"] for entry, a in map(settings, commands) if entry == "synthesize"}
+    assert weights == {"my models/dit"}

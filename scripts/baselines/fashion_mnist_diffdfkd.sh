@@ -13,5 +13,5 @@ cd "$(dirname "$0")/../.."
 . scripts/setup_env.sh
 . scripts/fashion_mnist_settings.sh
 find_python
-exec "$PYTHON" -m dm_kd.synthesize $synthesize_flags --weights $generator --teacher $rival_teacher \
+exec "$PYTHON" -m dm_kd.synthesize $synthesize_flags --weights "$generator" --teacher $rival_teacher \
     $guidance_flags --images-per-class $guided_images --out syn_dataset/fashion_mnist_diffdfkd$pair "$@"

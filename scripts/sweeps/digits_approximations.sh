@@ -40,7 +40,7 @@ commands() { # fold
     for name in $ways; do
         set=${sets}_fold${f}_$name
         echo "synthesize --task digits --weights $d/generator --guidance-scale 2 --guided-channels all $(sampler $name) --out $set $common"
-        echo "inspect_set $data --set $set --teacher $d/teacher --cache $root/cache --out $d/inspect_$name.json $common"
+        [ -e "$d/inspect_$name.json" ] || echo "inspect_set $data --set $set --teacher $d/teacher --cache $root/cache --out $d/inspect_$name.json $common"
         for seed in 0 1 2; do
             echo "distill $data --teacher $d/teacher --student cnn_w8 $recipe --temperature 4 --cache $root/cache --seed $seed --source $set --out $d/${name}_seed$seed $common"
         done

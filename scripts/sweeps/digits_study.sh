@@ -23,9 +23,6 @@ trials() {
     done | head -n "$1"
 }
 
-# number WHAT NAME: the 2 of "set" in fold0_gen1_set2_seed3_s1.5
-number() { echo "$2" | tr _ '\n' | sed -n "s/^$1\([0-9.][0-9.]*\)\$/\1/p"; }
-
 # read_trial NAME: its numbers, the folder of its teacher and generator, and flags of all commands.
 read_trial() {
     fold=$(number fold "$1") gen=$(number gen "$1") set=$(number set "$1") seed=$(number seed "$1")

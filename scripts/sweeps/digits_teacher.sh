@@ -25,5 +25,5 @@ commands() { # fold3_seed0
 }
 
 run_folds "fold0_seed0 fold1_seed0 fold2_seed0 fold3_seed0 fold4_seed0 fold0_seed1 fold1_seed1 fold2_seed1 fold3_seed1 fold4_seed1" commands $root
-echo "report --runs $root --out $root/report --title 'Digits: which teacher, on training writers' $dry" |
+echo "report --runs $root --out $root/report --title 'Digits: which teacher, on training writers' $(recorded digits_teacher scripts/sweeps/digits_teacher.sh) $dry" |
     "$PYTHON" -m dm_kd

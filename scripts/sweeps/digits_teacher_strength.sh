@@ -60,10 +60,15 @@ dev_set() { # fold0
 }
 
 tuned() { # TEACHER: the temperature that was best in the trial's fold
-    best=$(for t in $temperatures; do
-        sed -n "s/^ *\"acc1\": \([0-9.]*\).*/\1 $t/p" "$root/dev/fold$fold/$1_at$t/result.json" 2>/dev/null || true
-    done | sort -s -k 1,1nr | head -n 1)
-    echo "${best#* }"
+    best_of "$root/dev/fold$fold/$1_at" "$temperatures"
+}
+
+own() { # grid_fold0_gen0: the teachers of the trials with this generator
+    read_trial "$1"
+    case $1 in grid*) which=$teachers ;; *) which=$claimed ;; esac
+    for teacher in $which; do
+        train "$teacher" "$(teacher_of "$teacher")" --fold "$fold" --seed "$(seed_of "$teacher" "$gen")"
+    done
 }
 
 study() { # grid_fold0_gen0_set0_seed0: the students of the trial
@@ -72,7 +77,6 @@ study() { # grid_fold0_gen0_set0_seed0: the students of the trial
     case $1 in grid*) which=$teachers students="cnn_w8 resnet8" ;; *) which=$claimed students=cnn_w8 ;; esac
     for teacher in $which; do
         at=$(tuned "$teacher") # nothing in a dry run, before anything is tuned
-        train "$teacher" "$(teacher_of "$teacher")" --fold "$fold" --seed "$(seed_of "$teacher" "$gen")"
         for student in $students; do
             kd="--student $student --teacher $(teacher_of "$teacher") --source $source --cache-teacher fp32"
             runs=$root/${student}_fixed
@@ -88,8 +92,11 @@ folds=$(trials "$most" | sed 's/_.*//' | sort -u)
 foundations "$most"
 run_folds "$folds" dev_set $root
 run_folds "$(for f in $folds; do for t in $teachers; do echo "${f}_$t"; done; done)" tune $root
-run_folds "$(trials "$grid" | sed 's/^/grid_/')" study $root
-run_folds "$(trials "$claim" | sed 's/^/claim_/')" study $root
+for part in grid claim; do
+    eval "number_of=\$$part"
+    run_folds "$(trials "$number_of" | sed "s/_set.*//; s/^/${part}_/" | sort -u)" own $root
+    run_folds "$(trials "$number_of" | sed "s/^/${part}_/")" study $root
+done
 for row in cnn_w8_fixed cnn_w8_tuned resnet8_fixed resnet8_tuned; do
     echo "report --runs $root/$row --out $root/report_$row --rows $(echo $teachers | tr ' ' ,) --baseline cnn_w32 --title 'Digits: teachers of rising strength, student and temperature: $row' --question 'Do weak teachers teach better?' $(recorded "digits_teacher_strength/$row" scripts/sweeps/digits_teacher_strength.sh) $dry"
 done | "$PYTHON" -m dm_kd

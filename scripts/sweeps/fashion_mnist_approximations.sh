@@ -40,8 +40,8 @@ commands() { # teacher, generator, or seed0
     esac
     for name in $ways; do
         set=${sets}_$1_$name
-        echo "synthesize $synthesize_flags --guidance-scale 2 --guided-channels all --images-per-class 100 $(sampler $name) --weights $generator --seed ${1#seed} --out $set $common"
-        echo "inspect_set --task fashion_mnist --set $set --teacher $teacher --compare 2000 --cache $root/cache --out $root/$1/inspect_$name.json $common"
+        echo "synthesize $synthesize_flags --guidance-scale 2 --guided-channels all --images-per-class 100 $(sampler $name) --weights '$generator' --seed ${1#seed} --out $set $common"
+        [ -e "$root/$1/inspect_$name.json" ] || echo "inspect_set --task fashion_mnist --set $set --teacher $teacher --compare 2000 --cache $root/cache --out $root/$1/inspect_$name.json $common"
         echo "distill $distill_flags $(as_student lenet5_half) --teacher $teacher --source $set --cache $root/cache --seed ${1#seed} --out $root/$1/$name $common"
     done
 }

@@ -24,7 +24,7 @@ root=save/fashion_mnist_fidelity runs=save/fashion_mnist_fidelity/students trial
 cell() { # seed0_s1_t50: the set, what it looks like, and a student
     seed=$(number seed "$1") s=$(number s "$1") t=$(number t "$1")
     source=syn_dataset/fashion_mnist_study_set${seed}_s${s}_t$t look=$runs/inspect_s${s}_t${t}_set$seed.json
-    echo "synthesize $synthesize_flags --guided-channels all --guidance-scale $s --steps $t --images-per-class 40 --weights $generator --seed $seed --out $source $common"
+    echo "synthesize $synthesize_flags --guided-channels all --guidance-scale $s --steps $t --images-per-class 40 --weights '$generator' --seed $seed --out $source $common"
     [ -e "$look" ] || echo "inspect_set --task fashion_mnist --set $source --teacher $rival_teacher --features $large --compare 1000 --out $look $common"
     student "s${s}_t${t}_set$seed" --teacher "$rival_teacher" --source "$source"
 }

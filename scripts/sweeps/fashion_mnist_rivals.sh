@@ -52,10 +52,10 @@ set_of() { # ROW: its set's folder
 
 make_set() { # ROW
     made="synthesize --task fashion_mnist --images-per-class 1000 --out $(set_of "$1") $common"
-    guided="synthesize $synthesize_flags --weights $generator --teacher $rival_teacher --out $(set_of "$1") $common"
+    guided="synthesize $synthesize_flags --weights '$generator' --teacher $rival_teacher --out $(set_of "$1") $common"
     case $1 in
     noise | one_image) echo "$made --generator $1" ;;
-    dit) echo "synthesize $synthesize_flags --weights $generator --out $(set_of dit) $common" ;;
+    dit) echo "synthesize $synthesize_flags --weights '$generator' --out $(set_of dit) $common" ;;
     gan)
         echo "train_generator --kind gan --task fashion_mnist --out $gan $common"
         echo "$made $gan_flags --weights $gan" ;;

@@ -12,15 +12,12 @@ set_10k=syn_dataset/fashion_mnist common="--threads 1 $dry"
 # trials N: the first N of 6 seeds; every row of a study has the same ones.
 trials() { for n in 0 1 2 3 4 5; do echo "seed$n"; done | head -n "$1"; }
 
-# number WHAT NAME: the 1.5 of "s" in seed2_s1.5
-number() { echo "$2" | tr _ '\n' | sed -n "s/^$1\([0-9.][0-9.]*\)\$/\1/p"; }
-
 foundation() { # teacher, large, generator, or set_10k: as fashion_mnist.sh and the rivals make them
     case $1 in
     teacher) echo "train_teacher $rival_teacher_flags --out $rival_teacher $common" ;;
     large) echo "train_teacher $teacher_flags --out $large $common" ;;
     generator) train_dit "$common" ;;
-    set_10k) echo "synthesize $synthesize_flags --weights $generator --out $set_10k $common" ;;
+    set_10k) echo "synthesize $synthesize_flags --weights '$generator' --out $set_10k $common" ;;
     esac
 }
 

@@ -19,7 +19,8 @@
 # Disk: 24 sets of 24 GB, 40 GB each while they are in save/cache (cifar100: 6 GB each).
 # Use: [PER_CLASS=n] [SETS="0"] [SEEDS="0"] sh scripts/sweeps/fidelity.sh [TASK] [--dry-run]
 #      GUIDANCE="1 2" STEPS="100 250" make a part of the grid only, without the strong recipe and the
-#      report: one such call on each of several GPUs (CUDA_VISIBLE_DEVICES=1), then the whole one.
+#      report: one such call on each of several GPUs (CUDA_VISIBLE_DEVICES=1), then the whole one; the others
+#      begin when the first has trained the teacher and the features' network (imagenet: at once).
 # Record: python -m dm_kd.report ... --record save/results/TASK_fidelity/RECIPE (this script with RECORD=1)
 set -eu
 cd "$(dirname "$0")/../.."

@@ -12,7 +12,7 @@ study_flags() {
     *) task=$1; shift ;;
     esac
     dry_flag "$script [imagenet|imagenet100|cifar100|flowers102]" "$@"
-    synthesize_flags="--task imagenet --generator dit --weights ${WEIGHTS:-facebook/DiT-XL-2-256} --vae ${VAE:-stabilityai/sd-vae-ft-mse} --guidance-scale 2 --steps 100"
+    synthesize_flags="--task imagenet --generator dit --weights '${WEIGHTS:-facebook/DiT-XL-2-256}' --vae '${VAE:-stabilityai/sd-vae-ft-mse}' --guidance-scale 2 --steps 100"
     recipe="--temperature 10 --batch-size 256 --learning-rate 0.1 --weight-decay 1e-4"
     images=200 set_suffix= family=torchvision: teacher_name=resnet18
     case $task in

@@ -43,10 +43,7 @@ teach() { # TEACHER: it, and its students while the temperature is tuned
 }
 
 tuned() { # TEACHER: the temperature that was best
-    best=$(for t in $temperatures; do
-        sed -n "s/^ *\"acc1\": \([0-9.]*\).*/\1 $t/p" "$root/dev/$1_at$t/result.json" 2>/dev/null || true
-    done | sort -s -k 1,1nr | head -n 1)
-    echo "${best#* }"
+    best_of "$root/dev/$1_at" "$temperatures"
 }
 
 study() { # students_TEACHER
