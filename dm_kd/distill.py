@@ -12,7 +12,6 @@ import dataclasses
 import difflib
 import importlib
 import math
-import re
 import sys
 from pathlib import Path
 
@@ -42,6 +41,8 @@ from dm_kd.sources.stored import (
     load_judged,
     making,
     resident,
+    seen_note,
+    set_labels,
 )
 from dm_kd.tasks import (
     TASKS,
@@ -52,7 +53,7 @@ from dm_kd.tasks import (
     load_real,
     may_have_seen,
 )
-from dm_kd.teacher_cache import STORAGE, TeacherCache, tensors_digest
+from dm_kd.teacher_cache import STORAGE, TeacherCache
 
 LABEL_CHECK_IMAGES = 1000
 OTHER = "real:"  # and a task's name: its real images as another's source
@@ -151,8 +152,9 @@ def body(argv: list[str]) -> None:
     objective = objectives.OBJECTIVES[args.objective]
     if args.label_weight:
         objective = objectives.with_labels(objective, args.label_weight)
-    notes = [*inputs.pop("notes", ()), *seen_notes(args, task, teacher_card, card["generator"]),
-             same_start(args, teacher_card), absent_classes(labels, task, "source"),
+    notes = [*inputs.pop("notes", ()), teacher_seen(args, teacher_card),
+             seen_note(card["generator"], task, args), same_start(args, teacher_card),
+             absent_classes(labels, task, "source"),
              val and absent_classes(val.labels, task, "validation")]
     teacher = teacher.to(device, memory_format=torch.channels_last)
     if not (args.out / "result.json").exists():  # a refused teacher leaves no folder in the way
@@ -214,7 +216,7 @@ def load_teacher(args: argparse.Namespace, task: Task) -> tuple[torch.nn.Module,
         return loaded[0]
     cards = [card for _, card in loaded]
     folds = {card["fold"] for card in cards} - {None, args.fold}
-    known = [card["sha256"] or card["spec"] for card in cards]
+    known = [card["sha256"] for card in cards]
     card = {"name": " + ".join(card["name"] for card in cards), "spec": args.teacher,
             "sha256": files.sha256(" ".join(known).encode()),
             "fold": min(folds) if folds else args.fold, "task": task.name, "teachers": cards,
@@ -222,17 +224,13 @@ def load_teacher(args: argparse.Namespace, task: Task) -> tuple[torch.nn.Module,
     return Averaged([teacher for teacher, _ in loaded], args.temperature).eval(), card
 
 
-def seen_notes(args: argparse.Namespace, task: Task, teacher: dict, generator: dict | None
-               ) -> list[str]:
-    """Lines for the log where teacher or generator learnt from what the student is judged on."""
-    folds = {"teacher": (teacher["fold"], teacher["val"])}
-    said = re.fullmatch(rf"real training images of {re.escape(task.name)}, fold (\d+) "
-                        r"\(--val (\w+)\)", str((generator or {}).get("trained_on")))
-    if said:
-        folds["set's generator"] = int(said[1]), said[2]
-    return [f"note: the {who} was trained for fold {fold} with --val {val}; it may have seen "
-            f"images that fold {args.fold} with --val {args.val} judges on"
-            for who, (fold, val) in folds.items() if may_have_seen(fold, val, args)]
+def teacher_seen(args: argparse.Namespace, teacher: dict) -> str | None:
+    """A line for the log where the teacher may have learnt from what the student is judged on."""
+    if not may_have_seen(teacher["fold"], teacher["val"], args):
+        return None
+    return (f"note: the teacher was trained for fold {teacher['fold']} with --val "
+            f"{teacher['val']}; it may have seen images that fold {args.fold} with --val "
+            f"{args.val} judges on")
 
 
 def same_start(args: argparse.Namespace, teacher: dict) -> str | None:
@@ -273,8 +271,8 @@ def logits_digests(args: argparse.Namespace, teacher: torch.nn.Module, teacher_c
                    images: torch.Tensor | ImageFiles, inputs: dict) -> dict:
     """What the teacher and its images are, for the key of their logits."""
     source = (images.fingerprint if isinstance(images, ImageFiles) else
-              inputs.get("source_sha256") or tensors_digest({"images": images}))
-    return {"teacher": teacher_card["name"], "weights": tensors_digest(teacher.state_dict()),
+              inputs.get("source_sha256") or files.tensors_digest({"images": images}))
+    return {"teacher": teacher_card["name"], "weights": files.tensors_digest(teacher.state_dict()),
             "temperature": args.temperature if isinstance(teacher, Averaged) else None,
             "source": source, "images": len(images)}
 
@@ -378,29 +376,6 @@ def load_set(args: argparse.Namespace, task: Task) -> tuple[torch.Tensor, torch.
     return pixels, labels, {"source_sha256": images.digest, "generator": manifest["generator"],
                             "seconds": images.seconds() | {"of_images": images.plan.images},
                             "held_out": rest, "notes": [note] if note else []}
-
-
-def set_labels(manifest: dict, labels: torch.Tensor, task: Task) -> tuple[torch.Tensor, str | None]:
-    """(a set's labels as the task's indices, what is worth saying of them). Two folders have the
-    task name "folder" both: so classes are found by name. All labels are -1 where the set is of
-    another task, or one of its classes is none of the task's."""
-    unknown = torch.full_like(labels, -1)
-    if manifest["task"] != task.name:
-        return unknown, None
-    classes, ours = manifest["classes"], task.class_names
-    expected = [ours[c] if c < len(ours) else None for c in classes]
-    names = manifest.get("class_names", expected)
-    if names == expected and None not in names:  # also where two of them share a name, as cranes do
-        return labels, None
-    if not isinstance(names, list) or len(names) != len(classes):
-        names = [None] * len(classes)
-    strange = [name for name in names if name not in ours]
-    if strange:
-        return unknown, (f"the set's labels are not used: {len(strange)} of its {len(classes)} "
-                         f"classes are none of the task's, first: {strange[0]}")
-    table = torch.full((max(classes) + 1,), -1)
-    table[torch.tensor(classes)] = torch.tensor([ours.index(name) for name in names])
-    return table[labels], "the set numbers its classes in another way: its labels go by name"
 
 
 def check_teacher(args: argparse.Namespace, task: Task, view: engine.View,

@@ -106,6 +106,18 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def tensors_digest(tensors: dict) -> str:
+    """SHA-256 of a dict of tensors: names, types, shapes and bytes."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name, value in tensors.items():
+        value = value.detach().cpu().contiguous()
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
 def remove_stale_temps(folder: Path, name: str = "") -> None:
     """Remove what a killed writer left half-written of files whose names begin with `name`. Call it
     while holding their lock."""

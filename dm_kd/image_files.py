@@ -28,6 +28,7 @@ from dm_kd import files
 from dm_kd.errors import DamagedError, UserError
 
 MAX_PIXELS = 64_000_000  # of one image; more is taken for a decompression bomb
+MAX_ASPECT = 100  # of an image's sides
 MAX_BYTES = 256_000_000  # of one image's file
 SUFFIXES = (".png", ".jpg", ".jpeg")
 NAMED_LABEL = re.compile(r"class_([0-9]+)_")  # the original's class_{c}_seed_{k}_num_{i}.png
@@ -125,6 +126,9 @@ def opened(data: bytes, name: object) -> Iterator[Image.Image]:
                 raise DamagedError(
                     f"the image has {image.width} x {image.height} pixels; "
                     f"{MAX_PIXELS // 10 ** 6} million are allowed", file=name)
+            if max(image.size) > MAX_ASPECT * min(image.size):  # resizing the short side multiplies
+                raise DamagedError(f"the image has {image.width} x {image.height} pixels: one side "
+                                   f"is more than {MAX_ASPECT} times the other", file=name)
             yield image
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         found = ("no such image at its start" if isinstance(error, UnidentifiedImageError)
@@ -240,9 +244,20 @@ def find(path: Path, class_names: tuple[str, ...], channels: int, labelled: bool
 
 
 def images_below(folder: Path) -> list[str]:
-    """The relative paths of the images in a folder, sorted."""
-    names = (p.relative_to(folder).as_posix() for p in sorted(folder.rglob("*"))
-             if p.suffix.lower() in SUFFIXES and p.is_file())
+    """The relative paths of the images in a folder, sorted. Links are followed (of ImageNet's class
+    folders, a part is often linked), but into no folder twice on a path."""
+    found, above = [], {folder: {os.path.realpath(folder)}}
+    for place, folders, names in os.walk(folder, followlinks=True):
+        here = above.pop(Path(place))
+        for name in list(folders):
+            real = os.path.realpath(Path(place) / name)
+            if real in here:
+                folders.remove(name)  # a link back
+            else:
+                above[Path(place) / name] = here | {real}
+        found += [Path(place) / name for name in names
+                  if Path(name).suffix.lower() in SUFFIXES]
+    names = (p.relative_to(folder).as_posix() for p in sorted(found) if p.is_file())
     return [name for name in names if not hidden(name)]
 
 
@@ -357,7 +372,8 @@ def in_range(labels: list[int], class_names: tuple[str, ...], origin: Path,
     for label, name in zip(labels, names, strict=True):
         if not 0 <= label < len(class_names):
             hint = "the right --task" if need_labels else (
-                "the right --task; --source-labels none if the images are of other classes")
+                "the right --task; distill --source-labels none if the images are of other "
+                "classes")
             if min(labels) == 1 and max(labels) == len(class_names):
                 hint = f"labels from 0 to {max(labels) - 1}: these begin with 1"
                 if len(class_names) == 1000:
@@ -383,8 +399,8 @@ def class_indices(folders: set[str], class_names: tuple[str, ...], origin: Path,
     exact = {name: i for i, name in enumerate(class_names)}
     if "" in folders:
         raise UserError("images lie beside the folders of the classes", path=origin,
-                        hint="move them into the folder of their class; --source-labels none if "
-                             "labels do not matter")
+                        hint="move them into the folder of their class; distill --source-labels "
+                             "none if labels do not matter")
     if wnids is None and folders <= exact.keys():  # also where the names are numbers or ids
         return {f: exact[f] for f in folders}
     if (wnids or len(class_names) == 1000) and all(WNID.fullmatch(f) for f in folders):
@@ -400,7 +416,8 @@ def class_indices(folders: set[str], class_names: tuple[str, ...], origin: Path,
                         f"({len(strange)} of {len(folders)} are not)", path=origin,
                         found=", ".join(sorted(folders)[:4]),
                         expected=", ".join(class_names[:4]) + ", or 0, 1, 2 ...",
-                        hint="rename the folders; --source-labels none if labels do not matter")
+                        hint="rename the folders; distill --source-labels none if labels do not "
+                             "matter")
     return indices
 
 

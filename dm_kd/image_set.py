@@ -340,9 +340,8 @@ class ImageSet:
             try:
                 row["label"], row["k"] = int(row["label"]), int(row["k"])
                 label, k = self.plan.at(number - 2)
-                inside = (self.folder / row["path"]).resolve().is_relative_to(
-                    self.folder.resolve())
-                if (not inside or row.keys() != set(INDEX_FIELDS) or None in row.values()
+                if (row["path"] != self.plan.path(label, k) or row.keys() != set(INDEX_FIELDS)
+                        or None in row.values()
                         or (row["label"], row["k"]) != (self.known_label(label), k)):
                     raise ValueError("not the image that the manifest puts here")
             except (ValueError, TypeError, KeyError) as error:
@@ -564,7 +563,8 @@ def make(image_set: ImageSet, sample: Callable[[Tensor, list[int]], Tensor], ran
     plan, made, since, seconds = image_set.plan, 0, time.monotonic(), 0.0
 
     def write(j: int, value: Tensor, seconds: float) -> int:
-        known = image_set.known_pixels(j) if damaged and j in damaged else None
+        again = image_set.record_path(j).exists() or damaged and j in damaged
+        known = image_set.known_pixels(j) if again else None  # a set that grows keeps its images
         value = finish(value) if finish else value
         image_set.note_seconds(shard=j, seconds=round(seconds, 6))  # no record without its time
         image_set.write_shard(j, value, known)
@@ -674,15 +674,27 @@ def packed(image_set: ImageSet, cache: Path, progress: Callable[[int], None],
     return images, torch.tensor([row["label"] for row in rows])
 
 
+def whole_file(path: Path, digest: str) -> bytes:
+    """An image file of a set.
+
+    Raises:
+        DamagedError: it is gone, or not what it was."""
+    hint = "its synthesize command with --repair"
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DamagedError("an image of the set cannot be read", file=path, found=error.strerror,
+                           hint=hint) from error
+    if files.sha256(data) != digest:
+        raise DamagedError(f"{path.name} is damaged (sha256 differs)", file=path, hint=hint)
+    return data
+
+
 def _checked(image_set: ImageSet, rows: list[dict], shape: tuple) -> Iterator[Tensor]:
     """The set's images in order, each compared with its digest; several are decoded at a time."""
     def checked(row: dict) -> Tensor:
         path = image_set.folder / row["path"]
-        content = files.must_exist(path, "--source", "an image of the set").read_bytes()
-        if files.sha256(content) != row["sha256"]:
-            raise DamagedError(f"{path.name} is damaged (sha256 differs)", file=path,
-                               hint="its synthesize command with --repair")
-        image = read_image(content, path, shape[0])
+        image = read_image(whole_file(path, row["sha256"]), path, shape[0])
         if image.shape != shape:
             raise DamagedError(f"the image is {list(image.shape)}, the set's are {list(shape)}",
                                file=path)

@@ -284,7 +284,19 @@ def fitted(image: Tensor, side: int, fit: str) -> Tensor:
 
 def set_name(manifest: dict) -> str:
     """The original's name for a set, s{S}_st{T}_{amount}, with each approximation in it that the
-    original's sampler did not make; other generators' names begin with the generator."""
+    original's sampler did not make; names of generators without guidance and steps begin with the
+    generator. Letters, digits and _ . + - only, whatever the manifest holds.
+
+    Raises:
+        DamagedError: a setting is not what it should be."""
+    try:
+        return re.sub(r"[^\w.+-]+", "-", "_".join(_name_parts(manifest)))
+    except (ValueError, TypeError, IndexError) as error:
+        raise DamagedError("manifest.json: the generator's settings are not as they should be",
+                           found=str(error)[:80]) from error
+
+
+def _name_parts(manifest: dict) -> list[str]:
     made, count = manifest["generator"], len(manifest["classes"]) * manifest["images_per_class"]
     amount = f"{count // 1000}k" if count % 1000 == 0 else str(count)
     if "guidance_scale" not in made or "steps" not in made:
@@ -304,7 +316,7 @@ def set_name(manifest: dict) -> str:
     parts += ["adv"] if made.get("student") else []
     parts += ["cutmix"] if made.get("latent_cutmix") else []
     parts += ["fp8"] if made.get("fp8") else []
-    return "_".join([*parts, amount])
+    return [*parts, amount]
 
 
 def export(images: image_set.ImageSet, folder: Path, layout: str, progress: Callable[[int], None]
@@ -334,7 +346,7 @@ def export(images: image_set.ImageSet, folder: Path, layout: str, progress: Call
             part = slice(start, start + COPIED_AT_ONCE)
             contents = {}
             for row, to in zip(rows[part], targets[part], strict=True):
-                data = _whole(images.folder / row["path"], row["sha256"])
+                data = image_set.whole_file(images.folder / row["path"], row["sha256"])
                 if not _is_there(place / to, data):
                     contents[place / to] = data
             if contents:
@@ -358,14 +370,6 @@ def target(row: dict, manifest: dict, layout: str) -> str:
         return f"image_{c}_{k}.png"
     name = f"class_{label}_seed_{k // IMAGES_PER_SEED}_num_{k % IMAGES_PER_SEED}.png"
     return name if layout == "list" else f"{label:04d}/{name}"
-
-
-def _whole(path: Path, digest: str) -> bytes:
-    data = files.must_exist(path, "--repair makes it again:", "an image of the set").read_bytes()
-    if files.sha256(data) != digest:
-        raise DamagedError(f"{path.name} is damaged (sha256 differs)", file=path,
-                           hint="its synthesize command with --repair")
-    return data
 
 
 def _is_there(path: Path, data: bytes) -> bool:

@@ -21,11 +21,12 @@ from torch import Tensor
 from dm_kd import augment, dist, engine, fidelity, files, image_set, models, run
 from dm_kd.errors import UserError
 from dm_kd.real_data import RealData
-from dm_kd.sources.stored import gathered
+from dm_kd.sources.stored import gathered, seen_note, set_labels
 from dm_kd.tasks import Task, get_task, load_real
 
 NEAR_DUPLICATE = 0.02  # root mean square difference, of the grey range, of thumbnails
 ENTROPY_BINS = 20
+ENTROPY_PART = 10_000  # logits at a time
 SHOWN_CLASSES, SHOWN_CONFUSIONS, SHOWN_IMAGES, SHOWN_PAIRS = 20, 6, 8, 8  # of the picture
 
 
@@ -64,7 +65,7 @@ def body(argv: list[str]) -> None:
     dist.refuse_ranks("inspect_set")
     device = run.use_device(args)
     pixels, labels, manifest = load_set(args, task)
-    result, drawn = measure(args, task, pixels, labels, device)
+    result, drawn = measure(args, task, pixels, labels, manifest, device)
     result = {"set": str(args.set), "images": len(labels), "generator": manifest["generator"],
               **result}
     if args.out is None:
@@ -76,20 +77,22 @@ def body(argv: list[str]) -> None:
     print(result["sentence"])
 
 
-def measure(args: argparse.Namespace, task: Task, pixels: Tensor, labels: Tensor,
+def measure(args: argparse.Namespace, task: Task, pixels: Tensor, labels: Tensor, manifest: dict,
             device: torch.device) -> tuple[dict, dict]:
     """Every figure that there are means for, and what the picture needs beside the images."""
     view = engine.plain_view(task)
     result, logits, points_of = view_of_nobody(), None, None
     torch.manual_seed(args.seed)  # of NAME@none
-    chosen = spread(len(labels), args.compare)
+    chosen = spread_over(manifest, args.compare)
     if args.teacher:
         points_of = models.load_frozen(args.teacher, task)[0].to(device)
-        logits, features = look(points_of, pixels, view, device)
+        whole = len(chosen) == len(labels)  # features of a large set would fill the memory
+        logits, ours = look(points_of, pixels, view, device) if whole else (
+            engine.predict(points_of, pixels, view, device, "none"),
+            look(points_of, pixels[chosen], view, device)[1])
         result |= teacher_view(logits, labels)
         result["worst_class"] = worst_class(result["teacher_agreement_by_class"], task)
         result["commonest_class"] = commonest_class(logits.argmax(1), task)
-        ours = features[chosen]
     if args.features:
         points_of = models.load_frozen(args.features, task)[0].to(device)
         ours = look(points_of, pixels[chosen], view, device)[1]
@@ -122,8 +125,9 @@ def load_set(args: argparse.Namespace, task: Task) -> tuple[Tensor, Tensor, dict
                         f"{task.channels}", set=args.set, hint=f"--task {manifest['task']}")
     pixels, labels = image_set.packed(images, args.cache, lambda n: None,
                                       None if task.crop else task.resolution)
-    return (pixels, labels if manifest["task"] == task.name else torch.full_like(labels, -1),
-            manifest)
+    if note := seen_note(manifest["generator"], task, args):
+        print(note, file=sys.stderr)
+    return pixels, set_labels(manifest, labels, task)[0], manifest
 
 
 def reference(args: argparse.Namespace, task: Task, split: str) -> RealData | None:
@@ -150,6 +154,17 @@ def spread(count: int, most: int) -> Tensor:
     return torch.arange(min(count, most)) * count // min(count, most)
 
 
+def spread_over(manifest: dict, most: int) -> Tensor:
+    """Positions of at most `most` of a set's images: as many of each class, or of as many classes
+    evenly spread. (In a set's order the classes run first, so a stride that shares a factor with
+    their number would leave classes out.)"""
+    classes, each = len(manifest["classes"]), manifest["images_per_class"]
+    if classes > most:
+        return spread(classes, most)
+    k = spread(each, most // classes)
+    return (k[:, None] * classes + torch.arange(classes)).flatten()
+
+
 def look(model: torch.nn.Module, images: Tensor, view: engine.View, device: torch.device
          ) -> tuple[Tensor, Tensor]:
     """Logits [N, classes], and features [N, D] of the last hidden layer."""
@@ -169,9 +184,9 @@ def view_of_nobody() -> dict:
 
 
 def entropies(logits: Tensor) -> Tensor:
-    """Of the softmax, in nats [N]."""
-    log_p = logits.double().log_softmax(1)
-    return -(log_p.exp() * log_p).sum(1)
+    """Of the softmax, in nats [N]; in parts, since float64 takes the memory of many logits."""
+    parts = (part.double().log_softmax(1) for part in logits.split(ENTROPY_PART))
+    return torch.cat([-(log_p.exp() * log_p).sum(1) for log_p in parts])
 
 
 def teacher_view(logits: Tensor, labels: Tensor) -> dict:

@@ -184,8 +184,8 @@ def load_frozen(spec: str, task: Task) -> tuple[nn.Module, dict]:
             timm:NAME (both download).
 
     Returns:
-        The network and {"name", "spec", "sha256", "fold", "task", "val", "seed"} (None where
-        unknown).
+        The network and {"name", "spec", "sha256" (of the file; where there is none, of the
+        tensors), "fold", "task", "val", "seed"} (None where unknown).
 
     Raises:
         UserError: nothing there, unknown model, another architecture, another count of classes or
@@ -200,7 +200,8 @@ def load_frozen(spec: str, task: Task) -> tuple[nn.Module, dict]:
                        f"the data that it was trained on; {name}@FILE with its .safetensors file "
                        "if these are its classes under other names", model=spec)
     model.eval().requires_grad_(False)
-    return model, {"name": name, "spec": spec, "sha256": card.get("sha256"),
+    return model, {"name": name, "spec": spec,
+                   "sha256": card.get("sha256") or files.tensors_digest(model.state_dict()),
                    "fold": card.get("fold"), "task": card.get("task"),
                    "val": card.get("val"), "seed": card.get("seed")}
 

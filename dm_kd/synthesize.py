@@ -15,6 +15,8 @@ import importlib
 import sys
 from pathlib import Path
 
+import torch
+
 from dm_kd import dist, files, image_set, import_export, run
 from dm_kd.errors import DamagedError, StorageError, UserError, nearest
 from dm_kd.tasks import Task, get_task
@@ -176,6 +178,7 @@ def body(argv: list[str]) -> None:
         with begun(args.out, image_set.writing(args.out, args.rank, args.world_size)):
             # held before gigabytes of weights are fetched, read and hashed
             module = importlib.import_module(GENERATORS[args.generator])
+            torch.manual_seed(args.seed)  # of a teacher NAME@none: the same in each process
             generator = module.build(args, task, device)
             images = fill(args, make_manifest(args, task, generator, device), generator)
             pretraining = pretraining_seconds(getattr(args, "weights", None))

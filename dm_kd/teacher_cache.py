@@ -31,16 +31,6 @@ STORAGE = {"fp16": torch.float16, "fp32": torch.float32}
 DIGEST_BYTES = 32
 
 
-def tensors_digest(tensors: dict[str, Tensor]) -> str:
-    """SHA-256 of names, types, shapes and bytes."""
-    digest = hashlib.sha256()
-    for name, value in tensors.items():
-        value = value.detach().cpu().contiguous()
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
 class TeacherCache:
     """Logits by (epoch, step, rank).
 

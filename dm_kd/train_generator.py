@@ -170,12 +170,12 @@ def body(argv: list[str]) -> None:
     dist.refuse_ranks("train_generator")
     device = run.use_device(args)
     if args.kind == "dit" and args.amp == "auto":
-        args.amp = "bf16" if device.type == "cuda" else "none"
+        args.amp = "bf16" if device.type == "cuda" and run.multiplies_bf16(device) else "none"
     real = load_real(task, "train", args.fold, args.val, args.data)
-    images, _ = gathered(real.images, task, args.cache, judged=True)  # centres, all of one size
+    images, digest = gathered(real.images, task, args.cache, judged=True)  # centres, of one size
     source = StoredSource(*resident(images, real.labels, device), args.batch_size, args.seed)
-    with run.Run(args.out, args, {"source_images": len(real.labels)}, args.kind,
-                 "train_generator") as folder:
+    inputs = {"source_images": len(real.labels), **({"source_sha256": digest} if digest else {})}
+    with run.Run(args.out, args, inputs, args.kind, "train_generator") as folder:
         if folder.result:
             print(f"{args.out} is finished: {folder.result['steps']} steps")
             return

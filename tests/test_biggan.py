@@ -90,6 +90,15 @@ def test_it_is_the_packages_network_on_our_cut_noise(folder):
     assert (found.float() - expected).abs().max() <= 1
 
 
+def test_values_that_are_no_numbers_are_no_images(folder):
+    generator = made(folder)
+    generator.model.generator.requires_grad_(False)
+    for tensor in generator.model.state_dict().values():
+        tensor.mul_(float("nan")) if tensor.is_floating_point() else None
+    with pytest.raises(UserError, match="NaN or infinite"):
+        generator.sample(torch.tensor([1]), [5])
+
+
 def test_imagenet_100_gets_imagenets_own_classes_and_the_manifest_says_so(folder):
     generator = made(folder, task="imagenet100")
     assert torch.equal(generator.sample(torch.tensor([99]), [4]),

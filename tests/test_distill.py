@@ -19,6 +19,7 @@ from dm_kd import (
     train_teacher,
 )
 from dm_kd.errors import UserError
+from dm_kd.sources import stored
 from dm_kd.tasks import absent_classes, first_per_class, get_task, load_real
 
 RECIPE = ["--task", "digits", "--student", "cnn_w4", "--epochs", "1", "--batch-size", "32",
@@ -79,15 +80,15 @@ def judging(**changes):
     (None, None, {"val": "dev"}, False)])
 def test_a_teacher_or_generator_that_may_have_seen_what_is_judged_is_noted(digits, fold, val,
                                                                           changes, seen):
-    teacher = {"fold": fold, "val": val}
-    generator = {"trained_on": f"real training images of digits, fold {fold} (--val {val})"}
-    nobody = {"fold": None, "val": None}
-    notes = distill.seen_notes(judging(**changes), digits, teacher, generator)
-    assert [n.split(" was")[0] for n in notes] == seen * ["note: the teacher",
-                                                          "note: the set's generator"]
+    args = judging(**changes)
+    note = distill.teacher_seen(args, {"fold": fold, "val": val})
+    assert bool(note) == seen == (note or "").startswith("note: the teacher was trained for fold")
+    made = {"trained_on": f"real training images of digits, fold {fold} (--val {val})"}
+    note = stored.seen_note(made, digits, args)
+    assert bool(note) == seen == (note or "").startswith("note: the set's generator was trained")
     for other in (None, {}, {"trained_on": None}, {"trained_on": "ImageNet"},
                   {"trained_on": f"real training images of cifar100, fold {fold} (--val {val})"}):
-        assert distill.seen_notes(judging(**changes), digits, nobody, other) == []
+        assert stored.seen_note(other, digits, args) is None
 
 
 def test_a_student_that_begins_as_its_teacher_began_is_noted(trained, tmp_path):
@@ -362,7 +363,7 @@ def of_set(names, task_names, classes=None, task="folder"):
     classes = list(range(len(names))) if classes is None else classes
     manifest = {"task": task, "classes": classes, "class_names": names}
     ours = types.SimpleNamespace(name="folder", class_names=tuple(task_names))
-    labels, note = distill.set_labels(manifest, torch.tensor(classes), ours)
+    labels, note = stored.set_labels(manifest, torch.tensor(classes), ours)
     return labels.tolist(), note
 
 
@@ -386,7 +387,7 @@ def test_an_older_set_without_names_keeps_its_labels_where_these_are_the_tasks()
     ours = types.SimpleNamespace(name="folder", class_names=("a", "b"))
     for classes, expected in (([0, 1], [0, 1]), ([0, 1, 2], [-1] * 3)):
         manifest = {"task": "folder", "classes": classes}
-        assert distill.set_labels(manifest, torch.tensor(classes), ours)[0].tolist() == expected
+        assert stored.set_labels(manifest, torch.tensor(classes), ours)[0].tolist() == expected
 
 
 def test_a_set_of_more_classes_than_the_task_has_is_no_traceback(tmp_path, capsys):

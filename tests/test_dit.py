@@ -560,7 +560,9 @@ def test_a_network_too_small_for_8_bits_is_refused():
     (["--teacher", "cnn_w4@none"], "does nothing without --teacher-guidance"),
     (["--teacher-dtype", "fp32"], "does nothing without --teacher-guidance"),
     (["--guidance-interval", "0.2-0.8", "--guidance-scale", "1"], "does nothing"),
-    (["--guidance-interval", "0.8-0.2"], "LOW-HIGH"), (["--steps", "1001"], "1000")])
+    (["--guidance-interval", "0.8-0.2"], "LOW-HIGH"), (["--steps", "1001"], "1000"),
+    (["--steps", "1"], "2 steps or more"), (["--steps", "1", "--sampler", "ddim"], "2 steps or"),
+    (["--steps", "1000", "--sampler", "dpm++"], "fewer than 1000")])
 def test_flags_that_cannot_be_are_refused_before_weights_are_read(tmp_path, capsys, flags, message):
     assert synthesize.main(["--task", "digits", "--weights", str(tmp_path), "--device", "cpu",
                             "--out", str(tmp_path / "set"), *flags]) == 2

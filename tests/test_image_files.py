@@ -514,6 +514,28 @@ def test_sizes_are_height_and_width():
     assert [image.shape for image in found[torch.arange(2)]] == [(1, 3, 5), (1, 7, 2)]
 
 
+def test_linked_class_folders_are_entered_and_no_link_back(tmp_path):
+    for c in (1, 2):
+        save(tmp_path / f"whole/{c}/a.png", c)
+    Path("part").mkdir()
+    for c in (1, 2):
+        Path(f"part/{c}").symlink_to(tmp_path / f"whole/{c}", target_is_directory=True)
+    Path("part/2/round").symlink_to(Path("part").absolute(), target_is_directory=True)
+    assert image_files.images_below(Path("part")) == ["1/a.png", "2/a.png"]
+    assert levels(find("part")) == [1, 2]
+
+
+@pytest.mark.parametrize(("size", "good"), [((200, 2), True), ((202, 2), False), ((1, 101), False)])
+def test_an_image_as_thin_as_a_line_is_refused(size, good):
+    buffer = io.BytesIO()
+    Image.new("L", size).save(buffer, "PNG")
+    if good:
+        assert image_files.read_image(buffer.getvalue(), "x").shape == (1, *size[::-1])
+        return
+    with pytest.raises(DamagedError, match="100 times the other"):
+        image_files.read_image(buffer.getvalue(), "x")
+
+
 def test_a_fingerprint_is_that_of_names_labels_sizes_and_times():
     names = [save(Path(f"set/class_{c}_a.png"), c) for c in (1, 2)]
     marks = {find("set").fingerprint}

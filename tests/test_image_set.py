@@ -208,6 +208,24 @@ def test_growth_from_3_to_5_gives_the_bytes_of_5_at_once(tmp_path, finished, man
     assert contents(tmp_path / "grown") == contents(finished)
 
 
+def test_a_set_that_grows_with_other_pixels_keeps_those_it_has(tmp_path, manifest, monkeypatch):
+    make(tmp_path / "set", manifest | {"images_per_class": 3})
+    before = contents(tmp_path / "set" / "images")
+    monkeypatch.setattr(f"{__name__}.sample", lambda labels, seeds: torch.zeros(
+        len(labels), 1, 8, 8, dtype=torch.uint8))
+    with pytest.raises(UserError, match="made again with other pixels"):
+        make(tmp_path / "set", manifest)
+    found = contents(tmp_path / "set" / "images")
+    assert all(found[name] == data for name, data in before.items())
+
+
+def test_an_image_of_a_set_that_is_gone_is_damage(tmp_path, manifest):
+    images = make(tmp_path / "set", manifest)
+    (tmp_path / "set" / images.plan.path(4, 1)).unlink()
+    with pytest.raises(DamagedError, match="--repair"):
+        image_set.packed(images, tmp_path / "cache", lambda n: None)
+
+
 def test_a_set_that_grows_is_not_complete_until_it_is_made(tmp_path, manifest):
     make(tmp_path / "set", manifest | {"images_per_class": 3})
     assert not image_set.begin(tmp_path / "set", manifest).complete

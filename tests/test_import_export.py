@@ -555,6 +555,23 @@ def test_a_set_is_named_as_the_original_names_it(generator, count, name):
                                    "images_per_class": count}) == name
 
 
+@pytest.mark.parametrize("generator", [
+    {"guidance_scale": 2.0, "steps": "../../evil"},
+    {"guidance_scale": 2.0, "steps": 9, "sampler": "x/../../evil/y"}, {"name": "/etc/passwd"}])
+def test_the_name_of_a_set_leads_nowhere_else(generator):
+    name = import_export.set_name({"generator": generator, "classes": [0], "images_per_class": 1})
+    assert "/" not in name and "\\" not in name and not name.startswith(".")
+
+
+@pytest.mark.parametrize("generator", [
+    {"guidance_scale": "2", "steps": 9},
+    {"guidance_scale": 2.0, "steps": 9, "teacher_guidance": "x"},
+    {"guidance_scale": 2.0, "steps": 9, "guidance_interval": [0.5]}])
+def test_settings_that_are_none_are_damage_to_the_manifest(generator):
+    with pytest.raises(DamagedError, match="manifest.json"):
+        import_export.set_name({"generator": generator, "classes": [0], "images_per_class": 1})
+
+
 def test_a_second_export_changes_nothing_and_other_files_are_kept(labelled, tmp_path, capsys):
     assert main("--export", tmp_path, "--out", labelled) == 0
     before = contents(tmp_path)

@@ -3,11 +3,13 @@ images."""
 
 import json
 import math
+import types
 
 import pytest
 import torch
 
-from dm_kd import fidelity, image_set, inspect_set, synthesize
+from dm_kd import fidelity, image_set, inspect_set, synthesize, train_generator
+from dm_kd.sources.stored import set_labels
 from dm_kd.tasks import load_real
 
 
@@ -89,6 +91,66 @@ def test_exact_and_near_duplicates_are_counted():
 def test_chosen_positions_are_evenly_spread_and_unique():
     assert inspect_set.spread(10, 4).tolist() == [0, 2, 5, 7]
     assert inspect_set.spread(3, 10).tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(("classes", "each", "most"), [
+    (4, 10, 8), (10, 1000, 2000), (1000, 200, 10_000), (100, 500, 10_000), (3, 7, 10), (5, 2, 100)])
+def test_of_a_large_set_as_many_images_of_each_class_are_compared(classes, each, most):
+    manifest = {"classes": list(range(classes)), "images_per_class": each}
+    chosen = inspect_set.spread_over(manifest, most)
+    counts = torch.bincount(chosen % classes, minlength=classes)
+    assert len(chosen.unique()) == len(chosen) <= most and chosen.max() < classes * each
+    assert counts.unique().tolist() == [min(each, most // classes)]
+
+
+def test_of_more_classes_than_images_are_compared_the_classes_are_spread():
+    manifest = {"classes": list(range(1000)), "images_per_class": 3}
+    assert (inspect_set.spread_over(manifest, 100) % 1000).tolist() == list(range(0, 1000, 10))
+
+
+def test_a_large_set_is_judged_by_images_of_all_its_classes(inspected, digits, tmp_path,
+                                                            teacher_folder):
+    """Real digits in a set's order: a part of them is as near to the rest as all are."""
+    real, index = load_real(digits, "train"), []
+    for c in range(10):
+        index.append((real.labels == c).nonzero()[:60, 0])
+    for c, own in enumerate(index):
+        for k, i in enumerate(own.tolist()):
+            path = tmp_path / "real" / f"{c}" / f"{k:03d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(image_set.encode_png(real.images[i]))
+    assert synthesize.main(["--task", "digits", "--import", str(tmp_path / "real"), "--threads",
+                            "1", "--out", str(tmp_path / "set")]) == 0
+    whole, _ = inspected("--set", tmp_path / "set", "--teacher", teacher_folder)
+    part, _ = inspected("--set", tmp_path / "set", "--teacher", teacher_folder, "--compare", 250)
+    assert part["compared"]["images"] == 250 and whole["compared"]["images"] == 600
+    assert part["teacher_entropy"] == whole["teacher_entropy"]  # of all images in both
+    assert part["recall"] > 0.6 and part["frechet"] < 3 * part["frechet_train_to_val"]
+
+
+def test_entropies_are_the_same_in_parts(monkeypatch):
+    logits = torch.randn(7, 5, generator=torch.Generator().manual_seed(0))
+    whole = inspect_set.entropies(logits)
+    monkeypatch.setattr(inspect_set, "ENTROPY_PART", 3)
+    assert torch.equal(inspect_set.entropies(logits), whole)
+
+
+def test_a_generator_that_learnt_the_held_out_images_is_pointed_out(inspected, tmp_path, capsys):
+    common = ["--task", "digits", "--steps", "2", "--device", "cpu", "--threads", "1", "--out"]
+    assert train_generator.main([*common, str(tmp_path / "dit"), "--width", "16", "--depth", "1",
+                                 "--heads", "1", "--batch-size", "8", "--fold", "1"]) == 0
+    assert synthesize.main([*common, str(tmp_path / "set"), "--generator", "dit", "--weights",
+                            str(tmp_path / "dit"), "--images-per-class", "1"]) == 0
+    for fold, noted in ((0, True), (1, False)):
+        inspected("--set", tmp_path / "set", "--features", "cnn_w4@none", "--fold", fold)
+        assert ("generator was trained for fold 1" in capsys.readouterr().err) == noted
+
+
+def test_labels_of_another_folders_classes_are_unknown(noise_folder):
+    manifest = {"task": "folder", "classes": [0, 1, 2, 3, 4], "class_names": list("abcde")}
+    task = types.SimpleNamespace(name="folder", class_names=("x", "y", "z"))
+    labels, note = set_labels(manifest, torch.arange(5), task)
+    assert labels.tolist() == [-1] * 5 and "none of the task's" in note
 
 
 def test_the_worst_class_is_named_with_its_agreement(digits):

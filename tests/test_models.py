@@ -175,7 +175,15 @@ def test_a_teacher_is_in_eval_mode_and_wants_no_gradient():
     model, card = models.load_frozen("cnn_w4@none", DIGITS)
     assert not any(m.training for m in model.modules())
     assert not any(p.requires_grad for p in model.parameters())
-    assert card["name"] == "cnn_w4" and card["sha256"] is None
+    assert card["name"] == "cnn_w4"
+
+
+def test_a_teacher_without_a_file_is_known_by_its_weights():
+    digests = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        digests.append(models.load_frozen("cnn_w4@none", DIGITS)[1]["sha256"])
+    assert digests[0] == digests[1] != digests[2] and len(digests[0]) == 64
 
 
 def test_a_run_folder_is_a_teacher(teacher_folder):

@@ -290,6 +290,34 @@ def test_a_pickle_may_name_nothing_but_arrays(tmp_path, data):
     assert not Path("canary").exists()
 
 
+def array_pickle(text: bytes, flags: int) -> bytes:
+    """An array of one number whose type is `text`, with flags of its own, as Python 2 wrote it."""
+    dtype = (b"cnumpy\ndtype\n(S'" + text + b"'\nI0\nI1\ntR(I3\nS'|'\nNNNI-1\nI-1\nI"
+             + str(flags).encode() + b"\ntb")
+    return (b"(dS'data'\ncnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR"
+            b"(I1\n(I1\nt" + dtype + b"I00\nS'AAAAAAAA'\ntbs.")
+
+
+@pytest.mark.parametrize("text", [b"O8", b"V8", b"S8", b"f8", b"M8", b"u2"])
+@pytest.mark.parametrize("flags", [0, 63])
+def test_bytes_of_a_pickle_are_never_taken_for_objects(tmp_path, text, flags):
+    """NumPy would take these eight for an address, where the flags say that there is none."""
+    folder = write_cifar(tmp_path / "data", "python")
+    (folder / "train").write_bytes(array_pickle(text, flags))
+    with pytest.raises(DamagedError, match="damaged or is no pickle"):
+        load("cifar100", "train", folder)
+
+
+def test_arrays_of_a_pickle_keep_numbers_and_order(tmp_path):
+    content = {"data": np.arange(12, dtype=np.uint8).reshape(3, 4),
+               "labels": np.array([5, -7, 1 << 40]), "turned": np.asfortranarray(
+                   np.arange(6, dtype=np.uint8).reshape(2, 3))}
+    for data in (pickle.dumps(content, 2), python2_pickle(content)):
+        (tmp_path / "a").write_bytes(data)
+        found = real_data.unpickle_arrays(tmp_path / "a")
+        assert all(np.array_equal(found[key], value) for key, value in content.items())
+
+
 def test_a_truncated_cifar_file_is_damage(tmp_path):
     for layout, name in (("python", "train"), ("binary", "train.bin")):
         path = write_cifar(tmp_path / layout, layout) / name

@@ -12,7 +12,8 @@ from processes import run
 
 from dm_kd import distill, files
 from dm_kd.errors import StorageError, UserError
-from dm_kd.teacher_cache import TeacherCache, tensors_digest
+from dm_kd.files import tensors_digest
+from dm_kd.teacher_cache import TeacherCache
 
 RECIPE = ["--task", "digits", "--student", "cnn_w4", "--epochs", "2", "--batch-size", "32",
           "--amp", "none", "--learning-rate", "0.05", "--lr-decay-epochs", "1", "--mixup", "0.4",

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from dm_kd import files
 from dm_kd.errors import DamagedError, UserError
-from dm_kd.generators import diffusion, dit, gan
+from dm_kd.generators import dit, gan
 from dm_kd.tasks import Task
 
 PACKAGE = "pytorch-pretrained-biggan"
@@ -52,7 +52,7 @@ class BigGANGenerator:
         classes = dit.as_generator_classes(labels, self.settings)
         one_hot = torch.nn.functional.one_hot(classes, config.num_classes).float()
         images = self.model(z.to(self.device), one_hot.to(self.device), truncation)
-        return diffusion.to_uint8(images).cpu()
+        return dit.to_images(images, None).cpu()
 
 
 def build(args: argparse.Namespace, task: Task, device: torch.device) -> BigGANGenerator:

@@ -597,8 +597,9 @@ def add_speed_arguments(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--compile", choices=("auto", "on", "off"), default="auto",
                        help="torch.compile the network's block (default: auto = on GPUs)")
     group.add_argument("--dtype", choices=("bf16", "fp32"), default=None,
-                       help="of the network; its state stays fp32 (default: bf16 on GPUs, and on "
-                            f"CPUs with its instructions from width {BF16_WIDTH} on; else fp32)")
+                       help="of the network; its state stays fp32 (default: bf16 on GPUs that "
+                            "have it, and on CPUs with its instructions from width "
+                            f"{BF16_WIDTH} on; else fp32)")
 
 
 def fastest_dtype(width: int, device: torch.device) -> str:
@@ -634,10 +635,16 @@ def check_flags(args: argparse.Namespace, device: torch.device) -> None:
     """Refuse what cannot be before any weights are read.
 
     Raises:
-        UserError: more than 1000 steps, nothing to guide or to guide by, or no 8-bit products."""
+        UserError: too many or too few steps, nothing to guide or to guide by, no 8-bit products."""
     if args.steps > TRAIN_STEPS:
         raise UserError(f"--steps {args.steps} is more than the {TRAIN_STEPS} of training",
                         hint=f"--steps 1 to {TRAIN_STEPS}")
+    if args.steps == 1 and args.sampler != "dpm++":
+        raise UserError(f"--steps 1 of --sampler {args.sampler} would take noise for a nearly "
+                        "clean image", hint="2 steps or more, or --sampler dpm++")
+    if args.steps == TRAIN_STEPS and args.sampler == "dpm++":
+        raise UserError(f"--sampler dpm++ takes fewer than {TRAIN_STEPS} steps",
+                        hint="--steps 25, or --sampler ddim")
     refuse_idle_interval(args, None)
     if args.teacher_guidance and (not args.teacher or args.sampler != "ddpm"):
         raise UserError("--teacher-guidance needs --teacher and --sampler ddpm",

@@ -312,7 +312,11 @@ def weight_files(folder: Path) -> list[Path]:
     shards = sorted({str(name) for name in shards.values()}) if isinstance(shards, dict) else []
     if not shards or any(Path(name).name != name for name in shards):
         raise DamagedError("the index of weights names no files beside it", file=index)
-    return [files.must_exist(folder / name, "a whole download:", name) for name in shards]
+    for name in shards:
+        if not (folder / name).is_file():
+            raise UserError(f"{folder.name}/ lacks {name}, which its index names", folder=folder,
+                            hint="a whole download")
+    return [folder / name for name in shards]
 
 
 def digest(paths: list[Path]) -> str:

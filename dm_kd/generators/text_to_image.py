@@ -26,6 +26,7 @@ from torch import Tensor
 from dm_kd import augment, files
 from dm_kd.errors import DamagedError, Stopped, UserError
 from dm_kd.generators import dit_weights
+from dm_kd.run import multiplies_bf16
 from dm_kd.tasks import Task
 
 PROMPT = "a photo of a {}"
@@ -64,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                        help="side of the stored images, resized with antialiasing (default: the "
                             f"task's, {LARGE_SIDE} for large images)")
     group.add_argument("--dtype", choices=("bf16", "fp32"), default=None,
-                       help="of the networks (default: bf16 on GPUs, fp32 on CPUs)")
+                       help="of the networks (default: bf16 on GPUs that have it, else fp32)")
 
 
 class TextToImageGenerator:
@@ -115,7 +116,8 @@ def build(args: argparse.Namespace, task: Task, device: torch.device) -> TextToI
     hub = dit_weights.is_hub_id(args.weights)
     folder = _fetch(args.weights) if hub else Path(args.weights)
     index = check_folder(folder, diffusers)
-    dtype = args.dtype or ("bf16" if device.type == "cuda" else "fp32")
+    bf16 = device.type == "cuda" and multiplies_bf16(device)
+    dtype = args.dtype or ("bf16" if bf16 else "fp32")
     pipeline = _load(diffusers, folder, index, dtype).to(device)
     call = settings_of(pipeline, args)
     prompts = [args.prompt.replace("{}", name.replace("_", " ")) for name in task.class_names]

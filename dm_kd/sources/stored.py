@@ -6,6 +6,7 @@ nothing but the step's number.
 
 import argparse
 import dataclasses
+import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,7 +20,7 @@ from dm_kd.errors import DamagedError
 from dm_kd.image_files import ImageFiles
 from dm_kd.real_data import RealData
 from dm_kd.run import Progress
-from dm_kd.tasks import Task, load_real
+from dm_kd.tasks import Task, load_real, may_have_seen
 
 CHUNK = 256  # images decoded at a time
 
@@ -61,6 +62,39 @@ def gathered(images: Tensor | ImageFiles, task: Task, cache: Path, judged: bool
 
     key = files.sha256(f"{fingerprint} {shape} {judged and task.crop}".encode())
     return image_files.packed(cache, key, shape, decoded, images.names[0])
+
+
+def set_labels(manifest: dict, labels: torch.Tensor, task: Task) -> tuple[torch.Tensor, str | None]:
+    """(a set's labels as the task's indices, what is worth saying of them). Two folders have the
+    task name "folder" both: so classes are found by name. All labels are -1 where the set is of
+    another task, or one of its classes is none of the task's."""
+    unknown = torch.full_like(labels, -1)
+    if manifest["task"] != task.name:
+        return unknown, None
+    classes, ours = manifest["classes"], task.class_names
+    expected = [ours[c] if c < len(ours) else None for c in classes]
+    names = manifest.get("class_names", expected)
+    if names == expected and None not in names:  # also where two of them share a name, as cranes do
+        return labels, None
+    if not isinstance(names, list) or len(names) != len(classes):
+        names = [None] * len(classes)
+    strange = [name for name in names if name not in ours]
+    if strange:
+        return unknown, (f"the set's labels are not used: {len(strange)} of its {len(classes)} "
+                         f"classes are none of the task's, first: {strange[0]}")
+    table = torch.full((max(classes) + 1,), -1)
+    table[torch.tensor(classes)] = torch.tensor([ours.index(name) for name in names])
+    return table[labels], "the set numbers its classes in another way: its labels go by name"
+
+
+def seen_note(generator: dict | None, task: Task, args: argparse.Namespace) -> str | None:
+    """A line for the user where a set's generator may have learnt from what `args` judge on."""
+    said = re.fullmatch(rf"real training images of {re.escape(task.name)}, fold (\d+) "
+                        r"\(--val (\w+)\)", str((generator or {}).get("trained_on")))
+    if not said or not may_have_seen(int(said[1]), said[2], args):
+        return None
+    return (f"note: the set's generator was trained for fold {said[1]} with --val {said[2]}; it "
+            f"may have seen images that fold {args.fold} with --val {args.val} judges on")
 
 
 def common_size(images: ImageFiles, fingerprint: str, cache: Path) -> tuple[int, int] | None:
