@@ -43,6 +43,7 @@ from dm_kd.report_runs import (
     published_method,
     temperatures_of,
     trained_on,
+    without_groups,
 )
 from dm_kd.report_statistics import compare, matters, mean_accuracy, verdict
 
@@ -51,6 +52,11 @@ FIGURES_OF_A_SET = ("frechet", "frechet_train_to_val", "precision", "recall", "d
 
 MOST_KEPT_BYTES = 500_000
 RESTS_ON = ("runs", "generators", "seeds", "images", "groups", "units", "note")
+
+
+def whole_numbers(text: str) -> tuple[int, ...]:
+    """'3,13' -> (3, 13)."""
+    return tuple(run.nonnegative_int(part) for part in text.split(",") if part.strip())
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -66,6 +72,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--claims", type=run.positive_int, default=1, metavar="N",
                         help="differences on which a claim rests: their intervals hold for all N "
                              "together (Bonferroni; default: %(default)s)")
+    parser.add_argument("--leave-out-groups", type=whole_numbers, default=(), metavar="LIST",
+                        help="judge on the images of other groups only, as in 3,13 (digits: "
+                             "writers; default: on all images)")
     parser.add_argument("--margin", type=run.positive_float, default=0.5, metavar="POINTS",
                         help="difference in accuracy that is too small to matter, in percentage "
                              "points (default: %(default)s)")
@@ -102,6 +111,11 @@ def body(argv: list[str]) -> None:
     if args.runs:
         files.must_exist(args.runs, "--runs", "folder of runs")
     trials, problems = find_trials(args.runs) if args.runs else ([], [])
+    if args.leave_out_groups and trials:
+        trials = without_groups(trials, list(args.leave_out_groups))
+        if not trials:
+            raise UserError("--leave-out-groups leaves no image of any run", folder=args.runs,
+                            hint="fewer groups, or runs with predictions.json")
     if args.published:
         rows = [row_record(row, {}, args.seed) for row in make_rows(trials, [])]
         path = args.out / "published_tables.md"
@@ -124,6 +138,7 @@ def body(argv: list[str]) -> None:
     record = make_record(rows, comparisons, inspections, problems, args.seed)
     record |= {"title": plain(args.title), "question": plain(args.question),
                "baseline": args.baseline, "claims": args.claims, "margin": args.margin,
+               "left_out_groups": list(args.leave_out_groups),
                "seed": args.seed, "command": args.command and plain(args.command)}
     figures = report_figures.draw_all(rows, record, args.out)
     record["choices"] = report_choices.choices(record["rows"]) if args.choose else []

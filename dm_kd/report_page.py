@@ -501,6 +501,9 @@ def results_section(record: dict) -> str:
             "over seeds. Intervals are 95 %, from Student's t with the variance of redrawn test "
             "groups (writers where they are known) and that of the runs of a fold, by the highest "
             "level of generators, sets and seeds that has several.")
+    if record["left_out_groups"]:
+        text += (" Images of the groups " + ", ".join(map(str, record["left_out_groups"]))
+                 + " are left out, and with them what is known of all images together only.")
     if record["against_baseline"]:
         text += f" Differences are paired, image by image, with {esc(record['baseline'])}."
         text += (f" Verdict, by the interval of the difference: better (above 0), no worse by more "

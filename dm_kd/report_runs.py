@@ -205,6 +205,23 @@ def read_predictions(path: Path) -> dict[str, np.ndarray] | None:
     return {k: v[first] for k, v in lists.items()}
 
 
+def without_groups(trials: list[dict], groups: list[int]) -> list[dict]:
+    """The trials judged on the images of other groups only; those that have none, or no
+    predictions, are dropped. What is known of all images together (the best epoch, agreements, the
+    teacher's accuracy) is then unknown."""
+    kept = []
+    for trial in trials:
+        known = trial["predictions"]
+        if known is None or not (stay := ~np.isin(known["groups"], groups)).any():
+            continue
+        left = {name: values[stay] for name, values in known.items()}
+        right = left["labels"] == left["predictions"]
+        unknown = dict.fromkeys(("best_acc1", "agreement", "blind_agreement", "teacher_acc1"))
+        kept.append(trial | {"predictions": left, "metrics": [], "result": trial["result"] | unknown
+                             | {"acc1": 100 * float(right.mean()), "val_images": len(right)}})
+    return kept
+
+
 # --- what a run is a trial of ---------------------------------------------------------------------
 
 def row_name(place: Path) -> str:

@@ -352,6 +352,33 @@ def test_the_margin_decides_the_verdict_in_the_tables_and_the_answer(study):
     assert "no worse by more than 30" in text and "difference, by 30 points" in text
 
 
+def test_groups_that_are_left_out_judge_nothing(tmp_path, capsys):
+    """Fake runs have the groups 10 fold + 0 to 9, each the images of one class."""
+    for seed in (0, 1, 2):
+        for fold in (0, 1):
+            for name, acc1 in (("ours", 80), ("base", 90)):
+                write_fake(tmp_path / "runs" / f"fold{fold}_seed{seed}" / name, acc1, seed=seed,
+                           fold=fold)
+    flags = ["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out"), "--baseline", "base"]
+    gone = [3, 5, *range(10, 20)]
+    assert report.main([*flags, "--leave-out-groups", ",".join(map(str, gone))]) == 0
+    record = json.loads((tmp_path / "out" / "results.json").read_text())
+    row = next(row for row in record["rows"] if row["name"] == "ours")
+    right = []
+    for seed in (0, 1, 2):
+        place = tmp_path / "runs" / f"fold0_seed{seed}" / "ours" / "predictions.json"
+        known = json.loads(place.read_text())
+        right += [a == b for g, a, b in zip(known["groups"], known["labels"],
+                                            known["predictions"], strict=True) if g not in gone]
+    assert row["acc1_mean"] == pytest.approx(100 * np.mean(right), abs=1e-3)
+    assert row["val_images"] == 48 and row["folds"] == 1 and row["agreement_mean"] is None
+    assert record["against_baseline"]["ours"]["images"] == 48
+    assert "groups 3, 5, 10" in (tmp_path / "out" / "report.html").read_text()
+    capsys.readouterr()
+    assert report.main([*flags, "--leave-out-groups", ",".join(map(str, range(20)))]) == 2
+    assert "leaves no image" in capsys.readouterr().err
+
+
 def test_claims_widen_the_interval_through_students_quantile():
     ours = [trial(right(seed), seed) for seed in range(5)]
     base = [trial(right(0), seed) for seed in range(5)]

@@ -98,5 +98,5 @@ run_folds "$(for n in $trials; do echo "shared_$n"; done)" commands $root
 parts=$(for row in $rows; do case " $online " in *" $row "*) echo online ;; *) echo stored ;; esac; done | sort -u)
 run_folds "$(for n in $trials; do for part in $parts; do echo "${part}_$n"; done; done)" commands $root
 case " $rows " in *" real "*) baseline="--baseline real" ;; *) baseline= ;; esac
-echo "report --runs $root --out $root/report $baseline --title 'Digits: rivals at an equal number of student steps (${RECIPE:-strong} recipe)' $(recorded digits_rivals_${RECIPE:-strong}$more scripts/sweeps/digits_rivals.sh) $dry" |
+echo "report --runs $root --out $root/report $baseline --title 'Digits: rivals at an equal number of student steps (${RECIPE:-strong} recipe${more:+, $times times the steps})' $(recorded digits_rivals_${RECIPE:-strong}$more scripts/sweeps/digits_rivals.sh) $dry" |
     "$PYTHON" -m dm_kd
