@@ -62,8 +62,8 @@ def add_teacher_dtype(group: argparse._ArgumentGroup) -> None:
     """--teacher-dtype, of DeepInversion and of a guided DiT."""
     group.add_argument("--teacher-dtype", choices=("bf16", "fp32"), default=None,
                        help="of the teacher's passes, bfloat16 autocast or float32; what it is "
-                            "judged by stays float32 (default: bf16 on GPUs, and on CPUs with its "
-                            "instructions; else fp32)")
+                            "judged by stays float32 (default: bf16 on GPUs and CPUs that have "
+                            "it, else fp32)")
 
 
 def teacher_dtype(args: argparse.Namespace, device: torch.device) -> str:
