@@ -579,8 +579,10 @@ def in_shell(text, cwd=ROOT):
 
 
 def test_no_student_of_the_teacher_study_begins_with_its_teachers_weights(study):
-    for script in ("digits_teacher_strength", "fashion_mnist_teacher_strength"):
-        commands = [settings(words) for words in study(f"scripts/sweeps/{script}.sh", **SMALL)]
+    for script, *flags in (("digits_teacher_strength",), ("fashion_mnist_teacher_strength",),
+                           ("teacher_strength", "cifar100"), ("teacher_strength", "imagenet100")):
+        commands = [settings(words) for words in study(f"scripts/sweeps/{script}.sh", *flags,
+                                                       **SMALL)]
         made = {str(a["out"]): (a["model"], a["seed"]) for entry, a in commands
                 if entry == "train_teacher"}
         pairs = [(made[a["teacher"]], (a["student"], a["seed"])) for entry, a in commands
