@@ -1,4 +1,4 @@
-# Sourced by the digits scripts: the study's settings, each once. Chosen on training writers only
+# Sourced by the digits scripts: the study's settings, each once. Chosen on writers who had left training
 # (scripts/sweeps/digits_dev.sh; save/results/digits_dev.json); the student's recipe and its number of
 # steps are the same for every row of a table.
 . scripts/rivals_settings.sh

@@ -1,8 +1,8 @@
 #!/bin/sh
 # Question: which T, how many images per class and how many student steps should scripts/digits.sh
 # use? Grid: T in 20, 50, 100 with 200 images per class and T = 20 with 1,000, at 45 x 16 student
-# steps; real images, T = 20 and 50 at 90 x 16. Judged on training writers only (--val dev), folds 0
-# to 2, student seeds 0 and 1; every recipe is tried on real and synthetic images alike. Decision
+# steps; real images, T = 20 and 50 at 90 x 16. Judged on writers who leave training (--val dev: 3, 6,
+# 12 and 13, whom other folds judge on), folds 0 to 2, student seeds 0 and 1; every recipe is tried on real and synthetic images alike. Decision
 # rule: the T with the highest mean; the number of steps with the higher mean of real and synthetic.
 # Hardware: 2 CPU cores (one job each).  Time: about 35 minutes.  Disk: 150 MB.
 # Use: sh scripts/sweeps/digits_dev.sh [--dry-run]   (JOBS=2: processes at a time, a thread each)

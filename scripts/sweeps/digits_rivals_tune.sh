@@ -1,7 +1,7 @@
 #!/bin/sh
 # Question: which settings should each rival have in scripts/sweeps/digits_rivals.sh? Four trials for each
-# method, on fold 0, seed 0, judged on training writers only (--val dev, 260 images). Rows are METHOD_1 to
-# METHOD_4; 1 was the first guess.
+# method, on fold 0, seed 0, judged on two writers who leave training (--val dev, 260 images; other folds judge
+# on them). Rows are METHOD_1 to METHOD_4; 1 was the first guess.
 # Decision rule, fixed beforehand: for each method the trial with the highest Acc@1. (Added when dfq's two
 # tied: of equal ones that with fewer generator evaluations, then the first.) The second column,
 # blind_agreement (of student and teacher on images of the method that were held out: what one can measure
