@@ -1,7 +1,7 @@
 """Image sets from other people's images, and image sets for other people's programs.
 
     python -m dm_kd.synthesize --task imagenet --import s2_st100_200k.txt --out syn_dataset/theirs
-    python -m dm_kd.synthesize --task imagenet --export syn_dataset --out syn_dataset/ours
+    python -m dm_kd.synthesize --export syn_dataset --out syn_dataset/ours
 
 Import: a list, a folder or an archive (zip, tar, compressed tar), such as the original DM-KD's sets
 or any ImageFolder, becomes an ImageSet whose manifest holds the digest of every byte that was read.

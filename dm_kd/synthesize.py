@@ -57,7 +57,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
         raise UserError(f"unknown generator '{name}'",
                         hint=f"--generator: {nearest(name, GENERATORS)}")
     parser = run.Parser("synthesize", __doc__)
-    parser.add_argument("--task", required=True, metavar="NAME", help="label space, e.g. digits")
+    parser.add_argument("--task", required=True, metavar="NAME",
+                        help="label space, e.g. digits; --verify and --export need none")
     parser.add_argument("--data", type=Path, default=None, metavar="PATH",
                         help="for --task folder: the folder whose class folders name the classes; "
                              "with --import: one more place that images may lie below, beside the "
@@ -96,9 +97,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
     importlib.import_module(GENERATORS[name]).add_arguments(parser)
     generators_own = parser._actions[shared:]
     run.add_common_arguments(parser)
-    if any(argument.split("=")[0] in ("--verify", "--import", "--export") for argument in argv):
-        for action in parser._actions:  # no generator is needed
-            action.required = action.dest in ("task", "out")
+    modes = {argument.split("=")[0] for argument in argv} & {"--verify", "--import", "--export"}
+    if modes:  # no generator is needed, and a set that is there says its task
+        for action in parser._actions:
+            action.required = action.dest in ({"task", "out"} if "--import" in modes else {"out"})
     args = run.parse(parser, argv)
     check_modes(args, generators_own)
     if args.images_per_class is None and not getattr(args, "import"):
@@ -163,13 +165,13 @@ def machine(device) -> str:
 
 def body(argv: list[str]) -> None:
     args = parse(argv)
-    task = get_task(args.task, args.data)
+    task = get_task(args.task, args.data) if args.task else None
     if args.dry_run:
         dry_run(args, task)
     elif args.verify:
-        verify(image_set.open_set(args.out))
+        verify(existing_set(args))
     elif args.export:
-        export(image_set.open_set(args.out), args)
+        export(existing_set(args), args)
     elif getattr(args, "import"):
         import_images(args, task)
     else:
@@ -184,6 +186,18 @@ def body(argv: list[str]) -> None:
             pretraining = pretraining_seconds(getattr(args, "weights", None))
             if pretraining not in (None, images.seconds()["pretraining_seconds"]):
                 images.note_seconds(pretraining_seconds=pretraining)
+
+
+def existing_set(args: argparse.Namespace) -> image_set.ImageSet:
+    """The set of --verify and --export.
+
+    Raises:
+        UserError: it is not of --task."""
+    images = image_set.open_set(args.out)
+    if args.task not in (None, images.manifest["task"]):
+        raise UserError(f"{args.out} is a set for {images.manifest['task']}, not {args.task}",
+                        hint="leave out --task")
+    return images
 
 
 def resume_threads(args: argparse.Namespace) -> None:
@@ -357,7 +371,7 @@ def report(images: image_set.ImageSet, made: int, others: list[int], args: argpa
               f"{images.digest[:16]}")
 
 
-def dry_run(args: argparse.Namespace, task: Task) -> None:
+def dry_run(args: argparse.Namespace, task: Task | None) -> None:
     if args.verify or args.export or getattr(args, "import"):
         print(f"would compare the files of {args.out} with their digests" if args.verify else
               f"would copy the images of {args.out} into {args.export}" if args.export else

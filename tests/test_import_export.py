@@ -227,6 +227,19 @@ def test_two_commands_at_once_are_refused(tmp_path, capsys, flags, message):
     assert message in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("what", [("--verify",), ("--export", "copy")])
+def test_a_set_that_is_there_needs_no_task_and_refuses_another(labelled, tmp_path, capsys,
+                                                               monkeypatch, what):
+    monkeypatch.chdir(tmp_path)
+    assert synthesize.main([*what, "--out", str(labelled)]) == 0
+    task = image_set.open_set(labelled).manifest["task"]
+    assert synthesize.main([*what, "--out", str(labelled), "--task", task]) == 0
+    assert synthesize.main([*what, "--out", str(labelled), "--task", "fashion_mnist"]) == 2
+    assert f"is a set for {task}, not fashion_mnist" in capsys.readouterr().err
+    assert synthesize.main(["--import", "x", "--out", "y"]) == 2
+    assert "--task" in capsys.readouterr().err
+
+
 def test_a_damaged_image_is_named_and_leaves_nothing(tmp_path, capsys):
     folder = originals(tmp_path / "in", images=2)
     (folder / "class_1_seed_0_num_1.png").write_bytes(b"no image")
