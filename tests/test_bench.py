@@ -261,7 +261,7 @@ def test_the_ladder_shows_the_students_of_the_recorded_sweep(tmp_path, monkeypat
 def test_the_ladder_names_the_ways_of_the_sweep(monkeypatch):
     """A rung's row of the sweep is the one with the rung's flags."""
     text = Path(__file__).with_name("..").joinpath(
-        "scripts", "sweeps", "digits_approximations.sh").read_text()
+        "scripts", "sweeps", "approximations_study.sh").read_text().replace("$2", "100")
     ways = dict(re.findall(r"^    (\w+)\) echo \"(.*)\" ;;$", text, re.M))
     flags = {ladder.EXACT: "--steps 100", "50 steps": "--steps 50", ladder.FP8: "--steps 100 --fp8",
              ladder.DPM: "--sampler dpm++ --steps 25"}

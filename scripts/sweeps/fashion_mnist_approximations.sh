@@ -17,21 +17,10 @@ cd "$(dirname "$0")/../.."
 dry_flag "scripts/sweeps/fashion_mnist_approximations.sh" "$@"
 . scripts/fashion_mnist_settings.sh
 find_python
+. scripts/sweeps/approximations_study.sh
 root=save/fashion_mnist_approximations sets=syn_dataset/fashion_mnist_approximations
 teacher=$rival_teacher common="--threads 1 $dry"
-ways="exact t25 dpm25 dpm25_interval"
-if [ "${FP8:-0}" = 1 ]; then ways="$ways fp8 together"; fi
-
-sampler() { # what differs from the exact way
-    case $1 in
-    exact) echo "--steps 50" ;;
-    t25) echo "--steps 25" ;;
-    dpm25) echo "--sampler dpm++ --steps 25" ;;
-    dpm25_interval) echo "--sampler dpm++ --steps 25 --guidance-interval 0.2-0.8" ;;
-    fp8) echo "--steps 50 --fp8" ;;
-    together) echo "--sampler dpm++ --steps 25 --guidance-interval 0.2-0.8 --fp8" ;;
-    esac
-}
+ways="exact t25 dpm25 dpm25_interval$ways_on_gpu"
 
 commands() { # teacher, generator, or seed0
     case $1 in
@@ -40,7 +29,7 @@ commands() { # teacher, generator, or seed0
     esac
     for name in $ways; do
         set=${sets}_$1_$name
-        echo "synthesize $synthesize_flags --guidance-scale 2 --guided-channels all --images-per-class 100 $(sampler $name) --weights '$generator' --seed ${1#seed} --out $set $common"
+        echo "synthesize $synthesize_flags --guidance-scale 2 --guided-channels all --images-per-class 100 $(sampler $name 50) --weights '$generator' --seed ${1#seed} --out $set $common"
         [ -e "$root/$1/inspect_$name.json" ] || echo "inspect_set --task fashion_mnist --set $set --teacher $teacher --compare 2000 --cache $root/cache --out $root/$1/inspect_$name.json $common"
         echo "distill $distill_flags $(as_student lenet5_half) --teacher $teacher --source $set --cache $root/cache --seed ${1#seed} --out $root/$1/$name $common"
     done
