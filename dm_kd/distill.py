@@ -152,7 +152,7 @@ def body(argv: list[str]) -> None:
     objective = objectives.OBJECTIVES[args.objective]
     if args.label_weight:
         objective = objectives.with_labels(objective, args.label_weight)
-    notes = [*inputs.pop("notes", ()), teacher_seen(args, teacher_card),
+    notes = [*engine.idle_flags(args), *inputs.pop("notes", ()), teacher_seen(args, teacher_card),
              seen_note(card["generator"], task, args), same_start(args, teacher_card),
              absent_classes(labels, task, "source"),
              val and absent_classes(val.labels, task, "validation")]

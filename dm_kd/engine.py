@@ -40,6 +40,7 @@ POLL_STEPS = 50  # ranks agree on saving and stopping each so many steps,
 POLL_SECONDS = 3.0  # or seconds: torchrun kills 30 seconds after it asked to stop
 NAMED_IMAGES = 16  # in the message that the loss diverged
 COMPILER = "inductor"
+LR_DECAY_EPOCHS = (30, 60, 90)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,7 +59,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--lr-schedule", choices=("step", "cosine"), default="step",
                        help="step: x 0.1 after each of --lr-decay-epochs; cosine: to zero "
                             "(default: %(default)s)")
-    group.add_argument("--lr-decay-epochs", type=epoch_list, default=(30, 60, 90), metavar="LIST",
+    group.add_argument("--lr-decay-epochs", type=epoch_list, default=LR_DECAY_EPOCHS,
+                       metavar="LIST",
                        help="epochs after which the rate drops (default: 30,60,90)")
     group.add_argument("--warmup-epochs", type=nonnegative_int, default=0, metavar="N",
                        help="epochs in which the rate rises linearly from a hundredth (default: "
@@ -116,6 +118,17 @@ def check_arguments(args: argparse.Namespace) -> None:
     if args.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise UserError("--tensorboard needs the package tensorboard",
                         hint="pip install tensorboard")
+
+
+def idle_flags(args: argparse.Namespace) -> list[str]:
+    """Lines for the log about flags of the recipe that do nothing beside the others."""
+    notes = []
+    if args.mix_share < 1 and not (args.mixup or args.cutmix):
+        notes.append(f"note: --mix-share {args.mix_share:g} of no mixing: --mixup and --cutmix "
+                     "are 0")
+    if args.lr_schedule == "cosine" and args.lr_decay_epochs != LR_DECAY_EPOCHS:
+        notes.append("note: --lr-schedule cosine does not look at --lr-decay-epochs")
+    return notes
 
 
 @dataclass(frozen=True)

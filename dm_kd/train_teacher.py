@@ -79,7 +79,7 @@ def body(argv: list[str]) -> None:
             return
         folder.log(f"{args.model}, {models.parameter_count(student):,} parameters, on "
                    f"{len(real.labels)} real images of {task.name}, {device}, amp {args.amp}")
-        for note in (absent_classes(real.labels, task, "training"),
+        for note in (*engine.idle_flags(args), absent_classes(real.labels, task, "training"),
                      val and absent_classes(val.labels, task, "validation")):
             if note:
                 folder.log(note)

@@ -164,6 +164,16 @@ def test_warm_up_to_the_end_is_refused(distill_args):
     engine.check_arguments(distill_args(warmup_epochs=1, epochs=2))
 
 
+@pytest.mark.parametrize(("flags", "notes"), [
+    ({}, []), ({"mix_share": 0.5, "mixup": 0.4}, []), ({"mix_share": 0.5, "cutmix": 1.0}, []),
+    ({"mix_share": 0.5}, ["--mix-share 0.5 of no mixing"]), ({"lr_schedule": "cosine"}, []),
+    ({"lr_schedule": "cosine", "lr_decay_epochs": (1,)}, ["does not look at --lr-decay-epochs"])])
+def test_flags_that_do_nothing_are_named(distill_args, flags, notes):
+    found = engine.idle_flags(distill_args(**{"lr_decay_epochs": engine.LR_DECAY_EPOCHS} | flags))
+    assert len(found) == len(notes)
+    assert all(part in line for part, line in zip(notes, found, strict=True))
+
+
 def test_the_optimizer_gets_the_rate_of_its_step(parts, tmp_path, monkeypatch):
     p, seen = parts(tmp_path / "run", lr_schedule="cosine"), []
     real = engine.train_step
