@@ -378,12 +378,7 @@ def fit(run: Run, args: argparse.Namespace, view: View, student: nn.Module,
         optimizer.load_state_dict(state["optimizer"])
         source.load_state_dict(state["source"])
         run.log(f"resumed at epoch {state['epoch'] + 1}, step {state['step']}")
-    network = student
-    if dist.world_size() > 1:
-        network = nn.parallel.DistributedDataParallel(
-            student, device_ids=[device] if device.type == "cuda" else None,
-            broadcast_buffers=False)  # all get rank 0's statistics at the end of an epoch
-    network = compiled(network, args, device)
+    network = compiled(parallel(student, device), args, device)
     teacher_acc1, teacher_top = None, None
     if teacher is not None and val is not None:
         teacher_logits = predict(teacher, val.images, view, device, args.amp)
@@ -407,16 +402,7 @@ def fit(run: Run, args: argparse.Namespace, view: View, student: nn.Module,
             dist.copy_from_main(student.buffers())  # each rank has its own batch statistics
             state |= {"epoch": epoch + 1, "step": 0, "losses": None,
                       "images_seen": (epoch + 1) * source.steps_per_epoch * args.batch_size}
-            row = {"epoch": epoch + 1, "lr": learning_rate(epoch, args),
-                   "train_loss": losses.double().mean().item(),
-                   "val_acc1": None, "val_acc5": None, "images_seen": state["images_seen"]}
-            if val is not None:
-                logits = predict(student, val.images, view, device, args.amp)
-                row["val_acc1"], row["val_acc5"] = accuracy(logits, val.labels)
-                warn_of_one_class(run, logits, val.labels)
-                if row["val_acc1"] > state["best_acc1"]:
-                    state |= {"best_acc1": row["val_acc1"], "best_epoch": epoch + 1}
-                    save_best(run, student, epoch + 1, row["val_acc1"])
+            row, logits = judge_epoch(run, args, view, student, val, state, losses, device)
             state["seconds"] = time.monotonic() - started
             row |= {"seconds": round(state["seconds"], 3),
                     "images_per_second": round(row["images_seen"] / state["seconds"], 1),
@@ -439,6 +425,34 @@ def fit(run: Run, args: argparse.Namespace, view: View, student: nn.Module,
     blind = blind_agreement(student, teacher, source, view, device, args.amp)
     return finish(run, args, state, student, logits, val, teacher_acc1, teacher_top, device, card,
                   used, blind)
+
+
+def parallel(student: nn.Module, device: torch.device) -> nn.Module:
+    """The student as several processes train it; by itself in one."""
+    if dist.world_size() == 1:
+        return student
+    return nn.parallel.DistributedDataParallel(
+        student, device_ids=[device] if device.type == "cuda" else None,
+        broadcast_buffers=False)  # all get rank 0's statistics at the end of an epoch
+
+
+def judge_epoch(run: Run, args: argparse.Namespace, view: View, student: nn.Module, val,
+                state: dict, losses: Tensor, device: torch.device) -> tuple[dict, Tensor | None]:
+    """The row of metrics.jsonl of the epoch that ended, and the logits on `val` if there is one;
+    the best weights so far are kept, and noted in `state`."""
+    epoch = state["epoch"]
+    row = {"epoch": epoch, "lr": learning_rate(epoch - 1, args),
+           "train_loss": losses.double().mean().item(), "val_acc1": None, "val_acc5": None,
+           "images_seen": state["images_seen"]}
+    if val is None:
+        return row, None
+    logits = predict(student, val.images, view, device, args.amp)
+    row["val_acc1"], row["val_acc5"] = accuracy(logits, val.labels)
+    warn_of_one_class(run, logits, val.labels)
+    if row["val_acc1"] > state["best_acc1"]:
+        state |= {"best_acc1": row["val_acc1"], "best_epoch": epoch}
+        save_best(run, student, epoch, row["val_acc1"])
+    return row, logits
 
 
 def warn_of_one_class(run: Run, logits: Tensor, labels: Tensor) -> None:

@@ -329,27 +329,12 @@ def fit_gan(folder: run.Run, args: argparse.Namespace, task: Task, model: gan.Ge
             optimizer.param_groups[0]["lr"] = args.learning_rate * rate
             judge_optimizer.param_groups[0]["lr"] = args.discriminator_learning_rate * rate
 
-            with torch.no_grad():
-                fake = model(z[0], labels)
-            penalised = args.r1_weight > 0 and step % R1_EVERY == 0
-            real_verdicts = judge(images.requires_grad_(penalised), labels)
-            judge_loss = gan.discriminator_loss(real_verdicts, judge(fake, labels))
-            penalty = gan.r1_penalty(real_verdicts, images) if penalised else 0.0
-            judge_optimizer.zero_grad(set_to_none=True)
-            (judge_loss + args.r1_weight * R1_EVERY * penalty).backward()
-            judge_optimizer.step()
-
-            judge.requires_grad_(False)
-            loss = gan.generator_loss(judge(model(z[1], labels), labels))
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            judge.requires_grad_(True)
-
+            r1_weight = args.r1_weight * R1_EVERY if step % R1_EVERY == 0 else 0.0
+            found = gan_step(model, judge, optimizer, judge_optimizer, images, labels, z, r1_weight)
             decay = min(args.ema, (1 + step) / (10 + step))
             torch._foreach_lerp_(average, [p.detach() for p in weights], 1 - decay)
-            losses[0].append(judge_loss.detach())
-            losses[1].append(loss.detach())
+            for values, loss in zip(losses, found, strict=True):
+                values.append(loss)
             bar.update()
             done = step + 1
             if done % LOG_STEPS == 0 or done == args.steps:
@@ -366,6 +351,28 @@ def fit_gan(folder: run.Run, args: argparse.Namespace, task: Task, model: gan.Ge
                 raise Stopped(stop())
     bar.close()
     finish(folder, args, task, model, weights, average, time.monotonic() - started, device)
+
+
+def gan_step(model: gan.Generator, judge: gan.Discriminator, optimizer: torch.optim.Optimizer,
+             judge_optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor, z: Tensor,
+             r1_weight: float) -> tuple[Tensor, Tensor]:
+    """A step of the judge, then one of the generator, from z[0] and z[1]; the losses of both."""
+    with torch.no_grad():
+        fake = model(z[0], labels)
+    real_verdicts = judge(images.requires_grad_(r1_weight > 0), labels)
+    judge_loss = gan.discriminator_loss(real_verdicts, judge(fake, labels))
+    penalty = gan.r1_penalty(real_verdicts, images) if r1_weight > 0 else 0.0
+    judge_optimizer.zero_grad(set_to_none=True)
+    (judge_loss + r1_weight * penalty).backward()
+    judge_optimizer.step()
+
+    judge.requires_grad_(False)
+    loss = gan.generator_loss(judge(model(z[1], labels), labels))
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
+    judge.requires_grad_(True)
+    return judge_loss.detach(), loss.detach()
 
 
 def log_row(folder: run.Run, args: argparse.Namespace, step: int, lr: float,
