@@ -216,8 +216,10 @@ def teacher_series(rows: list[dict]) -> list[tuple[str, list[dict]]]:
 
 def draw_amount(rows: list[dict], record: dict) -> list[dict]:
     """Accuracy over the images per class on a log axis, a series per kind of images, from the
-    trials that all rows of the series have; nothing where no series has three amounts."""
-    found = series(rows, AMOUNT)[:len(COLOURS)]
+    trials that all rows of the series have; nothing where no series has three amounts. What is said
+    of two rows rests on all trials that these two have."""
+    found = [(name, sorted(group, key=lambda row: row["settings"]["images_per_class"]))
+             for name, group in series(rows, AMOUNT)[:len(COLOURS)]]
     if all(len({r["settings"]["images_per_class"] for r in group}) < 3 for _, group in found):
         return []
     shared = [(name, common(group, record["seed"])) for name, group in found]
@@ -228,7 +230,6 @@ def draw_amount(rows: list[dict], record: dict) -> list[dict]:
         return missing
     figure, axis = axes(3.4)
     for i, (name, group) in enumerate(shared):
-        group.sort(key=lambda row: row["settings"]["images_per_class"])
         x = [row["settings"]["images_per_class"] for row in group]
         bounds = np.array([row["interval"] or [row["mean"]] * 2 for row in group])
         axis.plot(x, [row["mean"] for row in group], marker=MARKS[i], markersize=5, linewidth=1.5,
@@ -242,7 +243,7 @@ def draw_amount(rows: list[dict], record: dict) -> list[dict]:
     axis.set(xlabel="images per class", ylabel="student's Acc@1, %")
     legend_above(figure)
     text = "Accuracy over the images per class, log axis; bands: 95 % intervals."
-    says = [*saturation(shared, record), *worth(shared, record)]
+    says = [*saturation(found, record), *worth(found, record)]
     return [chart(figure, "amount", " ".join([text, *says])) | {"says": "\n".join(says)}, *missing]
 
 
@@ -280,14 +281,14 @@ def worth(found: list[tuple[str, list[dict]]], record: dict) -> list[str]:
         both = common(real[0] + made, record["seed"])
         if made[0]["settings"]["images"] == "real" or not both:
             continue
-        ours, line = both[:len(real[0])], both[len(real[0]):]
-        x = [np.log(row["settings"]["images_per_class"]) for row in line]
-        y = [row["mean"] for row in line]
+        x = [np.log(row["settings"]["images_per_class"]) for row in made]
+        y = [row["mean"] for row in both[len(real[0]):]]
         sentences.append("As good as real images a class: " + "; ".join(
-            f"{per_class(row)} are worth {reached(x, y, row['mean'])}"
-            f"{told_apart(row, line, record)}" for row in ours) + f" ({name}).")
-        for row in ours:
-            for other in line:
+            f"{per_class(row)} are worth {reached(x, y, same['mean'])}"
+            f"{told_apart(row, made, record)}"
+            for row, same in zip(real[0], both, strict=False)) + f" ({name}).")
+        for row in real[0]:
+            for other in made:
                 ratio = (row["settings"]["images_per_class"]
                          / other["settings"]["images_per_class"])
                 if 0.8 <= ratio <= 1.25:

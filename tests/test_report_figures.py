@@ -91,6 +91,20 @@ def test_what_a_real_image_is_worth_is_bounded_on_both_sides(tmp_path):
     assert "10 are worth 100 (not 10 or fewer, not 200 or more);" in says
 
 
+def test_two_amounts_are_compared_by_all_trials_that_both_have(tmp_path):
+    """A row of fewer trials does not take the others' from what is said of these."""
+    amount_study(tmp_path)  # two seeds of 200 that are as good as 100
+    for seed in (2, 3):
+        for n, acc1 in ((100, 80), (200, 90)):
+            write_run(tmp_path / f"made_{n}_seed{seed}", acc1, seed=seed, numbers=0, images=100,
+                      per_class=n, images_per_class=n, source="s", generator=DIT)
+    rows, record = rows_of(tmp_path)
+    with report_canvas.canvas():
+        says = report_figures.draw_amount(rows, record)[0]["says"]
+    assert "No saturation is shown (images of dit)" in says
+    assert "10 are worth 100 (not 10 or fewer);" in says  # the line is of the two that all have
+
+
 def test_one_run_shows_no_saturation(tmp_path):
     says = amount_study(tmp_path, seeds=(0,))
     assert "No saturation is shown" in says and "at 10 a class: undecided" in says
