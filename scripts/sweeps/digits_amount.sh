@@ -17,8 +17,8 @@
 # scripts/digits.sh has not made its teachers and generators; about twice that without such instructions.
 # Use: sh scripts/sweeps/digits_amount.sh [--dry-run]     (JOBS=2: processes at a time, a thread each)
 #      TRIALS=30 (see digits_study.sh): 15 generators, two sets of each and a student of each set; a
-#      later call with a larger number goes on. TRIALS=90 gives three students per set: 2 hours on top, or of
-#      ROWS="synthetic_80 synthetic_1280 real_20", those of a claim, 25 minutes (estimates).
+#      later call with a larger number goes on. TRIALS=90 gives three students per set: 2 hours on top (an
+#      estimate), or of ROWS="synthetic_80 synthetic_320 synthetic_1280 real_20", those of a claim, 30 minutes.
 # Record: python -m dm_kd.report ... --record save/results/digits_amount (this script with RECORD=1)
 set -eu
 cd "$(dirname "$0")/../.."

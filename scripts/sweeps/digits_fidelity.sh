@@ -21,8 +21,8 @@
 # Use: sh scripts/sweeps/digits_fidelity.sh [--dry-run]     (JOBS=2: processes at a time, a thread each)
 #      Trials (see digits_study.sh) of the whole grid, of the claims and of the claims' other recipes:
 #      GRID=1 (fold 0) CLAIM=30 PLAIN=30 STRONG=30; a later call with larger numbers goes on. A claim
-#      needs 30: 15 generators x 2 sets x 1 student; 90 give three students per set. The rest of the
-#      grid describes.
+#      needs 30: 15 generators x 2 sets x 1 student; 90 give three students per set, 100 minutes more. The
+#      rest of the grid describes.
 #      GUIDANCE="1 2" STEPS="20 100" for a part of the grid.
 # Record: python -m dm_kd.report ... --record save/results/digits_fidelity/RECIPE (this script with RECORD=1)
 set -eu
