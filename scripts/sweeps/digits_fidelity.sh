@@ -16,13 +16,13 @@
 #   A strong recipe removes the effect where it does not matter under the strong recipe and matters
 #   under the plain one.
 # Hardware: 2 CPU cores (one job each).  Disk: 1.5 GB.
-# Time: 76 minutes (measured on a processor with bfloat16 instructions, other work beside it), 22 more where
+# Time: 3 hours (measured on a processor with bfloat16 instructions, other work beside it), 22 minutes more where
 # scripts/digits.sh has not made its teachers and generators; about twice that without such instructions.
 # Use: sh scripts/sweeps/digits_fidelity.sh [--dry-run]     (JOBS=2: processes at a time, a thread each)
 #      Trials (see digits_study.sh) of the whole grid, of the claims and of the claims' other recipes:
-#      GRID=1 (fold 0) CLAIM=30 PLAIN=30 STRONG=30; a later call with larger numbers goes on. A claim
-#      needs 30: 15 generators x 2 sets x 1 student; 90 give three students per set, 100 minutes more. The
-#      rest of the grid describes.
+#      GRID=1 (fold 0) CLAIM=90 PLAIN=90 STRONG=90: 15 generators x 2 sets x 3 students; 30 each (a
+#      student per set, 76 minutes in all) are a first look, which a later call with larger numbers goes
+#      on from. The rest of the grid describes.
 #      GUIDANCE="1 2" STEPS="20 100" for a part of the grid.
 # Record: python -m dm_kd.report ... --record save/results/digits_fidelity/RECIPE (this script with RECORD=1)
 set -eu
@@ -32,7 +32,7 @@ dry_flag "scripts/sweeps/digits_fidelity.sh" "$@"
 find_python
 . scripts/sweeps/digits_study.sh
 root=save/digits_fidelity
-n_grid=${GRID:-1} n_claim=${CLAIM:-30} n_plain=${PLAIN:-30} n_strong=${STRONG:-30}
+n_grid=${GRID:-1} n_claim=${CLAIM:-90} n_plain=${PLAIN:-90} n_strong=${STRONG:-90}
 
 features() { # fold0
     fold=$(number fold "$1")

@@ -3,7 +3,7 @@
 # student; every row of a study has the same trials, so that its rows are compared in pairs. Teachers
 # and generators are those of scripts/digits.sh (made here where they are missing). The studies take
 # its recipe for half of its steps, 45 epochs of 16, and 100 images per class: all four together take
-# about 4 hours of two cores with bfloat16 instructions, teachers and generators among them.
+# about 7 hours of two cores with bfloat16 instructions, teachers and generators among them.
 . scripts/digits_settings.sh
 study_epochs=45 study_images=100
 sets=syn_dataset/digits_study

@@ -12,12 +12,12 @@
 # -0.5 and 0.5 points. The claim stands for the tuned
 # temperature only if the tuned rows say the same.
 # Hardware: 2 CPU cores (one job each).  Disk: 2.5 GB.
-# Time: 80 minutes, of which 22 for scripts/digits.sh's teachers and generators (measured on a processor
+# Time: 110 minutes, of which 22 for scripts/digits.sh's teachers and generators (measured on a processor
 # with bfloat16 instructions, other work beside it); twice that without such instructions (an estimate).
 # Use: sh scripts/sweeps/digits_teacher_strength.sh [--dry-run]     (JOBS=2: processes at a time)
-#      Trials (see digits_study.sh) of the whole grid and of the claims: GRID=5 CLAIM=30: 15
-#      generators, each with its teachers, x 2 sets x 1 student; a later call with larger numbers goes
-#      on. CLAIM=90 gives three students per set: 50 minutes more.
+#      Trials (see digits_study.sh) of the whole grid and of the claims: GRID=5 CLAIM=90: 15 generators,
+#      each with its teachers, x 2 sets x 3 students. CLAIM=30 (a student per set) is a first look, 30
+#      minutes shorter, which a later call with a larger number goes on from.
 # Record: python -m dm_kd.report ... --record save/results/digits_teacher_strength/ROW (this script with RECORD=1)
 set -eu
 cd "$(dirname "$0")/../.."
@@ -26,7 +26,7 @@ dry_flag "scripts/sweeps/digits_teacher_strength.sh" "$@"
 find_python
 . scripts/sweeps/digits_study.sh
 root=save/digits_teacher_strength
-grid=${GRID:-5} claim=${CLAIM:-30} temperatures="1 4 16"
+grid=${GRID:-5} claim=${CLAIM:-90} temperatures="1 4 16"
 teachers="cnn_w4 cnn_w8 cnn_w16 cnn_w32 resnet8 resnet14 cnn_w32_epochs2 cnn_w32_epochs8"
 claimed="cnn_w8 cnn_w32 cnn_w32_epochs2"
 
