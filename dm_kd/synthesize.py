@@ -165,13 +165,17 @@ def machine(device) -> str:
 
 def body(argv: list[str]) -> None:
     args = parse(argv)
-    task = get_task(args.task, args.data) if args.task else None
+    task = None if args.task is None else get_task(args.task, args.data)
     if args.dry_run:
         dry_run(args, task)
     elif args.verify:
-        verify(existing_set(args))
+        images = image_set.open_set(args.out)
+        verify(images)
+        check_task(images, args)  # not before: a damaged manifest is damage
     elif args.export:
-        export(existing_set(args), args)
+        images = image_set.open_set(args.out)
+        check_task(images, args)
+        export(images, args)
     elif getattr(args, "import"):
         import_images(args, task)
     else:
@@ -188,16 +192,13 @@ def body(argv: list[str]) -> None:
                 images.note_seconds(pretraining_seconds=pretraining)
 
 
-def existing_set(args: argparse.Namespace) -> image_set.ImageSet:
-    """The set of --verify and --export.
-
+def check_task(images: image_set.ImageSet, args: argparse.Namespace) -> None:
+    """
     Raises:
-        UserError: it is not of --task."""
-    images = image_set.open_set(args.out)
+        UserError: the set is not of --task."""
     if args.task not in (None, images.manifest["task"]):
         raise UserError(f"{args.out} is a set for {images.manifest['task']}, not {args.task}",
                         hint="leave out --task")
-    return images
 
 
 def resume_threads(args: argparse.Namespace) -> None:
