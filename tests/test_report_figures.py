@@ -333,6 +333,16 @@ def test_a_row_far_below_the_others_is_an_arrow_with_its_number(tmp_path):
     assert "wide" in drawn["html"] and ">60<" not in drawn["html"]
 
 
+def test_a_row_not_far_below_its_neighbours_intervals_is_drawn_with_its_own(tmp_path):
+    for name, accs in (("a", (94, 96)), ("b", (94, 95)), ("c", (93, 95)), ("d", (93, 95)),
+                       ("lower", (90, 92))):
+        for seed, acc1 in enumerate(accs):
+            write_run(tmp_path / f"seed{seed}" / name, acc1, seed=seed, images=100)
+    with report_canvas.canvas():
+        drawn, = report_figures.draw_rivals(rows_of(tmp_path)[1])
+    assert "An arrow" not in drawn["caption"]
+
+
 def test_only_rows_without_real_images_are_blue(tmp_path):
     for name, acc1 in (("a", 90.0), ("b", 91.0)):
         write_run(tmp_path / name, acc1, images=100)
