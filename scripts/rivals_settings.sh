@@ -28,3 +28,20 @@ inversion_flags="--generator deepinversion --pixel-rate 0.1 --bn-weight 10 --bat
 guidance_flags="--teacher-guidance 3 --latent-cutmix --steps 50" # DiffDFKD's own, on top of synthesize_flags
 adversarial_flags="$guidance_flags --teacher-guidance 1" # with --student
 own_cutmix="--mixup 0 --cutmix 0.25 --mix-share 1" # One-Image's own, of every batch
+
+# rival_reports SCRIPT TITLE [GROUPS]: $root's rows against KD on real images, against DM-KD where that is a row,
+# and so again without the images of GROUPS.
+rival_reports() {
+    name=$(basename "$root") says="--runs $root --title '$2' $dry"
+    {
+        case " $rows " in *" real "*) against="--baseline real" ;; *) against= ;; esac
+        echo "report $says --out $root/report $against $(recorded "$name" "$1")"
+        case " $rows " in *" dit "*)
+            against="--baseline dit"
+            echo "report $says --out $root/report_dit $against $(recorded "$name/against_dit" "$1")"
+            if [ -n "${3:-}" ]; then
+                echo "report $says --out $root/report_others $against --leave-out-groups $3 $(recorded "$name/against_dit_others" "$1")"
+            fi ;;
+        esac
+    } | "$PYTHON" -m dm_kd
+}

@@ -372,6 +372,16 @@ def test_a_record_names_the_rows_and_the_recipe_it_was_made_with(study):
         'RECIPE=paper ROUNDS=2 ROWS="real dafl" sh scripts/sweeps/digits_rivals.sh')
 
 
+@pytest.mark.parametrize(("task", "others"), [("digits", [(3, 6, 12, 13)]),
+                                              ("fashion_mnist", [])])
+def test_rivals_are_compared_with_dm_kd_too_where_it_is_a_row(study, task, others):
+    made = study(f"scripts/sweeps/{task}_rivals.sh", RECORD="1", ROWS="real dit")
+    reports = [args for entry, args in map(settings, made) if entry == "report"]
+    assert [args["baseline"] for args in reports] == ["real", "dit"] + ["dit"] * len(others)
+    assert len({args["record"] for args in reports}) == len(reports)
+    assert [tuple(args["leave_out_groups"]) for args in reports[2:]] == others
+
+
 @pytest.mark.parametrize(("script", "rows", "wrong"), [
     ("digits_rivals", "real dfal", "dfal"), ("fashion_mnist_rivals", "real_12 dit_480 da", "da"),
     ("fashion_mnist_rivals", "real_x", "real_x"), ("digits_amount", "real_7", "real_7"),

@@ -7,7 +7,7 @@
 # paper's for ImageNet: temperature 10, rate 0.1 in three drops at 30, 60 and 90 %, no mixup; 250 steps, a
 # quarter). LeNet-5-half has the rate 0.02 in both: at higher ones its units die (fashion_mnist_dev.sh; 1,000
 # steps at temperature 10, 10,000 real images, seed 0, --val dev: 84 % right at 0.02, 10 % at 0.04).
-# Decision rule: none; rows are compared with KD on real data.
+# Decision rule: none; rows are compared with KD on real data and with DM-KD.
 # one_image_cutmix is One-Image under its paper's own CutMix of every batch, in place of the recipe's mixup.
 # Images of each class: 1,000, of DiffDFKD 200 (the cap); streams and pools make theirs in the run. dit's 1,000
 # exceed the cap, dit_480, the first 480 of them, keeps to it.
@@ -108,6 +108,5 @@ if [ -n "$last" ]; then
     run_folds set_diffdfkd_adv commands $root
     run_folds "$last" commands $root
 fi
-case " $rows " in *" real "*) baseline="--baseline real" ;; *) baseline= ;; esac
-echo "report --runs $root --out $root/report $baseline --title 'Fashion-MNIST: rivals at an equal number of student steps ($rival_student, ${RECIPE:-strong} recipe)' $(recorded "fashion_mnist_rivals${pair}_${RECIPE:-strong}" scripts/sweeps/fashion_mnist_rivals.sh) $dry" |
-    "$PYTHON" -m dm_kd
+rival_reports scripts/sweeps/fashion_mnist_rivals.sh \
+    "Fashion-MNIST: rivals at an equal number of student steps ($rival_student, ${RECIPE:-strong} recipe)"
