@@ -50,7 +50,7 @@ from dm_kd.report_statistics import compare, matters, mean_accuracy, verdict
 FIGURES_OF_A_SET = ("frechet", "frechet_train_to_val", "precision", "recall", "density", "coverage",
                     "teacher_entropy", "teacher_agreement")
 
-MOST_KEPT_BYTES = 500_000
+MOST_KEPT_BYTES = 300_000  # of a record's figures
 RESTS_ON = ("runs", "generators", "seeds", "images", "groups", "units", "note")
 
 
@@ -80,7 +80,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
                              "points (default: %(default)s)")
     parser.add_argument("--record", type=Path, default=None, metavar="FOLDER",
                         help="also put results.json, results.csv and the figures there, to be "
-                             "kept: 500 kB at most (default: nowhere)")
+                             "kept; of figures 300 kB at most (default: nowhere)")
     parser.add_argument("--command", default=None, metavar="TEXT",
                         help="that made the runs, as in 'sh scripts/digits.sh': into results.json "
                              "and the page (default: none)")
@@ -184,23 +184,25 @@ def name_missing(order: list[str], names: list[str]) -> None:
 
 def keep(record: dict, figures: dict[str, list[dict]], args: argparse.Namespace) -> None:
     """Write what is kept of the report: the results, and the figures, the small ones first, as long
-    as all of it is not larger than MOST_KEPT_BYTES. Of the inspected sets only the figures."""
+    as these are not larger than MOST_KEPT_BYTES; an earlier one in the place of one that is too
+    large goes. Of the inspected sets only the numbers."""
     sets = [{k: s.get(k) for k in ("set", "images", *FIGURES_OF_A_SET)} for s in record["sets"]]
     files.write_json(args.record / "results.json", {**record, "sets": sets})
-    found = {"results.csv": (args.out / "results.csv").read_bytes()}
+    files.durable_write(args.record / "results.csv", (args.out / "results.csv").read_bytes())
+    found = {}
     for section, drawn in figures.items():
         charts = [c for c in (report_canvas.standalone(f["html"]) for f in drawn) if c]
         for i, chart in enumerate(charts):
             found[f"{section}{i + 1 if len(charts) > 1 else ''}.svg"] = chart
     if figures["samples"]:
         found["samples.png"] = (args.out / "samples.png").read_bytes()
-    room = MOST_KEPT_BYTES - (args.record / "results.json").stat().st_size
-    for name, data in sorted(found.items(), key=lambda item: (
-            not item[0].startswith("results"), len(item[1]))):
+    room = MOST_KEPT_BYTES
+    for name, data in sorted(found.items(), key=lambda item: len(item[1])):
         if len(data) <= room:
             room -= len(data)
             files.durable_write(args.record / name, data)
         else:
+            (args.record / name).unlink(missing_ok=True)
             print(f"not kept, too large: {name} ({len(data):,} bytes)", file=sys.stderr)
 
 

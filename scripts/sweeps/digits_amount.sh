@@ -13,12 +13,12 @@
 #   real image is worth more than one synthetic one where, at equal N in 10 to 80, the interval of
 #   real minus synthetic lies above 0; they are worth the same where it lies within -0.5 and 0.5.
 # Hardware: 2 CPU cores (one job each).  Disk: 2.5 GB.
-# Time: 57 minutes (measured on a processor with bfloat16 instructions, other work beside it), 22 more where
-# scripts/digits.sh has not made its teachers and generators; about twice that without such instructions.
+# Time: 2.5 hours (measured on a processor with bfloat16 instructions, other work beside it; TRIALS=30 57 minutes),
+# 22 minutes more where scripts/digits.sh has not made its teachers and generators; about twice that without
+# such instructions.
 # Use: sh scripts/sweeps/digits_amount.sh [--dry-run]     (JOBS=2: processes at a time, a thread each)
-#      TRIALS=30 (see digits_study.sh): 15 generators, two sets of each and a student of each set; a
-#      later call with a larger number goes on. TRIALS=90 gives three students per set: 2 hours on top (an
-#      estimate), or of ROWS="synthetic_80 synthetic_320 synthetic_1280 real_20", those of a claim, 30 minutes.
+#      TRIALS=90 (see digits_study.sh): 15 generators, two sets of each and three students of each set;
+#      TRIALS=30 makes one student of each, and a later call with a larger number goes on.
 # Record: python -m dm_kd.report ... --record save/results/digits_amount (this script with RECORD=1)
 set -eu
 cd "$(dirname "$0")/../.."
@@ -26,7 +26,7 @@ cd "$(dirname "$0")/../.."
 dry_flag "scripts/sweeps/digits_amount.sh" "$@"
 find_python
 . scripts/sweeps/digits_study.sh
-root=save/digits_amount runs=save/digits_amount/students trials=${TRIALS:-30}
+root=save/digits_amount runs=save/digits_amount/students trials=${TRIALS:-90}
 all="synthetic_10 synthetic_20 synthetic_40 synthetic_80 synthetic_160 synthetic_320 synthetic_640 synthetic_1280 real_10 real_20 real_40 real_80 real_all"
 rows=${ROWS:-$all}
 check_rows "$rows" "$all"

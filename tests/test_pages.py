@@ -1,7 +1,8 @@
-"""Every "mean ± std" and every interval on README and the pages of save/results is a record's.
+"""README and the pages of save/results: their figures are of records, their links lead somewhere.
 
-That it is the right row's is not checked: a figure that a new record changed, or a slip of the
-keyboard, is found, two rows that changed places are not.
+Every "mean ± std" and every interval must be in a record. That it is the right row's is not
+checked: a figure that a new record changed, or a slip of the keyboard, is found, two rows that
+changed places are not.
 """
 
 import csv
@@ -72,7 +73,7 @@ def known(found, recorded):
 
 @pytest.mark.parametrize("page", PAGES)
 def test_figures_are_of_records(page, recorded):
-    text = (ROOT / page).read_text(encoding="utf-8")
+    text = " ".join((ROOT / page).read_text(encoding="utf-8").split())
     stated = [m for m in STATED.finditer(text)
               if not any(other in m.group() for other in OTHERS.get(page, ()))]
     assert len(stated) > 15
@@ -85,3 +86,21 @@ def test_a_slip_is_found(recorded):
     slips = [STATED.search(re.sub(r"\d(?!.*\d)", lambda d: str((int(d[0]) + 5) % 10), m.group()))
              for m in stated]
     assert sum(known(m, recorded) for m in slips) < len(slips) / 3
+
+
+def anchors(path):
+    """The names that GitHub gives a page's headings."""
+    heads = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.M)
+    return {re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("page", [*PAGES, "save/results/README.md", "true_dataset/README.md"])
+def test_links_lead_somewhere(page):
+    lost = []
+    for link in re.findall(r"\]\(([^)\s]+)\)", (ROOT / page).read_text(encoding="utf-8")):
+        place, _, anchor = link.partition("#")
+        target = (ROOT / page).parent / place if place else ROOT / page
+        if not link.startswith("http") and not (
+                target.exists() and (not anchor or anchor in anchors(target))):
+            lost.append(link)
+    assert lost == []
