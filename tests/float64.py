@@ -27,6 +27,20 @@ def float64():
         yield
 
 
+@contextlib.contextmanager
+def before_rounding():
+    """A list of what the block turns into uint8, as it was before: about 0 to 255."""
+    images, real = [], torch.Tensor.to
+
+    def to(tensor: torch.Tensor, *args, **options) -> torch.Tensor:
+        if any(value is torch.uint8 for value in (*args, *options.values())):
+            images.append(tensor.detach().clone())
+        return real(tensor, *args, **options)
+
+    with mock.patch.object(torch.Tensor, "to", to):
+        yield images
+
+
 def _empty_caches() -> None:
     for name, module in list(sys.modules.items()):
         if name.startswith("dm_kd"):
