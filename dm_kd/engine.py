@@ -12,7 +12,6 @@ import os
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 
 from dm_kd import augment, dist
 from dm_kd.errors import DivergedError, Stopped, UserError
+from dm_kd.augment import View, make_view, plain_view  # noqa: F401
 from dm_kd.run import (
     Progress,
     Run,
@@ -129,76 +129,6 @@ def idle_flags(args: argparse.Namespace) -> list[str]:
     if args.lr_schedule == "cosine" and args.lr_decay_epochs != LR_DECAY_EPOCHS:
         notes.append("note: --lr-schedule cosine does not look at --lr-decay-epochs")
     return notes
-
-
-@dataclass(frozen=True)
-class View:
-    """How uint8 images become a network's input: the Task's augmentation and statistics."""
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    size: int = 0  # of the centre crops that are judged; 0 = images are taken as they are
-    crop: bool = False  # random-resized crops of `size` in training
-    pad: int = 0
-    flip: bool = False
-    mixup: float = 0.0
-    cutmix: float = 0.0
-    mix_share: float = 1.0
-    num_classes: int = 0  # mixed labels become probabilities over so many; 0 = labels are not used
-
-    def train(self, images: Tensor | list[Tensor], labels: Tensor, ids: Tensor, seed: int,
-              epoch: int, step: int) -> tuple[Tensor, Tensor]:
-        """uint8 [B, C, H, W], or a list of [C, h, w], and int64 [B] -> augmented, standardised,
-        mixed float32 on the labels' device, and labels: as they were, or float32 [B, num_classes]
-        where images were mixed."""
-        images = on_device(images, labels.device)
-        straight = torch.zeros(len(ids), dtype=torch.bool)
-        if self.crop:
-            sizes = (torch.tensor(images.shape[2:]).expand(len(images), 2)
-                     if isinstance(images, Tensor) else
-                     torch.tensor([image.shape[1:] for image in images]))
-            boxes, mirrored = augment.boxes_and_flips(seed, epoch, ids, sizes)
-            images = augment.resized_crops(images, boxes, mirrored if self.flip else straight,
-                                           self.size)
-        elif self.size:
-            images = augment.centre_crops(images, self.size)
-        elif self.pad or self.flip:
-            offsets = augment.crop_offsets(seed, epoch, ids, self.pad)
-            mirrored = augment.flips(seed, epoch, ids) if self.flip else straight
-            images = augment.pad_crop_flip(images, offsets, mirrored, self.pad)
-        x = augment.standardize(augment.send(images, labels.device), self.mean, self.std)
-        x, lam, partner = augment.mix(x, seed, epoch, step, self.mixup, self.cutmix,
-                                      self.mix_share)
-        if partner is not None and self.num_classes:
-            labels = augment.mix_labels(labels, self.num_classes, lam, partner)
-        return x, labels
-
-    def plain(self, images: Tensor | list[Tensor], device: torch.device | str = "cpu") -> Tensor:
-        """Standardised float32 [B, C, H, W], centre crops where the task has them; images of the
-        crops' size are such crops already (see sources.stored.gathered)."""
-        images = on_device(images, device)
-        cut = isinstance(images, Tensor) and images.shape[2:] == (self.size, self.size)
-        if self.size and not cut:
-            images = augment.centre_crops(images, self.size)
-        return augment.standardize(augment.send(images, device), self.mean, self.std)
-
-
-def on_device(images: Tensor | list[Tensor], device: torch.device | str
-              ) -> Tensor | list[Tensor]:
-    """A batch where it is augmented: images of several sizes stay on the CPU until they are cut."""
-    return augment.send(images, device) if isinstance(images, Tensor) else images
-
-
-def make_view(task, args: argparse.Namespace, uses_labels: bool) -> View:
-    on = args.augment == "default"
-    return View(task.mean, task.std, task.resolution if task.crop else 0, task.crop and on,
-                task.pad if on else 0, task.flip and on, args.mixup, args.cutmix, args.mix_share,
-                task.num_classes if uses_labels else 0)
-
-
-def plain_view(task) -> View:
-    """How a task's images are judged."""
-    return View(task.mean, task.std, task.resolution if task.crop else 0)
 
 
 def resolve_amp(choice: str, device: torch.device) -> str:
