@@ -23,12 +23,13 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from dm_kd import augment, files, image_set, run
 from dm_kd.augment import View
 from dm_kd.errors import UserError
 from dm_kd.image_set import read_image
-from dm_kd.tasks import ROOT, Task, get_task, is_visible, split_folder
+from dm_kd.tasks import ROOT, WNIDS, Task, get_task, is_visible, split_folder
 
 NAMED_LABEL = re.compile(r"class_([0-9]+)_")  # the original's class_{c}_seed_{k}_num_{i}.png
 WNID = re.compile(r"n\d{8}")  # a WordNet id
@@ -191,13 +192,16 @@ def class_folders(task: Task, part: str, val: str, root: Path | None) -> Images:
         raise UserError(f"{root} would be both trained on and evaluated on",
                         "--data FOLDER with train/ and val/ in it; --val dev or none")
     if place.is_dir():
-        return folder_images(place, task, need_labels=True)
-    if not task.wnids:
-        return list_images(place, task, root, need_labels=True)
-    images = list_images(place, get_task("imagenet"), root, need_labels=True)
-    table = torch.full((1000,), -1)
-    table[torch.tensor(task.imagenet_classes)] = torch.arange(task.num_classes)
-    images = dataclasses.replace(images, labels=table[images.labels])
+        images = folder_images(place, task)
+    elif not task.wnids:
+        images = list_images(place, task, root, need_labels=True)
+    else:  # ImageNet's labels
+        images = list_images(place, get_task("imagenet"), root, need_labels=True)
+        table = torch.full((len(WNIDS),), -1)
+        table[torch.tensor(task.imagenet_classes)] = torch.arange(task.num_classes)
+        images = dataclasses.replace(images, labels=table[images.labels])
+    if images.labels.max() < 0:
+        raise UserError(f"{place} has no image of a class of {task.name}", "<class>/IMAGE")
     return images.chosen((images.labels >= 0).nonzero()[:, 0])
 
 
@@ -288,42 +292,38 @@ def load_set(folder: Path, task: Task, cache: Path, images_per_class: int | None
         raise UserError(f"{folder} has {plan.images_per_class} images per class",
                         "synthesize more, or a smaller --images-per-class")
     keys = [plan.at(p) for p in range(plan.images)]
-    labels = torch.tensor([found.known_label(label) for label, _ in keys])
-    paths = [str(folder / plan.path(*key)) for key in keys]
-    if found.first_edition:
-        digests, digest = None, None
-    else:
+    label_of, notes = set_labels(manifest, task)
+    labels = torch.tensor([label_of[found.known_label(label)] for label, _ in keys])
+    digests = digest = None
+    if not found.first_edition:
         digests = [row["sha256"] for j in range(plan.shards) for row in found.rows(j)]
         if len(digests) < plan.images:
             raise UserError(f"{folder} is not complete: {len(found.missing())} of {plan.shards} "
                             "shards are missing", "run its synthesize command again")
         digest = found.digest
-    labels, notes = set_labels(manifest, labels, task)
-    size = (manifest["resolution"],) * 2
-    images = pack(Images(Files(paths, task.channels, folder, digests, size), labels,
-                         sha256=digest, generator=manifest["generator"], notes=notes), task, cache)
+    image_files = Files([str(folder / plan.path(*key)) for key in keys], task.channels, folder,
+                        digests, (manifest["resolution"],) * 2)
+    images = pack(Images(image_files, labels, None, digest, manifest["generator"], notes), task,
+                  cache)
     count = (images_per_class or plan.images_per_class) * len(plan.classes)
     return images.chosen(slice(count))  # positions run over the classes first
 
 
-def set_labels(manifest: dict, labels: Tensor, task: Task) -> tuple[Tensor, list[str]]:
-    """(a set's labels as the task's indices, notes). Two folders both have the task name "folder":
-    so classes are matched by name. All labels are -1 where the set is of another task, or one of
-    its classes is none of the task's."""
-    unknown = torch.full_like(labels, -1)
-    if manifest["task"] != task.name or labels.max() < 0:
+def set_labels(manifest: dict, task: Task) -> tuple[dict[int, int], list[str]]:
+    """(label of a set -> the task's, which is -1 where it is not known; notes). Two folders both
+    have the task name "folder", so classes are matched by name."""
+    classes, names, ours = manifest["classes"], manifest["class_names"], task.class_names
+    unknown = dict.fromkeys([*classes, -1], -1)
+    if manifest["task"] != task.name:
         return unknown, []
-    classes, ours = manifest["classes"], task.class_names
-    names = manifest["class_names"]
     if names == [ours[c] if c < len(ours) else None for c in classes]:
-        return labels, []  # also where two classes share a name, as ImageNet's cranes do
+        return {c: c for c in [*classes, -1]}, []  # also where two share a name, as cranes do
     strange = [name for name in names if name not in ours]
     if strange:
-        return unknown, [f"the set's labels are not used: {len(strange)} of its {len(classes)} "
-                         f"classes are none of the task's, first: {strange[0]}"]
-    table = torch.full((max(classes) + 1,), -1)
-    table[torch.tensor(classes)] = torch.tensor([ours.index(name) for name in names])
-    return table[labels], ["the set numbers its classes in another way: labels go by class name"]
+        return unknown, [f"note: the set's labels are not used: {len(strange)} of its classes are "
+                         f"none of the task's, first: {strange[0]}"]
+    return unknown | {c: ours.index(name) for c, name in zip(classes, names, strict=True)}, [
+        "note: the set numbers its classes in another way: labels go by class name"]
 
 
 def first_per_class(labels: Tensor, per_class: int, seed: int | None = None) -> Tensor:
@@ -361,170 +361,123 @@ def noted(images: Images, task: Task, what: str) -> Images:
 
 # --- folders and lists ----------------------------------------------------------------------------
 
-def folder_images(folder: Path, task: Task, labelled: bool = True, need_labels: bool = False
-                  ) -> Images:
-    """The images below a folder, sorted. Labels come from file names with `class_<label>_`, else
-    from the folders that images are in, else they are -1.
-
-    Args:
-        labelled: False = all labels are -1 (images of other classes).
+def folder_images(folder: Path, task: Task, labelled: bool = True) -> Images:
+    """The images below a folder, sorted. Labels are those of file names with `class_<label>_`, else
+    of the class folders, else -1.
 
     Raises:
         UserError: no images, or labels of other classes."""
-    from torchvision.datasets.folder import has_file_allowed_extension, IMG_EXTENSIONS
-
     names, skipped = [], []
     for place, folders, own in os.walk(folder, followlinks=True):
         folders[:] = filter(is_visible, folders)
         for name in filter(is_visible, own):
-            image = has_file_allowed_extension(name, IMG_EXTENSIONS)
+            image = name.lower().endswith(IMG_EXTENSIONS)
             (names if image else skipped).append(Path(place, name).relative_to(folder))
     if not names:
         raise UserError(f"no images in {folder}", f"files of {', '.join(IMG_EXTENSIONS)}")
-    names = [path.as_posix() for path in sorted(names)]
     notes = [f"note: {len(skipped)} files in {folder} are no images and were skipped, first: "
              f"{min(skipped)}"] if skipped else []
-    labels = torch.full((len(names),), -1)
-    if labelled:
-        labels = labels_of(names, task, folder)
-    if need_labels:
-        if labels.min() < 0 and not task.wnids:
-            raise UserError(f"{folder} holds images without a class folder", "<class>/IMAGE")
-        names = [name for name, label in zip(names, labels.tolist(), strict=True) if label >= 0]
-        labels = labels[labels >= 0]
-    paths = [str(folder / name) for name in names]
+    names, labels = sorted(names), torch.full((len(names),), -1)
+    named = [NAMED_LABEL.match(path.name) for path in names]
+    if labelled and all(named):
+        labels = in_range([int(match[1]) for match in named], task, f"a file name in {folder}")
+    elif labelled and any(len(path.parts) > 1 for path in names):
+        index = class_indices({path.parent.parts[:1] for path in names}, task, folder)
+        labels = torch.tensor([index[path.parent.parts[:1]] for path in names])
+    paths = [str(folder / path) for path in names]
     return Images(Files(paths, task.channels, folder), labels, notes=notes)
 
 
-def labels_of(names: list[str], task: Task, origin: Path) -> Tensor:
-    """Labels int64 [N] of relative paths: from names with `class_<label>_`, else from the first or
-    the last folder of each, else -1."""
-    named = [NAMED_LABEL.match(PurePosixPath(name).name) for name in names]
-    if all(named):
-        return in_range([int(match[1]) for match in named], task, origin, names)
-    if not any("/" in name for name in names):
-        return torch.full((len(names),), -1)
-    first, last = ([PurePosixPath(name).parent.parts[end:][:1] for name in names]
-                   for end in (0, -1))
-    try:
-        index = class_indices({"".join(part) for part in first}, task, origin)
-        return torch.tensor([index["".join(part)] for part in first])
-    except UserError:
-        if first == last:
-            raise
-    index = class_indices({"".join(part) for part in last}, task, origin)
-    return torch.tensor([index["".join(part)] for part in last])
-
-
-def in_range(labels: list[int], task: Task, origin: Path, names: list[str]) -> Tensor:
-    """The labels as int64 [N].  Raises UserError: one is no class; its image is named."""
-    for label, name in zip(labels, names, strict=True):
+def in_range(labels: list[int], task: Task, where: str) -> Tensor:
+    """The labels as int64 [N].  Raises UserError: one is no class."""
+    for label in labels:
         if not 0 <= label < task.num_classes:
-            hint = "the right --task, or distill --source-labels none for images of other classes"
-            if min(labels) == 1 and max(labels) == task.num_classes:
-                hint = "labels that begin with 0: these begin with 1"
-            raise UserError(f"{origin}: label {label} of {name} is out of range: {task.name} has "
-                            f"{task.num_classes} classes", hint)
+            raise UserError(f"label {label} of {where} is out of range: {task.name} has "
+                            f"{task.num_classes} classes, 0 to {task.num_classes - 1}",
+                            "distill --source-labels none for images of other classes")
     return torch.tensor(labels, dtype=torch.int64)
 
 
-def class_indices(folders: set[str], task: Task, origin: Path) -> dict[str, int]:
-    """Folder name -> class index. Folders are named by class, by index, or (ImageNet) by WordNet
+def class_indices(found: set[tuple[str, ...]], task: Task, origin: Path
+                  ) -> dict[tuple[str, ...], int]:
+    """Class folder -> class index. Folders are named by class, by index, or (ImageNet) by WordNet
     id. Folders of ImageNet beside the classes of a part of it have -1.
 
+    Args:
+        found: the folder that each image is in as (name,), () = in none.
+
     Raises:
-        UserError: folders of other classes, or not all of ImageNet's thousand."""
+        UserError: folders of other classes."""
+    folders = {folder[0] for folder in found if folder}
     exact = {name: i for i, name in enumerate(task.class_names)}
-    if not task.wnids and folders <= exact.keys():  # also where the names are numbers or ids
-        return {folder: exact[folder] for folder in folders}
-    if (task.wnids or task.num_classes == 1000) and all(map(WNID.fullmatch, folders)):
-        order = task.wnids or sorted(folders)
-        missing = sorted(set(order) - folders)
-        if missing or len(order) != task.num_classes:
-            first = f", first: {missing[0]}" if missing else ""
-            raise UserError(f"{origin} has {len(folders)} WordNet folders, {task.name} has "
-                            f"{task.num_classes} classes{first}",
-                            "WordNet ids give labels only where every class has its folder")
-        return {**dict.fromkeys(folders, -1), **{w: i for i, w in enumerate(order)}}
-    if all(folder.isascii() and folder.isdigit() for folder in folders):
-        index = {folder: int(folder) for folder in folders}
+    if task.wnids and all(map(WNID.fullmatch, folders)):
+        index = dict.fromkeys(folders & set(WNIDS), -1)
+        index |= {wnid: i for i, wnid in enumerate(task.wnids)}
+    elif folders <= exact.keys():  # also where the names are numbers
+        index = exact
+    elif all(folder.isascii() and folder.isdigit() for folder in folders):
+        index = {folder: int(folder) for folder in folders if int(folder) < task.num_classes}
     else:
-        plain = {re.sub(r"[\W_]+", "", name.casefold()): i for name, i in exact.items()}
-        index = {folder: exact.get(folder, plain.get(re.sub(r"[\W_]+", "", folder.casefold()), -1))
-                 for folder in folders}
-    strange = sorted(f for f, i in index.items() if not 0 <= i < task.num_classes)
-    if strange:
-        raise UserError(f"{origin}: '{strange[0]}' is no class of {task.name} ({len(strange)} of "
-                        f"{len(folders)} folders are not); its classes are "
+        index = {simplified(name): i for name, i in exact.items()} | exact
+        index |= {folder: index[simplified(folder)] for folder in folders - exact.keys()
+                  if simplified(folder) in index}
+    strange = sorted(folders - index.keys())
+    if strange or () in found:
+        what = f"the folder '{strange[0]}'" if strange else "an image beside the class folders"
+        raise UserError(f"{origin}: {what} is of no class of {task.name}, which has "
                         f"{', '.join(task.class_names[:3])} ...",
                         "rename the folders; distill --source-labels none if labels do not matter")
-    return index
+    return {(folder,): index[folder] for folder in folders}
+
+
+def simplified(name: str) -> str:
+    """A class name for comparing: letters and digits, lower case."""
+    return re.sub(r"[\W_]+", "", name.casefold())
 
 
 def list_images(path: Path, task: Task, root: Path | None = None, labelled: bool = True,
                 need_labels: bool = False) -> Images:
     """A list file: `path` or `path label` per line; labels are at the end, so paths may hold
-    spaces. Without one, the label is in the name (`class_<label>_`); where no line has any, the
-    images' folders give it if they are classes of the task.
+    spaces. Without one, the label is that of the name (`class_<label>_`) or -1.
 
     Paths may be relative to the working directory, to the list's folder or its parent, or to
     `root`. Of a path from another machine, the longest end that exists there is taken.
 
     Raises:
         UserError: a line without an image, its file or its label, with its number."""
-    names, labels, numbers = [], [], []
-    for number, line in enumerate(read_lines(path), 1):
-        line = line.strip().replace("\\", "/")
+    try:
+        lines = path.read_text(encoding="utf-8-sig").replace("\\", "/").split("\n")
+    except UnicodeDecodeError as error:
+        raise UserError(f"the list {path} is no text file") from error
+    places = [Path(), path.parent, path.parent.parent, *([root] if root else [])]
+    paths, labels = [], []
+    for number, line in enumerate(map(str.strip, lines), 1):
         if not line:
             continue
         match = re.fullmatch(r"(.*\S)\s+(-?[0-9]+)", line)
         name, label = match.groups() if match else (line, None)
         if label is None and (named := NAMED_LABEL.match(PurePosixPath(name).name)):
             label = named[1]
-        names.append(name), numbers.append(number)
+        paths.append(located(name, places))
         labels.append(None if label is None else int(label))
-        if (label is None) != (labels[0] is None) or need_labels and label is None:
-            raise UserError(f"{path}, line {number} has {'no' if label is None else 'a'} label: "
-                            f"{line[:80]}", "`path label` on every line")
-    if not names:
-        raise UserError(f"the list {path} is empty")
-    places = [Path(), path.parent, path.parent.parent, *([root] if root else [])]
-    paths = list(located(names, numbers, places, path))
-    if not labelled:
-        values = torch.full((len(names),), -1)
-    elif labels[0] is not None:
-        values = in_range(labels, task, path, names)
-    else:
-        try:
-            values = labels_of(names, task, path)
-        except UserError:
-            values = torch.full((len(names),), -1)
-    return Images(Files(paths, task.channels, path.parent), values)
-
-
-def read_lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is no text file: {error}") from error
-
-
-def located(names: list[str], numbers: list[int], places: list[Path], origin: Path
-            ) -> Iterator[str]:
-    """The path of each image of a list, which is given as in `list_images`. The place and the
-    number of leading folders left out that fitted the last image are tried first."""
-    place, start = places[0], 0
-    for name, number in zip(names, numbers, strict=True):
-        parts = PurePosixPath(name).parts
-        tries = [(place, start), *((p, i) for i in range(len(parts)) for p in places)]
-        for place, start in tries:
-            path = place.joinpath(*parts[start:])
-            if parts[start:] and os.path.isfile(path):
-                yield str(path)
-                break
-        else:
-            raise UserError(f"{origin}, line {number}: the image {name} is not there",
+        if paths[-1] is None:
+            raise UserError(f"{path}, line {number}: no file {name[:200]}",
                             "--data FOLDER that the list's paths start from")
+        if (label is None) != (labels[0] is None) or need_labels and label is None:
+            raise UserError(f"{path}, line {number} has {'no' if label is None else 'a'} label, "
+                            "others not", "`path label` on every line")
+    if not paths:
+        raise UserError(f"the list {path} is empty")
+    known = labelled and labels[0] is not None
+    return Images(Files(paths, task.channels, path.parent), in_range(labels, task, str(path))
+                  if known else torch.full((len(paths),), -1))
+
+
+def located(name: str, places: list[Path]) -> str | None:
+    """The path of an image of a list, as `list_images` says."""
+    parts = PurePosixPath(name).parts
+    tries = (place.joinpath(*parts[i:]) for i in range(len(parts)) for place in places)
+    return next((str(path) for path in tries if os.path.isfile(path)), None)
 
 
 # --- packing --------------------------------------------------------------------------------------

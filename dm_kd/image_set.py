@@ -1,14 +1,14 @@
-"""An image set on disk: labelled images and a manifest, made in shards, the same bytes by any route.
+"""An image set on disk: labelled images in shards, whose bytes are the same by any route.
 
     manifest.json        every setting that makes the bytes; written first
     images/0003/class_3_seed_0_num_17.png
     shards/00017.csv     path, label, sha256 of a shard's images; written after them
     samples.png          a row of images per class; written when all shards are there
 
-Position p = k * classes + c is image k of the c-th class. Shard j holds positions j B to j B + B - 1
-and is always sampled in full, so an image's bytes depend on neither the process that makes it, nor
-the order, nor a crash. Only images_per_class may grow. To make a damaged shard again, delete its
-CSV and run the same command.
+Position p = k * classes + c is image k of the c-th class. Shard j holds positions j B to
+j B + B - 1 and is always sampled in full, so an image's bytes depend on neither the process that
+makes it, nor the order, nor a crash. Only images_per_class may grow. To make a damaged shard again,
+delete its CSV and run the same command.
 """
 
 import csv

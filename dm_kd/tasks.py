@@ -48,7 +48,7 @@ class Task:
     pad: int = 0  # training crop: pad by so many pixels (zeros), cut out at a random place
     flip: bool = False  # training: mirror half of the images
     folds: int = 1  # how many --fold values there are; 1 = the data set's own split
-    wnids: tuple[str, ...] | None = None  # WordNet ids in index order, of a part of ImageNet
+    wnids: tuple[str, ...] | None = None  # WordNet ids in index order, of ImageNet or a part of it
 
     @property
     def large(self) -> bool:
@@ -66,9 +66,8 @@ class Task:
 
     @property
     def imagenet_classes(self) -> tuple[int, ...] | None:
-        """The indices of its classes among ImageNet's thousand; None where they are no such
-        part."""
-        return tuple(IMAGENET100[wnid] for wnid in self.wnids) if self.wnids else None
+        """The indices of its classes among ImageNet's thousand; None where it is no part of it."""
+        return tuple(map(WNIDS.index, self.wnids)) if self.wnids else None
 
 
 # --- loaders --------------------------------------------------------------------------------------
@@ -146,7 +145,7 @@ def load_flowers102(split: str, root: Path | None) -> Raw:
 
 # --- class names ----------------------------------------------------------------------------------
 
-CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck".split()
+CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 CIFAR100 = """
 apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly
 camel can castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile
@@ -156,32 +155,18 @@ orange orchid otter palm_tree pear pickup_truck pine_tree plain plate poppy porc
 rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper snail snake spider
 squirrel streetcar sunflower sweet_pepper table tank telephone television tiger tractor train
 trout tulip turtle wardrobe whale willow_tree wolf woman worm
-""".split()
+"""
 
-# The hundred classes of ImageNet that Tian et al. 2020, "Contrastive Multiview Coding" (arXiv
-# 1906.05849) chose: WordNet ids, and their indices among ImageNet's thousand (sorted ids).
-_WNIDS = """
-n01558993 n01692333 n01729322 n01735189 n01749939 n01773797 n01820546 n01855672 n01978455
-n01980166 n01983481 n02009229 n02018207 n02085620 n02086240 n02086910 n02087046 n02089867
-n02089973 n02090622 n02091831 n02093428 n02099849 n02100583 n02104029 n02105505 n02106550
-n02107142 n02108089 n02109047 n02113799 n02113978 n02114855 n02116738 n02119022 n02123045
-n02138441 n02172182 n02231487 n02259212 n02326432 n02396427 n02483362 n02488291 n02701002
-n02788148 n02804414 n02859443 n02869837 n02877765 n02974003 n03017168 n03032252 n03062245
-n03085013 n03259280 n03379051 n03424325 n03492542 n03494278 n03530642 n03584829 n03594734
-n03637318 n03642806 n03764736 n03775546 n03777754 n03785016 n03787032 n03794056 n03837869
-n03891251 n03903868 n03930630 n03947888 n04026417 n04067472 n04099969 n04111531 n04127249
-n04136333 n04229816 n04238763 n04336792 n04418357 n04429376 n04435653 n04485082 n04493381
-n04517823 n04589890 n04592741 n07714571 n07715103 n07753275 n07831146 n07836838 n13037406
-n13040303
-"""
-_INDICES = """
-15 45 54 57 64 74 90 99 119 120 122 131 137 151 155 157 158 166 167 169 176 180 209 211 222 228
-234 236 242 246 267 268 272 275 277 281 299 305 313 317 331 342 368 374 407 421 431 449 452 455
-479 494 498 503 508 544 560 570 592 593 599 606 608 619 620 653 659 662 665 667 674 682 703 708
-717 724 748 758 765 766 772 775 796 798 830 854 857 858 872 876 882 904 908 936 938 953 959 960
-993 994
-"""
-IMAGENET100 = dict(zip(_WNIDS.split(), map(int, _INDICES.split()), strict=True))
+# The classes of ImageNet-100 among ImageNet's thousand, chosen by Tian et al. 2020, "Contrastive
+# Multiview Coding" (arXiv 1906.05849).
+IMAGENET100 = (
+    15, 45, 54, 57, 64, 74, 90, 99, 119, 120, 122, 131, 137, 151, 155, 157, 158, 166, 167, 169,
+    176, 180, 209, 211, 222, 228, 234, 236, 242, 246, 267, 268, 272, 275, 277, 281, 299, 305,
+    313, 317, 331, 342, 368, 374, 407, 421, 431, 449, 452, 455, 479, 494, 498, 503, 508, 544,
+    560, 570, 592, 593, 599, 606, 608, 619, 620, 653, 659, 662, 665, 667, 674, 682, 703, 708,
+    717, 724, 748, 758, 765, 766, 772, 775, 796, 798, 830, 854, 857, 858, 872, 876, 882, 904,
+    908, 936, 938, 953, 959, 960, 993, 994)
+WNIDS = tuple(Path(__file__).with_name("imagenet_wnids.txt").read_text().split())  # sorted
 
 
 def torchvision_names(name: str) -> tuple[str, ...]:
@@ -198,7 +183,7 @@ def imagenet_names() -> tuple[str, ...]:
 
 
 def imagenet100_names() -> tuple[str, ...]:
-    return tuple(imagenet_names()[i] for i in IMAGENET100.values())
+    return tuple(imagenet_names()[i] for i in IMAGENET100)
 
 
 # --- the table ------------------------------------------------------------------------------------
@@ -211,12 +196,12 @@ TASKS = {task.name: task for task in (
          folds=5),
     Task("fashion_mnist", lambda: torchvision_names("FashionMNIST"), 28, 1, (0.2860,), (0.3530,),
          load_fashion_mnist, pad=2, flip=True),
-    Task("cifar10", lambda: tuple(CIFAR10), 32, 3, (0.4914, 0.4822, 0.4465),
+    Task("cifar10", lambda: CIFAR10, 32, 3, (0.4914, 0.4822, 0.4465),
          (0.2470, 0.2435, 0.2616), functools.partial(load_cifar, "CIFAR10"), pad=4, flip=True),
-    Task("cifar100", lambda: tuple(CIFAR100), 32, 3, (0.5071, 0.4867, 0.4408),
+    Task("cifar100", lambda: tuple(CIFAR100.split()), 32, 3, (0.5071, 0.4867, 0.4408),
          (0.2675, 0.2565, 0.2761), functools.partial(load_cifar, "CIFAR100"), pad=4, flip=True),
-    Task("imagenet", imagenet_names, **LARGE),
-    Task("imagenet100", imagenet100_names, wnids=tuple(IMAGENET100), **LARGE),
+    Task("imagenet", imagenet_names, wnids=WNIDS, **LARGE),
+    Task("imagenet100", imagenet100_names, wnids=tuple(WNIDS[i] for i in IMAGENET100), **LARGE),
     Task("flowers102", lambda: torchvision_names("Flowers102"), load=load_flowers102, **LARGE),
 )}
 
