@@ -363,10 +363,6 @@ class Progress:
             self.bar.close()
 
 
-def progress(total: int, what: str, unit: str = "it", done: int = 0) -> Progress:
-    return Progress(total, what, unit, done)
-
-
 def versions() -> dict:
     import numpy
     import torch
