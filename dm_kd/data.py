@@ -1,11 +1,11 @@
 """Images as the training loop reads them: real ones, image sets, folders and list files.
 
-    images = load_source(args, task)                    what --source names
+    images = load_source(args, task)                     what --source names
     source = Source(images, view, batch_size=256, seed=0)
-    for pixels, labels, ids in source.batches(epoch=0):  uint8 [B, C, H, W]
+    for pixels, labels, ids in source.batches(epoch):    uint8 [B, C, H, W], int64 [B], int64 [B]
         x, labels = source.view.train(pixels, labels, ids, seed, epoch, step)
 
-There are two forms. Images of one size are a uint8 array in memory or in a memory map that is
+There are two forms. Images of one size are a uint8 array, in memory or in a memory map that is
 packed once. Large training images of several sizes stay files, which a DataLoader's workers decode
 and crop. After `Source` nobody asks which it was.
 """
@@ -21,38 +21,32 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
+from filelock import FileLock
 from PIL import Image
 from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from dm_kd import augment, files, image_set, run
+from dm_kd import augment, image_set, run
 from dm_kd.augment import View
-from dm_kd.errors import UserError
 from dm_kd.image_set import read_image
+from dm_kd.run import UserError
 from dm_kd.tasks import ROOT, WNIDS, Task, get_task, is_visible, split_folder
 
 NAMED_LABEL = re.compile(r"class_([0-9]+)_")  # the original's class_{c}_seed_{k}_num_{i}.png
-WNID = re.compile(r"n\d{8}")  # a WordNet id
 DECODERS = 8  # threads that pack; Pillow decodes without Python's lock
-MAX_WORKERS = 16  # processes that decode files while training
 CHUNK = 256  # images in memory while packing
+MAX_WORKERS = 16  # processes that decode files while training
 
 
+@dataclass(frozen=True)
 class Files:
-    """Image files of any size, decoded on demand.
+    """Image files of any size, decoded on demand to `channels` (1 or 3). Where they are known,
+    digests are their SHA-256, and size the (height, width) of all."""
 
-    Args:
-        channels: 1 or 3, to which every image is converted.
-        root: folder that the paths are named from in the digest, so that a copy elsewhere has the
-            same.
-        digests: SHA-256 of each file, or None.
-        size: (height, width) of all, where that is known.
-    """
-
-    def __init__(self, paths: list[str], channels: int, root: Path | None = None,
-                 digests: list[str] | None = None, size: tuple[int, int] | None = None):
-        self.paths, self.channels, self.root = paths, channels, root
-        self.digests, self.size = digests, size
+    paths: list[str]
+    channels: int
+    digests: list[str] | None = None
+    size: tuple[int, int] | None = None
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -63,8 +57,8 @@ class Files:
 
     def chosen(self, index: Tensor) -> "Files":
         index = index.tolist()
-        return Files([self.paths[i] for i in index], self.channels, self.root,
-                     self.digests and [self.digests[i] for i in index], self.size)
+        return dataclasses.replace(self, paths=[self.paths[i] for i in index],
+                                   digests=self.digests and [self.digests[i] for i in index])
 
     def one_size(self) -> tuple[int, int] | None:
         """(height, width) of all images, from their headers; None where they differ."""
@@ -72,44 +66,30 @@ class Files:
             return self.size
         first = tuple(self[0].shape[1:])
         for path in self.paths:
-            try:
-                with Image.open(path) as image:
-                    if (image.height, image.width) != first:
-                        return None
-            except OSError as error:
-                raise UserError(f"cannot read the image {path}: {error}") from error
+            with Image.open(path) as image:
+                if (image.height, image.width) != first:
+                    return None
         return first
 
     def fingerprints(self, labels: Tensor) -> tuple[str, str]:
-        """SHA-256 of names, labels and sizes; and one that changes with paths and times too, which
-        keys a packed copy.
-
-        Raises:
-            UserError: a file is missing or empty."""
-        lines, times = [], []
-        for path, label in zip(self.paths, labels.tolist(), strict=True):
-            status = os.stat(path) if os.path.isfile(path) else None
-            if not status or not status.st_size:
-                raise UserError(f"the image {path} is {'empty' if status else 'missing'}")
-            name = os.path.relpath(path, self.root) if self.root else path
-            lines.append(f"{name}\t{label}\t{status.st_size}\n")
-            times.append(f"{path}\t{status.st_mtime_ns}\n")
-        content = files.sha256("".join(lines).encode())
-        return content, files.sha256("".join([content, *times]).encode())
+        """SHA-256 of the files' names, sizes and labels, the same for a copy elsewhere; and of
+        their paths and times too, which is the key of a packed array."""
+        status = [os.stat(path) for path in self.paths]
+        root = len(os.path.commonpath([os.path.dirname(path) for path in self.paths]))
+        rows = list(zip(self.paths, labels.tolist(), status, strict=True))
+        content = "".join(f"{path[root:]}\t{label}\t{s.st_size}\n" for path, label, s in rows)
+        times = "".join(f"{path}\t{s.st_mtime_ns}\n" for path, _, s in rows)
+        return run.sha256(content.encode()), run.sha256((content + times).encode())
 
 
 @dataclass(frozen=True)
 class Images:
-    """images uint8 [N, C, H, W] or Files; labels int64 [N], -1 = unknown; groups int64 [N], who
-    made each, or None; sha256 of files, None for tensors; generator: what a set's manifest says of
-    it, or None; notes: lines for the log."""
-
-    images: Tensor | Files
-    labels: Tensor
-    groups: Tensor | None = None
-    sha256: str | None = None
-    generator: dict | None = None
-    notes: list[str] = dataclasses.field(default_factory=list)
+    images: Tensor | Files  # uint8 [N, C, H, W] or files
+    labels: Tensor  # int64 [N], -1 = unknown
+    groups: Tensor | None = None  # int64 [N], who made each
+    sha256: str | None = None  # of files; None for tensors
+    generator: dict | None = None  # what a set's manifest says of it
+    notes: list[str] = dataclasses.field(default_factory=list)  # lines for the log
 
     def chosen(self, index: Tensor) -> "Images":
         """Those at the positions int64 [M]."""
@@ -123,16 +103,12 @@ class Images:
 
 def load_real(task: Task, split: str, fold: int = 0, val: str = "val", root: Path | None = None
               ) -> Images | None:
-    """Real images as they are: split "train", or "val" (what the student is evaluated on).
-
-    Args:
-        fold: 0 .. task.folds - 1.
-        val: "val" the validation split, "dev" a part of the training images, which then leaves
-            training, "none" nothing (the "val" split is then None).
-        root: where the files are, if not below true_dataset/.
+    """Real images as they are: split "train", or "val", what --val evaluates on ("val": the
+    validation split, "dev": a part of the training images, which then leaves training, "none":
+    nothing). root: where the files are (default: true_dataset/).
 
     Raises:
-        UserError: no such fold, or the files are missing."""
+        UserError: no such fold, or the images are missing."""
     if not 0 <= fold < task.folds:
         raise UserError(f"{task.name} has folds 0 to {task.folds - 1}, not {fold}", "--fold 0")
     if split == "val" and val == "none":
@@ -143,11 +119,11 @@ def load_real(task: Task, split: str, fold: int = 0, val: str = "val", root: Pat
     else:
         try:
             pixels, labels, groups = task.load(part, root)
-        except (OSError, RuntimeError) as error:  # torchvision's, and urllib's
-            raise UserError(f"{task.name} cannot be loaded from {root or ROOT}: {error}",
+        except (RuntimeError, OSError) as error:  # torchvision's, or no network
+            raise UserError(f"{task.name} is not in {root or ROOT}: {error}",
                             "see true_dataset/README.md") from error
-        images = Images(Files(pixels, task.channels, root or ROOT) if isinstance(pixels, list)
-                        else pixels, labels, groups)
+        images = Images(Files(pixels, task.channels) if isinstance(pixels, list) else pixels,
+                        labels, groups)
     if task.folds > 1:
         train, evaluated = split_by_group(images.groups, fold, val, task.folds)
         return images.chosen(train if split == "train" else evaluated)
@@ -160,7 +136,7 @@ def load_real(task: Task, split: str, fold: int = 0, val: str = "val", root: Pat
 
 def split_by_group(groups: Tensor, fold: int, val: str, folds: int) -> tuple[Tensor, Tensor]:
     """Indices (train, evaluated) of a fold of grouped cross-validation; no group is in both. "dev"
-    evaluates on a fifth of the training groups instance, which then leave training."""
+    evaluates on a fifth of the training groups instead, which then leave training."""
     from sklearn.model_selection import GroupKFold
 
     groups = groups.numpy()
@@ -172,49 +148,44 @@ def split_by_group(groups: Tensor, fold: int, val: str, folds: int) -> tuple[Ten
 
 
 def class_folders(task: Task, part: str, val: str, root: Path | None) -> Images:
-    """A split of class folders, or of `path label` lists with ImageNet's labels.
+    """A split from class folders, or from a `path label` list with ImageNet's labels.
 
     Raises:
         UserError: not there, other classes, or training and validation images are the same."""
     root = root or ROOT / "imagenet"
-    lists = [root] if root.is_file() else [root / f"imagenet_{part}.txt",
-                                           root.parent / f"imagenet_{part}.txt"]
+    lists = [root, root / f"imagenet_{part}.txt", root.parent / f"imagenet_{part}.txt"]
     place = next((path for path in lists if path.is_file()), None)
     if place is None and root.is_dir():
-        splits = [split_folder(root, name) for name in ("train", "val")]
-        place = splits[part == "val"] if any(splits) else root
+        splits = {name: split_folder(root, name) for name in ("train", "val")}
+        place = splits[part] if any(splits.values()) else root
     if place is None:
         raise UserError(f"no {part} images of {task.name} in {root}",
-                        f"--data FOLDER with {part}/<class>/ or imagenet_{part}.txt in it; --val "
-                        "none trains without evaluation; torchvision.datasets.ImageNet unpacks "
-                        "ImageNet's archives")
+                        f"--data FOLDER with {part}/<class>/ or imagenet_{part}.txt in it, or "
+                        "--val none; torchvision.datasets.ImageNet unpacks ImageNet's archives")
     if place == root and val == "val":
         raise UserError(f"{root} would be both trained on and evaluated on",
                         "--data FOLDER with train/ and val/ in it; --val dev or none")
     if place.is_dir():
         images = folder_images(place, task)
-    elif not task.wnids:
-        images = list_images(place, task, root, need_labels=True)
-    else:  # ImageNet's labels
-        images = list_images(place, get_task("imagenet"), root, need_labels=True)
-        table = torch.full((len(WNIDS),), -1)
-        table[torch.tensor(task.imagenet_classes)] = torch.arange(task.num_classes)
-        images = dataclasses.replace(images, labels=table[images.labels])
+    else:
+        images = list_images(place, get_task("imagenet") if task.wnids else task, root)
+        if task.wnids:
+            ours = torch.full((len(WNIDS),), -1)
+            ours[torch.tensor(task.imagenet_classes)] = torch.arange(task.num_classes)
+            images = dataclasses.replace(images, labels=ours[images.labels])
     if images.labels.max() < 0:
         raise UserError(f"{place} has no image of a class of {task.name}", "<class>/IMAGE")
-    return images.chosen((images.labels >= 0).nonzero()[:, 0])
+    return images.chosen((images.labels >= 0).nonzero()[:, 0])  # not those of other classes
 
 
 def load_validation(task: Task, args: argparse.Namespace) -> Images | None:
-    """What --val evaluates on, as a uint8 tensor [N, C, size, size]: centre crops where the task is
+    """What --val evaluates on, as a uint8 tensor [N, C, size, size], centre crops where the task is
     large; None with --val none. args: data, fold, val, cache.
 
     Raises:
         UserError: the images are missing, or one is damaged."""
     real = load_real(task, "val", args.fold, args.val, args.data)
-    if real is None:
-        return None
-    return noted(pack(real, task, args.cache, crops=True), task, "validation")
+    return real and with_note(pack(real, task, args.cache, crops=True), task, "validation")
 
 
 # --- what --source names --------------------------------------------------------------------------
@@ -222,40 +193,39 @@ def load_validation(task: Task, args: argparse.Namespace) -> Images | None:
 def load_source(args: argparse.Namespace, task: Task) -> Images:
     """The images to train on: `real`, `real:TASK`, an image set, a folder or a list file.
 
-    args: source, data, fold, val, cache; images_per_class, subset_seed and source_labels where the
-    command has them.
+    args: source, data, fold, val, cache, and where the command has them images_per_class,
+    subset_seed and source_labels.
 
     Raises:
         UserError: no such images, of other classes, not complete, or one is damaged."""
-    source, per_class = str(args.source), getattr(args, "images_per_class", None)
-    seed, path = getattr(args, "subset_seed", None), Path(args.source)
+    source, path = str(args.source), Path(args.source)
+    per_class, seed = getattr(args, "images_per_class", None), getattr(args, "subset_seed", None)
     labelled = getattr(args, "source_labels", "task") == "task"
-    if seed is not None and (per_class is None or (path / "manifest.json").exists()):
-        raise UserError("--subset-seed draws the images of --images-per-class, of real images, "
-                        "folders and lists", "leave it out: a set's images are independent draws")
-    if (path / "manifest.json").exists():
+    is_set = (path / "manifest.json").exists()
+    if seed is not None and (per_class is None or is_set):
+        raise UserError("--subset-seed draws the --images-per-class of real images, folders and "
+                        "lists", "leave it out: a set's images are independent draws")
+    if source == "real":
+        images = load_real(task, "train", args.fold, args.val, args.data)
+    elif source.startswith("real:"):
+        images = other_task(source.removeprefix("real:"), task)
+    elif is_set:
         images = load_set(path, task, args.cache, per_class)
+    elif path.is_dir():
+        if split_folder(path, "train") and split_folder(path, "val"):
+            raise UserError(f"{path} holds images to train on and images to evaluate on",
+                            f"--source {split_folder(path, 'train')}")
+        images = folder_images(path, task, labelled)
+    elif path.is_file():
+        images = list_images(path, task, args.data, labelled, False)
     else:
-        if source == "real":
-            images = load_real(task, "train", args.fold, args.val, args.data)
-        elif source.startswith("real:"):
-            images = other_task(source.removeprefix("real:"), task)
-        elif path.is_dir():
-            if split_folder(path, "train") and split_folder(path, "val"):
-                raise UserError(f"{path} holds images to train on and to evaluate on",
-                                f"--source {split_folder(path, 'train')}")
-            images = folder_images(path, task, labelled)
-        elif path.is_file():
-            images = list_images(path, task, args.data, labelled)
-        else:
-            raise UserError(f"--source {source} does not exist",
-                            "an image set, a folder or list file of images, `real`, or a method")
-        if per_class is not None:
-            images = images.chosen(first_per_class(images.labels, per_class, seed))
-        images = pack(images, task, args.cache)
+        raise UserError(f"--source {source} does not exist",
+                        "an image set, a folder or list file of images, `real`, or a method")
+    if per_class is not None and not is_set:
+        images = images.chosen(first_per_class(images.labels, per_class, seed))
     if not labelled:
         images = dataclasses.replace(images, labels=torch.full_like(images.labels, -1))
-    return noted(images, task, "source")
+    return with_note(pack(images, task, args.cache), task, "source")
 
 
 def other_task(name: str, task: Task) -> Images:
@@ -265,21 +235,18 @@ def other_task(name: str, task: Task) -> Images:
         UserError: no such task, or one of large images or other channels."""
     other = get_task(name)
     if task.large or other.large or other.channels != task.channels:
-        raise UserError(f"{task.name} takes no images of {name} by name",
-                        "small images of the same channels; else --source FOLDER --source-labels "
-                        "none")
+        raise UserError(f"--source real:{name} needs small images with {task.channels} channels",
+                        "--source FOLDER --source-labels none")
     images = load_real(other, "train").images
     if other.resolution != task.resolution:
-        images = augment.resize(images, task.resolution, task.resolution)
-    return Images(images.contiguous(), torch.full((len(images),), -1))
+        images = augment.resize(images, task.resolution, task.resolution).contiguous()
+    return Images(images, torch.full((len(images),), -1))
 
 
 def load_set(folder: Path, task: Task, cache: Path, images_per_class: int | None = None) -> Images:
     """An image set as one array, in the order of its positions; labels are -1 where it is of other
-    classes. Each file is compared with its digest when it is packed.
-
-    Args:
-        images_per_class: use the first so many of each class (default: all).
+    classes. Each file is compared with its digest when it is packed. images_per_class: of each
+    class the first so many (default: all).
 
     Raises:
         UserError: of other channels, not complete, too few images, or damaged."""
@@ -301,27 +268,25 @@ def load_set(folder: Path, task: Task, cache: Path, images_per_class: int | None
             raise UserError(f"{folder} is not complete: {len(found.missing())} of {plan.shards} "
                             "shards are missing", "run its synthesize command again")
         digest = found.digest
-    image_files = Files([str(folder / plan.path(*key)) for key in keys], task.channels, folder,
-                        digests, (manifest["resolution"],) * 2)
-    images = pack(Images(image_files, labels, None, digest, manifest["generator"], notes), task,
-                  cache)
+    paths = [str(folder / plan.path(*key)) for key in keys]
+    images = Images(Files(paths, task.channels, digests, (manifest["resolution"],) * 2), labels,
+                    None, digest, manifest["generator"], notes)
     count = (images_per_class or plan.images_per_class) * len(plan.classes)
-    return images.chosen(slice(count))  # positions run over the classes first
+    return pack(images, task, cache).chosen(slice(count))  # positions run over the classes first
 
 
 def set_labels(manifest: dict, task: Task) -> tuple[dict[int, int], list[str]]:
-    """(label of a set -> the task's, which is -1 where it is not known; notes). Two folders both
-    have the task name "folder", so classes are matched by name."""
+    """(label in a set -> the task's, or -1; notes). Two folders are both the task "folder", so
+    classes are matched by name."""
     classes, names, ours = manifest["classes"], manifest["class_names"], task.class_names
+    same = names == [ours[c] if c < len(ours) else None for c in classes]
+    if manifest["task"] == task.name and same:  # also where two share a name, as ImageNet's cranes
+        return {c: c for c in [*classes, -1]}, []
     unknown = dict.fromkeys([*classes, -1], -1)
-    if manifest["task"] != task.name:
-        return unknown, []
-    if names == [ours[c] if c < len(ours) else None for c in classes]:
-        return {c: c for c in [*classes, -1]}, []  # also where two share a name, as cranes do
     strange = [name for name in names if name not in ours]
-    if strange:
-        return unknown, [f"note: the set's labels are not used: {len(strange)} of its classes are "
-                         f"none of the task's, first: {strange[0]}"]
+    if manifest["task"] != task.name or strange:
+        return unknown, [f"note: labels of the set are not used: it is of {manifest['task']} and "
+                         f"has {len(strange)} classes that {task.name} has not"]
     return unknown | {c: ours.index(name) for c, name in zip(classes, names, strict=True)}, [
         "note: the set numbers its classes in another way: labels go by class name"]
 
@@ -332,13 +297,11 @@ def first_per_class(labels: Tensor, per_class: int, seed: int | None = None) -> 
 
     Raises:
         UserError: a class has fewer, or labels are unknown."""
-    if labels.min() < 0:
-        raise UserError("--images-per-class needs images with known labels",
-                        "leave it out, or a list with labels")
     classes, counts = labels.unique(return_counts=True)
-    if counts.min() < per_class:
-        raise UserError(f"class {int(classes[counts.argmin()])} has {int(counts.min())} images",
-                        f"--images-per-class {int(counts.min())} or fewer")
+    if labels.min() < 0 or counts.min() < per_class:
+        raise UserError("--images-per-class needs images with labels" if labels.min() < 0 else
+                        f"class {classes[counts.argmin()]} has {counts.min()} images",
+                        f"--images-per-class {counts.min()} or fewer")
     chosen = []
     for c in classes.tolist():
         own = (labels == c).nonzero()[:, 0]
@@ -348,11 +311,11 @@ def first_per_class(labels: Tensor, per_class: int, seed: int | None = None) -> 
     return torch.cat(chosen)
 
 
-def noted(images: Images, task: Task, what: str) -> Images:
-    """With a note on classes that have no image, where any label is known."""
-    counts = torch.bincount(images.labels[images.labels >= 0].cpu(), minlength=task.num_classes)
+def with_note(images: Images, task: Task, what: str) -> Images:
+    """The images with a note on the classes that have none, where any label is known."""
+    counts = torch.bincount(images.labels[images.labels >= 0], minlength=task.num_classes)
     empty = (counts == 0).nonzero()[:, 0].tolist()
-    if not empty or len(empty) == task.num_classes:
+    if not 0 < len(empty) < task.num_classes:
         return images
     note = (f"note: {len(empty)} of {task.num_classes} classes have no {what} image, first: "
             f"{task.class_names[empty[0]]}")
@@ -367,67 +330,60 @@ def folder_images(folder: Path, task: Task, labelled: bool = True) -> Images:
 
     Raises:
         UserError: no images, or labels of other classes."""
-    names, skipped = [], []
-    for place, folders, own in os.walk(folder, followlinks=True):
+    paths, skipped = [], []
+    for place, folders, names in os.walk(folder, followlinks=True):
         folders[:] = filter(is_visible, folders)
-        for name in filter(is_visible, own):
+        for name in filter(is_visible, names):
             image = name.lower().endswith(IMG_EXTENSIONS)
-            (names if image else skipped).append(Path(place, name).relative_to(folder))
-    if not names:
+            (paths if image else skipped).append(Path(place, name).relative_to(folder))
+    if not paths:
         raise UserError(f"no images in {folder}", f"files of {', '.join(IMG_EXTENSIONS)}")
     notes = [f"note: {len(skipped)} files in {folder} are no images and were skipped, first: "
              f"{min(skipped)}"] if skipped else []
-    names, labels = sorted(names), torch.full((len(names),), -1)
-    named = [NAMED_LABEL.match(path.name) for path in names]
+    paths, labels = sorted(paths), torch.full((len(paths),), -1)
+    named = [NAMED_LABEL.match(path.name) for path in paths]
+    beside = [path for path in paths if len(path.parts) == 1]
     if labelled and all(named):
-        labels = in_range([int(match[1]) for match in named], task, f"a file name in {folder}")
-    elif labelled and any(len(path.parts) > 1 for path in names):
-        index = class_indices({path.parent.parts[:1] for path in names}, task, folder)
-        labels = torch.tensor([index[path.parent.parts[:1]] for path in names])
-    paths = [str(folder / path) for path in names]
-    return Images(Files(paths, task.channels, folder), labels, notes=notes)
+        labels = in_range([int(match[1]) for match in named], task, folder)
+    elif labelled and len(beside) < len(paths):
+        if beside:
+            raise UserError(f"{folder / beside[0]} is in no class folder")
+        index = class_indices({path.parts[0] for path in paths}, task, folder)
+        labels = torch.tensor([index[path.parts[0]] for path in paths])
+    return Images(Files([str(folder / path) for path in paths], task.channels), labels,
+                  notes=notes)
 
 
-def in_range(labels: list[int], task: Task, where: str) -> Tensor:
+def in_range(labels: list[int], task: Task, where: Path) -> Tensor:
     """The labels as int64 [N].  Raises UserError: one is no class."""
-    for label in labels:
-        if not 0 <= label < task.num_classes:
-            raise UserError(f"label {label} of {where} is out of range: {task.name} has "
-                            f"{task.num_classes} classes, 0 to {task.num_classes - 1}",
-                            "distill --source-labels none for images of other classes")
+    wrong = next((label for label in labels if not 0 <= label < task.num_classes), None)
+    if wrong is not None:
+        raise UserError(f"{where}: label {wrong} is out of range: {task.name} has classes 0 to "
+                        f"{task.num_classes - 1}",
+                        "distill --source-labels none for images of other classes")
     return torch.tensor(labels, dtype=torch.int64)
 
 
-def class_indices(found: set[tuple[str, ...]], task: Task, origin: Path
-                  ) -> dict[tuple[str, ...], int]:
+def class_indices(folders: set[str], task: Task, where: Path) -> dict[str, int]:
     """Class folder -> class index. Folders are named by class, by index, or (ImageNet) by WordNet
     id. Folders of ImageNet beside the classes of a part of it have -1.
 
-    Args:
-        found: the folder that each image is in as (name,), () = in none.
-
     Raises:
-        UserError: folders of other classes."""
-    folders = {folder[0] for folder in found if folder}
-    exact = {name: i for i, name in enumerate(task.class_names)}
-    if task.wnids and all(map(WNID.fullmatch, folders)):
-        index = dict.fromkeys(folders & set(WNIDS), -1)
-        index |= {wnid: i for i, wnid in enumerate(task.wnids)}
-    elif folders <= exact.keys():  # also where the names are numbers
-        index = exact
-    elif all(folder.isascii() and folder.isdigit() for folder in folders):
-        index = {folder: int(folder) for folder in folders if int(folder) < task.num_classes}
+        UserError: one is no class."""
+    index = {name: i for i, name in enumerate(task.class_names)}
+    if task.wnids and folders <= set(WNIDS):
+        index = dict.fromkeys(WNIDS, -1) | {wnid: i for i, wnid in enumerate(task.wnids)}
+    elif not folders <= index.keys() and all(name.isdecimal() for name in folders):
+        index = {name: int(name) for name in folders if int(name) < task.num_classes}
     else:
-        index = {simplified(name): i for name, i in exact.items()} | exact
-        index |= {folder: index[simplified(folder)] for folder in folders - exact.keys()
-                  if simplified(folder) in index}
-    strange = sorted(folders - index.keys())
-    if strange or () in found:
-        what = f"the folder '{strange[0]}'" if strange else "an image beside the class folders"
-        raise UserError(f"{origin}: {what} is of no class of {task.name}, which has "
+        simple = {simplified(name): i for name, i in index.items()}
+        index |= {name: simple[simplified(name)] for name in folders - index.keys()
+                  if simplified(name) in simple}
+    if strange := sorted(folders - index.keys()):
+        raise UserError(f"{where}/{strange[0]} is no class of {task.name}, which has "
                         f"{', '.join(task.class_names[:3])} ...",
                         "rename the folders; distill --source-labels none if labels do not matter")
-    return {(folder,): index[folder] for folder in folders}
+    return index
 
 
 def simplified(name: str) -> str:
@@ -436,7 +392,7 @@ def simplified(name: str) -> str:
 
 
 def list_images(path: Path, task: Task, root: Path | None = None, labelled: bool = True,
-                need_labels: bool = False) -> Images:
+                need_labels: bool = True) -> Images:
     """A list file: `path` or `path label` per line; labels are at the end, so paths may hold
     spaces. Without one, the label is that of the name (`class_<label>_`) or -1.
 
@@ -444,40 +400,33 @@ def list_images(path: Path, task: Task, root: Path | None = None, labelled: bool
     `root`. Of a path from another machine, the longest end that exists there is taken.
 
     Raises:
-        UserError: a line without an image, its file or its label, with its number."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").replace("\\", "/").split("\n")
-    except UnicodeDecodeError as error:
-        raise UserError(f"the list {path} is no text file") from error
+        UserError: a line without its file or its label, with its number."""
     places = [Path(), path.parent, path.parent.parent, *([root] if root else [])]
+    lines = path.read_text(encoding="utf-8-sig", errors="replace").replace("\\", "/").split("\n")
     paths, labels = [], []
     for number, line in enumerate(map(str.strip, lines), 1):
         if not line:
             continue
         match = re.fullmatch(r"(.*\S)\s+(-?[0-9]+)", line)
         name, label = match.groups() if match else (line, None)
-        if label is None and (named := NAMED_LABEL.match(PurePosixPath(name).name)):
-            label = named[1]
-        paths.append(located(name, places))
-        labels.append(None if label is None else int(label))
-        if paths[-1] is None:
+        named = NAMED_LABEL.match(PurePosixPath(name).name)
+        label = named[1] if named and label is None else label
+        parts = PurePosixPath(name).parts
+        tries = (place.joinpath(*parts[i:]) for i in range(len(parts)) for place in places)
+        file = next((str(file) for file in tries if os.path.isfile(file)), None)
+        if file is None:
             raise UserError(f"{path}, line {number}: no file {name[:200]}",
                             "--data FOLDER that the list's paths start from")
-        if (label is None) != (labels[0] is None) or need_labels and label is None:
-            raise UserError(f"{path}, line {number} has {'no' if label is None else 'a'} label, "
-                            "others not", "`path label` on every line")
+        if label is None and (need_labels or any(labels)) or label and None in labels[-1:]:
+            raise UserError(f"{path}, line {number}: labels on some lines only",
+                            "`path label` on every line")
+        paths.append(file)
+        labels.append(label)
     if not paths:
         raise UserError(f"the list {path} is empty")
     known = labelled and labels[0] is not None
-    return Images(Files(paths, task.channels, path.parent), in_range(labels, task, str(path))
+    return Images(Files(paths, task.channels), in_range(list(map(int, labels)), task, path)
                   if known else torch.full((len(paths),), -1))
-
-
-def located(name: str, places: list[Path]) -> str | None:
-    """The path of an image of a list, as `list_images` says."""
-    parts = PurePosixPath(name).parts
-    tries = (place.joinpath(*parts[i:]) for i in range(len(parts)) for place in places)
-    return next((str(path) for path in tries if os.path.isfile(path)), None)
 
 
 # --- packing --------------------------------------------------------------------------------------
@@ -492,8 +441,8 @@ def pack(images: Images, task: Task, cache: Path, crops: bool = False) -> Images
     source, side = images.images, task.resolution
     if isinstance(source, Tensor):
         return images
-    content = key = images.sha256
-    if content is None:
+    key = images.sha256
+    if key is None:
         content, key = source.fingerprints(images.labels)
         images = dataclasses.replace(images, sha256=content)
     size = (side, side) if crops or not task.large else source.one_size()
@@ -501,28 +450,27 @@ def pack(images: Images, task: Task, cache: Path, crops: bool = False) -> Images
         return images
 
     def fitted(i: int) -> Tensor:
-        image = source[i]
-        if image.shape[1:] == size:
-            return image
-        if task.large:
-            return augment.centre_crops(image[None], side)[0]
-        return augment.resize(image[None], side, side)[0]
+        image = source[i][None]
+        if image.shape[2:] != size:
+            image = (augment.centre_crops(image, side) if task.large else
+                     augment.resize(image, side, side))
+        return image[0]
 
     shape = (len(source), source.channels, *size)
-    key = files.sha256(f"{key} {shape} {crops and task.large}".encode())
-    packed = memory_map(Path(cache) / f"{key[:24]}.u8", shape, fitted)
-    return dataclasses.replace(images, images=packed)
+    key = run.sha256(f"{key} {shape} {crops and task.large}".encode())
+    array = memory_map(Path(cache) / f"{key[:24]}.u8", shape, fitted)
+    return dataclasses.replace(images, images=array)
 
 
 def memory_map(path: Path, shape: tuple[int, ...], image: Callable[[int], Tensor]) -> Tensor:
-    """A uint8 array [N, C, H, W] as a file at `path`, written from image(0), image(1), ... if it is
-    not there. Of processes that start together one writes, the others wait."""
-    from filelock import FileLock
-
+    """A uint8 array [N, C, H, W] in a file, made of image(0), image(1), ... if it is not there. Of
+    processes that start together one writes, the others wait. What the caller writes into the array
+    does not reach the file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):
         if not path.exists():
-            bar, temp = run.progress(shape[0], "read images", "images"), Path(f"{path}.tmp")
+            bar = run.progress(shape[0], "read images", "images")
+            temp = path.with_suffix(".tmp")
             try:
                 with open(temp, "wb") as file, ThreadPoolExecutor(DECODERS) as pool:
                     for start in range(0, shape[0], CHUNK):
@@ -533,8 +481,8 @@ def memory_map(path: Path, shape: tuple[int, ...], image: Callable[[int], Tensor
                         bar.update(len(chunk))
                 os.replace(temp, path)
             finally:
-                bar.close()
                 temp.unlink(missing_ok=True)
+                bar.close()
     return torch.from_numpy(np.memmap(path, np.uint8, "c", shape=shape))
 
 
@@ -578,7 +526,7 @@ class Source:
         self.steps_per_epoch = steps_per_epoch or -(-len(self.labels) // batch_size)
         self.pinned = torch.device(device).type == "cuda" and not self.labels.is_cuda
         self.view = self.cutting = view
-        if isinstance(self.images, Files):  # its workers cut and mirror
+        if isinstance(self.images, Files):  # the workers cut and mirror
             self.view = dataclasses.replace(view, crop=False, flip=False)
 
     def order(self, epoch: int) -> Tensor:
@@ -624,13 +572,16 @@ class Source:
             yield batch
 
 
+@dataclass(frozen=True)
 class Crops(torch.utils.data.Dataset):
     """Virtual id -> (training crop uint8 [C, size, size], label, id), or the position of an image
     that cannot be decoded."""
 
-    def __init__(self, images: Files, labels: Tensor, view: View, seed: int, epoch: int):
-        self.images, self.labels, self.view, self.seed, self.epoch = (images, labels, view, seed,
-                                                                      epoch)
+    images: Files
+    labels: Tensor
+    view: View
+    seed: int
+    epoch: int
 
     def __getitem__(self, i: int) -> tuple[Tensor, Tensor, int] | int:
         position = i % len(self.labels)

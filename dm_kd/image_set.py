@@ -25,8 +25,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dm_kd import files
-from dm_kd.errors import UserError
+from dm_kd import run
+from dm_kd.run import UserError
 
 FORMAT_VERSION = 2
 FIELDS = ("path", "label", "sha256")
@@ -118,7 +118,7 @@ class ImageSet:
         """SHA-256 of the shards' CSV files, which hold that of every image."""
         texts = [(self.folder / f"shards/{j:05d}.csv").read_bytes()
                  for j in range(self.plan.shards)]
-        return files.sha256(b"".join(texts))
+        return run.sha256(b"".join(texts))
 
     def known_label(self, label: int) -> int:
         """-1 where an image's class says nothing about it (noise)."""
@@ -130,7 +130,7 @@ class ImageSet:
         for (label, k), data in zip(self.plan.shard(j), images, strict=False):
             path = self.plan.path(label, k)
             write_over(self.folder / path, data)
-            lines.append(f"{path},{self.known_label(label)},{files.sha256(data)}")
+            lines.append(f"{path},{self.known_label(label)},{run.sha256(data)}")
         write_over(self.folder / f"shards/{j:05d}.csv", ("\n".join(lines) + "\n").encode())
 
     def damage(self, j: int) -> list[str]:
@@ -142,7 +142,7 @@ class ImageSet:
                 wrong.append(f"{self.folder}/shards/{j:05d}.csv: {row['path']} is not of the set")
             elif not path.exists():
                 wrong.append(f"{path} is missing")
-            elif files.sha256_file(path) != row["sha256"]:
+            elif run.sha256_file(path) != row["sha256"]:
                 wrong.append(f"{path} is damaged (sha256 differs)")
         return wrong
 
@@ -159,7 +159,7 @@ def write_over(path: Path, data: bytes) -> None:
     """Write a file in place and cut it at its new end. A file that has these bytes already never
     loses one, even for a moment, so two processes may write the same one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT, 0o666), "wb", closefd=True) as file:
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT, 0o666), "wb") as file:
         file.write(data)
         file.truncate()
 
@@ -173,7 +173,7 @@ def open_set(folder: Path) -> ImageSet:
     if not path.exists():
         raise UserError(f"{folder} holds no image set (no manifest.json)",
                         "make one with `python -m dm_kd.synthesize --out FOLDER`")
-    manifest = files.read_json(path)
+    manifest = run.read_json(path)
     if manifest["format_version"] > FORMAT_VERSION:
         raise UserError(f"{path} was written by a newer version of dm_kd")
     return ImageSet(folder, manifest)
@@ -184,13 +184,10 @@ def begin(folder: Path, manifest: dict) -> ImageSet:
 
     Raises:
         UserError: the folder holds a set with other settings (named), or other files."""
-    folder, path = Path(folder), Path(folder) / "manifest.json"
+    path = folder / "manifest.json"
     if path.exists():
         old = open_set(folder).manifest
-        changed = differences(old, manifest)
-        if changed:
-            raise UserError(f"{folder} holds a set with other settings: {'; '.join(changed[:5])}",
-                            "another --out, or the settings as they were")
+        run.refuse_difference(settings(old), settings(manifest), folder, "a set of other settings")
         if old["images_per_class"] > manifest["images_per_class"]:
             raise UserError(f"{folder} has {old['images_per_class']} images per class already",
                             "--images-per-class can only grow; distill --images-per-class N uses "
@@ -199,20 +196,17 @@ def begin(folder: Path, manifest: dict) -> ImageSet:
             return ImageSet(folder, old)
     elif folder.exists() and any(not p.name.startswith(".") for p in folder.iterdir()):
         raise UserError(f"{folder} holds other files and is no image set", "another --out")
-    files.write_json(path, manifest)
+    run.write_json(path, manifest)
     return ImageSet(folder, manifest)
 
 
-def differences(old: dict, new: dict, prefix: str = "") -> list[str]:
-    """The settings of two manifests that differ, as "name: old -> new"."""
-    changed = []
-    for key in sorted((old.keys() | new.keys()) - set(MAY_DIFFER)):
-        before, after = old.get(key), new.get(key)
-        if isinstance(before, dict) and isinstance(after, dict):
-            changed += differences(before, after, f"{prefix}{key}.")
-        elif before != after:
-            changed.append(f"{prefix}{key}: {before} -> {after}")
-    return changed
+def settings(manifest: dict) -> dict:
+    """What makes the bytes, as "generator.steps": 100."""
+    flat = {}
+    for key, value in manifest.items():
+        flat |= ({f"{key}.{name}": each for name, each in value.items()}
+                 if isinstance(value, dict) else {key: value})
+    return {key: value for key, value in flat.items() if key not in MAY_DIFFER}
 
 
 def make(image_set: ImageSet, sample: Callable[[Tensor, list[int]], Tensor], rank: int,
@@ -261,7 +255,7 @@ def read_image(path: Path | str, channels: int | None = None, sha256: str | None
         UserError: not an image, truncated, or not of that SHA-256; the file is named."""
     try:
         data = Path(path).read_bytes()
-        if sha256 and files.sha256(data) != sha256:
+        if sha256 and run.sha256(data) != sha256:
             raise ValueError("its sha256 is not the one that the set's shards record")
         with Image.open(io.BytesIO(data)) as image:
             image.info.pop("transparency", None)  # Pillow warns of some kinds of it

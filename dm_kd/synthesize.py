@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from dm_kd import dist, image_set, run
-from dm_kd.errors import UserError, nearest
+from dm_kd.run import UserError, nearest
 from dm_kd.tasks import Task, get_task
 
 GENERATORS = {  # name -> module with add_arguments(parser) and build(args, task, device)
@@ -106,7 +106,7 @@ def make_manifest(args: argparse.Namespace, task: Task, generator, device: torch
             "channels": generator.channels, "labels_known": generator.labels_known,
             "generator": generator.settings, "shared_noise": args.shared_noise,
             "base_seed": args.seed, "shard_size": args.batch_size, "device": device.type,
-            "threads": args.threads, "versions": run.versions(),
+            "threads": torch.get_num_threads(), "versions": run.versions(),
             "made_on": hardware.get("gpu") or hardware["cpu"]}
 
 

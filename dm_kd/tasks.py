@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dm_kd.errors import UserError, nearest
+from dm_kd import run
+from dm_kd.run import UserError, nearest
 
 ROOT = Path("true_dataset")
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -119,10 +120,7 @@ def unpack_debian(raw: Path) -> None:
     another way than the published ones, so that torchvision's MD5 sums do not fit."""
     for packed in sorted(DEBIAN_FASHION.glob("*.gz")):
         if not (raw / packed.stem).exists():
-            raw.mkdir(parents=True, exist_ok=True)
-            temp = raw / f".{packed.stem}.{os.getpid()}"
-            temp.write_bytes(gzip.decompress(packed.read_bytes()))
-            temp.rename(raw / packed.stem)
+            run.write_file(raw / packed.stem, gzip.decompress(packed.read_bytes()))
 
 
 def load_cifar(name: str, split: str, root: Path | None) -> Raw:

@@ -26,7 +26,7 @@ from torchvision import datasets
 from dm_kd import augment, data, image_set, synthesize, tasks
 from dm_kd.augment import View
 from dm_kd.data import Files, Images, Source, load_real, load_source
-from dm_kd.errors import UserError
+from dm_kd.run import UserError
 from dm_kd.tasks import TASKS, WNIDS, get_task
 
 DIGITS, IMAGENET = get_task("digits"), get_task("imagenet")
@@ -118,8 +118,8 @@ def test_a_card_with_other_class_names_is_refused_at_the_first_difference():
 
 # --- digits ---------------------------------------------------------------------------------------
 
-FIRST_EDITIONS_FOLDS = ("264c8a9532b56c46", "2b587e91eebd3b0e", "f8262bb9ea9de833", "20ec5684c8534078",
-                        "f435c611e44a50f0")
+FIRST_EDITIONS_FOLDS = ("264c8a9532b56c46", "2b587e91eebd3b0e", "f8262bb9ea9de833",
+                        "20ec5684c8534078", "f435c611e44a50f0")
 
 
 @pytest.mark.parametrize("fold", range(5))
@@ -332,7 +332,7 @@ def test_folders_that_are_no_data_set_are_refused():
             get_task("folder", Path(place))
     root = folder()
     save(root / "train/beside.png")
-    with pytest.raises(UserError, match="beside"):
+    with pytest.raises(UserError, match=r"beside\.png"):
         load_real(get_task("folder", root), "train", root=root)
 
 
@@ -397,7 +397,7 @@ def test_lists_in_the_originals_and_other_forms(text):
 def test_a_lists_paths_are_found_from_its_folder_and_of_other_machines(line):
     save("lists/deep/sub/a b.png", 5), save("a b.png", 9)
     Path("lists/deep/list.txt").write_text(line)
-    images = data.list_images(Path("lists/deep/list.txt"), DIGITS)
+    images = data.list_images(Path("lists/deep/list.txt"), DIGITS, need_labels=False)
     assert images.labels.tolist() == [-1]
     expected = "a b.png" if line == "a b.png" else "lists/deep/sub/a b.png"
     assert images.images.paths == [expected]
@@ -405,7 +405,7 @@ def test_a_lists_paths_are_found_from_its_folder_and_of_other_machines(line):
 
 @pytest.mark.parametrize(("text", "shown"), [
     ("a.png 1\n\nb.png 2", "line 3"), ("a.png 1\na.png", "line 2"), ("a.png 12", "12"),
-    ("a.png -3", "-3"), ("", "empty"), ("\xff\xfe", "text file")])
+    ("a.png -3", "-3"), ("", "empty"), ("\xff\xfe", "line 1")])
 def test_bad_lists_name_the_line(text, shown):
     save("a.png")
     Path("list.txt").write_bytes(text.encode("latin1"))
@@ -430,7 +430,7 @@ def test_a_folders_labels_come_from_names_or_class_folders(names, labels):
 @pytest.mark.parametrize(("names", "shown"), [
     (("gloves/a.png",), "gloves"), (("10/a.png",), "10"), (("class_10_x.png",), "10"),
     (("train/0/a.png", "val/0/a.png"), "set/train"), (("0/a.txt",), "no images"),
-    (("0/a.png", "b.png"), "beside")])
+    (("0/a.png", "b.png"), r"b\.png")])
 def test_folders_of_other_classes_are_refused_and_named(names, shown):
     for name in names:
         path = Path("set") / name
@@ -466,7 +466,7 @@ def test_another_tasks_images_have_this_ones_size_and_no_labels():
     fashion = dataclasses.replace(get_task("fashion_mnist"), names=DIGITS.names)
     images = load_source(source_args("real:digits"), fashion)
     assert images.images.shape[1:] == (1, 28, 28) and images.labels.unique().tolist() == [-1]
-    with pytest.raises(UserError, match="cifar10"):
+    with pytest.raises(UserError, match="3 channels"):
         load_source(source_args("real:digits"), get_task("cifar10"))
 
 
@@ -541,7 +541,7 @@ def test_a_set_of_the_first_edition_is_read(digits_set):
     assert torch.equal(images.images, expected.images)
     assert torch.equal(images.labels, expected.labels) and images.generator["name"] == "noise"
     next(digits_set.glob("images/0003/*_num_2.png")).unlink()
-    with pytest.raises(UserError, match="num_2"):
+    with pytest.raises(OSError, match="num_2"):
         load_source(source_args(digits_set), DIGITS)
 
 
@@ -604,7 +604,7 @@ def test_a_damaged_image_is_named_and_leaves_no_array():
         data.pack(found, IMAGENET, Path("cache"))
     assert not [p for p in Path("cache").iterdir() if p.suffix != ".lock"]
     path.write_bytes(b"")
-    with pytest.raises(UserError, match=path.name):
+    with pytest.raises((UserError, OSError), match=path.name):
         data.pack(found, IMAGENET, Path("cache"))
 
 

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from dm_kd import image_set, run, synthesize
-from dm_kd.errors import UserError
+from dm_kd.run import UserError
 
 
 def sample(labels, seeds):
