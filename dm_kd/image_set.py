@@ -152,7 +152,7 @@ class ImageSet:
         rows = [[read_image(self.folder / self.plan.path(label, k), self.manifest["channels"])
                  for k in columns] for label in self.plan.classes[:SAMPLE_ROWS]]
         picture = tile(rows, scale=max(1, 32 // rows[0][0].shape[1]))
-        write_over(self.folder / "samples.png", encode_png(picture))
+        run.write_file(self.folder / "samples.png", encode_png(picture))
 
 
 def write_over(path: Path, data: bytes) -> None:
@@ -239,7 +239,7 @@ def make(image_set: ImageSet, sample: Callable[[Tensor, list[int]], Tensor], ran
             made += 1
         if encoding:
             write(*encoding)
-    if not image_set.missing() and (made or not (image_set.folder / "samples.png").exists()):
+    if not image_set.missing():
         image_set.write_samples()
     return made
 

@@ -73,24 +73,19 @@ def digest(*tensors) -> str:
 
 # --- the table of tasks ---------------------------------------------------------------------------
 
-@pytest.mark.parametrize("name", TASKS)
-def test_a_tasks_names_statistics_and_augmentation_fit_together(name):
-    task = get_task(name)
-    assert task.name == name and len(task.class_names) == task.num_classes > 1
-    assert len(set(task.class_names)) == task.num_classes or name == "imagenet"  # two cranes
-    assert len(task.mean) == len(task.std) == task.channels in (1, 3)
-    assert task.large == (task.resolution == 224) and task.large != bool(task.pad)
-    assert task.flip == (name != "digits")  # a mirrored digit is another one, or none
-
-
 @pytest.mark.parametrize(("name", "first", "last"), [
     ("digits", "0", "9"), ("fashion_mnist", "T-shirt/top", "Ankle boot"),
     ("cifar10", "airplane", "truck"), ("cifar100", "apple", "worm"),
     ("imagenet", "tench", "toilet tissue"), ("imagenet100", "robin", "stinkhorn"),
     ("flowers102", "pink primrose", "blackberry lily")])
-def test_class_names_are_in_index_order(name, first, last):
-    names = get_task(name).class_names
-    assert (names[0], names[-1]) == (first, last)
+def test_a_tasks_names_statistics_and_augmentation_fit_together(name, first, last):
+    task = TASKS[name]
+    assert (task.class_names[0], task.class_names[-1]) == (first, last)
+    assert task.name == name and len(task.class_names) == task.num_classes > 1
+    assert len(set(task.class_names)) == task.num_classes or name == "imagenet"  # two cranes
+    assert len(task.mean) == len(task.std) == task.channels in (1, 3)
+    assert task.large == (task.resolution == 224) and task.large != bool(task.pad)
+    assert task.flip == (name != "digits")  # a mirrored digit is another one, or none
 
 
 def test_imagenet_100_is_the_published_part_of_imagenets_thousand():
@@ -679,14 +674,6 @@ def test_files_are_cut_by_worker_processes_as_their_images_would_be(crop):
     assert torch.equal(before, torch.random.get_rng_state())
 
 
-def test_files_of_one_size_give_the_crops_of_their_array():
-    found = pictures([(80, 90)] * 5)
-    packed = data.pack(found, IMAGENET, Path("cache"))
-    (a, _, ids), = Source(found, files_view(), 5, 0).batches(0)
-    (b, _, _), = Source(packed, files_view(), 5, 0).batches(0)
-    assert torch.equal(a, files_view().cut(b, ids, 0, 0))
-
-
 def test_a_damaged_file_that_a_worker_meets_is_named():
     found = pictures()
     path = Path(found.images.paths[3])
@@ -703,22 +690,17 @@ def test_images_are_resident_only_on_a_gpu_that_has_room(monkeypatch):
     assert data.resident(files, torch.device("cuda")) is files
 
 
-def train(source: Source, view: View, model, epochs=2, first=(0, 0)) -> None:
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    for epoch in range(first[0], epochs):
-        start = first[1] if epoch == first[0] else 0
-        for step, (pixels, labels, ids) in enumerate(source.batches(epoch, start), start):
-            x, labels = view.train(pixels, labels, ids, 0, epoch, step)
-            optimizer.zero_grad()
-            torch.nn.functional.cross_entropy(model(x.flatten(1)), labels).backward()
-            optimizer.step()
-
-
 def test_a_model_learns_the_digits_from_a_source_and_its_view():
     images, val = load_source(source_args("real"), DIGITS), load_real(DIGITS, "val")
     args = argparse.Namespace(augment="default", mixup=0.0, cutmix=0.0, mix_share=1.0)
     source = Source(images, augment.make_view(DIGITS, args, True), 64, 0)
     model = torch.nn.Linear(64, 10)
-    train(source, source.view, model, 5)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for epoch in range(5):
+        for step, (pixels, labels, ids) in enumerate(source.batches(epoch)):
+            x, labels = source.view.train(pixels, labels, ids, 0, epoch, step)
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(model(x.flatten(1)), labels).backward()
+            optimizer.step()
     predictions = model(augment.plain_view(DIGITS).plain(val.images).flatten(1)).argmax(1)
     assert (predictions == val.labels).double().mean() > 0.8

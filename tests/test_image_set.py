@@ -1,7 +1,6 @@
 """Image sets: what is where, the same bytes by any route and after any kill, damage named."""
 
 import hashlib
-import importlib
 import multiprocessing
 import random
 import shutil
@@ -16,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dm_kd import image_set, run, synthesize
+from dm_kd import image_set, synthesize
 from dm_kd.run import UserError
 
 
@@ -147,11 +146,6 @@ def test_a_csv_that_ends_in_the_middle_of_a_line_is_not_there_yet(copy, finished
     assert contents(copy) == contents(finished)
 
 
-def test_labels_of_a_generator_without_classes_are_minus_one(tmp_path):
-    images = make(tmp_path / "set", labels_known=False)
-    assert {row["label"] for row in images.rows(0)} == {"-1"}
-
-
 def test_shards_are_written_while_the_next_one_is_sampled(tmp_path):
     events = []
 
@@ -242,12 +236,6 @@ def test_a_generator_that_reads_batch_statistics_gets_classes_from_all_over(tmp_
                                       mixes_classes=True)
     mixed = synthesize.make_manifest(args, digits, generator, torch.device("cpu"))["classes"]
     assert sorted(mixed) == list(range(10)) and mixed != list(range(10))
-
-
-@pytest.mark.parametrize("name", synthesize.GENERATORS)
-def test_every_generators_module_has_flags(name):
-    parser = run.Parser("synthesize", "")
-    importlib.import_module(synthesize.GENERATORS[name]).add_arguments(parser)
 
 
 def started(folder, *more, per_class=60):
