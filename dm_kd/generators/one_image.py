@@ -21,7 +21,7 @@ from torch import Tensor
 
 from dm_kd import files
 from dm_kd.errors import UserError
-from dm_kd.image_files import read_image
+from dm_kd.image_set import read_image
 from dm_kd.tasks import Task
 
 BUNDLED = ("china.jpg", "flower.jpg")  # scikit-learn's
@@ -119,7 +119,7 @@ def build(args: argparse.Namespace, task: Task, device: torch.device) -> OneImag
     if path.is_dir():
         raise UserError("--picture is a folder", folder=path, hint="--picture FILE")
     data = path.read_bytes()
-    pixels = read_image(data, path, task.channels)
+    pixels = read_image(path, task.channels)
     if min(pixels.shape[1:]) < 16:
         raise UserError("the picture has fewer than 16 pixels per side", file=path,
                         hint="the larger and the more varied the picture, the better")
