@@ -44,7 +44,8 @@ KEYS = {
                       "fc.weight": (100, 128)}),
     "resnet8": (56, {"conv1.weight": (16, 3, 3, 3), "layer2.0.downsample.0.weight": (32, 16, 1, 1),
                      "layer2.0.downsample.1.running_var": (32,), "fc.bias": (100,)}),
-    "resnet8x4": (62, {"conv1.weight": (32, 3, 3, 3), "layer1.0.downsample.0.weight": (64, 32, 1, 1),
+    "resnet8x4": (62, {"conv1.weight": (32, 3, 3, 3),
+                       "layer1.0.downsample.0.weight": (64, 32, 1, 1),
                        "layer3.0.bn2.weight": (256,), "fc.weight": (100, 256)}),
     "cifar_resnet18": (122, {"layer2.0.shortcut.0.weight": (128, 64, 1, 1),
                              "layer4.1.bn2.num_batches_tracked": (), "linear.weight": (100, 512)}),
@@ -91,7 +92,7 @@ def test_a_network_has_the_key_names_of_the_public_checkpoints(name):
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("name", [name for name in KEYS] + ["cnn_w4", "cifarresnet18_relu_pool"])
+@pytest.mark.parametrize("name", [*KEYS, "cnn_w4", "cifarresnet18_relu_pool"])
 def test_a_network_maps_images_of_any_size_to_logits(name, channels):
     with FakeTensorMode():
         model = build(name, 10, channels).eval()
