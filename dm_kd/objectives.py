@@ -30,7 +30,7 @@ def mse(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor,
     """Mean squared difference of the logits over batch and classes (Ba & Caruana 2014,
     arXiv 1312.6184). Does not use the labels or the temperature.
 
-    Of logits with mean 0 it is proportional to the limit of `kd` for a high temperature."""
+    Of logits with mean 0 it is twice the limit of `kd` for a high temperature."""
     return F.mse_loss(student_logits.float(), teacher_logits.float())
 
 
@@ -92,8 +92,8 @@ def with_labels(objective: Callable, weight: float) -> Callable:
 
 def cross_entropy(student_logits: Tensor, teacher_logits: Tensor | None, labels: Tensor,
                   temperature: float) -> Tensor:
-    """Cross-entropy with labels int64 [B] or probabilities [B, classes]. Does not use the teacher or
-    the temperature."""
+    """Cross-entropy with labels int64 [B] or probabilities [B, classes]. Does not use the teacher
+    or the temperature."""
     return F.cross_entropy(student_logits.float(), labels)
 
 

@@ -71,15 +71,12 @@ def test_dkd_has_the_hand_computed_value(tau):
     assert float(loss) == pytest.approx(float(expected) / 2 * tau ** 2, rel=1e-5)
 
 
-@pytest.mark.parametrize(("labels", "target"), [
-    (torch.tensor([-1]), 4), (torch.tensor([[0.0, 0.0, 0.7, 0.3, 0.0]]), 2),
-    (torch.tensor([[0.0, 0.0, 0.3, 0.7, 0.0]]), 3),
-    (torch.tensor([[0.0, 0.0, 0.7, 0.0, 0.0]]), 2),  # of 0.3 the label is unknown
-    (torch.tensor([[0.0, 0.0, 0.3, 0.0, 0.0]]), 4), (torch.zeros(1, 5), 4)])
-def test_dkd_aims_at_the_largest_share_or_where_that_is_unknown_at_the_teachers_class(labels,
-                                                                                      target):
+@pytest.mark.parametrize(("labels", "target"), [  # shares that miss some are of unknown labels
+    ([-1], 4), ([[0.0, 0.0, 0.7, 0.3, 0.0]], 2), ([[0.0, 0.0, 0.3, 0.7, 0.0]], 3),
+    ([[0.0, 0.0, 0.7, 0.0, 0.0]], 2), ([[0.0, 0.0, 0.3, 0.0, 0.0]], 4)])
+def test_dkd_aims_at_the_largest_share_or_if_unknown_at_the_teachers_class(labels, target):
     student, teacher = torch.randn(1, 5), torch.tensor([[0.0, 0.1, 0.2, 0.3, 3.0]])
-    assert torch.equal(objectives.dkd(student, teacher, labels, 4.0),
+    assert torch.equal(objectives.dkd(student, teacher, torch.tensor(labels), 4.0),
                        objectives.dkd(student, teacher, torch.tensor([target]), 4.0))
 
 
