@@ -395,9 +395,9 @@ def load_pt(path: Path) -> dict:
 
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
+    except (FileNotFoundError, IsADirectoryError, PermissionError):
         raise
-    except Exception as error:  # damage shows itself in many classes
+    except Exception as error:  # damage shows itself in many classes, OSError among them
         reason = (str(error).splitlines() or ["empty"])[0][:100]
         wanted = re.findall(r"GLOBAL ([\w.]+)", str(error))
         if wanted:

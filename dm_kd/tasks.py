@@ -46,10 +46,6 @@ class Task:
     wnids: tuple[str, ...] | None = None  # WordNet ids in index order, of a part of ImageNet
 
     @property
-    def large(self) -> bool:
-        return self.crop
-
-    @property
     def class_names(self) -> tuple[str, ...]:
         return self.names()
 
