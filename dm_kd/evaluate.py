@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dm_kd import engine, files, models, run
-from dm_kd.errors import UserError
+from dm_kd import engine, models, run
+from dm_kd.run import UserError
 from dm_kd.sources.stored import load_judged as load_validation
 from dm_kd.tasks import get_task
 
@@ -109,7 +109,7 @@ def draw_confusion(counts: Tensor, names: tuple[str, ...], path: Path) -> None:
                       color="white" if percent[r, c] > 60 else "black")
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=110)
-    files.durable_write(path, picture.getvalue())
+    run.write_file(path, picture.getvalue())
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from dm_kd import files, models, run
-from dm_kd.errors import UserError
+from dm_kd import models, run
+from dm_kd.run import UserError
 
 
 class Standardised(nn.Module):
@@ -57,14 +57,14 @@ def body(argv: list[str]) -> None:
         name=card["task"], num_classes=card["num_classes"], channels=len(card["mean"]),
         resolution=card["resolution"], class_names=card.get("class_names", ()), large=False)
     model, _ = models.load_frozen(str(args.run), task)
-    digest = files.write_with_card(args.out, "model", state, card)
+    digest = run.write_with_card(args.out, "model", state, card)
     print(f"{args.out / 'model.safetensors'}: {name}, {models.parameter_count(model):,} "
           f"parameters, sha256 {digest[:16]}")
     if args.onnx:
         side = card["resolution"]
         images = torch.rand(2, task.channels, side, side)
         network = Standardised(model, card["mean"], card["std"]).eval()
-        files.durable_write(args.out / "model.onnx", to_onnx(network, images))
+        run.write_file(args.out / "model.onnx", to_onnx(network, images))
         print(f"{args.out / 'model.onnx'}: images in [0, 1], [batch, {task.channels}, {side}, "
               f"{side}] to logits")
 

@@ -20,9 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dm_kd import files
-from dm_kd.errors import UserError, nearest
+from dm_kd import run
 from dm_kd.networks import VGG, LeNet5, ResNet, ShuffleNetV2, SmallCNN, WideResNet
+from dm_kd.run import UserError, nearest
 from dm_kd.tasks import Task, refuse_other_names
 
 RUN_WEIGHTS = ("student", "model")  # NAME.safetensors and NAME.json in a run folder
@@ -117,11 +117,11 @@ def full_name(name: str, task: Task) -> str:
     Raises:
         UserError: no such model; the nearest names are given."""
     family, _, member = name.rpartition(":")
-    if not family and task.large and member in _names("torchvision"):
+    if not family and getattr(task, "large", False) and member in _names("torchvision"):
         family = "torchvision"
     names = _names(family)
     if (member.partition(".")[0] if family == "timm" else member) not in names:  # timm: NAME.TAG
-        hint = nearest(member.lower(), names)
+        hint = nearest(member.lower(), names or MODELS)
         if not family and member.lower() in _names("torchvision"):
             hint = f"torchvision:{member.lower()}, or {hint}"
         raise UserError(f"unknown model '{name}'", hint)
@@ -172,16 +172,16 @@ def load_frozen(spec: str, task: Task) -> tuple[nn.Module, dict]:
         load_state(model, state, spec, task)
     model.eval().requires_grad_(False)
     return model, {"name": name, "spec": spec,
-                   "sha256": card.get("sha256") or files.tensors_digest(model.state_dict()),
+                   "sha256": card.get("sha256") or run.tensors_digest(model.state_dict()),
                    **{key: card.get(key) for key in ("fold", "task", "val", "seed")}}
 
 
 def _resolve(spec: str, task: Task) -> tuple[str, dict | None, dict]:
     """The full model name, the state dict (None: random weights), and the card of a spec."""
     path = Path(spec)
-    if path.is_dir():
+    if spec and path.is_dir():
         return read_run(path)
-    if path.exists():
+    if path.is_file():
         fitting = ", ".join(_fitting(read_state(path), task))
         raise UserError(f"a weight file needs the name of its network: {path}", f"NAME@{path}" + (
             f"; its keys and shapes are those of {fitting}" if fitting else ""))
@@ -192,7 +192,7 @@ def _resolve(spec: str, task: Task) -> tuple[str, dict | None, dict]:
     if weights == "none":
         return name, None, {}
     if Path(weights).is_file():
-        return name, read_state(Path(weights)), {"sha256": files.sha256_file(Path(weights))}
+        return name, read_state(Path(weights)), {"sha256": run.sha256_file(Path(weights))}
     if name.startswith("torchvision:") and "/" not in weights:
         return name, _download_torchvision(name, weights or "IMAGENET1K_V1", task), {}
     if name.startswith("timm:") and not weights:
@@ -208,7 +208,7 @@ def read_run(folder: Path) -> tuple[str, dict, dict]:
         UserError: not finished, no run of a classifier, or weights that are not the card's."""
     for name in RUN_WEIGHTS:
         if (folder / f"{name}.json").exists():
-            state, card = files.read_with_card(folder, name)
+            state, card = run.read_with_card(folder, name)
             return card["model"], state, card
     raise UserError(f"no finished run of a classifier: {folder}",
                     "finish its training (the same command resumes it), or give NAME@FILE")
@@ -283,9 +283,9 @@ def read_state(file: Path) -> dict[str, Tensor]:
         UserError: it would run code, is damaged, or holds no state dict.
     """
     if file.suffix == ".safetensors":
-        return _clean(files.load_safetensors(file))
+        return _clean(run.load_safetensors(file))
     with torch.serialization.safe_globals(_HARMLESS):
-        state = files.load_pt(file)
+        state = run.load_pt(file)
     wrappers = [key for key in _WRAPPERS if isinstance(state, dict)
                 and isinstance(state.get(key), dict)]
     if wrappers:
@@ -352,9 +352,9 @@ def _shapes(state: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
 
 def _fitting(state: dict[str, Tensor], task: Task) -> list[str]:
     """Names of usual networks for this task that have the keys and shapes of a state dict."""
-    usual = ("resnet", "vgg", "mobilenet", "shufflenet") if task.large else ""
+    usual = ("resnet", "vgg", "mobilenet", "shufflenet") if getattr(task, "large", False) else ""
     with torch.device("meta"):  # no weights are made
-        return [name for name in _names("torchvision" if task.large else "")
+        return [name for name in _names("torchvision" if getattr(task, "large", False) else "")
                 if name.startswith(usual)
                 and _shapes(build(name, task).state_dict()) == _shapes(state)]
 

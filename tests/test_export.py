@@ -6,12 +6,12 @@ import types
 import pytest
 import torch
 
-from dm_kd import export, files, models
+from dm_kd import export, models, run
 
 
-def exported(run, out, *flags):
-    return export.main(["--run", str(run), "--out", str(out), "--device", "cpu", "--threads", "1",
-                        *flags])
+def exported(folder, out, *flags):
+    return export.main(["--run", str(folder), "--out", str(out), "--device", "cpu",
+                        "--threads", "1", *flags])
 
 
 def test_the_exported_folder_is_a_teacher_with_the_same_logits(teacher_folder, tmp_path, digits):
@@ -28,7 +28,7 @@ def test_a_student_of_torchvision_is_exported_too(tmp_path):
     task = types.SimpleNamespace(name="x", num_classes=3, channels=3, resolution=32, large=False,
                                  class_names=("a", "b", "c"))
     student = models.build("torchvision:squeezenet1_1", task)
-    files.write_with_card(tmp_path / "run", "student", student.state_dict(), {
+    run.write_with_card(tmp_path / "run", "student", student.state_dict(), {
         "model": "torchvision:squeezenet1_1", "task": "x", "num_classes": 3, "resolution": 32,
         "class_names": ["a", "b", "c"], "mean": [0.5] * 3, "std": [0.5] * 3, "fold": None})
     assert exported(tmp_path / "run", tmp_path / "out") == 0

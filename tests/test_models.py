@@ -15,8 +15,8 @@ import torch
 import torchvision
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from dm_kd import files, models
-from dm_kd.errors import UserError
+from dm_kd import models, run
+from dm_kd.run import UserError
 from dm_kd.tasks import get_task
 
 
@@ -82,8 +82,7 @@ def test_a_bare_name_is_torchvisions_on_large_tasks_and_ours_on_small_ones():
     assert models.full_name("cnn_w8", IMAGENET) == "cnn_w8"
 
 
-@pytest.mark.parametrize("name", ["alexnet", "googlenet", "inception_v3", "mnasnet0_5",
-                                  "squeezenet1_1", "swin_t", "vit_b_16"])
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3", "squeezenet1_1", "vit_b_16"])
 def test_a_torchvision_classifier_gives_one_tensor_of_float32_logits(name):
     with torch.device("meta"):
         model = models.build(f"torchvision:{name}", CIFAR100)
@@ -127,12 +126,12 @@ def test_a_run_folder_is_a_teacher(teacher_folder):
     weights = teacher_folder / "model.safetensors"
     assert same(model, safetensors.torch.load_file(weights))
     assert card == {"name": "cnn_w4", "spec": str(teacher_folder), "fold": 0, "task": "digits",
-                    "sha256": files.sha256_file(weights), "val": "val", "seed": 0}
+                    "sha256": run.sha256_file(weights), "val": "val", "seed": 0}
 
 
 def test_a_teacher_of_other_class_names_is_refused(tmp_path):
     card = {"model": "cnn_w4", "task": "digits", "class_names": [*"0213456789"]}
-    files.write_with_card(tmp_path, "model", state_of("cnn_w4"), card)
+    run.write_with_card(tmp_path, "model", state_of("cnn_w4"), card)
     message = refusal(tmp_path)
     assert "class 1 is '2'" in message and "'1'" in message
     models.load_frozen(f"cnn_w4@{tmp_path / 'model.safetensors'}", DIGITS)  # the hint's way out
@@ -146,7 +145,7 @@ def test_name_at_file_is_a_teacher_in_float32(tmp_path, suffix, dtype):
     (safetensors.torch.save_file if suffix == "safetensors" else torch.save)(state, file)
     (tmp_path / "x.json").write_text('{"acc": 90}')  # no card of ours
     model, card = models.load_frozen(f"cnn_w4@{file}", DIGITS)
-    assert same(model, state) and card["sha256"] == files.sha256_file(file)
+    assert same(model, state) and card["sha256"] == run.sha256_file(file)
     assert {p.dtype for p in model.parameters()} == {torch.float32}
 
 
