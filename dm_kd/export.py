@@ -52,8 +52,7 @@ def body(argv: list[str]) -> None:
         raise UserError(f"--out is the run itself: {args.out}", "another --out")
     run.use_device(args)
     name, state, card = models.read_run(args.run)
-    # The card says all that a network needs to know of the task, whose data may be elsewhere.
-    task = types.SimpleNamespace(
+    task = types.SimpleNamespace(  # the data set itself may be elsewhere
         name=card["task"], num_classes=card["num_classes"], channels=len(card["mean"]),
         resolution=card["resolution"], class_names=card.get("class_names", ()), large=False)
     model, _ = models.load_frozen(str(args.run), task)
