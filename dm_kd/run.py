@@ -395,9 +395,9 @@ def load_pt(path: Path) -> dict:
 
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (FileNotFoundError, IsADirectoryError, PermissionError):
+    except OSError:
         raise
-    except Exception as error:  # damage shows itself in many classes, OSError among them
+    except Exception as error:  # damage shows itself in many classes
         reason = (str(error).splitlines() or ["empty"])[0][:100]
         wanted = re.findall(r"GLOBAL ([\w.]+)", str(error))
         if wanted:
