@@ -1,11 +1,8 @@
-"""Ranks under torchrun, and sums over them. Without torchrun there is one rank.
-
-`torchrun --nproc-per-node N -m dm_kd.distill ...` sets RANK and WORLD_SIZE.
-"""
+"""Ranks under torchrun, which sets RANK and WORLD_SIZE, and sums over them; one rank without it."""
 
 import os
-import time
 from collections.abc import Iterable
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -30,20 +27,10 @@ def refuse_ranks(command: str) -> None:
 
 
 def start(device: torch.device) -> None:
-    """Join the process group that torchrun describes: nccl on GPUs, gloo on CPUs. Returns when all
-    ranks are here, however long one of them prepares the images (a group itself waits 10 minutes).
-
-    After --max-restarts the store may still hold the addresses of the killed ranks (torch 2.15
-    shares it between attempts), so that each attempt has keys of its own."""
+    """Join the process group that torchrun describes: nccl on GPUs, gloo on CPUs."""
     if world_size() > 1 and not dist.is_initialized():
-        store, _, _ = next(dist.rendezvous("env://"))
-        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        store = dist.PrefixStore(f"attempt_{attempt}", store)
-        store.set(f"here_{rank()}", "1")
-        while not store.check([f"here_{other}" for other in range(world_size())]):
-            time.sleep(0.05)
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", rank=rank(),
-                                store=store, world_size=world_size())
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo",
+                                timeout=timedelta(days=1))  # while rank 0 packs a data set
 
 
 def stop() -> None:

@@ -17,13 +17,20 @@ import time
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
+
+import filelock
+import safetensors.torch
+import torch
+import yaml
+from tqdm import tqdm
 
 from dm_kd import dist
 
 # Settings that may change when a run is resumed: its result does not depend on them.
 VOLATILE = {"out", "config", "debug", "dry_run", "data", "cache", "checkpoint_seconds",
             "tensorboard"}
-PLAIN_PROGRESS_SECONDS = 10.0
+PROGRESS_SECONDS = 10.0  # between lines, where there is no terminal
 
 
 # --- errors ---------------------------------------------------------------------------------------
@@ -50,13 +57,12 @@ def nearest(name: str, known) -> str:
     return ("did you mean " if close else "one of ") + ", ".join(close or known[:12])
 
 
-def refuse_difference(old: dict, new: dict, folder: object,
-                      what: str = "the folder holds another run") -> None:
+def refuse_difference(old: dict, new: dict, folder: Path, what: str = "another run") -> None:
     """Raise a UserError that names the settings in which `old` and `new` differ."""
     changed = [f"{key}: {old.get(key)} -> {new.get(key)}"
                for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
     if changed:
-        raise UserError(f"{what}: {folder} ({'; '.join(changed)})",
+        raise UserError(f"{folder} holds {what} ({', '.join(changed)})",
                         hint="use another --out, or the settings as they were")
 
 
@@ -107,17 +113,14 @@ class Parser(argparse.ArgumentParser):
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("common")
     group.add_argument("--config", type=Path, metavar="FILE",
-                       help="YAML file of flags, such as a run's config.yaml; flags given on the "
-                            "command line win")
+                       help="YAML file of flags, such as a run's config.yaml; typed flags win")
     group.add_argument("--seed", type=nonnegative_int, default=0, metavar="N",
                        help="seed of all randomness (default: %(default)s)")
     group.add_argument("--device", default="auto", metavar="DEVICE",
                        help="cpu, cuda, cuda:1 ... (default: cuda if there is a GPU)")
     group.add_argument("--threads", type=positive_int, default=2, metavar="N",
-                       help="CPU threads; the last bits of a result depend on them "
-                            "(default: %(default)s)")
-    group.add_argument("--dry-run", action="store_true",
-                       help="print what would be done, and write nothing")
+                       help="CPU threads; a result's last bits depend on them (%(default)s)")
+    group.add_argument("--dry-run", action="store_true", help="print the plan, write nothing")
     group.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
 
@@ -129,8 +132,7 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--cache", type=Path, default=Path("save/cache"), metavar="DIR",
                        help="where unpacked images are kept (default: %(default)s)")
     group.add_argument("--fold", type=nonnegative_int, default=0, metavar="N",
-                       help="cross-validation fold to evaluate on, for tasks that have folds "
-                            "(default: %(default)s)")
+                       help="cross-validation fold, where a task has them (default: %(default)s)")
     group.add_argument("--val", choices=("val", "dev", "none"), default="val",
                        help="evaluate on the validation split, on a held-out part of the training "
                             "data (to choose settings), or not at all (default: %(default)s)")
@@ -157,12 +159,11 @@ def peek(argv: list[str], flag: str, default: str) -> str:
 
 def read_config(path: Path) -> dict:
     """The mapping in a YAML file. `safe_load` builds plain values only, and runs nothing."""
-    import yaml
-
     try:
         config = yaml.safe_load(Path(path).read_bytes()) or {}
-        config.items()
-    except (yaml.YAMLError, ValueError, AttributeError, RecursionError) as error:
+        if not isinstance(config, dict):
+            raise ValueError("no mapping")
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path} does not hold lines of `flag: value`: {reason}") from error
     return config
@@ -195,7 +196,7 @@ def main(body: Callable[[list[str]], None], argv: list[str] | None = None) -> in
     """Run a command's body and return its exit code: 2 after a user's mistake, which is printed
     without a traceback, 128 + n after signal n."""
     argv = sys.argv[1:] if argv is None else argv
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # see also `stoppable`
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # raises KeyboardInterrupt
     try:
         body(argv)
         return 0
@@ -210,7 +211,6 @@ def main(body: Callable[[list[str]], None], argv: list[str] | None = None) -> in
         print("stopped; run the same command again to resume", file=sys.stderr)
         return 128 + (error.args or (signal.SIGINT,))[0]
     finally:
-        signal.signal(signal.SIGTERM, before)
         dist.stop()
 
 
@@ -233,51 +233,38 @@ def stoppable() -> Iterator[Callable[[], int]]:
             signal.signal(number, handler)
 
 
-def use_device(args: argparse.Namespace, deterministic: bool = True):
-    """The torch device of the flags, made the current one; sets the number of CPU threads.
+def use_device(args: argparse.Namespace, deterministic: bool = True) -> torch.device:
+    """The device of the flags, made the current one; sets the number of CPU threads.
 
     deterministic: on a GPU, kernels that give the same bits each time, as a resumed run needs."""
-    import torch
-
     torch.set_num_threads(args.threads or 2)
     if args.device == "auto":
         args.device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(args.device)
-        if device.type == "cuda":
-            if dist.world_size() > 1:
-                device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-            torch.cuda.set_device(device)  # before anything is allocated, else on GPU 0 too
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device {args.device}: {str(error).splitlines()[0]}") from error
-    if device.type == "cuda" and deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at cuBLAS's first use
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # costs time, changes no bit
+    device = torch.device(args.device)
+    if device.type == "cuda":
+        if dist.world_size() > 1:
+            device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        torch.cuda.set_device(device)  # before anything is allocated, else on GPU 0 too
+        if deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at its first use
+            torch.use_deterministic_algorithms(True, warn_only=True)
+            torch.utils.deterministic.fill_uninitialized_memory = False  # slow, changes no result
     return device
 
 
-class _PlainLines:
-    """A file for tqdm that turns its redrawn bars into lines of standard error."""
-
-    def write(self, text: str) -> None:
-        if text.strip():
-            sys.stderr.write(text.strip() + "\n")
-
-    def flush(self) -> None:
-        sys.stderr.flush()
-
-
-def progress(total: int, what: str, unit: str = "it", done: int = 0):
-    """A tqdm bar on a terminal; elsewhere a plain line every 10 seconds. On standard error."""
-    from tqdm import tqdm
-
+def progress(total: int, what: str, unit: str = "it", done: int = 0) -> tqdm:
+    """A bar on a terminal, elsewhere a line every 10 seconds, on standard error."""
     options = {"total": total, "desc": what, "unit": f" {unit}", "initial": done, "leave": False}
     if sys.stderr.isatty():
         return tqdm(**options)
+
+    def write(text: str) -> None:
+        if text.strip():
+            print(text.strip(), file=sys.stderr, flush=True)
+
     tqdm.monitor_interval = 0  # no thread of tqdm's: commands fork
-    return tqdm(**options, file=_PlainLines(), ascii=True, miniters=1,
-                mininterval=PLAIN_PROGRESS_SECONDS, delay=PLAIN_PROGRESS_SECONDS,
+    return tqdm(**options, file=SimpleNamespace(write=write, flush=lambda: None), ascii=True,
+                miniters=1, mininterval=PROGRESS_SECONDS, delay=PROGRESS_SECONDS,
                 bar_format="{desc}: {n_fmt}/{total_fmt}{unit}, {rate_fmt}, {remaining} left")
 
 
@@ -285,8 +272,6 @@ def progress(total: int, what: str, unit: str = "it", done: int = 0):
 
 def versions(*more: str) -> dict:
     """Versions of Python, torch (with its CUDA), and of those packages in `more` that are there."""
-    import torch
-
     found = {"python": platform.python_version(), "torch": torch.__version__}
     for name in ("numpy", *more):
         with contextlib.suppress(metadata.PackageNotFoundError):
@@ -294,34 +279,27 @@ def versions(*more: str) -> dict:
     return found
 
 
-def hardware(device) -> dict:
+def hardware(device: torch.device) -> dict:
     """Names of the processor and the GPU, cores, threads and processes."""
-    import torch
-
-    cpu = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError):
-        named = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.M)
-        cpu = named[1].strip() if named else cpu
-    record = {"cpu": cpu, "cores": os.cpu_count(), "threads": torch.get_num_threads()}
+    model = re.search(r"model name\s*: (.*)", _cpuinfo())
+    record = {"cpu": model[1] if model else platform.machine(), "cores": os.cpu_count(),
+              "threads": torch.get_num_threads(), "processes": dist.world_size()}
     if device.type == "cuda":
         record["gpu"] = torch.cuda.get_device_name(device)
-    if dist.world_size() > 1:
-        record["processes"] = dist.world_size()
     return record
 
 
-def multiplies_bf16(device) -> bool:
+def multiplies_bf16(device: torch.device) -> bool:
     """Whether bfloat16 products are fast there: on GPUs from Ampere on (older ones emulate them),
     AMD's, and processors that have instructions for them."""
     if device.type == "cuda":
-        import torch
-
         return bool(torch.version.hip) or torch.cuda.get_device_capability(device) >= (8, 0)
-    try:
-        flags = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags
+    return bool(re.search("avx512_bf16|amx_bf16", _cpuinfo()))
+
+
+def _cpuinfo() -> str:
+    path = Path("/proc/cpuinfo")
+    return path.read_text() if path.exists() else ""
 
 
 def commit() -> str:
@@ -361,6 +339,7 @@ def write_json(path: Path, value: object) -> None:
 
 
 def read_json(path: Path) -> dict:
+    """What a JSON file holds."""
     try:
         return json.loads(Path(path).read_bytes())
     except (ValueError, RecursionError) as error:
@@ -378,8 +357,6 @@ def sha256_file(path: Path) -> str:
 
 def tensors_digest(tensors: dict) -> str:
     """SHA-256 of a dict of tensors: names, types, shapes and bytes."""
-    import torch
-
     digest = hashlib.sha256()
     for name, value in tensors.items():
         value = value.detach().cpu().contiguous()
@@ -391,23 +368,18 @@ def tensors_digest(tensors: dict) -> str:
 def load_pt(path: Path) -> dict:
     """What a file of torch.save holds, on the CPU. Runs no code from it; a file that asks for that,
     and one that is damaged, is a UserError."""
-    import torch
-
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # damage shows itself in many classes
-        reason = (str(error).splitlines() or ["empty"])[0][:100]
-        wanted = re.findall(r"GLOBAL ([\w.]+)", str(error))
-        if wanted:
-            reason = f"it asks to run {wanted[0]}, which was refused"
-        raise UserError(f"{path} is no file of plain tensors, or damaged: {reason}") from error
+    with open(path, "rb") as file:
+        try:
+            return torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:  # damage shows itself in many classes
+            reason = (str(error).splitlines() or ["it is empty"])[0][:100]
+            wanted = re.findall(r"GLOBAL ([\w.]+)", str(error))
+            if wanted:
+                reason = f"it asks to run {wanted[0]}, which was refused"
+            raise UserError(f"{path} is no file of plain tensors, or damaged: {reason}") from error
 
 
 def load_safetensors(path: Path) -> dict:
-    import safetensors.torch
-
     try:
         return safetensors.torch.load_file(path)
     except (safetensors.SafetensorError, ValueError) as error:
@@ -417,8 +389,6 @@ def load_safetensors(path: Path) -> dict:
 def write_with_card(folder: Path, name: str, tensors: dict, card: dict) -> str:
     """Write NAME.safetensors, then NAME.json, which says what they are. Returns the weights'
     SHA-256, which the card holds too."""
-    import safetensors.torch
-
     data = safetensors.torch.save({key: value.detach().cpu().contiguous()
                                    for key, value in tensors.items()})
     write_file(Path(folder) / f"{name}.safetensors", data)
@@ -442,23 +412,19 @@ class Run:
     args: the resolved flags, written to config.yaml.
     inputs: digests of what is read (teacher, images), written there too. A run is resumed only with
         the same flags and inputs.
-    weights_name, module: such as "student" and "distill".
+    weights_name: such as "student".
     """
 
     def __init__(self, folder: Path, args: argparse.Namespace, inputs: dict, weights_name: str,
-                 module: str):
-        self.folder, self.weights_name, self.module = Path(folder), weights_name, module
+                 module: str = ""):
+        self.folder, self.weights_name = Path(folder), weights_name
         self.settings = {name: _plain(value) for name, value in sorted(vars(args).items())
                          if name not in VOLATILE}
         ranks = dist.world_size()  # each computes batch statistics of its share of a batch
         self.inputs = inputs | ({"processes": ranks} if ranks > 1 else {})
-        self.places = {"data": _plain(getattr(args, "data", None)), "out": str(folder)}
         self.checkpoint_seconds, self.saved_at = args.checkpoint_seconds, time.monotonic()
 
     def __enter__(self) -> "Run":
-        import filelock
-        import yaml
-
         if dist.is_main():
             config = self.folder / "config.yaml"
             if config.exists():
@@ -491,8 +457,6 @@ class Run:
 
     def log(self, text: str) -> None:
         """Print a line, and append it to log.txt, on rank 0."""
-        from tqdm import tqdm
-
         if dist.is_main():
             tqdm.write(text, file=sys.stdout)  # above a bar, if there is one
             sys.stdout.flush()
@@ -512,8 +476,6 @@ class Run:
         return time.monotonic() - self.saved_at >= self.checkpoint_seconds
 
     def save_checkpoint(self, state: dict) -> None:
-        import torch
-
         self.saved_at = time.monotonic()
         if dist.is_main():
             with replacing(self.folder / "last.pt") as temp:
@@ -529,19 +491,10 @@ class Run:
         if dist.is_main():
             digest = write_with_card(self.folder, self.weights_name, tensors, card)
             write_json(self.folder / "result.json", {
-                **result, "weights_sha256": digest, "command": self.command, "commit": commit(),
-                "versions": versions("torchvision", "timm", "diffusers", "scipy")})
+                **result, "weights_sha256": digest,
+                "command": shlex.join(["python", *sys.orig_argv[1:]]), "commit": commit(),
+                "versions": versions("torchvision", "timm", "diffusers")})
         dist.wait()
-
-    @property
-    def command(self) -> str:
-        """The command line that makes this run again."""
-        words = [f"python -m dm_kd.{self.module}"]
-        for name, value in {**self.settings, **self.places}.items():
-            if value is not None and value is not False:
-                words.append("--" + name.replace("_", "-"))
-                words += [] if value is True else [shlex.quote(str(value))]
-        return " ".join(words)
 
 
 def _plain(value: object) -> object:
