@@ -14,9 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dm_kd import engine, models, run
+from dm_kd import augment, data, engine, models, run
 from dm_kd.run import UserError
-from dm_kd.sources.stored import load_judged as load_validation
 from dm_kd.tasks import get_task
 
 BINS = 15  # of the calibration error
@@ -56,8 +55,8 @@ def body(argv: list[str]) -> None:
     if card["fold"] not in (None, args.fold) or args.val == "dev" and card["val"] == "val":
         print(f"note: the model was trained with --fold {card['fold']} --val {card['val']}; it may "
               f"have seen images of --fold {args.fold} --val {args.val}", file=sys.stderr)
-    val = load_validation(task, args)
-    view = engine.plain_view(task)
+    val = data.load_validation(task, args)
+    view = augment.plain_view(task)
     logits = engine.predict(model.to(device), val.images, view, device, amp)
     acc1, acc5 = engine.accuracy(logits, val.labels)
     result = {"task": task.name, "model": args.model, "images": len(val.labels),

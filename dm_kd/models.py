@@ -110,7 +110,7 @@ def full_name(name: str, task: Task) -> str:
     Raises:
         UserError: no such model; the nearest names are given."""
     family, _, member = name.rpartition(":")
-    if not family and getattr(task, "large", False) and member in _names("torchvision"):
+    if not family and task.large and member in _names("torchvision"):
         family = "torchvision"
     names = _names(family)
     if (member.partition(".")[0] if family == "timm" else member) not in names:  # timm: NAME.TAG
@@ -342,7 +342,7 @@ def _shapes(state: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
 def _fitting(state: dict[str, Tensor], task: Task) -> list[str]:
     """Names of usual networks for this task that have the keys and shapes of a state dict."""
     names = _names("")
-    if getattr(task, "large", False):
+    if task.large:
         usual = ("resnet", "vgg", "mobilenet", "shufflenet")
         names = [name for name in _names("torchvision") if name.startswith(usual)]
     with torch.device("meta"):  # no weights are made
