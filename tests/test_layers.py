@@ -17,7 +17,7 @@ MAKERS = {"tasks", "real_data", "models", "image_set", "objectives", "inversion_
 ALLOWED = {  # besides the leaves; what is not listed imports nothing else of the package
     "errors": set(), "class_names": set(), "files": {"errors"},
     "image_files": {"errors", "files"}, "tasks": {"real_data"},
-    "models": {"tasks", "networks"}, "run": {"dist"},
+    "models": {"tasks", "small_models"}, "run": {"dist"},
     "image_set": {"dist", "augment"}, "fidelity": {"augment"},
     "import_export": {"augment", "image_set", "tasks"},
     "report_figures": {"report_canvas", "report_fidelity", "report_pictures", "report_runs",
