@@ -5,6 +5,7 @@ import types
 import pytest
 import torch
 import torch.nn.functional as F
+import torchvision
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from dm_kd import models
@@ -78,6 +79,19 @@ def test_a_network_has_the_public_size_and_function(name):
     assert models.parameter_count(model) == parameters
     x = torch.linspace(-1, 1, 3 * 32 * 32).reshape(1, 3, 32, 32)
     assert float(model(x)[0, 7]) == pytest.approx(logit, rel=1e-3, abs=1e-5)
+
+
+@pytest.mark.parametrize("depth", [18, 50])
+@pytest.mark.parametrize("pool", [True, False])
+@torch.no_grad()
+def test_torchvisions_resnet_with_a_3x3_stem_has_a_name(depth, pool):
+    theirs = torchvision.models.get_model(f"resnet{depth}", num_classes=100).eval()
+    theirs.conv1 = torch.nn.Conv2d(3, 64, 3, 1, 1, bias=False)
+    theirs.maxpool = theirs.maxpool if pool else torch.nn.Identity()
+    ours = build(f"cifarresnet{depth}_relu{'_pool' if pool else ''}").eval()
+    ours.load_state_dict(theirs.state_dict())
+    x = torch.randn(2, 3, 32, 32)
+    assert torch.allclose(ours(x), theirs(x), rtol=1e-4, atol=1e-5)
 
 
 def test_lenet5_has_the_textbook_size():
