@@ -9,6 +9,7 @@ compared with; without them, a teacher or labels, the figures that need them are
 """
 
 import argparse
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -55,7 +56,8 @@ def body(argv: list[str]) -> None:
     device = run.use_device(args)
     args.source = args.set
     images = data.load_source(args, task)
-    images.images = as_tensor(images, torch.arange(len(images.labels)), task)
+    images = dataclasses.replace(images, images=as_tensor(
+        images, torch.arange(len(images.labels)), task))
     result = {"set": str(args.set), "images": len(images.labels), "generator": images.generator}
     measured, pairs = measure(args, task, images, device)
     result |= measured

@@ -32,7 +32,7 @@ def write_study(root, seeds=(0, 1, 2)):
     """A grid of s and T with inspected sets, amounts of images, teachers, a rival, a baseline."""
     for seed in seeds:
         place = root / f"seed{seed}"
-        write_run(place / "real", 97 + 0.2 * seed, seed=seed)
+        write_run(place / "real", 97 + 0.2 * seed, seed=seed, images=1500)
         write_run(place / "alone", 96 + 0.3 * seed, seed=seed, teacher=None)
         write_run(place / "dafl", 40 + seed, seed=seed, source="dafl", images=None)
         for s in (1.0, 2.0, 4.0):

@@ -125,10 +125,9 @@ def plain_text(made: list[dict], baseline: str | None) -> str:
 def caption(made: list[dict], baseline: str | None) -> str:
     """How the numbers of a table were computed."""
     text = "Top-1 of the last epoch on real validation images: mean ± standard deviation of n runs."
-    compared = [entry for entry in made if entry["difference"] is not None]
+    compared = [entry for entry in made if entry["difference_low"] is not None]
     if compared:
-        units = sorted({f"{e['difference_n']} {e['difference_unit']}"
-                        + "s" * (e["difference_n"] > 1) for e in compared})
+        units = sorted({f"{e['difference_n']} {e['difference_unit']}s" for e in compared})
         text += (f" Differences to {baseline} are paired; 95 % intervals: Student's t over "
                  f"{' or '.join(units)}.")
     if any(entry["p_holm"] is not None for entry in compared):

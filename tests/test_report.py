@@ -1,0 +1,123 @@
+"""The report command: tables, figures and one self-contained page of a folder of runs."""
+
+import csv
+import json
+import re
+import shutil
+import subprocess
+
+import fake_runs
+import pytest
+
+from dm_kd import report
+
+FILES = {"report.html", "results.json", "results.csv", "results.md", "gaps.svg", "curves.svg",
+         "fidelity.svg", "amount.svg", "teachers.svg"}
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """A folder with runs/, and report/ and record/ that were made of them."""
+    root = tmp_path_factory.mktemp("study")
+    fake_runs.write_study(root / "runs")
+    fake_runs.write_run(root / "runs" / "seed0" / "<b>_$x$", 96.0)
+    (fake_runs.write_run(root / "runs" / "seed0" / "running", 9.0) / "result.json").unlink()
+    assert report.main(["--runs", str(root / "runs"), "--out", str(root / "report"), "--baseline",
+                        "real", "--rows", "real,alone,s1_T50", "--title", "A <study>",
+                        "--record", str(root / "record")]) == 0
+    return root
+
+
+def page_of(study):
+    return (study / "report" / "report.html").read_text()
+
+
+def test_every_file_is_written_and_the_record_has_what_is_kept(study):
+    assert {path.name for path in (study / "report").iterdir()} == FILES
+    assert {path.name for path in (study / "record").iterdir()} == FILES - {"report.html",
+                                                                            "results.md"}
+
+
+def test_the_tables_have_a_row_for_each_experiment_in_the_order_asked_for(study):
+    lines = list(csv.DictReader((study / "record" / "results.csv").open()))
+    assert [line["row"] for line in lines[:3]] == ["real", "alone", "s1_T50"] and len(lines) == 15
+    synthetic = lines[2]
+    assert synthetic["student"] == "cnn_w8" and synthetic["n"] == "3"
+    assert float(synthetic["acc1_mean"]) == pytest.approx(95.3333, abs=1e-4)
+    assert float(synthetic["acc1_std"]) == pytest.approx(1 / 3, abs=1e-4)
+    assert float(synthetic["difference"]) == pytest.approx(-1.8667, abs=1e-4)
+    assert (synthetic["difference_unit"], synthetic["set_recall"]) == ("seed", "0.85")
+    record = json.loads((study / "record" / "results.json").read_text())
+    assert [run["acc1"] for run in record["rows"][0]["runs"]] == [97.0, 97.2, 97.4]
+    assert record["baseline"] == "real" and record["commits"] == ["0123"]
+
+
+def test_the_page_says_the_answer_and_has_every_figure_command_and_left_out_run(study):
+    page = page_of(study)
+    answer = re.search(r'class="answer">(.*?)<', page)[1]
+    for part in ("s1_T50", "95.33", "-1.87", "-2.20 to -1.54"):
+        assert part in answer
+    assert page.count("<svg") == 5 and "python -m dm_kd.distill --out dafl" in page
+    assert "seed0/running: not finished" in page and "over 3 seeds" in page
+
+
+def test_the_page_fetches_nothing_and_shows_names_as_they_are(study):
+    page = page_of(study)
+    assert "default-src 'none'" in page and "&lt;b&gt;_$x$" in page and "<b>_" not in page
+    assert not re.search(r'(?:src|href)="(?!data:|#)', page)
+
+
+def test_samples_of_a_set_are_shown_beside_real_images(tmp_path, noise_folder):
+    manifest = json.loads((noise_folder / "manifest.json").read_text())
+    fake_runs.write_run(tmp_path / "runs" / "noise", 30.0, source=str(noise_folder),
+                        generator=manifest["generator"])
+    assert report.main(["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out" / "samples.png").read_bytes().startswith(b"\x89PNG")
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "data:image/png;base64" in page and "Real training images" in page
+
+
+@pytest.mark.parametrize("flags, named", [
+    (["--runs", "nowhere"], "nowhere"), (["--runs", "empty"], "empty"),
+    (["--runs", "runs", "--baseline", "rael"], "real"),
+    (["--runs", "runs", "--rows", "real,alnoe"], "alone")])
+def test_mistakes_are_errors_that_name_what_is_wrong(tmp_path, monkeypatch, capsys, flags, named):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    fake_runs.write_run(tmp_path / "runs" / "real", 90.0)
+    fake_runs.write_run(tmp_path / "runs" / "alone", 80.0, teacher=None)
+    assert report.main([*flags, "--out", "out"]) == 2
+    assert named in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_published_tables_hold_the_runs_that_correspond_to_a_number(tmp_path):
+    fake_runs.write_run(tmp_path / "runs" / "dafl", 55.5, task="cifar100", teacher="wrn_40_2",
+                        student="wrn_40_1", source="dafl", images=None)
+    assert report.main(["--published", "--runs", str(tmp_path / "runs"), "--out",
+                        str(tmp_path)]) == 0
+    text = (tmp_path / "published_tables.md").read_text()
+    assert "42.83 (ours 55.50, n = 1)" in text and "34.66 (ours 55.50, n = 1)" in text
+    assert text.count("ours 55") == 2 and (tmp_path / "published_cifar100.svg").exists()
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium")
+def test_in_a_browser_the_page_is_as_wide_as_a_phone_and_shows_accuracy_and_gap(study, tmp_path):
+    """A script measures the page at 390 pixels and writes what it finds into the title."""
+    probe = """<script>onload = () => {
+      const seen = [...document.querySelectorAll('td.number')].filter(cell => {
+        const box = cell.getBoundingClientRect();
+        return box.width > 0 && box.left >= 0 && box.right <= 390; });
+      document.title = document.documentElement.scrollWidth + ' ' + seen.length; };</script>"""
+    page = page_of(study).replace("default-src 'none';", "default-src 'none'; script-src "
+                                  "'unsafe-inline';").replace("</body>", f"{probe}</body>")
+    frame = tmp_path / "frame.html"
+    (tmp_path / "page.html").write_text(page)
+    frame.write_text("<iframe id=f src=page.html width=390 height=900></iframe><script>"
+                     "f.onload = () => setTimeout(() => {"
+                     "document.title = f.contentDocument.title}, 100)</script>")
+    said = subprocess.run(
+        ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom",
+         "--allow-file-access-from-files", "--virtual-time-budget=3000", f"file://{frame}"],
+        capture_output=True, text=True, timeout=60, check=True).stdout
+    width, cells = map(int, re.search(r"<title>(\d+) (\d+)</title>", said).groups())
+    assert width <= 390 and cells == 2 * 15
