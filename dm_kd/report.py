@@ -85,7 +85,7 @@ def body(argv: list[str]) -> None:
 
 def write_published(rows: list[collect.Row], out: Path) -> None:
     files.durable_write(out / "published_tables.md", tables.published_tables(rows))
-    for task in dict.fromkeys(p["task"] for p in tables.published()):
+    for task in tables.DRAWN:
         cells = [p for p in tables.published() if p["task"] == task]
         files.durable_write(out / f"published_{task}.svg", figures.draw_published(cells, task))
     print(out / "published_tables.md")

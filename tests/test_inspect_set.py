@@ -50,7 +50,7 @@ def test_real_digits_are_close_to_real_digits(inspected, digits, tmp_path, teach
     found = inspected("--set", folder, "--teacher", teacher_folder, "--compare", 200)
     assert found["compared"]["images"] == 200 and found["recall"] > 0.6
     assert found["frechet"] < 3 * found["frechet_train_to_val"]
-    assert 0.8 < found["copying"]["ratio"] < 1.2 and found["teacher_agreement"] > 30
+    assert 0.8 < found["copying"]["ratio"] < 1.2 and found["teacher_agreement"] > 15
     assert set(found["teacher_agreement_by_class"]) == set("0123456789")
 
 

@@ -19,6 +19,7 @@ SOURCES = {
 RESULT_FIELDS = ("best_acc1", "teacher_acc1", "agreement", "seconds")
 SET_FIELDS = ("frechet", "precision", "recall", "density", "coverage", "teacher_agreement",
               "teacher_entropy")
+DRAWN = ("cifar100", "imagenet")  # published tables that are large enough for a figure
 SAME_AMOUNT = 0.1  # relative difference of two numbers of images that are compared
 PUBLISHED_NOTE = """\
 Top-1 on the real validation images, percent, copied from the sources below; none was measured here.
@@ -215,12 +216,14 @@ def published_tables(rows: list[Row]) -> str:
         for p in cells:
             mine = [f" (ours {accuracy(r)}, n = {r['n']})" for found, r in ours if p in found]
             key = tuple(p[k] for k in ("label", "images", "epochs", "source"))
-            line = lines.setdefault(key, {"command": f"`{p['command']}`"})
+            line = lines.setdefault(key, {"command": f"`{p['command']}`", "teacher": p["teacher"]})
+            line["teacher"] = p["teacher"] if line["teacher"] == p["teacher"] else ""  # in columns
             line[p["column"]] = p["acc1"] + "".join(mine)
         columns = list(dict.fromkeys(p["column"] for p in cells))
-        parts += [f"## {task}", markdown_table(
-            ["method", *columns, "images", "epochs", "source", "command"],
-            [[label, *(line.get(c) for c in columns), images, epochs, source, line["command"]]
-             for (label, images, epochs, source), line in lines.items()])]
+        parts += [f"## {task}", *[f"![{task}](published_{task}.svg)"] * (task in DRAWN),
+                  markdown_table(
+            ["method", "teacher", *columns, "images", "epochs", "source", "command"],
+            [[label, line["teacher"], *(line.get(c) for c in columns), images, epochs, source,
+              line["command"]] for (label, images, epochs, source), line in lines.items()])]
     sources = "\n".join(f"- {name}: {text}" for name, text in SOURCES.items())
     return "\n\n".join([*parts, "## Sources", sources]) + "\n"
