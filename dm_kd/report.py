@@ -59,9 +59,11 @@ def body(argv: list[str]) -> None:
         raise UserError(f"no finished and evaluated run in {args.runs}",
                         "a folder with runs of distill or train_teacher")
     names = [row.name for row in rows]
-    for name in [*order, *filter(None, [args.baseline])]:
+    if args.baseline not in (None, *names):
+        raise UserError(f"no row {args.baseline} in {args.runs}", nearest(args.baseline, names))
+    for name in order:
         if name not in names:
-            raise UserError(f"no row {name} in {args.runs}", nearest(name, names))
+            print(f"no row {name} yet", file=sys.stderr)
     sets = collect.inspections(args.runs)
     made = tables.records(rows, args.baseline, sets)
     answer = conclude(made, args.baseline, bool(order))
@@ -111,13 +113,15 @@ def conclude(made: list[dict], baseline: str | None, ordered: bool) -> str:
     synthetic = [e for e in made if e["method"] not in ("real", "alone", "folder")]
     entry = (synthetic or made)[0]
     best = "" if ordered or len(synthetic) < 2 else f", the best of {len(synthetic)} such rows"
-    text = "Trained without a real image, " if synthetic else ""
+    text = "Without real images, " if synthetic else ""
     text += f"{entry['row']} reaches {tables.accuracy(entry)} % (n = {entry['n']}{best})"
     if entry["difference"] is None:
         return text + "."
+    text += (f", {abs(entry['difference']):.2f} points "
+             f"{'below' if entry['difference'] < 0 else 'above'} {baseline}")
     low, high = entry["difference_low"], entry["difference_high"]
-    interval = "" if low is None else f" (95 % interval {low:+.2f} to {high:+.2f})"
-    return f"{text}: {entry['difference']:+.2f} points against {baseline}{interval}."
+    return text + ("." if low is None else
+                   f" (95 % interval of the difference: {low:+.2f} to {high:+.2f}).")
 
 
 def page(args: argparse.Namespace, made: list[dict], answer: str, rows: list[collect.Row],

@@ -266,13 +266,10 @@ def real_images(run: Run, classes: list[int]) -> list[list[np.ndarray]]:
     """Training images of each class of a small task; [] where they are not on disk."""
     from PIL import Image
 
-    from dm_kd.run import UserError
+    from dm_kd.data import load_real
+    from dm_kd.errors import UserError
     from dm_kd.tasks import get_task
 
-    try:
-        from dm_kd.data import load_real
-    except ImportError:  # TODO: until data.py is merged
-        from dm_kd.tasks import load_real
     try:
         real = load_real(get_task(run.task), "train", run.fold)
     except UserError:
