@@ -17,10 +17,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from dm_kd import augment, data, engine, files, image_set, models, run
+from dm_kd import augment, data, engine, image_set, models, run
 from dm_kd.analysis import fidelity
 from dm_kd.data import Images
-from dm_kd.errors import UserError
+from dm_kd.run import UserError
 from dm_kd.tasks import Task, get_task
 
 THUMBNAIL = 32  # pixels per side of the images whose pixels are compared
@@ -65,7 +65,7 @@ def body(argv: list[str]) -> None:
         print(json.dumps(result, indent=1))
         return
     draw(args.out.with_suffix(".png"), task, images, pairs)
-    files.write_json(args.out, result)
+    run.write_json(args.out, result)
     print(args.out)
 
 

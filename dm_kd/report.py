@@ -10,14 +10,14 @@ and beside them those of the runs that correspond.
 
 import argparse
 import base64
-import shutil
+import json
 import sys
 import time
 from pathlib import Path
 
-from dm_kd import files, run
+from dm_kd import run
 from dm_kd.analysis import collect, figures, tables
-from dm_kd.errors import UserError, nearest
+from dm_kd.run import UserError, nearest
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -53,7 +53,8 @@ def body(argv: list[str]) -> None:
     for line in skipped:
         print(f"left out: {line}", file=sys.stderr)
     if args.published:
-        write_published(rows, args.out)
+        run.write_file(args.out / "published_tables.md", tables.published_tables(rows))
+        print(args.out / "published_tables.md")
         return
     if not rows:
         raise UserError(f"no finished and evaluated run in {args.runs}",
@@ -69,43 +70,30 @@ def body(argv: list[str]) -> None:
     answer = conclude(made, args.baseline, bool(order))
     drawn = figures.draw_all(rows, made, args.baseline, sets)
     samples = figures.draw_samples(rows)
-    write_tables(args, made, answer, rows)
-    for name, (drawing, _) in drawn.items():
-        files.durable_write(args.out / f"{name}.svg", drawing)
-    if samples:
-        files.durable_write(args.out / "samples.png", samples[0])
-    files.durable_write(args.out / "report.html", page(args, made, answer, rows, skipped, drawn,
-                                                       samples))
-    if args.record:
-        args.record.mkdir(parents=True, exist_ok=True)
-        for name in ["results.json", "results.csv", *(f"{n}.svg" for n in drawn),
-                     *(["samples.png"] * bool(samples))]:
-            shutil.copyfile(args.out / name, args.record / name)
-    print(tables.plain_text(made, args.baseline))
-    print(f"\n{answer}\npage: {args.out / 'report.html'}")
+    kept = {"results.json": record(args, made, answer, rows), "results.csv": tables.as_csv(made),
+            **{f"{name}.svg": drawing for name, (drawing, _) in drawn.items()},
+            **({"samples.png": samples[0]} if samples else {})}
+    for folder in filter(None, (args.out, args.record)):
+        for name, content in kept.items():
+            run.write_file(folder / name, content)
+    table = tables.results(made, args.baseline)
+    run.write_file(args.out / "results.md", f"# {args.title}\n\n{answer}\n\n" + (
+        f"{tables.markdown_table(table)}\n\n{tables.caption(made, args.baseline)}\n"))
+    run.write_file(args.out / "report.html", page(args, made, answer, rows, skipped, drawn,
+                                                  samples))
+    print(f"{tables.plain_text(table)}\n\n{answer}\npage: {args.out / 'report.html'}")
 
 
-def write_published(rows: list[collect.Row], out: Path) -> None:
-    files.durable_write(out / "published_tables.md", tables.published_tables(rows))
-    for task in tables.DRAWN:
-        cells = [p for p in tables.published() if p["task"] == task]
-        files.durable_write(out / f"published_{task}.svg", figures.draw_published(cells, task))
-    print(out / "published_tables.md")
-
-
-def write_tables(args: argparse.Namespace, made: list[dict], answer: str,
-                 rows: list[collect.Row]) -> None:
+def record(args: argparse.Namespace, made: list[dict], answer: str, rows: list[collect.Row]) -> str:
+    """results.json: the rows with the accuracy of each run, and where they were made."""
     results = [r.result for row in rows for r in row.runs]
-    files.write_json(args.out / "results.json", {
+    return json.dumps({
         "title": args.title, "answer": answer, "baseline": args.baseline,
         "caption": tables.caption(made, args.baseline),
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "commits": sorted({str(r.get("commit")) for r in results}),
         "versions": results[0].get("versions"), "hardware": results[0].get("hardware"),
-        "rows": made})
-    files.durable_write(args.out / "results.csv", tables.as_csv(made))
-    files.durable_write(args.out / "results.md",
-                        tables.markdown(made, args.title, answer, args.baseline))
+        "rows": made}, indent=1) + "\n"
 
 
 def conclude(made: list[dict], baseline: str | None, ordered: bool) -> str:
@@ -134,19 +122,17 @@ def page(args: argparse.Namespace, made: list[dict], answer: str, rows: list[col
         image = f'<img alt="sample images" src="data:image/png;base64,{data}">'
         first, *others = drawn.items()
         drawn = dict([first, ("samples", (image, samples[1])), *others])
-    results = [r.result for row in rows for r in row.runs]
-    machine = [*(results[0].get("hardware") or {}).items(),
-               *(results[0].get("versions") or {}).items()]
+    first = made[0]["task"], time.strftime("%Y-%m-%d", time.gmtime())
     template = jinja2.Environment(autoescape=True).from_string(
         Path(tables.__file__).with_name("page.html.j2").read_text())
-    commits = sorted({str(r.get("commit")) for r in results})
     return template.render(
         title=args.title, answer=answer, rows=made, baseline=args.baseline, figures=drawn,
-        what=tables.what, p_value=tables.p_value, last=tables.last_column(made), skipped=skipped,
-        caption=tables.caption(made, args.baseline), commands=collect.commands(rows, args.runs),
-        facts=f"task {made[0]['task']}, {time.strftime('%Y-%m-%d', time.gmtime())}",
-        provenance=f"Commits of dm_kd: {', '.join(commits)}. First run: " + ", ".join(
-            f"{k} {v}" for k, v in machine) + ".")
+        tables=tables, last=[line[-1] for line in tables.results(made, args.baseline)],
+        caption=tables.caption(made, args.baseline), skipped=skipped,
+        commands=collect.commands(rows, args.runs), facts="task {}, {}".format(*first),
+        commits=sorted({str(r.result.get("commit")) for row in rows for r in row.runs}),
+        machine={**(rows[0].first.result.get("hardware") or {}),
+                 **(rows[0].first.result.get("versions") or {})})
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -95,7 +95,7 @@ def test_published_tables_hold_the_runs_that_correspond_to_a_number(tmp_path):
                         str(tmp_path)]) == 0
     text = (tmp_path / "published_tables.md").read_text()
     assert "42.83 (ours 55.50, n = 1)" in text and "34.66 (ours 55.50, n = 1)" in text
-    assert text.count("ours 55") == 2 and (tmp_path / "published_cifar100.svg").exists()
+    assert text.count("ours 55") == 2
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium")

@@ -10,9 +10,13 @@ import re
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from dm_kd.analysis import collect
 from dm_kd.analysis.collect import Row, Run
+from dm_kd.run import UserError
+from dm_kd.tasks import get_task
 
 COLOURS = ("#2f6fd0", "#d9742c", "#2b9c73", "#bf4f86", "#8870cf", "#96882b", "#3d9db3", "#a3644a")
 GREY = "#5d636b"
@@ -23,7 +27,7 @@ STYLE = {"svg.fonttype": "none", "text.parse_math": False, "font.family": "sans-
          "grid.alpha": 0.25, "figure.constrained_layout.use": True}
 MOST_ROWS = 40  # of the dot plot
 REACH = 3  # times the better half's spread below the median is drawn, the rest is an arrow
-SAMPLES, SAMPLE_CLASSES, SAMPLE_SIDE, SAMPLE_GAP = 8, 10, 64, 6  # pixels
+SAMPLES, SAMPLE_CLASSES, SAMPLE_SIDE = 8, 10, 32  # small images are enlarged to so many pixels
 MAPS = {"teacher_agreement": "teacher agrees, %", "frechet": "Fréchet distance",
         "precision": "precision", "recall": "recall"}  # of inspect_set, beside the accuracy
 
@@ -109,7 +113,9 @@ def draw_gaps(made: list[dict], baseline: str | None) -> tuple[str, str] | None:
         axis.grid(axis="y", visible=False)
         text = ("Top-1 accuracy; bars: ± standard deviation of the runs." if baseline is None else
                 f"Difference to {baseline}; bars: 95 % intervals.")
-        text += " Grey: trained on real images. An arrow: it continues outside the axes."
+        text += " Grey: trained on real images."
+        if any(end is not None and not low <= end <= high for value in values for end in value):
+            text += " Arrows: beyond the axis."
         text += f" The first {MOST_ROWS} of {len(made)} rows." * (len(made) > MOST_ROWS)
         return svg(figure, "gaps"), text
 
@@ -219,89 +225,39 @@ def draw_fidelity(rows: list[Row], sets: dict[str, dict]) -> tuple[str, str] | N
         return svg(figure, "fidelity"), "Over guidance scale s (across) and sampling steps T (up)."
 
 
-def draw_published(rows: list[dict], title: str) -> str:
-    """A dot for each published number: methods down, a colour for each column of the table."""
-    labels = list(dict.fromkeys(p["label"] for p in rows))
-    columns = list(dict.fromkeys(p["column"] for p in rows))
-    with canvas(1 + 0.24 * len(labels)) as (figure, (axis,)):
-        for column, colour in zip(columns, COLOURS, strict=False):
-            mine = [p for p in rows if p["column"] == column]
-            axis.plot([float(p["acc1"]) for p in mine], [labels.index(p["label"]) for p in mine],
-                      "o", markersize=4.5, color=colour, label=column)
-        axis.set(xlabel=f"{title}, top-1, %", ylim=(len(labels) - 0.4, -0.6))
-        axis.set_yticks(range(len(labels)), [shown(name) for name in labels])
-        figure.legend(loc="outside upper left", ncols=3)
-        return svg(figure, f"published_{title}")
-
-
 # --- samples --------------------------------------------------------------------------------------
 
 def draw_samples(rows: list[Row]) -> tuple[bytes, str] | None:
     """A PNG with a line of images for each class: real training images on the left where they can
     be found, synthetic ones on the right, of the first row whose set is still on disk."""
+    from dm_kd import image_set
+
     for run in (run for row in rows for run in row.runs):
         manifest = Path(str(run.source)) / "manifest.json"
         classes = json.loads(manifest.read_text())["classes"] if manifest.exists() else []
-        classes = classes[:SAMPLE_CLASSES]
-        synthetic = [synthetic_images(manifest.parent, c) for c in classes]
-        if not classes or not all(synthetic):
+        synthetic = [[image_set.read_image(path) for path in sorted(manifest.parent.glob(
+            f"images/*/class_{c}_seed_*_num_[0-{SAMPLES - 1}].png"))]
+            for c in classes[:SAMPLE_CLASSES]]
+        if not synthetic or not all(synthetic):
             continue
-        picture, text = tile(synthetic), f"Images of {run.source}, a line for each class."
-        if real := real_images(run, classes):
-            gap = np.full((len(picture), SAMPLE_SIDE // 2, 3), 255, np.uint8)
-            picture = np.concatenate([tile(real), gap, picture], 1)
+        lines, text = synthetic, f"Images of {run.source}, a line for each class."
+        if real := real_images(run, classes[:SAMPLE_CLASSES]):
+            space = torch.full_like(synthetic[0][0], 255)
+            lines = [[*left, space, *right] for left, right in zip(real, synthetic, strict=True)]
             text = f"Real training images (left) and images of {run.source} (right)."
-        return encode(picture), text
+        scale = max(1, SAMPLE_SIDE // lines[0][0].shape[1])
+        return image_set.encode_png(image_set.tile(lines, scale)), text
     return None
 
 
-def synthetic_images(folder: Path, label: int) -> list[np.ndarray]:
-    from PIL import Image
-
-    paths = folder.glob(f"images/*/class_{label}_seed_*_num_[0-{SAMPLES - 1}].png")
-    return [square(Image.open(path)) for path in sorted(paths)]
-
-
-def real_images(run: Run, classes: list[int]) -> list[list[np.ndarray]]:
+def real_images(run: Run, classes: list[int]) -> list[list[Tensor]]:
     """Training images of each class of a small task; [] where they are not on disk."""
-    from PIL import Image
-
     from dm_kd.data import load_real
-    from dm_kd.errors import UserError
-    from dm_kd.tasks import get_task
 
+    task = get_task(run.task)
     try:
-        real = load_real(get_task(run.task), "train", run.fold)
+        real = None if task.large else load_real(task, "train", run.fold)
     except UserError:
-        return []
-    if not hasattr(real.images, "dtype"):  # files of several sizes
-        return []
-    chosen = [(real.labels == c).nonzero()[:SAMPLES, 0] for c in classes]
-    return [[square(Image.fromarray(np.asarray(real.images[i]).transpose(1, 2, 0).squeeze()))
-             for i in own.tolist()] for own in chosen]
-
-
-def square(image) -> np.ndarray:
-    """uint8 [side, side, 3]: small images enlarged pixel by pixel, large ones cut and shrunk."""
-    from PIL import Image, ImageOps
-
-    how = Image.NEAREST if image.width < SAMPLE_SIDE else Image.LANCZOS
-    return np.asarray(ImageOps.fit(image.convert("RGB"), (SAMPLE_SIDE, SAMPLE_SIDE), how))
-
-
-def tile(lines: list[list[np.ndarray]]) -> np.ndarray:
-    """Lines of images [side, side, 3] as one picture, white between them."""
-    step = SAMPLE_SIDE + SAMPLE_GAP
-    picture = np.full((len(lines) * step, max(map(len, lines)) * step, 3), 255, np.uint8)
-    for y, line in enumerate(lines):
-        for x, image in enumerate(line):
-            picture[y * step:y * step + SAMPLE_SIDE, x * step:x * step + SAMPLE_SIDE] = image
-    return picture
-
-
-def encode(pixels: np.ndarray) -> bytes:
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "png", optimize=True)
-    return buffer.getvalue()
+        real = None
+    return [] if real is None else [[*real.images[(real.labels == c).nonzero()[:SAMPLES, 0]]]
+                                    for c in classes]

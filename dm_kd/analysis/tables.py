@@ -19,7 +19,6 @@ SOURCES = {
 RESULT_FIELDS = ("best_acc1", "teacher_acc1", "agreement", "seconds")
 SET_FIELDS = ("frechet", "precision", "recall", "density", "coverage", "teacher_agreement",
               "teacher_entropy")
-DRAWN = ("cifar100", "imagenet")  # published tables that are large enough for a figure
 SAME_AMOUNT = 0.1  # relative difference of two numbers of images that are compared
 PUBLISHED_NOTE = """\
 Top-1 on the real validation images, percent, copied from the sources below; none was measured here.
@@ -101,26 +100,8 @@ def what(entry: dict) -> str:
     s, steps = entry["guidance_scale"], entry["steps"]
     images = {"real": "real images", "folder": "a folder of images"}.get(
         entry["method"], f"images of {entry['method']}")
-    images += f", s = {s:g}, T = {steps}" if s is not None and steps is not None else ""
+    images += f", s={s:g}, T={steps}" if s is not None and steps is not None else ""
     return f"{entry['teacher']} to {entry['student']}, {images}"
-
-
-def last_column(made: list[dict]) -> dict:
-    """The fifth column of the page: published numbers where a row has one, else the agreement of
-    student and teacher."""
-    if any(entry["published"] for entry in made):
-        return {"title": "published", "cell": lambda e: "; ".join(e["published"])}
-    return {"title": "agrees with the teacher, %", "cell": lambda e: (
-        "" if e["agreement_mean"] is None else f"{e['agreement_mean']:.1f}")}
-
-
-def plain_text(made: list[dict], baseline: str | None) -> str:
-    """The table for the terminal."""
-    lines = [("row", "top-1 %", "n", f"minus {baseline}" if baseline else "", "")]
-    lines += [(e["row"], accuracy(e), str(e["n"]), difference(e), what(e)) for e in made]
-    widths = [max(len(line[i]) for line in lines) for i in range(4)]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(
-        line, [*widths, 0], strict=True)).rstrip() for line in lines)
 
 
 def caption(made: list[dict], baseline: str | None) -> str:
@@ -131,6 +112,8 @@ def caption(made: list[dict], baseline: str | None) -> str:
         units = sorted({f"{e['difference_n']} {e['difference_unit']}s" for e in compared})
         text += (f" Differences to {baseline} are paired; 95 % intervals: Student's t over "
                  f"{' or '.join(units)}.")
+    elif baseline:
+        text += f" Differences to {baseline} are of single runs, without an interval."
     if any(entry["p_holm"] is not None for entry in compared):
         text += " p: of a paired t test, corrected for all rows together (Holm)."
     return text
@@ -145,21 +128,30 @@ def as_csv(made: list[dict]) -> str:
     return buffer.getvalue()
 
 
-def markdown_table(heads: list[str], lines: list[list]) -> str:
-    table = [heads, ["---"] * len(heads), *lines]
-    return "\n".join("| " + " | ".join(
-        ("" if cell is None else str(cell)).replace("|", "\\|") for cell in line) + " |"
-        for line in table)
+def markdown_table(lines: list[list[str | None]]) -> str:
+    """Lines of cells, the heading first."""
+    heads, *lines = lines
+    return "\n".join("| " + " | ".join((cell or "").replace("|", "\\|") for cell in line) + " |"
+                     for line in (heads, ["---"] * len(heads), *lines))
 
 
-def markdown(made: list[dict], title: str, answer: str, baseline: str | None) -> str:
-    heads = ["row", "top-1 %", "n", *([f"minus {baseline}, 95 % interval", "p"] * bool(baseline)),
-             "published"]
-    lines = [[entry["row"], accuracy(entry), entry["n"],
-              *([difference(entry), p_value(entry)] * bool(baseline)),
-              "; ".join(entry["published"])] for entry in made]
-    return (f"# {title}\n\n{answer}\n\n{markdown_table(heads, lines)}\n\n"
-            f"{caption(made, baseline)}\n")
+def results(made: list[dict], baseline: str | None) -> list[list[str]]:
+    """The main table, its heading first: five columns, the last of published numbers where a row
+    has one, else of the student's agreement with the teacher."""
+    lines = [["row", "top-1 %", "n", f"minus {baseline}, 95 % interval" if baseline else ""]]
+    lines += [[e["row"], accuracy(e), str(e["n"]), difference(e)] for e in made]
+    if any(e["published"] for e in made):
+        last = ["published", *("; ".join(e["published"]) for e in made)]
+    else:
+        last = ["agreement %", *(
+            "" if e["agreement_mean"] is None else f"{e['agreement_mean']:.1f}" for e in made)]
+    return [[*line, cell] for line, cell in zip(lines, last, strict=True)]
+
+
+def plain_text(lines: list[list[str]]) -> str:
+    """A table for the terminal."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
 
 
 # --- published numbers ----------------------------------------------------------------------------
@@ -219,10 +211,9 @@ def published_tables(rows: list[Row]) -> str:
             line["teacher"] = p["teacher"] if line["teacher"] == p["teacher"] else ""  # in columns
             line[p["column"]] = p["acc1"] + "".join(mine)
         columns = list(dict.fromkeys(p["column"] for p in cells))
-        parts += [f"## {task}", *[f"![{task}](published_{task}.svg)"] * (task in DRAWN),
-                  markdown_table(
+        parts += [f"## {task}", markdown_table([
             ["method", "teacher", *columns, "images", "epochs", "source", "command"],
-            [[label, line["teacher"], *(line.get(c) for c in columns), images, epochs, source,
-              line["command"]] for (label, images, epochs, source), line in lines.items()])]
+            *([label, line["teacher"], *(line.get(c) for c in columns), images, epochs, source,
+               line["command"]] for (label, images, epochs, source), line in lines.items())])]
     sources = "\n".join(f"- {name}: {text}" for name, text in SOURCES.items())
     return "\n\n".join([*parts, "## Sources", sources]) + "\n"
