@@ -104,7 +104,7 @@ def short_name(path: tuple[str, ...], paths: list[tuple[str, ...]]) -> str:
     """The shortest end of a row's path that no other row has."""
     ends = ("/".join(path[-n:]) for n in range(1, len(path) + 1)
             if sum(other[-n:] == path[-n:] for other in paths) == 1)
-    return next(ends)
+    return next(ends, "/".join(path))
 
 
 def read_run(folder: Path, root: Path) -> Run | str:

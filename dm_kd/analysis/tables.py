@@ -80,17 +80,18 @@ def accuracy(entry: dict) -> str:
 
 
 def difference(entry: dict) -> str:
-    """-1.67 (-3.20 to -0.14); "" for the baseline."""
+    """-1.67 (-3.20 to -0.14), p = 0.041; "" for the baseline."""
     if entry["difference"] is None:
         return ""
     low, high = entry["difference_low"], entry["difference_high"]
     interval = "" if low is None else f" ({low:+.2f} to {high:+.2f})"
-    return f"{entry['difference']:+.2f}{interval}"
+    p = p_value(entry)
+    return f"{entry['difference']:+.2f}{interval}" + f", {p}" * bool(p)
 
 
 def p_value(entry: dict) -> str:
     p = entry["p_holm"]
-    return "" if p is None else "< 0.001" if p < 0.001 else f"{p:.2g}"
+    return "" if p is None else "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
 
 
 def what(entry: dict) -> str:
