@@ -79,7 +79,6 @@ def body(argv: list[str]) -> None:
     if args.dry_run:
         dry_run(args, task)
         return
-    run.resume_threads(args)
     device = run.use_device(args)
     args.amp = engine.resolve_amp(args.amp, device)
     args.compile = engine.resolve_compile(args.compile, device)
@@ -112,7 +111,7 @@ def body(argv: list[str]) -> None:
     objective = objectives.OBJECTIVES[args.objective]
     if args.label_weight:
         objective = objectives.with_labels(objective, args.label_weight)
-    card = {"model": args.student, **task_card(task), "fold": args.fold, "val": args.val,
+    card = {"model": models.full_name(args.student, task), **task_card(task), "fold": args.fold, "val": args.val,
             "teacher": teacher_card, "source": args.source,
             "generator": images and images.generator}
     notes = [] if (args.out / "result.json").exists() else check_teacher(

@@ -41,7 +41,6 @@ def body(argv: list[str]) -> None:
         print(f"would train {args.model} ({count:,} parameters) on {task.name} for {args.epochs} "
               f"epochs of {args.batch_size} images a step, in {args.out}")
         return
-    run.resume_threads(args)
     device = run.use_device(args)
     args.amp = engine.resolve_amp(args.amp, device)
     args.compile = engine.resolve_compile(args.compile, device)
@@ -55,7 +54,7 @@ def body(argv: list[str]) -> None:
     source = data.Source(data.resident(images, device), augment.make_view(task, args, True),
                          args.batch_size, args.seed, args.steps_per_epoch, device, dist.rank(),
                          dist.world_size())
-    card = {"model": args.model, "task": task.name, "num_classes": task.num_classes,
+    card = {"model": models.full_name(args.model, task), "task": task.name, "num_classes": task.num_classes,
             "class_names": list(task.class_names), "mean": task.mean, "std": task.std,
             "resolution": task.resolution, "fold": args.fold, "val": args.val, "seed": args.seed}
     inputs = {"source_images": len(images.labels), "source_sha256": images.sha256}

@@ -1,5 +1,6 @@
 """distill and train_teacher as commands: what is checked, noted and kept."""
 
+import dataclasses
 import json
 import shutil
 
@@ -61,8 +62,7 @@ def test_a_teacher_that_disagrees_with_labels_is_refused(tmp_path, teacher_folde
 
     def shifted(*args):
         images = load(*args)
-        images.labels = (images.labels + 3) % 10
-        return images
+        return dataclasses.replace(images, labels=(images.labels + 3) % 10)
 
     monkeypatch.setattr(data, name, shifted)
     argv = [*SMALL, "--teacher", str(teacher_folder), "--source", "real", "--out",
