@@ -162,7 +162,7 @@ def class_folders(task: Task, part: str, val: str, root: Path | None) -> Images:
         raise UserError(f"no {part} images of {task.name} in {root}",
                         f"--data FOLDER with {part}/<class>/ or imagenet_{part}.txt in it, or "
                         "--val none; torchvision.datasets.ImageNet unpacks ImageNet's archives")
-    if place == root and val == "val":
+    if place == root and (part, val) == ("train", "val"):
         raise UserError(f"{root} would be both trained on and evaluated on",
                         "--data FOLDER with train/ and val/ in it; --val dev or none")
     if place.is_dir():

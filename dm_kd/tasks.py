@@ -250,7 +250,8 @@ def is_visible(name: str) -> bool:
     return not re.match(r"\.|__MACOSX$", name)
 
 
-def refuse_other_names(names: list[str] | None, task: Task, whose: str, hint: str = "") -> None:
+def refuse_other_names(names: list[str] | None, task: Task, whose: str, hint: str = "",
+                       **where: object) -> None:  # where: of OLD CALLERS
     """Compare the class names that a card records (None: not recorded) with the task's, in index
     order.
 

@@ -266,6 +266,7 @@ def test_one_folder_or_list_is_not_both_trained_on_and_evaluated_on(imagenet):
         (imagenet / "list.txt").write_text(f"train/{WNIDS[15]}/image_0.JPEG 15\n")
         with pytest.raises(UserError, match="both trained on and evaluated on"):
             load_real(IMAGENET, "train", root=root)
+        assert len(load_real(IMAGENET, "val", root=root).labels) in (1, 8)
     assert len(load_real(IMAGENET, "train", 0, "none", imagenet / "train").labels) == 8
 
 
@@ -336,7 +337,8 @@ def test_a_folder_without_validation_images_trains_with_dev_or_none():
         save(Path("mine") / ("cat", "dog")[i % 2] / f"{i}.png", i)
     task = get_task("folder", Path("mine"))
     with pytest.raises(UserError, match="both trained on and evaluated on"):
-        load_real(task, "val", root=Path("mine"))
+        load_real(task, "train", root=Path("mine"))
+    assert len(load_real(task, "val", root=Path("mine")).labels) == 12  # only evaluated on
     train, dev = (load_real(task, split, 0, "dev", Path("mine")) for split in ("train", "val"))
     assert len(dev.labels) == 2 and sorted(numbers(train) + numbers(dev)) == list(range(12))
 
