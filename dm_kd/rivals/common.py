@@ -216,9 +216,9 @@ class Context:
         self.pad = task.resolution // 8  # of the views; 4 of 32 pixels, as published
         self.pool = torch.empty(0, task.channels, task.resolution, task.resolution,
                                 dtype=torch.uint8)  # the images kept so far, set by PoolSource
-        terms.require(teacher, set(self.terms), self.standardize(self.pool.new_zeros(
-            2, *self.pool.shape[1:]).to(device).float()), args.teacher,
-            "a method without the term (dafl, zskt); or its weight 0")
+        example = torch.zeros(2, *self.pool.shape[1:], device=device)
+        terms.require(teacher, set(self.terms), example, args.teacher,
+                      "a method without the term (dafl, zskt); or its weight 0")
 
     def standardize(self, x: Tensor) -> Tensor:
         """Images in [0, 1] -> a network's input, with gradients."""
@@ -226,7 +226,7 @@ class Context:
 
     def terms_of(self, adversarial: bool) -> dict[str, float]:
         """{term: weight} of a call: the student is not looked at during the warm-up."""
-        return {name: weight for name, weight in self.terms.items() if name in terms.TERMS
+        return {name: weight for name, weight in self.terms.items() if name != "contrastive"
                 and (adversarial or name not in terms.OF_STUDENT)}
 
     def generator(self, *key: int, output: nn.Module | None = None) -> nn.Module:

@@ -1,7 +1,6 @@
 """The loss terms of the methods that invert a teacher: pure functions of images, batch statistics,
-features and logits, all to be minimised. A method is a set of terms with weights.
-
-To add a term: write it and add it to TERMS.
+features and logits, all to be minimised. A method is a set of terms with weights. To add one: write
+it, and a line in `weighted`.
 """
 
 import contextlib
@@ -252,36 +251,6 @@ def contrastive(local: Tensor, whole: Tensor, temperature: float, current: int) 
 
 # --- a method's loss ------------------------------------------------------------------------------
 
-@dataclass
-class Seen:
-    """One batch in all the forms that terms look at."""
-
-    images: Tensor  # standardised float32 [B, C, H, W], as the teacher saw them
-    teacher_logits: Tensor
-    student_logits: Tensor | None
-    targets: Tensor | None
-    reading: Reading
-    averages: Statistics | None  # of past calls, of bn_ema
-    momentum: float
-    first: float  # weight of the first layer, of bn
-    networks: int  # of the teacher: terms of its layers are the mean over them
-
-
-TERMS: dict[str, Callable[[Seen], Tensor]] = {
-    "bn": lambda s: bn(s.reading.statistics, s.reading.running, s.first) / s.networks,
-    "bn_ema": lambda s: bn_ema(s.reading.statistics, s.averages, s.momentum,
-                               s.reading.running) / s.networks,
-    "ce_target": lambda s: ce_target(s.teacher_logits, s.targets),
-    "onehot": lambda s: onehot(s.teacher_logits),
-    "act": lambda s: sum(map(act, s.reading.features)) / s.networks,
-    "balance": lambda s: balance(s.teacher_logits),
-    "adv_kl": lambda s: adv_kl(s.teacher_logits, s.student_logits),
-    "adv_dad": lambda s: adv_dad(s.teacher_logits, s.student_logits),
-    "adv_js": lambda s: adv_js(s.teacher_logits, s.student_logits),
-    "tv_l1": lambda s: tv_l1(s.images),
-    "tv_l2": lambda s: tv_l2(s.images),
-    "l2": lambda s: l2(s.images),
-}
 OF_STATISTICS, OF_STUDENT = {"bn", "bn_ema"}, {"adv_kl", "adv_dad", "adv_js"}
 
 
@@ -291,9 +260,11 @@ def weighted(terms: dict[str, float], teacher: nn.Module, x: Tensor,
              means_of: Sequence[nn.Module] = (), bf16: bool = False
              ) -> tuple[dict[str, Tensor], Reading]:
     """({term: weighted scalar}, what the teacher's forward pass showed) of a batch. Terms of weight
-    0 are not computed; the student runs only where a term looks at it.
+    0 are not computed; the student runs only where a term looks at it. Terms of the layers of a
+    teacher of several networks are the mean over the networks.
 
     Args:
+        terms: {name of a function here: weight}.
         x: standardised float32 [B, C, H, W].
         momentum, averages: of bn_ema.  first: of bn.
         means_of: layers whose spatial means are recorded too, see `reading`.
@@ -301,11 +272,24 @@ def weighted(terms: dict[str, float], teacher: nn.Module, x: Tensor,
     """
     active = {name: weight for name, weight in terms.items() if weight}
     with reading(teacher, bool(OF_STATISTICS & active.keys()), means_of, "act" in active) as read:
-        teacher_logits = logits(teacher, x, bf16)
-    student_logits = logits(student, x, bf16) if OF_STUDENT & active.keys() else None
-    seen = Seen(x, teacher_logits, student_logits, targets, read, averages, momentum, first,
-                len(networks(teacher)))
-    return {name: weight * TERMS[name](seen) for name, weight in active.items()}, read
+        of_teacher = logits(teacher, x, bf16)
+    of_student = logits(student, x, bf16) if OF_STUDENT & active.keys() else None
+    count = len(networks(teacher))
+    values = {
+        "bn": lambda: bn(read.statistics, read.running, first) / count,
+        "bn_ema": lambda: bn_ema(read.statistics, averages, momentum, read.running) / count,
+        "ce_target": lambda: ce_target(of_teacher, targets),
+        "onehot": lambda: onehot(of_teacher),
+        "act": lambda: sum(map(act, read.features)) / count,
+        "balance": lambda: balance(of_teacher),
+        "adv_kl": lambda: adv_kl(of_teacher, of_student),
+        "adv_dad": lambda: adv_dad(of_teacher, of_student),
+        "adv_js": lambda: adv_js(of_teacher, of_student),
+        "tv_l1": lambda: tv_l1(x),
+        "tv_l2": lambda: tv_l2(x),
+        "l2": lambda: l2(x),
+    }
+    return {name: weight * values[name]() for name, weight in active.items()}, read
 
 
 def autocast(x: Tensor, bf16: bool) -> torch.autocast:
@@ -332,27 +316,23 @@ def check_finite(parts: dict[str, Tensor], where: str) -> None:
 
 def require(teacher: nn.Module, terms: set[str], example: Tensor, spec: str, without: str = ""
             ) -> None:
-    """Check that the teacher has what the terms need.
+    """Check that the teacher has what the terms (or "contrastive") need.
 
     Args:
-        terms: the names of those in use; "contrastive" besides those of TERMS.
         example: standardised images [B, C, H, W].
         without: how the caller does without terms of batch norms, for the hint.
 
     Raises:
         UserError: no batch norm with running statistics, or no gradient of its input.
     """
-    norms = batch_norms(teacher)
     needed = sorted((OF_STATISTICS | {"contrastive"}) & terms)
-    if needed and (not norms or any(m.running_mean is None for m in norms)):
+    running = [m.running_mean is not None for m in batch_norms(teacher)]
+    if needed and not (running and all(running)):
         raise UserError(f"the term {needed[0]} reads batch norms, the teacher {spec} has no "
                         "BatchNorm2d with running statistics",
                         "; ".join(filter(None, ("a teacher with batch norm", without))))
     with torch.enable_grad():
-        x = example.clone().requires_grad_()
-        output = teacher(x)
-        if not (output.requires_grad and torch.autograd.grad(
-                output.square().sum(), x, allow_unused=True)[0] is not None):
+        if not teacher(example.clone().requires_grad_()).requires_grad:
             raise UserError(f"the teacher {spec} gives no gradient of its input",
                             "a teacher that torch can differentiate")
 
