@@ -3,8 +3,8 @@ arXiv 2005.04136). One update of the generator, then ten student steps on fresh 
 
 The preset is Fast-Datafree's re-implementation, which the published CIFAR tables quote; it adds
 DAFL's onehot and balance terms to the paper's idea. Its program passes the teacher as the student,
-so that the adversarial term is 0; here it is the student. See dafl.py for the generator's width, its
-output and the temperature.
+so that the adversarial term is 0; here it is the student. See dafl.py for the generator's width,
+its output and the temperature.
 """
 
 import argparse

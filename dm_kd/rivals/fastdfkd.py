@@ -5,11 +5,14 @@ meta generator follows (Fang et al. 2022, arXiv 2112.06253). Three variants of i
     fastdfkd_reptile  Reptile (arXiv 1803.02999)
     fast_sequential   no meta generator: the updates are the generator's own
 
-SMALL is the published CIFAR preset at 10 inner steps; PAIRS has the weights that differ by pair. At
-2 inner steps the published rates of noise and generator are 0.015 and 5e-3, at 5 0.01 and 3e-3. The 224-pixel preset is published for Reptile. There the program begins without warm-up from a
-folder of images that was never released: our 20 calls before the first student step stand in for
-it, and like its CIFAR program ours has the adversarial term in the last of them. Its ResNet-18 row
-has --adv-dad-weight 1.
+SMALL is the published CIFAR preset at 10 inner steps, MAML's meta rate inner steps x generator
+rate; PAIRS has the weights that differ by pair. At 2 inner steps the published rates of noise and
+generator are 0.015 and 5e-3, at 5 0.01 and 3e-3. The program counts calls from 1, so that the last
+call of the warm-up has the adversarial term already.
+
+The 224-pixel preset is published for Reptile; its ResNet-18 row has --adv-dad-weight 1. There the
+program has no warm-up, but starts from a folder of images that was never released; our 20 calls
+before the first student step stand in for it.
 
 What differs from the program: at 224 pixels it keeps the last batch, here the batch of the lowest
 loss is kept, as in its CIFAR program; its kept noise maps never move, here they follow by Reptile

@@ -2,10 +2,10 @@
 each batch and learn with it, so that the diversity comes from them (Tran et al. 2024,
 arXiv 2310.00258).
 
-SMALL is its program's CIFAR-100 preset. A call makes `loops` batches, each the best of `inner_steps`
-updates with an Adam of its own; the generator is drawn anew each `life` calls, counted from the
-first call and from the end of the warm-up. No preset is published for 224 pixels: FastDFKD's
-weights there.
+SMALL is its program's CIFAR-100 preset. A call makes `loops` batches, each the best of
+`inner_steps` updates with an Adam of its own; the generator is drawn anew each `life` calls,
+counted from the first call and from the end of the warm-up. No preset is published for 224 pixels:
+FastDFKD's weights there.
 
 What differs from the program: its classes are CLIP vectors of "a image of NAME" with _ and - as
 blanks (--label-embeddings openai/clip-vit-base-patch32 gives these), here one-hot vectors by
@@ -183,7 +183,7 @@ def class_embeddings(choice: str, task: Task) -> Tensor:
     if choice.endswith(".safetensors"):
         embeddings = files.load_safetensors(Path(choice))["embeddings"].float()
         if len(embeddings) != task.num_classes:
-            raise UserError(f"{choice} has embeddings of {len(embeddings)} classes, {task.name} has "
+            raise UserError(f"{choice} has embeddings of {len(embeddings)} classes, the task has "
                             f"{task.num_classes}")
         return embeddings
     import transformers

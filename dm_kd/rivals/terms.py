@@ -4,7 +4,6 @@ it, and a line in `weighted`.
 """
 
 import contextlib
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
