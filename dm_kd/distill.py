@@ -108,6 +108,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     if method in RIVALS:
         large = name == "folder" or name in TASKS and TASKS[name].crop
         importlib.import_module(RIVALS[method]).add_arguments(parser, method, large)
+        parser.set_defaults(steps_per_epoch=1000 if large else 400)
     args = run.parse(parser, argv)
     args.teacher = ",".join(args.teacher)
     return args

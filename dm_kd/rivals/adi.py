@@ -40,7 +40,7 @@ LARGE = Preset(bn_weight=0.01, ce_target_weight=1.0, adv_js_weight=0.2, tv_l2_we
 
 
 def add_arguments(parser: argparse.ArgumentParser, name: str, large: bool) -> None:
-    common.add_arguments(parser, name, LARGE if large else SMALL, large)
+    common.add_arguments(parser, name, LARGE if large else SMALL)
 
 
 def build(args: argparse.Namespace, task: Task, teacher: nn.Module, device: torch.device

@@ -53,7 +53,7 @@ LARGE = dataclasses.replace(SMALL, generator_width=None, bank_images=1000, synth
 
 
 def add_arguments(parser: argparse.ArgumentParser, name: str, large: bool) -> None:
-    common.add_arguments(parser, name, LARGE if large else SMALL, large)
+    common.add_arguments(parser, name, LARGE if large else SMALL)
 
 
 def build(args: argparse.Namespace, task: Task, teacher: nn.Module, device: torch.device
