@@ -44,19 +44,27 @@ def setting(text: str, kind: Callable = positive_float) -> dataclasses.Field:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StreamPreset:
-    """Settings of the methods without a pool. Fields that end in _weight are weights of terms."""
+class GeneratorPreset:
+    """Settings of a generator. In every preset None means that there is no such setting for images
+    of this size, and fields that end in _weight are weights of terms."""
 
-    latent_size: int = setting("numbers in the generator's noise vector", positive_int)
+    latent_size: int = setting("numbers in the generator's noise vector (224 pixels: channels of "
+                               "its noise map)", positive_int)
     generator_width: int | None = setting("channels of the generator's first map", positive_int)
     generator_rate: float = setting("Adam's learning rate of the generator")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamPreset(GeneratorPreset):
+    """Settings of the methods without a pool."""
+
     synthesis_batch: int = setting("images in a batch of the generator's updates", positive_int)
     student_steps: int = setting("student steps after each update of the generator", positive_int)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PoolPreset:
-    """Settings of the methods with a pool. None: no such setting for images of this size."""
+    """Settings of the methods with a pool."""
 
     synthesis_batch: int = setting("images in a batch of the method's updates", positive_int)
     inner_steps: int = setting("updates that make one batch of images", positive_int)

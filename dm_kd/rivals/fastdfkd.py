@@ -37,15 +37,11 @@ setting = common.setting
 
 
 @dataclass(frozen=True, kw_only=True)
-class Preset(common.PoolPreset):
+class Preset(common.PoolPreset, common.GeneratorPreset):
     bn_ema_weight: float
     ce_target_weight: float
     adv_dad_weight: float
     bn_momentum: float = setting("share of the past calls in the batch statistics", probability)
-    latent_size: int = setting("numbers in the noise vector (channels of the noise map for "
-                               "224-pixel tasks)", positive_int)
-    generator_width: int | None = setting("channels of the generator's first map", positive_int)
-    generator_rate: float = setting("Adam's learning rate of the generator")
     latent_rate: float = setting("Adam's learning rate of the noise")
     meta_rate: float | None = setting("Adam's learning rate of the meta generator; 0 = inner steps "
                                       "x generator rate", nonnegative_float)

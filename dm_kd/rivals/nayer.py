@@ -31,14 +31,11 @@ setting = common.setting
 
 
 @dataclass(frozen=True, kw_only=True)
-class Preset(common.PoolPreset):
+class Preset(common.PoolPreset, common.GeneratorPreset):
     bn_ema_weight: float
     ce_target_weight: float
     adv_dad_weight: float
     bn_momentum: float = setting("share of the past calls in the batch statistics", probability)
-    latent_size: int = setting("numbers that a noisy layer makes of an embedding", positive_int)
-    generator_width: int | None = setting("channels of the generator's first map", positive_int)
-    generator_rate: float = setting("Adam's learning rate of the generator")
     loops: int = setting("batches of a call, each with noisy layers of its own", positive_int)
     warmup_loops: int = setting("the same for a call of the warm-up", positive_int)
     life: int = setting("calls after which the whole generator is drawn anew; 0 = never",
