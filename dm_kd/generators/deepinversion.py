@@ -25,7 +25,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dm_kd import image_set, inversion_terms, models
+from dm_kd import image_set, models
+from dm_kd.rivals import common
+from dm_kd.rivals import terms as inversion_terms
 from dm_kd.run import multiplies_bf16, nonnegative_float, positive_float, positive_int
 from dm_kd.tasks import Task
 
@@ -132,18 +134,17 @@ class DeepInversion:
         draw = batch_numbers(seeds)
         labels, large = labels.to(self.device), self.task.crop
 
-        def parts_of(viewed: Tensor) -> dict[str, Tensor]:
-            return inversion_terms.weighted(self.terms, self.teacher, viewed, targets=labels,
-                                            first=10.0 if large else 1.0, bf16=self.bf16)[0]
-
         for count, factor, most, rate in self.stages():
-            def view(x: Tensor, factor: int = factor, most: int = most) -> Tensor:
+            def losses(x: Tensor, step: int, factor: int = factor, most: int = most
+                       ) -> dict[str, Tensor]:
                 x = F.avg_pool2d(x, factor) if factor > 1 else x
-                return inversion_terms.jitter(x, most, large and self.task.flip, draw)
+                viewed = inversion_terms.jitter(x, most, large and self.task.flip, draw)
+                return inversion_terms.weighted(self.terms, self.teacher, viewed, targets=labels,
+                                                first=10.0 if large else 1.0, bf16=self.bf16)[0]
 
-            x = inversion_terms.descend(
-                x, parts_of, count, rate, (0.5, 0.9) if large else (0.9, 0.999), self.bounds,
-                view, f"at seed {seeds[0]}")
+            x = common.optimise_pixels(
+                x, losses, count, rate, (0.5, 0.9) if large else (0.9, 0.999), self.bounds,
+                f"at seed {seeds[0]}")
         pixels = ((x * self.std + self.mean) * 255 + 0.5).clamp(0, 255)
         return pixels.to(torch.uint8).cpu()
 

@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dm_kd import augment, files, image_set, inversion_terms, models
+from dm_kd import augment, files, image_set, models
 from dm_kd.errors import DamagedError, UserError
 from dm_kd.generators import dit_weights
 from dm_kd.generators.deepinversion import add_teacher_dtype, teacher_dtype
@@ -38,6 +38,7 @@ from dm_kd.generators.diffusion import (
     sample_with_scheduler,
     to_uint8,
 )
+from dm_kd.rivals import terms as inversion_terms
 from dm_kd.run import multiplies_bf16
 from dm_kd.tasks import Task, refuse_other_names
 
