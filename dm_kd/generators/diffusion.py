@@ -70,8 +70,8 @@ class Diffusion:
         return self.at("mean_x0", i) * x0 + self.at("mean_xt", i) * x
 
     def log_variance(self, raw: Tensor | None, i: Tensor | int) -> Tensor:
-        """Learned-range log variance from raw in [-1, 1] (Nichol & Dhariwal eq. 15); without a
-        sigma half the posterior's own."""
+        """Learned-range log variance from raw in [-1, 1] (Nichol & Dhariwal eq. 15). Without a
+        sigma half, the posterior's own (the original's default there is beta, FIXED_LARGE)."""
         low = self.at("log_variance", i)
         if raw is None:
             return low
@@ -102,7 +102,8 @@ def diffusion_loss(model: nn.Module, diffusion: Diffusion, x0: Tensor, labels: T
 
 def _variational_bits(diffusion: Diffusion, x0: Tensor, x: Tensor, eps: Tensor, raw: Tensor,
                       i: Tensor) -> Tensor:
-    """KL of the true posterior to the model's; at step 0 the decoder's likelihood of 8-bit data."""
+    """KL of the true posterior to the model's; at step 0 the decoder's likelihood of 8-bit data,
+    by the exact normal distribution (the original approximates it by tanh)."""
     mean = diffusion.posterior_mean(diffusion.predict_x0(x, i, eps), x, i)
     log_var = diffusion.log_variance(raw, i)
     true_mean = diffusion.posterior_mean(x0, x, i)
@@ -153,7 +154,7 @@ def sample_ddpm(predict: Callable, diffusion: Diffusion, x: Tensor, draw: Callab
         predict: (x, network time [B]) -> output [B, C or 2C, H, W].
         draw: one step's noise, shaped like x; called at each step but the last.
         clip: clamp the predicted x_0 to [-1, 1]; for pixels only.
-        steer: (x, i) -> x, before each step; see `TeacherGuidance`.
+        steer: (x, i) -> x, before each step; see `guidance.Steering`.
     """
     channels = x.shape[1]
     for i in reversed(range(diffusion.steps)):
@@ -200,7 +201,7 @@ def make_dpm_scheduler(steps: int):
     try:
         import diffusers
     except ImportError as error:
-        raise UserError("--sampler dpm++ needs diffusers", hint="pip install diffusers") from error
+        raise UserError("--sampler dpm++ needs diffusers", "pip install diffusers") from error
     scheduler = diffusers.DPMSolverMultistepScheduler(
         num_train_timesteps=TRAIN_STEPS, beta_start=1e-4, beta_end=0.02, beta_schedule="linear",
         timestep_spacing="linspace", algorithm_type="dpmsolver++")
