@@ -311,7 +311,7 @@ def load_guide(args: argparse.Namespace, task: Task, device: torch.device, setti
     Raises:
         UserError: a teacher without batch norm."""
     example = torch.zeros(2, task.channels, task.resolution, task.resolution, device=device)
-    networks = []
+    networks, teacher_dtype = [], guidance.teacher_dtype(args, device)
     for role, spec, needed in (("teacher", args.teacher, {"bn"}), ("student", args.student, set())):
         if spec:
             network, card = models.load_frozen(spec, task)
@@ -319,10 +319,10 @@ def load_guide(args: argparse.Namespace, task: Task, device: torch.device, setti
             terms.require(network, needed, example, spec)
             settings |= {role: card["name"], f"{role}_sha256": card["sha256"]}
             networks.append(network)
-    guide = guidance.TeacherGuidance(networks[0], task, args.teacher_guidance, device, *networks[1:],
-                                     bf16=guidance.teacher_dtype(args, device) == "bf16")
+    guide = guidance.TeacherGuidance(networks[0], task, args.teacher_guidance, device,
+                                     *networks[1:], bf16=teacher_dtype == "bf16")
     settings |= {"teacher_guidance": args.teacher_guidance, "teacher_terms": guide.terms,
-                 "teacher_dtype": guidance.teacher_dtype(args, device)}
+                 "teacher_dtype": teacher_dtype}
     return guide
 
 

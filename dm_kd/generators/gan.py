@@ -21,7 +21,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dm_kd import files
-from dm_kd.errors import UserError
 from dm_kd.generators import latent, weights
 from dm_kd.tasks import Task
 

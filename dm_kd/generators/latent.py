@@ -210,7 +210,7 @@ def load_vae(spec: str, part: str = "") -> Vae:
                         "with 4", f"--vae {DEFAULT_VAE}")
     paths = weights.weight_files(folder)
     for path in paths:
-        weights.read_tensors(path)  # a damaged or hostile file fails here, before diffusers reads it
+        weights.read_tensors(path)  # damaged and hostile files fail before diffusers reads them
     model, loaded = diffusers.AutoencoderKL.from_pretrained(
         folder, torch_dtype=torch.float32, low_cpu_mem_usage=False, output_loading_info=True)
     unfit = [*loaded["missing_keys"], *loaded["unexpected_keys"]]  # diffusers only warns

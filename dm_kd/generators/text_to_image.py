@@ -140,7 +140,7 @@ def load(folder: Path, diffusers, dtype: torch.dtype):
         package = str(value[0])
         if package not in LIBRARIES and (  # a folder of the pipeline's own may hold code
                 Path(package).name != package or not hasattr(diffusers.pipelines, package)):
-            raise UserError(f"{index_file}: the part '{name}' is {value}, which is not of diffusers "
+            raise UserError(f"{index_file}: the part '{name}' is {value}, not of diffusers "
                             "or transformers and could run code")
     kind = getattr(diffusers, str(index.get("_class_name")), None)
     accepted = inspect.signature(kind.__call__).parameters if kind else {}
