@@ -231,8 +231,9 @@ def _read_diffusers(folder: Path) -> tuple[dict, dict[str, Tensor], dict]:
         if (process.get(name) or None) != PROCESS.get(name):
             raise UserError(f"{folder}/scheduler: the DiT was trained on another process: {name} "
                             f"is {process.get(name)}, not {PROCESS.get(name)}")
-    theirs, paths, state = read_config(folder / "transformer" / "config.json"), [], {}
-    for path in (paths := weight_files(folder / "transformer")):
+    theirs = read_config(folder / "transformer" / "config.json")
+    paths, state = weight_files(folder / "transformer"), {}
+    for path in paths:
         state |= read_tensors(path)
     state = from_diffusers(state, folder)
     heads = theirs.get("num_attention_heads")
