@@ -1,16 +1,11 @@
-"""Ranks under torchrun, and sums over them. Without torchrun there is one rank and nothing happens.
-
-`torchrun --nproc-per-node N -m dm_kd.distill ...` sets RANK and WORLD_SIZE.
-"""
+"""Ranks under torchrun, which sets RANK and WORLD_SIZE, and sums over them; one rank without it."""
 
 import os
-import time
 from collections.abc import Iterable
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
-
-from dm_kd.errors import UserError
 
 
 def rank() -> int:
@@ -26,31 +21,16 @@ def is_main() -> bool:
 
 
 def refuse_ranks(command: str) -> None:
-    """For a command that does all its work in one process.
-
-    Raises:
-        UserError: the environment says that this is one of several."""
+    """For a command that does all its work in one process."""
     if world_size() > 1:
-        raise UserError(f"{command} runs in one process", found=f"WORLD_SIZE={world_size()}",
-                        hint="without torchrun; else `unset RANK WORLD_SIZE` before it")
+        raise RuntimeError(f"{command} runs in one process, not under torchrun")
 
 
 def start(device: torch.device) -> None:
-    """Join the process group that torchrun describes: nccl on GPUs, gloo on CPUs. Comes back when
-    all ranks have come, however long one of them prepares the images (a group's own patience is 10
-    minutes); torchrun ends those that wait for one that failed.
-
-    After --max-restarts started all ranks again the agent's store may still hold the addresses of
-    the killed ones (torch 2.15 shares it between attempts): each attempt has keys of its own."""
+    """Join the process group that torchrun describes: nccl on GPUs, gloo on CPUs."""
     if world_size() > 1 and not dist.is_initialized():
-        store, _, _ = next(dist.rendezvous("env://"))
-        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        store = dist.PrefixStore(f"attempt_{attempt}", store)
-        store.set(f"here_{rank()}", "1")
-        while not store.check([f"here_{other}" for other in range(world_size())]):
-            time.sleep(0.05)
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", rank=rank(),
-                                store=store, world_size=world_size())
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo",
+                                timeout=timedelta(days=1))  # while rank 0 packs a data set
 
 
 def stop() -> None:
@@ -59,7 +39,7 @@ def stop() -> None:
 
 
 def total(value: torch.Tensor) -> torch.Tensor:
-    """The sum of `value` over all ranks, exact for integers."""
+    """The sum of `value` over all ranks, in place; exact for integers."""
     if dist.is_initialized():
         dist.all_reduce(value)
     return value
@@ -78,13 +58,11 @@ def copy_from_main(tensors: Iterable[torch.Tensor]) -> None:
 
 
 def totals(*values: int) -> list[int]:
-    """The sums of whole numbers over all ranks; the same answer on all."""
+    """The sums of integers over all ranks; the same answer on all."""
     if not dist.is_initialized():
         return list(values)
-    sums = torch.tensor(values)
-    if dist.get_backend() == "nccl":
-        sums = sums.cuda()
-    return total(sums).tolist()
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    return total(torch.tensor(values, device=device)).tolist()
 
 
 def any_rank(flag: bool) -> bool:

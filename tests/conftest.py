@@ -1,7 +1,5 @@
 """What the tests share: one thread, the digits task, a teacher trained in a second, a small set.
 
-One thread, since two that wait for each other on busy cores take 20 times as long.
-
     python -m pytest -c tests/pytest.ini tests
 """
 
@@ -16,7 +14,6 @@ from dm_kd import distill, models, synthesize, train_teacher
 from dm_kd.tasks import get_task
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-torch.set_num_threads(1)
 hypothesis.settings.register_profile(
     "tests", derandomize=True, database=None, deadline=None,
     suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture,
@@ -34,7 +31,8 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(autouse=True)
 def fixed_seed_and_threads():
-    """Numbers that a test draws without a generator of its own are the same in every order."""
+    """The same numbers in every order of tests. One thread: two that wait for each other on busy
+    cores take 20 times as long."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
 
@@ -72,11 +70,11 @@ def distill_args(tmp_path):
         args = distill.parse([
             "--task", "digits", "--source", "real", "--teacher", "cnn_w4@none", "--student",
             "cnn_w4", "--epochs", "2", "--batch-size", "32", "--amp", "none", "--learning-rate",
-            "0.05", "--lr-decay-epochs", "1", "--out", str(tmp_path / "run")])
+            "0.05", "--lr-decay-epochs", "1", "--device", "cpu", "--threads", "1",
+            "--out", str(tmp_path / "run")])
         for name, value in changes.items():
             assert hasattr(args, name), name
             setattr(args, name, value)
-        args.device, args.threads = "cpu", 1
         return args
 
     return make
@@ -91,5 +89,3 @@ def random_state(digits):
         return models.build(name, digits).state_dict()
 
     return make
-
-
