@@ -226,3 +226,24 @@ def mix_labels(labels: Tensor, num_classes: int, lam: float, partner: Tensor) ->
     none, so that the rest of its row is what is unknown."""
     own = (labels[:, None] == torch.arange(num_classes, device=labels.device)).float()
     return lam * own + (1 - lam) * own[partner]
+
+
+def resized_view(x: Tensor, least: float, flip: bool, draw: torch.Generator) -> Tensor:
+    """Random-resized crops with gradients, for methods that optimise images: float [B, C, H, W] ->
+    the same shape. Boxes have `least` to 100 % of the area and sides 3/4 to 4/3; one that does not
+    fit is drawn again, up to ten times as in kornia, and then is the whole image. Bilinear; unlike
+    kornia's, boxes are not rounded to whole pixels."""
+    drawn = torch.rand(23, len(x), generator=draw)
+    area = least + (1 - least) * drawn[:10]
+    ratio = torch.exp(math.log(4 / 3) * (2 * drawn[10:20] - 1))
+    w, h = (area * ratio).sqrt(), (area / ratio).sqrt()  # shares of the sides, [10, B]
+    fits = (w <= 1) & (h <= 1)
+    first = fits.int().argmax(0, keepdim=True)
+    w, h = (torch.where(fits.any(0), side.gather(0, first)[0], 1.0) for side in (w, h))
+    row, column, coin = drawn[20:]
+    theta = torch.zeros(len(x), 2, 3)
+    theta[:, 0, 0] = torch.where(coin < 0.5, -w, w) if flip else w
+    theta[:, 1, 1] = h
+    theta[:, 0, 2], theta[:, 1, 2] = (1 - w) * (2 * column - 1), (1 - h) * (2 * row - 1)
+    grid = F.affine_grid(theta.to(x.device), list(x.shape), align_corners=False)
+    return F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)

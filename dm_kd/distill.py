@@ -33,7 +33,6 @@ from dm_kd import (
 from dm_kd.errors import UserError, nearest
 from dm_kd.image_files import ImageFiles
 from dm_kd.real_data import RealData
-from dm_kd.sources import online
 from dm_kd.sources.stored import (
     StoredSource,
     far_from,
@@ -57,10 +56,10 @@ from dm_kd.teacher_cache import STORAGE, TeacherCache
 
 LABEL_CHECK_IMAGES = 1000
 OTHER = "real:"  # and a task's name: its real images as another's source
-ONLINE = {  # source that makes images while the student learns -> module with add_arguments(parser,
-    **dict.fromkeys(("dafl", "dfq", "zskt"), "dm_kd.sources.stream"),  # name, large) and
-    **dict.fromkeys(("fastdfkd", "fastdfkd_reptile", "fast_sequential", "cmi", "nayer", "adi"),
-                    "dm_kd.sources.replay")}  # build(args, task, teacher, device)
+RIVALS = {  # source that makes images while the student learns -> module with add_arguments(parser,
+    **{name: f"dm_kd.rivals.{name}"  # name, large) and build(args, task, teacher, device)
+       for name in ("dafl", "dfq", "zskt", "fastdfkd", "cmi", "nayer", "adi")},
+    **dict.fromkeys(("fastdfkd_reptile", "fast_sequential"), "dm_kd.rivals.fastdfkd")}
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -70,7 +69,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
                         help="an image set that synthesize wrote; any folder, list file or zip of "
                              "images; `real` for the real training images, `real:TASK` for another "
                              "small task's, of other classes; or a method that makes "
-                             f"images while the student learns: {', '.join(ONLINE)} (--source "
+                             f"images while the student learns: {', '.join(RIVALS)} (--source "
                              "METHOD --help shows its flags)")
     parser.add_argument("--source-labels", choices=("task", "none"), default="task",
                         help="none: the source's images are of other classes than the task's; "
@@ -106,11 +105,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     engine.add_arguments(parser)
     run.add_common_arguments(parser)
     method, name = run.peek(argv, "source", ""), run.peek(argv, "task", "")
-    if method in ONLINE:
+    if method in RIVALS:
         large = name == "folder" or name in TASKS and TASKS[name].crop
-        importlib.import_module(ONLINE[method]).add_arguments(parser, method, large)
-        parser.set_defaults(steps_per_epoch=online.LARGE_STEPS_PER_EPOCH if large
-                            else online.STEPS_PER_EPOCH)
+        importlib.import_module(RIVALS[method]).add_arguments(parser, method, large)
     args = run.parse(parser, argv)
     args.teacher = ",".join(args.teacher)
     return args
@@ -130,8 +127,6 @@ def body(argv: list[str]) -> None:
     args.amp = engine.resolve_amp(args.amp, device)
     args.compile = engine.resolve_compile(args.compile, device)
     engine.check_arguments(args)
-    if args.source in ONLINE:
-        online.check(args, dist.world_size())
     if args.subset_seed is not None and args.images_per_class is None:
         raise UserError("--subset-seed draws the images of --images-per-class",
                         hint="--images-per-class N with it, or leave it out")
@@ -163,7 +158,7 @@ def body(argv: list[str]) -> None:
         if folder.result:
             print(f"{args.out} is finished: {engine.judgement(folder.result)}")
             return
-        count = "" if args.source in ONLINE else f"{len(labels)} "
+        count = "" if args.source in RIVALS else f"{len(labels)} "
         folder.log(f"{args.student}, {models.parameter_count(student):,} parameters, from "
                    f"{teacher_card['name']} on {count}images of {args.source}, {device}, "
                    f"amp {args.amp}")
@@ -183,11 +178,14 @@ def open_source(args: argparse.Namespace, task: Task, teacher: torch.nn.Module,
                 device: torch.device) -> tuple:
     """(source of the loop's batches, images to look at, their labels, what is judged on or None,
     digests and generator of the images). Images lie on the device where they fit."""
-    if args.source in ONLINE:
-        source = importlib.import_module(ONLINE[args.source]).build(
+    if args.source in RIVALS:
+        source = importlib.import_module(RIVALS[args.source]).build(
             args, task, teacher.to(device, memory_format=torch.channels_last), device)
-        return (source, online.example_images(task), torch.tensor([-1]), load_judged(task, args),
-                dict(source.inputs))
+        example = torch.arange(256, dtype=torch.uint8).repeat(
+            4 * task.channels * task.resolution ** 2 // 256 + 1)
+        example = example[:4 * task.channels * task.resolution ** 2].view(
+            4, task.channels, task.resolution, task.resolution)
+        return source, example, torch.tensor([-1]), load_judged(task, args), {}
     images, labels, inputs = load_source(args, task)
     val = load_judged(task, args)
     dist.start(device)
@@ -331,7 +329,7 @@ def refuse_source(args: argparse.Namespace) -> None:
         UserError: always."""
     raise UserError("--source not found", source=args.source,
                     hint="an image set; a folder, list or zip of images; `real`; or, of the "
-                         f"methods, {nearest(args.source, ONLINE)}")
+                         f"methods, {nearest(args.source, RIVALS)}")
 
 
 def load_other(name: str, task: Task) -> tuple[torch.Tensor, torch.Tensor, dict]:
@@ -431,11 +429,11 @@ def refuse_labels(args: argparse.Namespace, low: list[str], scores: dict, chance
 
 def dry_run(args: argparse.Namespace, student: torch.nn.Module) -> None:
     state = "there already" if (args.out / "config.yaml").exists() else "not made yet"
-    made = {"source": (args.source in ("real", *ONLINE) or args.source.startswith(OTHER)
+    made = {"source": (args.source in ("real", *RIVALS) or args.source.startswith(OTHER)
                        or Path(args.source).exists()),
             "teacher": all("@" in spec or ":" in spec or Path(spec).exists()
                            for spec in teacher_specs(args.teacher))}
-    if not made["source"] and difflib.get_close_matches(args.source, ONLINE, 1, 0.75):
+    if not made["source"] and difflib.get_close_matches(args.source, RIVALS, 1, 0.75):
         refuse_source(args)  # a misspelt method; other names may be what a chain makes before
     missing = "".join(f"; {k} {getattr(args, k)} not made yet" for k, ok in made.items() if not ok)
     print(f"would train {args.student} ({models.parameter_count(student):,} parameters) from "

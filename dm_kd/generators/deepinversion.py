@@ -29,8 +29,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dm_kd import image_set, models
-from dm_kd import inversion_terms as terms
 from dm_kd.generators.guidance import add_teacher_dtype, teacher_dtype
+from dm_kd.rivals import terms
+from dm_kd.rivals.common import optimise_pixels
 from dm_kd.run import nonnegative_float, positive_float, positive_int
 from dm_kd.tasks import Task
 
@@ -119,17 +120,16 @@ class DeepInversion:
         labels, large = labels.to(self.device), self.task.crop
         bf16 = self.settings["teacher_dtype"] == "bf16"
 
-        def parts_of(viewed: Tensor) -> dict[str, Tensor]:
-            return terms.weighted(self.terms, self.teacher, viewed, targets=labels,
-                                  first=10.0 if large else 1.0, bf16=bf16)[0]
-
         for count, factor, most, rate in self.stages():
-            def view(x: Tensor, factor: int = factor, most: int = most) -> Tensor:
+            def losses(x: Tensor, step: int, factor: int = factor, most: int = most
+                       ) -> dict[str, Tensor]:
                 x = F.avg_pool2d(x, factor) if factor > 1 else x
-                return terms.jitter(x, most, large and self.task.flip, draw)
+                x = terms.jitter(x, most, large and self.task.flip, draw)
+                return terms.weighted(self.terms, self.teacher, x, targets=labels,
+                                      first=10.0 if large else 1.0, bf16=bf16)[0]
 
-            x = terms.descend(x, parts_of, count, rate, (0.5, 0.9) if large else (0.9, 0.999),
-                              self.bounds, view, f"at seed {seeds[0]}")
+            x = optimise_pixels(x, losses, count, rate, (0.5, 0.9) if large else (0.9, 0.999),
+                                self.bounds, f"at seed {seeds[0]}")
         pixels = ((x * self.std + self.mean) * 255 + 0.5).clamp(0, 255)
         return pixels.to(torch.uint8).cpu()
 

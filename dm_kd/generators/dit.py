@@ -21,7 +21,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dm_kd import inversion_terms as terms
 from dm_kd import models
 from dm_kd.errors import UserError
 from dm_kd.generators import guidance, latent, weights
@@ -34,6 +33,7 @@ from dm_kd.generators.diffusion import (
     sample_ddpm,
     sample_with_scheduler,
 )
+from dm_kd.rivals import terms
 from dm_kd.run import nonnegative_float, positive_int
 from dm_kd.tasks import Task
 

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dm_kd import augment, image_set
-from dm_kd import inversion_terms as terms
+from dm_kd.rivals import terms
 from dm_kd.run import multiplies_bf16
 from dm_kd.tasks import Task
 
