@@ -21,9 +21,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from dm_kd import augment, dist, files, image_set, run
-from dm_kd.errors import Stopped, UserError
+from dm_kd import augment, dist, image_set, run
 from dm_kd.generators import diffusion, dit, gan
+from dm_kd.run import UserError
 from dm_kd.sources.stored import StoredSource, gathered, resident
 from dm_kd.tasks import Task, get_task, load_real
 
@@ -132,7 +132,7 @@ def fit(folder: run.Run, args: argparse.Namespace, task: Task, model: nn.Module,
         average = [a.to(device) for a in state["average"]]
         folder.log(f"resumed at step {state['step']}")
     started, losses = time.monotonic() - state["seconds"], []
-    bar = run.Progress(args.steps, "generator", "steps", done=state["step"])
+    bar = run.progress(args.steps, "generator", "steps", done=state["step"])
     batches = batches_from(source, state["step"])
 
     with run.stoppable() as stop:
@@ -160,7 +160,7 @@ def fit(folder: run.Run, args: argparse.Namespace, task: Task, model: nn.Module,
                     "step": done, "seconds": seconds, "average": average,
                     **{name: part.state_dict() for name, part in parts.items()}})
             if stop():
-                raise Stopped(stop())
+                raise run.Stopped(stop())
     bar.close()
     finish(folder, args, task, averaged(model, average), time.monotonic() - started, device)
 
@@ -208,7 +208,7 @@ def draw_samples(folder: run.Run, args: argparse.Namespace, task: Task, model: n
     seeds = [image_set.image_seed(args.seed, int(c), n) for n, c in enumerate(labels)]
     rows = [list(row) for row in generator.sample(labels, seeds).split(GRID_COLUMNS)]
     sheet = image_set.tile(rows, scale=max(1, 32 // task.resolution))
-    files.durable_write(folder.folder / f"samples_{step:07d}.png", image_set.encode_png(sheet))
+    run.write_file(folder.folder / f"samples_{step:07d}.png", image_set.encode_png(sheet))
 
 
 def finish(folder: run.Run, args: argparse.Namespace, task: Task, model: nn.Module,

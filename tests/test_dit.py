@@ -11,10 +11,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from dm_kd import files, models, synthesize
-from dm_kd.errors import UserError
+from dm_kd import models, run, synthesize
 from dm_kd.generators import diffusion, dit, guidance, latent, sit
 from dm_kd.image_set import image_seed
+from dm_kd.run import UserError
 from dm_kd.tasks import get_task
 
 DATA = Path(__file__).parent / "data"
@@ -231,7 +231,7 @@ def test_the_sampling_loop_touches_no_tensor_of_the_host(sampler):
 @pytest.fixture
 def weights_folder(tmp_path):
     model = random_dit(width=32)
-    files.write_with_card(tmp_path / "dit", "dit", model.state_dict(), {
+    run.write_with_card(tmp_path / "dit", "dit", model.state_dict(), {
         "model": "dit", "task": "digits", "config": model.config, "clip": True, "licence": "none"})
     return tmp_path / "dit"
 

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from dm_kd import files, synthesize
-from dm_kd.errors import UserError
+from dm_kd import run, synthesize
 from dm_kd.generators import gan
 from dm_kd.image_set import image_seed
+from dm_kd.run import UserError
 from dm_kd.tasks import get_task
 
 
@@ -94,13 +94,12 @@ def test_the_folder_is_read_back_recorded_and_only_for_its_task(tmp_path):
         return gan.build(args, get_task(task), torch.device("cpu"))
 
     model = network()
-    files.write_with_card(tmp_path, "gan", model.state_dict(), {
+    run.write_with_card(tmp_path, "gan", model.state_dict(), {
         "task": "digits", "config": model.config, "licence": "mine", "trained_on": "digits"})
     made = built(tmp_path)
     assert {"name": "gan", "truncation": 0.5, "licence": "mine"}.items() <= made.settings.items()
     assert torch.equal(made.sample(torch.tensor([1]), [2]),
                        generator(0.5).sample(torch.tensor([1]), [2]))
-    for wrong in (lambda: built(tmp_path, task="fashion_mnist"), lambda: built(tmp_path / "none"),
-                  lambda: built(tmp_path, "--truncation", "1.1")):
+    for task, more in (("fashion_mnist", []), ("digits", ["--truncation", "1.1"])):
         with pytest.raises(UserError):
-            wrong()
+            built(tmp_path, *more, task=task)

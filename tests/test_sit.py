@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from dm_kd import synthesize
-from dm_kd.errors import UserError
 from dm_kd.generators import dit, sit, weights
+from dm_kd.run import UserError
 from dm_kd.tasks import get_task
 
 MEAN, STD = 0.7, 0.4  # of the data

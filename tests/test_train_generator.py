@@ -7,8 +7,8 @@ import torch
 from PIL import Image
 
 from dm_kd import synthesize, train_generator
-from dm_kd.errors import UserError
 from dm_kd.generators import diffusion, gan
+from dm_kd.run import UserError
 from dm_kd.tasks import get_task, load_real
 
 SMALL = {"dit": ["--width", "16", "--depth", "1", "--heads", "1"], "gan": ["--width", "8"]}

@@ -19,9 +19,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dm_kd import files
-from dm_kd.errors import UserError
+from dm_kd import run
 from dm_kd.generators import gan, latent
+from dm_kd.run import UserError
 from dm_kd.tasks import Task
 
 PACKAGE = "pytorch-pretrained-biggan"
@@ -65,13 +65,11 @@ def build(args: argparse.Namespace, task: Task, device: torch.device) -> BigGANG
         raise UserError(f"--generator biggan needs {PACKAGE}", f"pip install {PACKAGE}") from error
     folder = Path(args.weights)
     config_file, file = folder / "config.json", folder / "pytorch_model.bin"
-    for path in (config_file, file):
-        files.must_exist(path, "--weights", "a file of BigGAN-deep")
-    model = package.BigGAN(package.BigGANConfig.from_dict(files.read_json(config_file)))
-    model.load_state_dict(files.load_pt(file))
+    model = package.BigGAN(package.BigGANConfig.from_dict(run.read_json(config_file)))
+    model.load_state_dict(run.load_pt(file))
     set_truncation(model, args.truncation)
-    settings = {"name": "biggan", "weights_sha256": files.sha256_file(file), "licence": LICENCE,
-                "config_sha256": files.sha256_file(config_file), "truncation": args.truncation,
+    settings = {"name": "biggan", "weights_sha256": run.sha256_file(file), "licence": LICENCE,
+                "config_sha256": run.sha256_file(config_file), "truncation": args.truncation,
                 "package": f"{PACKAGE} {package.__version__}",
                 **latent.generator_classes(model.config.num_classes, task, args.weights)}
     return BigGANGenerator(model.eval().requires_grad_(False).to(device), settings, device)

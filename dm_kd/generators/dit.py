@@ -22,7 +22,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dm_kd import models
-from dm_kd.errors import UserError
 from dm_kd.generators import guidance, latent, weights
 from dm_kd.generators.diffusion import (
     TRAIN_STEPS,
@@ -34,7 +33,7 @@ from dm_kd.generators.diffusion import (
     sample_with_scheduler,
 )
 from dm_kd.rivals import terms
-from dm_kd.run import nonnegative_float, positive_int
+from dm_kd.run import UserError, nonnegative_float, positive_int
 from dm_kd.tasks import Task
 
 SAMPLERS = ("ddpm", "ddim", "dpm++")
@@ -339,7 +338,7 @@ def assemble(config: dict, state: dict[str, Tensor], where: object) -> DiT:
     """A network in eval mode that owns copies of these weights, in float32. The position table is
     the computed one, so that all layouts give the same bits; one in the file must agree with it.
 
-    Each tensor is copied out of a mapped file in turn, and no others are made: XL/2 needs 2.7 GB.
+    Each tensor is copied in turn, and no others are made: XL/2 needs 2.7 GB.
 
     Raises:
         UserError: a key or shape differs; names the first."""

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dm_kd import files
+from dm_kd import run
 from dm_kd.generators import latent, weights
 from dm_kd.tasks import Task
 
@@ -209,8 +209,7 @@ def load(folder: Path) -> tuple[Generator, dict]:
 
     Raises:
         UserError: no finished GAN there, or damaged weights."""
-    files.must_exist(folder / f"{NAME}.json", "--weights", "a trained GAN")
-    state, card = files.read_with_card(folder, NAME)
+    state, card = run.read_with_card(folder, NAME)
     model = Generator(**card["config"])
     model.load_state_dict(state)
     return model.eval().requires_grad_(False), card

@@ -30,10 +30,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dm_kd import files
-from dm_kd.errors import UserError
+from dm_kd import run
 from dm_kd.generators import dit, latent, sit, weights
-from dm_kd.run import positive_int
+from dm_kd.run import UserError, positive_int
 from dm_kd.tasks import Task
 
 HEAD_WIDTH, HEAD_DEPTH = 64, 8  # of all published sizes: channels per head, blocks of the u head
@@ -211,7 +210,7 @@ def build(args: argparse.Namespace, task: Task, device: torch.device) -> IMFGene
     Raises:
         UserError: no such weights or VAE, another layout, or not of this task."""
     model = load(args.weights)
-    settings = {"name": "imf", "weights_sha256": files.sha256_file(Path(args.weights)),
+    settings = {"name": "imf", "weights_sha256": run.sha256_file(Path(args.weights)),
                 "licence": LICENCE, "steps": args.steps, "network_guidance": args.network_guidance,
                 "network_guidance_interval": list(args.network_guidance_interval),
                 **latent.generator_classes(model.num_classes, task, args.weights)}
@@ -225,8 +224,7 @@ def load(path: str) -> IMF:
 
     Raises:
         UserError: nothing there, truncated, or another layout."""
-    whole = weights.read_state(files.must_exist(Path(path), "--weights", "iMF's checkpoint"))
-    state = from_official(whole)
+    state = from_official(weights.read_state(Path(path)))
     try:
         width, channels, patch_size, _ = state["x_embedder.proj.weight"].shape
         depth = len({key.split(".")[1] for key in state if key.startswith("shared_blocks.")})

@@ -1,8 +1,5 @@
-"""What DiT, SiT and iMF share: noise of each image's own seed in, uint8 images out, and the decoder
-of latents.
-
-Their modules hold the network and its sampler. Here: --weights, --vae, --dtype and --compile, the
-classes that a generator knows, inference, decoding and rounding.
+"""What DiT, SiT and iMF share: noise from each image's own seed, decoding, rounding to uint8, and
+the flags --weights, --vae, --dtype and --compile. Their modules hold network and sampler.
 """
 
 import argparse
@@ -12,10 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from dm_kd.errors import UserError
+from dm_kd import run
 from dm_kd.generators import weights
 from dm_kd.generators.diffusion import noise_source, to_uint8
-from dm_kd.run import multiplies_bf16
+from dm_kd.run import UserError, multiplies_bf16
 from dm_kd.tasks import Task
 
 LATENT_CHANNELS = 4
@@ -25,12 +22,10 @@ BF16_WIDTH = 128  # from here on bf16 products pay on a CPU that has them
 
 
 class LatentGenerator:
-    """A trained network with its sampler: `sample(labels, seeds) -> uint8 images`. A subclass
-    implements `denoise`.
+    """A trained network with its sampler, which a subclass implements as `denoise`.
 
     Args:
-        model: in eval mode on `device`; has `channels`, `num_classes` and config["input_size"].
-        settings: all that makes the bytes, for the manifest; the sampler's are read here.
+        settings: all that makes the bytes, for the manifest; the sampler reads its own there.
         vae: decoder of the network's latents; None if it makes pixels.
     """
 
@@ -43,17 +38,12 @@ class LatentGenerator:
         self.channels = vae.channels if vae else model.channels
 
     def sample(self, labels: Tensor, seeds: list[int]) -> Tensor:
-        """
+        """uint8 [B, channels, resolution, resolution] on the CPU.
+
         Args:
             labels: int64 [B], the task's classes.
-            seeds: one 64-bit number per image; all its noise (the start and every step) depends on
-                it and on nothing else, so an image does not depend on its batch.
-
-        Returns:
-            uint8 [B, channels, resolution, resolution] on the CPU.
-
-        Raises:
-            UserError: NaN or infinite values.
+            seeds: a 64-bit number per image, which all its noise depends on (the start and every
+                step), so that it does not depend on its batch.
         """
         size = self.model.config["input_size"]
         draw = noise_source(seeds, (self.model.channels, size, size), self.device)
@@ -62,8 +52,8 @@ class LatentGenerator:
             return to_images(self.vae.decode(x) if self.vae else x)
 
     def denoise(self, labels: Tensor, seeds: list[int], draw: Callable[[], Tensor]) -> Tensor:
-        """x_0 float32 [B, C, h, w], latents or pixels in [-1, 1]. The first draw() is the start
-        of the sampling, each other one a step's noise."""
+        """x_0 float32 [B, C, h, w]: latents, or pixels in [-1, 1]. draw() first gives x_T, then
+        each step's noise."""
         raise NotImplementedError
 
     def network_labels(self, labels: Tensor) -> Tensor:
@@ -88,9 +78,9 @@ def to_images(x: Tensor) -> Tensor:
 
 # --- classes --------------------------------------------------------------------------------------
 
-def generator_classes(num_classes: int, task: Task, weights: str) -> dict:
-    """{"generator_classes": the generator's class for each of the task's} where a task is made of
-    some of ImageNet's classes, {} where both have the same.
+def generator_classes(num_classes: int, task: Task, where: str) -> dict:
+    """The setting "generator_classes", the generator's class for each of the task's, where the task
+    has some of ImageNet's classes; {} where both have the same.
 
     Raises:
         UserError: the generator has another number of classes."""
@@ -98,10 +88,9 @@ def generator_classes(num_classes: int, task: Task, weights: str) -> dict:
         return {}
     if num_classes == 1000 and task.imagenet_classes:
         return {"generator_classes": list(task.imagenet_classes)}
-    raise UserError(f"{weights}: the generator has {num_classes} classes, {task.name} has "
-                    f"{task.num_classes}",
-                    "--task with the generator's classes; distill accepts its images for another "
-                    "task, with unknown labels")
+    raise UserError(f"{where}: the generator has {num_classes} classes, {task.name} has "
+                    f"{task.num_classes}", "--task with the generator's classes; distill takes its "
+                    "images for another task, labels unknown")
 
 
 def as_generator_classes(labels: Tensor, settings: dict) -> Tensor:
@@ -140,13 +129,8 @@ def lower_precision(model: nn.Module) -> None:
 
 def prepare(args: argparse.Namespace, model: nn.Module, device: torch.device, pipeline: bool = False
             ) -> tuple[dict, "Vae | None"]:
-    """Put the network on the device as --dtype and --compile say, and load its decoder.
-
-    Args:
-        pipeline: args.weights is a diffusers folder or repository, with a VAE of its own.
-
-    Returns:
-        The settings that say so, for the manifest, and the decoder (None for pixels).
+    """Put the network on the device as --dtype and --compile say, and load its decoder. Returns
+    the settings that say so, and the decoder (None for pixels). pipeline: args.weights has a VAE.
     """
     vae = None
     if model.channels == LATENT_CHANNELS:
@@ -169,12 +153,7 @@ def prepare(args: argparse.Namespace, model: nn.Module, device: torch.device, pi
 # --- the decoder ----------------------------------------------------------------------------------
 
 class Vae:
-    """Decoder of Stable Diffusion's latents.
-
-    Args:
-        model: diffusers' AutoencoderKL.
-        settings: vae_sha256, vae_scaling_factor, diffusers' version and, from the hub, vae_hub_id.
-    """
+    """Decoder of Stable Diffusion's latents, diffusers' AutoencoderKL."""
 
     def __init__(self, model: nn.Module, settings: dict):
         self.model, self.settings = model, settings
@@ -188,21 +167,17 @@ class Vae:
 
 
 def load_vae(spec: str, part: str = "") -> Vae:
-    """The autoencoder of a folder or hub id, in float32 on the CPU.
-
-    Args:
-        part: "vae/" where it is a part of the folder or repository.
+    """The autoencoder of a folder or hub id, or of its `part` "vae/", in float32 on the CPU.
 
     Raises:
-        UserError: nothing there, another kind of model, bad files, or diffusers is missing.
-    """
+        UserError: nothing there, another kind of model, bad files, or diffusers is missing."""
     try:
         import diffusers
     except ImportError as error:
         raise UserError("decoding latents needs diffusers", "pip install diffusers") from error
     hub = weights.is_hub_id(spec)
     folder = (weights.fetch(spec, part) if hub else Path(spec)) / part
-    config = weights.read_config(folder / "config.json")
+    config = run.read_json(folder / "config.json")
     if config.get("_class_name") != "AutoencoderKL" or (
             config.get("latent_channels", LATENT_CHANNELS) != LATENT_CHANNELS):
         raise UserError(f"{folder}: {config.get('_class_name')} with "

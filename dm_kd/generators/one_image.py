@@ -19,8 +19,8 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from dm_kd import files
-from dm_kd.errors import UserError
+from dm_kd import run
+from dm_kd.run import UserError
 from dm_kd.tasks import Task
 
 BUNDLED = ("china.jpg", "flower.jpg")  # scikit-learn's
@@ -120,7 +120,7 @@ def build(args: argparse.Namespace, task: Task, device: torch.device) -> OneImag
     if min(picture.size) < 16:
         raise UserError(f"--picture {path} has fewer than 16 pixels per side",
                         "the larger and the more varied the picture, the better")
-    settings = {"name": "one_image", "picture_sha256": files.sha256_file(path),
+    settings = {"name": "one_image", "picture_sha256": run.sha256_file(path),
                 "licence": BUNDLED_LICENCE if bundled else "that of the picture",
                 **{name: importlib.metadata.version(name) for name in ("pillow", "torchvision")}}
     return OneImageGenerator(picture, LARGE_SIDE if task.crop else task.resolution, settings)

@@ -23,10 +23,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dm_kd import files
-from dm_kd.errors import UserError
+from dm_kd import run
 from dm_kd.generators import diffusion, dit, latent, weights
-from dm_kd.run import nonnegative_float, positive_int
+from dm_kd.run import UserError, nonnegative_float, positive_int
 from dm_kd.tasks import Task
 
 LAST_STEP = 0.04  # time of the SDE's last step, taken without noise (both papers)
@@ -178,7 +177,7 @@ def load(path: str, convention: str | None = None) -> tuple[dit.DiT, dict]:
 
     Raises:
         UserError: nothing there, no SiT, truncated, or which way round it runs is not known."""
-    whole = weights.read_state(files.must_exist(Path(path), "--weights", "SiT's checkpoint"))
+    whole = weights.read_state(Path(path))
     state = _renumbered({k: v for k, v in whole.items() if not k.startswith("projectors.")})
     config = weights.sizes(state, path)
     convention = convention or ("repa" if len(state) < len(whole) else
@@ -188,7 +187,7 @@ def load(path: str, convention: str | None = None) -> tuple[dit.DiT, dict]:
                         "--velocity repa (time 1 is noise) or sit (time 0 is noise)")
     published = {k: v for k, v in weights.PUBLISHED.items() if k != "learn_sigma"}
     licence = LICENCES[convention] if published.items() <= config.items() else "unknown"
-    return dit.assemble(config, state, path), {"sha256": files.sha256_file(Path(path)),
+    return dit.assemble(config, state, path), {"sha256": run.sha256_file(Path(path)),
                                                "licence": licence, "velocity": convention}
 
 

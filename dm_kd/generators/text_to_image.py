@@ -21,10 +21,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dm_kd import augment, files
-from dm_kd.errors import UserError
+from dm_kd import augment, run
 from dm_kd.generators import weights
-from dm_kd.run import multiplies_bf16, nonnegative_float, positive_int
+from dm_kd.run import UserError, multiplies_bf16, nonnegative_float, positive_int
 from dm_kd.tasks import Task
 
 LARGE_SIDE = 256  # pixels of an image for tasks of large images, as DiT's
@@ -133,7 +132,7 @@ def load(folder: Path, diffusers, dtype: torch.dtype):
     Raises:
         UserError: no text-to-image pipeline, or a part of another package."""
     index_file = folder / "model_index.json"
-    index = files.read_json(files.must_exist(index_file, "--weights", "a diffusers pipeline"))
+    index = run.read_json(index_file)
     for name, value in index.items():
         if name in CHECKERS or not isinstance(value, list) or value == [None, None]:
             continue

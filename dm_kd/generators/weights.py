@@ -11,16 +11,14 @@ Three layouts become one state dict with the original's keys, so that all make t
 import argparse
 import math
 import re
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-import torch.utils.serialization
 from torch import Tensor
 
-from dm_kd import files
-from dm_kd.errors import UserError
+from dm_kd import run
+from dm_kd.run import UserError
 from dm_kd.tasks import Task
 
 NAME = "dit"  # train_generator writes dit.safetensors and dit.json
@@ -37,77 +35,66 @@ PUBLISHED_LICENCE = "CC-BY-NC 4.0"
 
 
 def read(spec: str) -> tuple[dict, dict[str, Tensor], dict]:
-    """Weights of a DiT: a file, a folder or a hub id.
-
-    Returns:
-        DiT's config; the state dict in the original's keys, as stored (diffusers stores no
-        pos_embed); a card with sha256, licence, clip, pipeline (a VAE comes with it), task (None
-        where unknown) and, from the hub, hub_id.
+    """DiT's config, its state dict in the original's keys as stored (diffusers stores no
+    pos_embed), and a card: sha256, licence, clip, pipeline (a VAE comes with it), task (None where
+    unknown) and, from the hub, hub_id.
 
     Raises:
-        UserError: nothing there, not a DiT, another process, truncated, or it would run code.
+        UserError: nothing there, not a DiT, another process, damaged, or it would run code.
     """
     if is_hub_id(spec):
         folder = fetch(spec, "transformer/", "scheduler/scheduler_config.json", "README.md")
         config, state, card = _read_diffusers(folder)
         return config, state, {**card, "hub_id": spec}
-    path = files.must_exist(Path(spec), "--weights", "generator weights")
+    path = Path(spec)
     folder = path.parent if path.name == f"{NAME}.safetensors" else path
     if (folder / f"{NAME}.json").is_file():
-        state, card = files.read_with_card(folder, NAME)
+        state, card = run.read_with_card(folder, NAME)
         return card["config"], state, {"pipeline": False, **card}
     if path.is_dir():
         return _read_diffusers(path)
     state = read_state(path)
     config = sizes(state, path)
-    return config, state, _card(config, [path], None)
+    return config, state, _card(config, [path])
 
 
 def not_a_dit(where: object, reason: str) -> UserError:
     return UserError(f"{where}: the weights are not those of a DiT: {reason}",
-                     "--weights with a checkpoint in the original's layout, a diffusers folder "
-                     "(transformer/, scheduler/, vae/), or a folder of train_generator")
+                     "--weights with a checkpoint of the original, a diffusers folder or a folder "
+                     "of train_generator")
 
 
 def check_classes(card: dict, task: Task, where: object) -> None:
-    """Compare what a generator was trained on with the task; None or absent = unknown.
-
-    Raises:
-        UserError: another data set, or other class names (folders have the same task name)."""
+    """Raise UserError if the card names another task, or other classes (every folder is the task
+    "folder")."""
+    ours, theirs = list(task.class_names), card.get("class_names")
     if card.get("task") not in (None, task.name):
         raise UserError(f"{where}: the generator was trained on {card['task']}, not {task.name}",
                         f"--task {card['task']}")
-    theirs, ours = card.get("class_names"), list(task.class_names)
     if theirs and theirs != ours:
-        i = next((i for i, (a, b) in enumerate(zip(theirs, ours, strict=False)) if a != b),
-                 min(len(theirs), len(ours)))
-        raise UserError(f"{where}: the generator was trained on {len(theirs)} classes, the data "
-                        f"has {len(ours)}; class {i} is the first that differs: {theirs[i:i + 1]} "
-                        f"and {ours[i:i + 1]}")
+        i = next((i for i, pair in enumerate(zip(theirs, ours, strict=False))
+                  if pair[0] != pair[1]), min(len(theirs), len(ours)))
+        raise UserError(f"{where}: the generator was trained on other classes: class {i} is "
+                        f"{theirs[i:i + 1]}, in the data it is {ours[i:i + 1]}")
 
 
 # --- files of tensors -----------------------------------------------------------------------------
 
 def read_tensors(file: Path) -> dict:
-    """A file's content, mapped rather than read where its format allows.
+    """A file's content.
 
     Raises:
-        UserError: the file would run code (nothing is run), or is truncated."""
+        UserError: it would run code (nothing is run), or is damaged."""
     if file.suffix == ".safetensors":
-        return files.load_safetensors(file)
-    mapped = file.is_file() and zipfile.is_zipfile(file)  # torch's older format is not
+        return run.load_safetensors(file)
     # a training checkpoint of DiT holds its flags as an argparse.Namespace
-    with (torch.utils.serialization.config.patch({"load.mmap": mapped}),
-          torch.serialization.safe_globals([argparse.Namespace])):
-        return files.load_pt(file)
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        return run.load_pt(file)
 
 
 def read_state(file: Path) -> dict[str, Tensor]:
     """The averaged weights of a checkpoint, else its model's, else the file's own; without the
-    prefixes that wrappers add.
-
-    Raises:
-        UserError: as `read_tensors`, or no state dict."""
+    prefixes that wrappers add."""
     state = read_tensors(file)
     for wrapper in WRAPPERS:
         if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
@@ -134,10 +121,8 @@ def sizes(state: dict[str, Tensor], where: object, input_size: int | None = None
         out_channels = len(state["final_layer.linear.bias"]) // patch_size ** 2
         side = input_size or math.isqrt(state["pos_embed"].shape[1]) * patch_size
         classes = len(state["y_embedder.embedding_table.weight"]) - 1  # the last is the null class
-    except KeyError as error:
-        raise not_a_dit(where, f"no {error.args[0]}") from error
-    except (ValueError, IndexError, ZeroDivisionError) as error:
-        raise not_a_dit(where, "tensors of other shapes") from error
+    except (KeyError, ValueError, IndexError) as error:
+        raise not_a_dit(where, f"no {error}") from error
     if heads is None and width % 64:
         raise UserError(f"{where}: the file does not tell the attention heads of a DiT of width "
                         f"{width}", "a diffusers folder, whose config.json tells them")
@@ -149,7 +134,7 @@ def sizes(state: dict[str, Tensor], where: object, input_size: int | None = None
             "learn_sigma": out_channels == 2 * channels}
 
 
-def _card(config: dict, paths: list[Path], folder: Path | None) -> dict:
+def _card(config: dict, paths: list[Path], folder: Path | None = None) -> dict:
     """What the weights do not say of themselves; `folder` is that of diffusers' layout."""
     licence = PUBLISHED_LICENCE if PUBLISHED.items() <= config.items() else "unknown"
     return {"sha256": digest(paths), "licence": folder and model_card_licence(folder) or licence,
@@ -158,8 +143,8 @@ def _card(config: dict, paths: list[Path], folder: Path | None) -> dict:
 
 def digest(paths: list[Path]) -> str:
     """SHA-256 of a file; of several, that of their digests one after the other."""
-    digests = [files.sha256_file(path) for path in paths]
-    return digests[0] if len(digests) == 1 else files.sha256("".join(digests).encode())
+    digests = [run.sha256_file(path) for path in paths]
+    return digests[0] if len(digests) == 1 else run.sha256("".join(digests).encode())
 
 
 # --- diffusers' layout ----------------------------------------------------------------------------
@@ -226,12 +211,12 @@ def from_diffusers(state: dict[str, Tensor], where: object = "") -> dict[str, Te
 
 
 def _read_diffusers(folder: Path) -> tuple[dict, dict[str, Tensor], dict]:
-    process = read_config(folder / "scheduler" / "scheduler_config.json")
+    process = run.read_json(folder / "scheduler" / "scheduler_config.json")
     for name in (*PROCESS, "trained_betas", "rescale_betas_zero_snr"):
         if (process.get(name) or None) != PROCESS.get(name):
             raise UserError(f"{folder}/scheduler: the DiT was trained on another process: {name} "
                             f"is {process.get(name)}, not {PROCESS.get(name)}")
-    theirs = read_config(folder / "transformer" / "config.json")
+    theirs = run.read_json(folder / "transformer" / "config.json")
     paths, state = weight_files(folder / "transformer"), {}
     for path in paths:
         state |= read_tensors(path)
@@ -247,13 +232,6 @@ def _read_diffusers(folder: Path) -> tuple[dict, dict[str, Tensor], dict]:
     return config, state, _card(config, paths, folder)
 
 
-def read_config(file: Path) -> dict:
-    if not file.is_file():
-        raise UserError(f"{file}: no such file",
-                        "the whole diffusers folder: transformer/, scheduler/ and vae/")
-    return files.read_json(file)
-
-
 def model_card_licence(folder: Path) -> str | None:
     """What the model card (README.md, the YAML between its first two rules) says."""
     card = folder / "README.md"
@@ -267,11 +245,8 @@ def weight_files(folder: Path) -> list[Path]:
     for name in (f"{MODEL_FILE}.safetensors", f"{MODEL_FILE}.bin"):
         if (folder / name).is_file():
             return [folder / name]
-    index = folder / f"{MODEL_FILE}.safetensors.index.json"
-    if not index.is_file():
-        raise UserError(f"{folder} holds no {MODEL_FILE}.safetensors or .bin", "a whole download")
-    shards = {Path(name).name for name in files.read_json(index)["weight_map"].values()}
-    return [folder / name for name in sorted(shards)]
+    index = run.read_json(folder / f"{MODEL_FILE}.safetensors.index.json")
+    return [folder / Path(name).name for name in sorted(set(index["weight_map"].values()))]
 
 
 # --- the hub --------------------------------------------------------------------------------------
@@ -284,12 +259,8 @@ def is_hub_id(spec: str) -> bool:
 
 
 def fetch(repository: str, part: str, *others: str) -> Path:
-    """Download the config and weights of a part of a hub repository, and other files; the local
-    copy of the repository.
-
-    Args:
-        part: "transformer/", "vae/" or "" (the repository is that part).
-    """
+    """A local copy of a hub repository's part ("transformer/", "vae/", or "" if the repository is
+    that part) and of other files."""
     # facebook/DiT-XL-2-256 has .bin only; others have both kinds, of which one is enough
     for kinds in ((".safetensors", ".safetensors.index.json", "-*.safetensors"), (".bin",)):
         folder = download(repository, [f"{part}config.json", *others,
@@ -300,7 +271,7 @@ def fetch(repository: str, part: str, *others: str) -> Path:
 
 
 def download(repository: str, wanted: list[str], unwanted: list[str] | None = None) -> Path:
-    """Download files of a hub repository, by patterns; the local copy.
+    """A local copy of a hub repository's files of these patterns.
 
     Raises:
         UserError: not there, no network, or huggingface_hub is missing."""
@@ -313,6 +284,5 @@ def download(repository: str, wanted: list[str], unwanted: list[str] | None = No
         return Path(snapshot_download(repository, allow_patterns=wanted,
                                       ignore_patterns=unwanted))
     except (OSError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{repository}: no such path here, and the hub gave nothing: {reason}",
-                        "a folder, or the same command once with a network") from error
+        raise UserError(f"{repository}: no such path here, and the hub gave nothing: "
+                        f"{str(error).strip()[:200]}") from error
