@@ -79,14 +79,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 
 def at_resolution(task: Task, resolution: int | None) -> Task:
-    """The task with images of the generator's size.
-
-    Raises:
-        UserError: none given for large images, or one for small ones."""
+    """The task with images of the generator's size: small images keep theirs."""
     if task.crop and resolution is None:
         raise UserError(f"{task.name}'s images are too large for a generator trained here",
-                        "--resolution 64 --patch-size 4; or synthesize --weights "
-                        "facebook/DiT-XL-2-256")
+                        "--resolution 64 --patch-size 4")
     if not task.crop and resolution not in (None, task.resolution):
         raise UserError(f"{task.name}'s images have {task.resolution} pixels per side")
     return dataclasses.replace(task, resolution=resolution or task.resolution)
@@ -100,9 +96,8 @@ def body(argv: list[str]) -> None:
     model = build_gan(args, task) if args.kind == "gan" else build_dit(args, task)
     count = sum(p.numel() for p in model.parameters())
     if args.dry_run:
-        state = "there already" if (args.out / "config.yaml").exists() else "not made yet"
         print(f"would train a {NAMES[args.kind]} of {count:,} parameters on {task.name} for "
-              f"{args.steps} steps of {args.batch_size} images, in {args.out} ({state})")
+              f"{args.steps} steps of {args.batch_size} images, in {args.out}")
         return
     dist.refuse_ranks("train_generator")
     device = run.use_device(args)
@@ -227,10 +222,7 @@ def finish(folder: run.Run, args: argparse.Namespace, task: Task, model: nn.Modu
 # --- DiT ------------------------------------------------------------------------------------------
 
 def build_dit(args: argparse.Namespace, task: Task) -> dit.DiT:
-    """The network of the flags, initialised from --seed.
-
-    Raises:
-        UserError: sizes that do not fit together."""
+    """The network of the flags, initialised from --seed."""
     if task.resolution % args.patch_size:
         raise UserError(f"--patch-size {args.patch_size} does not divide {task.resolution} pixels")
     if args.width % (4 * args.heads):
@@ -300,10 +292,7 @@ def step_inputs(images: Tensor, labels: Tensor, num_classes: int, seed: int, ste
 # --- GAN ------------------------------------------------------------------------------------------
 
 def build_gan(args: argparse.Namespace, task: Task) -> gan.Generator:
-    """The generator of the flags, initialised from --seed.
-
-    Raises:
-        UserError: a width that is no multiple of 8."""
+    """The generator of the flags, initialised from --seed."""
     if args.width % gan.GROUPS:
         raise UserError(f"--width {args.width} is no multiple of {gan.GROUPS}")
     torch.manual_seed(args.seed)

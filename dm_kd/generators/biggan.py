@@ -55,10 +55,7 @@ class BigGANGenerator:
 
 
 def build(args: argparse.Namespace, task: Task, device: torch.device) -> BigGANGenerator:
-    """The generator of the flags.
-
-    Raises:
-        UserError: the package or a file is missing, would run code, or is not of this task."""
+    """The generator of the flags."""
     try:
         import pytorch_pretrained_biggan as package
     except ImportError as error:

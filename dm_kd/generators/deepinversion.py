@@ -73,12 +73,7 @@ def warm_cosine(rate: float, iterations: int) -> Callable[[int], float]:
 
 
 class DeepInversion:
-    """`sample(labels, seeds) -> uint8 images` of a teacher that stays as it is.
-
-    Args:
-        teacher: in eval mode on `device`.
-        settings: all that makes the bytes, for the manifest; read here too.
-    """
+    """Images out of a teacher in eval mode, which stays as it is."""
 
     labels_known, mixes_classes = True, True  # a batch shares its statistics
 
@@ -101,18 +96,8 @@ class DeepInversion:
                 for count, factor in ((low, 2), (n - low, 1)) if count]
 
     def sample(self, labels: Tensor, seeds: list[int]) -> Tensor:
-        """
-        Args:
-            labels: int64 [B].
-            seeds: one number per image, for the noise it starts from; what the batch shares
-                (jitter) depends on all of them.
-
-        Returns:
-            uint8 [B, C, H, W] on the CPU.
-
-        Raises:
-            UserError: a term is not finite.
-        """
+        """uint8 [B, C, H, W] on the CPU. An image starts from noise of its own seed; what the batch
+        shares (jitter) depends on all seeds."""
         shape = (self.channels, self.resolution, self.resolution)
         x = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed))
                          for seed in seeds]).to(self.device)
@@ -135,10 +120,7 @@ class DeepInversion:
 
 
 def build(args: argparse.Namespace, task: Task, device: torch.device) -> DeepInversion:
-    """The generator of the flags.
-
-    Raises:
-        UserError: no such teacher, not of this task, or without batch norm."""
+    """The generator of the flags."""
     teacher, card = models.load_frozen(args.teacher, task)
     teacher = teacher.to(device, memory_format=torch.channels_last)
     example = torch.zeros(2, task.channels, task.resolution, task.resolution, device=device)

@@ -27,10 +27,9 @@ from dm_kd.generators.diffusion import (
     TRAIN_STEPS,
     Diffusion,
     guided,
-    make_dpm_scheduler,
     sample_ddim,
     sample_ddpm,
-    sample_with_scheduler,
+    sample_dpm,
 )
 from dm_kd.rivals import terms
 from dm_kd.run import UserError, nonnegative_float, positive_int
@@ -142,15 +141,9 @@ class FinalLayer(nn.Module):
 
 
 class DiT(nn.Module):
-    """Predicts the noise in x_t, and with learn_sigma the variance's place in its range.
-
-    Args:
-        input_size: pixels (or latent cells) per side; a multiple of patch_size.
-        channels: of the input: 4 for latents, 1 or 3 for pixels.
-        width, depth, heads: DiT-XL/2 has 1152, 28, 16.
-        num_classes: without the null class, which is added.
-        learn_sigma: the output has a second half of channels for the variance.
-    """
+    """Predicts the noise in x_t, and with learn_sigma, in a second half of the output's channels,
+    the variance's place in its range. DiT-XL/2 has width 1152, depth 28, heads 16. num_classes:
+    without the null class, which is added."""
 
     def __init__(self, input_size: int, patch_size: int, channels: int, width: int, depth: int,
                  heads: int, num_classes: int, learn_sigma: bool = True):
@@ -213,12 +206,7 @@ def position_embedding(side: int, width: int) -> Tensor:
 # --- sampling -------------------------------------------------------------------------------------
 
 class DiTGenerator(latent.LatentGenerator):
-    """A trained DiT with its sampler.
-
-    Args:
-        clip: clamp the predicted x_0; for pixels only.
-        teacher: what guides the sampling, if anything does.
-    """
+    """A trained DiT with its sampler. clip: clamp the predicted x_0, for pixels only."""
 
     def __init__(self, model: DiT, settings: dict, device: torch.device, clip: bool,
                  vae: latent.Vae | None = None, teacher: guidance.TeacherGuidance | None = None):
@@ -234,10 +222,10 @@ class DiTGenerator(latent.LatentGenerator):
             guided, self.model, labels=self.network_labels(labels), null=self.model.num_classes,
             scale=self.settings["guidance_scale"], guided_channels=self.guided_channels())
         if self.settings["sampler"] == "dpm++":
-            return sample_with_scheduler(predict, make_dpm_scheduler(self.diffusion.steps), draw())
+            return sample_dpm(predict, self.diffusion.steps, draw())
         if self.settings["sampler"] == "ddim":
             return sample_ddim(predict, self.diffusion, draw(), self.clip)
-        steer = guidance.Steering(self, predict, labels.to(self.device), seeds)
+        steer = guidance.steering(self, predict, labels.to(self.device), seeds)
         return sample_ddpm(predict, self.diffusion, draw(), draw, self.clip, steer)
 
 
@@ -275,10 +263,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def build(args: argparse.Namespace, task: Task, device: torch.device) -> DiTGenerator:
-    """The generator of the flags.
-
-    Raises:
-        UserError: no such weights or VAE, not of this task, or flags that contradict."""
+    """The generator of the flags."""
     if not 2 <= args.steps <= TRAIN_STEPS and args.sampler != "dpm++":
         raise UserError(f"--steps {args.steps} of --sampler {args.sampler} must be 2 to "
                         f"{TRAIN_STEPS}")
@@ -296,7 +281,6 @@ def build(args: argparse.Namespace, task: Task, device: torch.device) -> DiTGene
     settings |= {"weights_hub_id": card["hub_id"]} if "hub_id" in card else {}
     settings |= {"latent_cutmix": True} if args.latent_cutmix else {}
     if args.sampler == "dpm++":
-        make_dpm_scheduler(args.steps)  # a missing diffusers is said now
         settings["diffusers"] = importlib.metadata.version("diffusers")
     placed, vae = latent.prepare(args, model, device, card["pipeline"])
     teacher = load_guide(args, task, device, settings) if args.teacher_guidance else None
@@ -305,10 +289,7 @@ def build(args: argparse.Namespace, task: Task, device: torch.device) -> DiTGene
 
 def load_guide(args: argparse.Namespace, task: Task, device: torch.device, settings: dict
                ) -> guidance.TeacherGuidance:
-    """What --teacher-guidance asks for; adds it to the settings.
-
-    Raises:
-        UserError: a teacher without batch norm."""
+    """What --teacher-guidance asks for; adds it to the settings."""
     example = torch.zeros(2, task.channels, task.resolution, task.resolution, device=device)
     networks, teacher_dtype = [], guidance.teacher_dtype(args, device)
     for role, spec, needed in (("teacher", args.teacher, {"bn"}), ("student", args.student, set())):
@@ -326,19 +307,15 @@ def load_guide(args: argparse.Namespace, task: Task, device: torch.device, setti
 
 
 def load(spec: str) -> tuple[DiT, dict]:
-    """Network in eval mode, float32, on the CPU, and its card; see `weights.read`.
-
-    Raises:
-        UserError: nothing there, or not a DiT."""
+    """Network in eval mode, float32, on the CPU, and its card; see `weights.read`."""
     config, state, card = weights.read(str(spec))
     return assemble(config, state, spec), card
 
 
 def assemble(config: dict, state: dict[str, Tensor], where: object) -> DiT:
-    """A network in eval mode that owns copies of these weights, in float32. The position table is
-    the computed one, so that all layouts give the same bits; one in the file must agree with it.
-
-    Each tensor is copied in turn, and no others are made: XL/2 needs 2.7 GB.
+    """A network in eval mode with these weights in float32 (each is copied in turn: XL/2 needs
+    2.7 GB) and the computed position table, with which one in the file must agree, so that all
+    layouts give the same bits.
 
     Raises:
         UserError: a key or shape differs; names the first."""
@@ -349,14 +326,13 @@ def assemble(config: dict, state: dict[str, Tensor], where: object) -> DiT:
     state["pos_embed"] = table
     with torch.device("meta"):
         model = DiT(**config)
-    expected = {key: value.shape for key, value in model.state_dict().items()}
+    expected = model.state_dict()
     for key in sorted(expected.keys() | state.keys()):
-        if key not in state or key not in expected:
-            raise weights.not_a_dit(where,
-                                    f"{key} is {'missing' if key in expected else 'unknown'}")
-        if state[key].shape != expected[key]:
-            raise weights.not_a_dit(where, f"{key} is {list(state[key].shape)}, not "
-                                           f"{list(expected[key])}")
+        theirs, ours = (list(v.shape) if v is not None else None
+                        for v in (state.get(key), expected.get(key)))
+        if theirs != ours:
+            raise weights.not_a_dit(where, f"{key} is {theirs or 'missing'}, not "
+                                           f"{ours or 'part of it'}")
         state[key] = state[key].to(torch.float32, copy=True)
     model.load_state_dict(state, assign=True)
     return model.eval().requires_grad_(False)

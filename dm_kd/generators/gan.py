@@ -71,11 +71,8 @@ class GeneratorBlock(nn.Module):
 
 
 class Generator(nn.Module):
-    """(z [B, latent_size], labels [B]) -> images [B, C, H, H] in [-1, 1].
-
-    Args:
-        width: channels of every map, a multiple of 8.
-    """
+    """(z [B, latent_size], labels [B]) -> images [B, C, H, H] in [-1, 1]. width: channels of every
+    map, a multiple of 8."""
 
     def __init__(self, resolution: int, channels: int, num_classes: int, width: int,
                  latent_size: int):
@@ -131,12 +128,8 @@ def generator_loss(fake: Tensor) -> Tensor:
 
 
 def r1_penalty(verdicts: Tensor, images: Tensor) -> Tensor:
-    """1/2 E |grad D|^2 at real images (Mescheder et al., eq. 9, without its weight).
-
-    Args:
-        verdicts: [B], D(images), with its graph.
-        images: [B, C, H, H], requiring gradients.
-    """
+    """1/2 E |grad D|^2 at real images [B, C, H, H] (Mescheder et al., eq. 9, without its weight).
+    verdicts: D(images) [B], with its graph."""
     slopes, = torch.autograd.grad(verdicts.sum(), images, create_graph=True)
     return slopes.square().sum((1, 2, 3)).mean() / 2
 
@@ -193,10 +186,7 @@ def add_truncation(group: argparse._ArgumentGroup) -> None:
 
 
 def build(args: argparse.Namespace, task: Task, device: torch.device) -> GanGenerator:
-    """The generator of the flags.
-
-    Raises:
-        UserError: no such folder, not of this task, or bad weights."""
+    """The generator of the flags."""
     model, card = load(Path(args.weights))
     weights.check_classes(card, task, args.weights)
     settings = {"name": "gan", "weights_sha256": card["sha256"], "licence": card["licence"],
@@ -205,10 +195,7 @@ def build(args: argparse.Namespace, task: Task, device: torch.device) -> GanGene
 
 
 def load(folder: Path) -> tuple[Generator, dict]:
-    """Network in eval mode on the CPU, and its card.
-
-    Raises:
-        UserError: no finished GAN there, or damaged weights."""
+    """Network in eval mode on the CPU, and its card."""
     state, card = run.read_with_card(folder, NAME)
     model = Generator(**card["config"])
     model.load_state_dict(state)

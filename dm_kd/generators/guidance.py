@@ -9,10 +9,8 @@ times 1, whose size depends on the loss's; here it has unit length for each imag
 sqrt(1 - alpha bar_t), so that the weight means the same at every step and for every teacher. Its
 batches are of one class and it trains a student between them; here a shard is of many classes, the
 student stays as it is, and after a cutmix the cross-entropy takes each class by its share of the
-area. It leaves out the last of its T steps.
-
-An image depends on the others of its shard, by the batch statistics. On GPUs the backward kernels
-of attention and convolutions add up in any order, so a second run can differ in its last bits.
+area. It leaves out the last of its T steps. An image depends on its shard, by the batch statistics;
+on GPUs a second run can differ in the last bits of the gradients.
 """
 
 import argparse
@@ -45,14 +43,8 @@ def teacher_dtype(args: argparse.Namespace, device: torch.device) -> str:
 
 
 class TeacherGuidance:
-    """Moves x_t to where the teacher sees the class and its own batch statistics.
-
-    Args:
-        teacher: in eval mode, of the task's classes.
-        weight: of the step, in units of x_t.
-        student: in eval mode.
-        bf16: teacher and student compute in bfloat16 autocast.
-    """
+    """Moves x_t to where the teacher sees the class and its own batch statistics. weight: of the
+    step, in units of x_t; bf16: teacher and student compute in bfloat16 autocast."""
 
     def __init__(self, teacher: nn.Module, task: Task, weight: float, device: torch.device,
                  student: nn.Module | None = None, bf16: bool = False):
@@ -80,10 +72,7 @@ class TeacherGuidance:
 
     def move(self, x: Tensor, labels: Tensor, clean: Callable[[Tensor], Tensor], noise: Tensor
              ) -> Tensor:
-        """x_t [B, C, H, W], moved. clean: x_t -> images; noise: sqrt(1 - alpha bar).
-
-        Raises:
-            UserError: a term is not finite."""
+        """x_t [B, C, H, W], moved. clean: x_t -> images; noise: sqrt(1 - alpha bar)."""
         with torch.enable_grad():
             x = x.detach().requires_grad_()
             parts = self.parts(clean(x), labels)
@@ -106,35 +95,32 @@ def latent_cutmix(x: Tensor, done: int, steps: int, seeds: list[int]
     return augment.mix(x, key, 0, done, 0.0, a, 1.0)
 
 
-class Steering:
-    """(x_t, i) -> x_t moved by the generator's teacher, then mixed if its settings say so; called
-    once before each step of `sample_ddpm`, the noisiest (the largest i) first.
+def steering(generator, predict: Callable, labels: Tensor, seeds: list[int]) -> Callable:
+    """(x_t, i) -> x_t moved by the teacher of a DiTGenerator, then mixed if its settings say so; to
+    be called once before each step, the noisiest (the largest i) first.
 
     Args:
-        generator: a DiTGenerator.
         predict: (x, network time [B]) -> the network's guided output.
         labels: int64 [B], the task's, which the teacher knows.
     """
+    teacher, process = generator.teacher, generator.diffusion
+    mixing = "latent_cutmix" in generator.settings
+    shares = F.one_hot(labels, teacher.num_classes).float() if mixing and teacher else labels
 
-    def __init__(self, generator, predict: Callable, labels: Tensor, seeds: list[int]):
-        self.generator, self.predict, self.seeds = generator, predict, seeds
-        self.mixing = "latent_cutmix" in generator.settings
-        self.labels = labels
-        if self.mixing and generator.teacher:
-            self.labels = F.one_hot(labels, generator.teacher.num_classes).float()
-
-    def __call__(self, x: Tensor, i: int) -> Tensor:
-        generator, process = self.generator, self.generator.diffusion
+    def steer(x: Tensor, i: int) -> Tensor:
+        nonlocal shares
 
         def clean(x: Tensor) -> Tensor:
-            out = self.predict(x, process.network_times[i].expand(len(x))).to(x.dtype)
+            out = predict(x, process.network_times[i].expand(len(x))).to(x.dtype)
             x0 = process.predict_x0(x, i, out[:, :x.shape[1]])
             return generator.vae.decode(x0) if generator.vae else x0
 
-        if generator.teacher:
-            x = generator.teacher.move(x, self.labels, clean, process.at("noise", i))
-        if self.mixing:
-            x, share, partner = latent_cutmix(x, process.steps - i, process.steps, self.seeds)
-            if generator.teacher and partner is not None:
-                self.labels = share * self.labels + (1 - share) * self.labels[partner]
+        if teacher:
+            x = teacher.move(x, shares, clean, process.at("noise", i))
+        if mixing:
+            x, share, partner = latent_cutmix(x, process.steps - i, process.steps, seeds)
+            if teacher and partner is not None:
+                shares = share * shares + (1 - share) * shares[partner]
         return x
+
+    return steer

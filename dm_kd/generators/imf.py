@@ -8,9 +8,9 @@ of the image's, with rotary positions, RMS norms, gated MLPs and no modulation.
     python -m dm_kd.synthesize --task imagenet --generator imf --weights MiT_XL_2.pth --steps 1 \\
         --network-guidance 8 --network-guidance-interval 0.4-0.65 --out syn_dataset/NAME
 
-The guidance is an *input* of the network, trained in, with the interval of times in which it acts.
-It is not DM-KD's s (no second forward, no extrapolation) and has flags and manifest entries of its
-own; compare the two at equal recall or teacher agreement, never at equal numbers.
+The guidance is an input of the network, trained in, with the interval of times in which it acts. It
+is not DM-KD's s (no second forward, no extrapolation): compare the two at equal recall or teacher
+agreement, never at equal numbers.
 
 The layout read is that of the official `torch` branch (github.com/Lyy-iiis/imeanflow, MIT): keys
 `net.`..., linear layers under `_flax_linear`, the embedding under `_flax_embedding`. It was taken
@@ -157,10 +157,8 @@ class IMF(nn.Module):
 # --- sampling -------------------------------------------------------------------------------------
 
 def sample_mean_flow(average_velocity: Callable, z: Tensor, steps: int) -> Tensor:
-    """From noise z at t = 1 to t = 0 in even steps (the paper's Alg. 2).
-
-    Args:
-        average_velocity: (z, t, r) -> the mean of dz/dt between r and t, like z."""
+    """From noise z at t = 1 to t = 0 in even steps (the paper's Alg. 2). average_velocity:
+    (z, t, r) -> the mean of dz/dt between r and t."""
     for t, r in itertools.pairwise(sit.ode_times(steps)):
         z = z - (t - r) * average_velocity(z, t, r)
     return z
@@ -205,10 +203,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def build(args: argparse.Namespace, task: Task, device: torch.device) -> IMFGenerator:
-    """The generator of the flags.
-
-    Raises:
-        UserError: no such weights or VAE, another layout, or not of this task."""
+    """The generator of the flags."""
     model = load(args.weights)
     settings = {"name": "imf", "weights_sha256": run.sha256_file(Path(args.weights)),
                 "licence": LICENCE, "steps": args.steps, "network_guidance": args.network_guidance,
@@ -220,10 +215,7 @@ def build(args: argparse.Namespace, task: Task, device: torch.device) -> IMFGene
 
 def load(path: str) -> IMF:
     """Network in eval mode, float32, on the CPU. The files hold no picture size: published ones
-    are 32.
-
-    Raises:
-        UserError: nothing there, truncated, or another layout."""
+    are 32."""
     state = from_official(weights.read_state(Path(path)))
     try:
         width, channels, patch_size, _ = state["x_embedder.proj.weight"].shape

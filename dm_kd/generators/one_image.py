@@ -90,10 +90,7 @@ def patch(picture: Image.Image, size: int, generator: torch.Generator) -> Image.
 
 def inner_size(outer: int, uniform) -> tuple[int, int]:
     """Width and height of a crop of a square of `outer` pixels: area uniform, aspect log-uniform,
-    drawn until it fits.
-
-    Args:
-        uniform: (low, high) -> a random number between."""
+    drawn until it fits. uniform: (low, high) -> a random number between."""
     while True:
         area = uniform(SMALLEST_AREA, 1) * outer ** 2
         aspect = math.exp(uniform(math.log(ASPECT[0]), math.log(ASPECT[1])))
@@ -103,10 +100,7 @@ def inner_size(outer: int, uniform) -> tuple[int, int]:
 
 
 def build(args: argparse.Namespace, task: Task, device: torch.device) -> OneImageGenerator:
-    """The generator of the flags.
-
-    Raises:
-        UserError: no such picture, or too small a one."""
+    """The generator of the flags."""
     path = Path(args.picture)
     bundled = not path.exists() and args.picture in BUNDLED
     if bundled:

@@ -45,13 +45,8 @@ def sde_times(steps: int) -> list[float]:
 
 
 def sample_ode(velocity: Callable, x: Tensor, times: list[float], heun: bool = False) -> Tensor:
-    """Integrate dx/dt = v(x, t) along falling times; Euler, or Heun's second-order step.
-
-    The step to t = 0 is Euler's in both, as in REPA: networks never saw t = 0 in training.
-
-    Args:
-        velocity: (x, t) -> like x.
-    """
+    """Integrate dx/dt = v(x, t) along falling times by Euler's steps, or Heun's second-order ones;
+    the step to t = 0 is Euler's in both, as in REPA: networks never saw t = 0 in training."""
     for now, after in itertools.pairwise(times):
         v = velocity(x, now)
         if heun and after > 0:
@@ -70,11 +65,7 @@ def sample_sde(velocity: Callable, x: Tensor, times: list[float], draw: Callable
                ) -> Tensor:
     """Euler-Maruyama on the reverse SDE dx = (v - w/2 score) dt + sqrt(w) dW with w = 2 t (SiT eq.
     6, REPA's w), whose marginals are those of the ODE. The last step is the mean of such a step:
-    the same drift, no noise (what both public programs call "Mean").
-
-    Args:
-        draw: one step's noise, shaped like x; called at each step but the last.
-    """
+    the same drift, no noise (what both public programs call "Mean")."""
     for now, after in itertools.pairwise(times):
         v, step = velocity(x, now), after - now
         x = x + step * (v - now * score(v, x, now))
@@ -87,11 +78,8 @@ def predicted_velocity(model: Callable, convention: str, labels: Tensor, null: i
                        guided_channels: int, interval: tuple[float, float] = (0.0, 1.0)
                        ) -> Callable:
     """(x, t) -> v = E[eps - x_0 | x_t] with guidance v_u + s (v_c - v_u); outside of the interval
-    of t (Kynkäänniemi et al. 2024, arXiv 2404.07724) one conditional forward.
-
-    Args:
-        convention: "repa": the network is given t and predicts v; "sit": 1 - t and -v.
-    """
+    of t (Kynkäänniemi et al. 2024, arXiv 2404.07724) one conditional forward. convention: "repa":
+    the network is given t and predicts v; "sit": 1 - t and -v."""
     sign = 1 if convention == "repa" else -1
 
     def velocity(x: Tensor, t: float) -> Tensor:
@@ -155,10 +143,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def build(args: argparse.Namespace, task: Task, device: torch.device) -> SiTGenerator:
-    """The generator of the flags.
-
-    Raises:
-        UserError: no such weights or VAE, not of this task, or which velocity is not known."""
+    """The generator of the flags."""
     model, card = load(args.weights, args.velocity)
     settings = {"name": "sit", "weights_sha256": card["sha256"], "licence": card["licence"],
                 "velocity": card["velocity"], "guidance_scale": args.guidance_scale,
@@ -173,10 +158,7 @@ def build(args: argparse.Namespace, task: Task, device: torch.device) -> SiTGene
 
 
 def load(path: str, convention: str | None = None) -> tuple[dit.DiT, dict]:
-    """Network in eval mode, float32, on the CPU, and card: sha256, licence, velocity.
-
-    Raises:
-        UserError: nothing there, no SiT, truncated, or which way round it runs is not known."""
+    """Network in eval mode, float32, on the CPU, and card: sha256, licence, velocity."""
     whole = weights.read_state(Path(path))
     state = _renumbered({k: v for k, v in whole.items() if not k.startswith("projectors.")})
     config = weights.sizes(state, path)

@@ -57,12 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 class TextToImageGenerator:
-    """A pipeline with its prompts: `sample(labels, seeds) -> uint8 images`.
-
-    Args:
-        call: what the pipeline is called with beside prompts and generators.
-        prompts: by class index.
-    """
+    """A pipeline with its prompts, by class index, and the other keywords of its call."""
 
     labels_known = True
 
@@ -73,10 +68,7 @@ class TextToImageGenerator:
 
     @torch.no_grad()
     def sample(self, labels: Tensor, seeds: list[int]) -> Tensor:
-        """uint8 [B, C, H, H] on the CPU.
-
-        Raises:
-            UserError: the pipeline made NaN or infinite values."""
+        """uint8 [B, C, H, H] on the CPU."""
         images = self.pipeline(
             prompt=[self.prompts[label] for label in labels.tolist()],
             generator=[torch.Generator().manual_seed(seed) for seed in seeds],
@@ -93,10 +85,7 @@ class TextToImageGenerator:
 
 
 def build(args: argparse.Namespace, task: Task, device: torch.device) -> TextToImageGenerator:
-    """The generator of the flags.
-
-    Raises:
-        UserError: nothing there, no text-to-image pipeline, or a missing package."""
+    """The generator of the flags."""
     if args.prompt.count("{}") != 1:
         raise UserError(f"--prompt '{args.prompt}' needs one {{}} for the class name")
     try:
@@ -126,11 +115,10 @@ def build(args: argparse.Namespace, task: Task, device: torch.device) -> TextToI
 
 
 def load(folder: Path, diffusers, dtype: torch.dtype):
-    """The pipeline of a folder, from safetensors; all of its parts are diffusers' and
-    transformers' own classes.
+    """The pipeline of a folder, from safetensors.
 
     Raises:
-        UserError: no text-to-image pipeline, or a part of another package."""
+        UserError: no text-to-image pipeline, or a part not of diffusers or transformers."""
     index_file = folder / "model_index.json"
     index = run.read_json(index_file)
     for name, value in index.items():
@@ -155,10 +143,7 @@ def load(folder: Path, diffusers, dtype: torch.dtype):
 
 
 def call_settings(pipeline, args: argparse.Namespace) -> dict:
-    """The keywords that the pipeline is called with: the flags, else its own defaults.
-
-    Raises:
-        UserError: it does not take one of them."""
+    """The keywords that the pipeline is called with: the flags, else its own defaults."""
     accepted = inspect.signature(pipeline.__call__).parameters
     wanted = {"num_inference_steps": args.steps, "guidance_scale": args.guidance_scale,
               "height": args.render_size, "width": args.render_size}
