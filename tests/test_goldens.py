@@ -23,7 +23,7 @@ from float64 import before_rounding, float64
 from torch import Tensor, nn
 
 from dm_kd import augment, distill, engine, image_set, objectives, tasks
-from dm_kd.generators import deepinversion, diffusion, dit, gan
+from dm_kd.generators import deepinversion, diffusion, dit, gan, guidance
 from dm_kd.rivals import adi, cmi, common, fastdfkd, nayer
 from dm_kd.rivals import terms as inversion_terms
 
@@ -193,8 +193,8 @@ def dit_images(scale: float, steps: int = 5, sampler: str = "ddpm", count: int =
                guide: bool = False, student: bool = False, **changes) -> list[Tensor]:
     settings = {"steps": steps, "guidance_scale": scale, "sampler": sampler,
                 "guided_channels": "all", **changes}
-    teacher = guide and dit.TeacherGuidance(frozen(TEACHER), task(8), 0.3, CPU,
-                                            frozen(STUDENT) if student else None)
+    teacher = guide and guidance.TeacherGuidance(frozen(TEACHER), task(8), 0.3, CPU,
+                                                  frozen(STUDENT) if student else None)
     generator = dit.DiTGenerator(tiny_dit(), settings, CPU, True, teacher=teacher or None)
     with before_rounding() as images:
         generator.sample(classes(count), list(range(50, 50 + count)))
@@ -300,7 +300,7 @@ GOLDENS = {
     "deepinversion": call(deep_inversion, 8, 4),
     "deepinversion_large": call(deep_inversion, 32, 9),
     "dit_s1": call(dit_images, 1.0), "dit_s2": call(dit_images, 2.0),
-    "dit_ddim_interval": call(dit_images, 2.0, sampler="ddim", guidance_interval=(0.2, 0.8)),
+    "dit_ddim": call(dit_images, 2.0, sampler="ddim"),
     "diffdfkd": call(dit_images, 2.0, 10, count=BATCH, guide=True),
     "diffdfkd_adversary": call(dit_images, 2.0, 10, count=BATCH, guide=True, student=True),
     "diffdfkd_cutmix": call(dit_images, 2.0, 10, count=BATCH, guide=True, student=True,
