@@ -9,7 +9,8 @@ from PIL import Image
 from dm_kd import synthesize, train_generator
 from dm_kd.generators import diffusion, gan
 from dm_kd.run import UserError
-from dm_kd.tasks import get_task, load_real
+from dm_kd.data import load_real
+from dm_kd.tasks import get_task
 
 SMALL = {"dit": ["--width", "16", "--depth", "1", "--heads", "1"], "gan": ["--width", "8"]}
 KINDS = pytest.mark.parametrize("kind", SMALL)

@@ -203,7 +203,7 @@ class Context:
     def __init__(self, args: argparse.Namespace, preset, task: Task, teacher: nn.Module,
                  device: torch.device):
         self.args, self.task, self.teacher, self.device = args, task, teacher, device
-        self.seed, self.bf16, self.large = args.seed, args.amp == "bf16", task.crop
+        self.seed, self.bf16, self.large = args.seed, args.amp == "bf16", task.large
         self.settings = dataclasses.replace(preset, **{
             field.name: getattr(args, field.name) for field in dataclasses.fields(preset)
             if hasattr(args, field.name)})

@@ -76,7 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser, name: str, large: bool) -> No
 
 def build(args: argparse.Namespace, task: Task, teacher: nn.Module, device: torch.device
           ) -> common.PoolSource:
-    preset = (LARGE if task.crop else SMALL)[args.source]
+    preset = (LARGE if task.large else SMALL)[args.source]
     context = common.Context(args, preset, task, teacher, device)
     return common.PoolSource(context, FastDFKD(context))
 

@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser, name: str, large: bool) -> No
 
 def build(args: argparse.Namespace, task: Task, teacher: nn.Module, device: torch.device
           ) -> common.PoolSource:
-    context = common.Context(args, LARGE if task.crop else SMALL, task, teacher, device)
+    context = common.Context(args, LARGE if task.large else SMALL, task, teacher, device)
     return common.PoolSource(context, Nayer(context))
 
 
