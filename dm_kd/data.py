@@ -413,7 +413,7 @@ def list_images(path: Path, task: Task, root: Path | None = None, labelled: bool
         label = named[1] if named and label is None else label
         parts = PurePosixPath(name).parts
         tries = (place.joinpath(*parts[i:]) for i in range(len(parts)) for place in places)
-        file = next((str(file) for file in tries if os.path.isfile(file)), None)
+        file = next((str(file.absolute()) for file in tries if os.path.isfile(file)), None)
         if file is None:
             raise UserError(f"{path}, line {number}: no file {name[:200]}",
                             "--data FOLDER that the list's paths start from")

@@ -146,18 +146,6 @@ def test_a_csv_that_ends_in_the_middle_of_a_line_is_not_there_yet(copy, finished
     assert contents(copy) == contents(finished)
 
 
-def test_shards_are_written_while_the_next_one_is_sampled(tmp_path):
-    events = []
-
-    def noting(labels, seeds):
-        events.append(len(list((tmp_path / "set").glob("shards/*.csv"))))
-        return sample(labels, seeds)
-
-    images = image_set.begin(tmp_path / "set", manifest())
-    image_set.make(images, noting, 0, 1, lambda count: None)
-    assert events == [0, 0, 1, 2]
-
-
 # --- settings and damage --------------------------------------------------------------------------
 
 @pytest.mark.parametrize(("change", "shown"), [
