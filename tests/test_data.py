@@ -267,6 +267,7 @@ def test_classes_are_in_imagefolders_order_and_splits_are_known_in_any_case(trai
         real = load_real(task, split, root=root)
         assert real.labels.tolist() == datasets.ImageFolder(root / place).targets
         assert numbers(real) == [0, 1, 3, 2]
+    assert "0, 1, 10, 2" in load_source(source_args("real", data=root), task).notes[0]
 
 
 def test_what_imagefolder_reads_is_read_and_what_is_skipped_is_counted():
