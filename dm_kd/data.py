@@ -179,7 +179,7 @@ def class_folders(task: Task, part: str, val: str, root: Path | None) -> Images:
 
 
 def load_validation(task: Task, args: argparse.Namespace) -> Images | None:
-    """What --val evaluates on, as a uint8 tensor [N, C, H, W]: centre crops where the task is large.
+    """What --val evaluates on, as a uint8 tensor [N, C, H, W]; centre crops where a task is large.
     None with --val none. args: data, fold, val, cache.
 
     Raises:

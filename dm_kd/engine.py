@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dm_kd import augment, dist
-from dm_kd.errors import DivergedError, Stopped, UserError
 from dm_kd.augment import View, make_view, plain_view  # noqa: F401
+from dm_kd.errors import DivergedError, Stopped, UserError
 from dm_kd.run import (
     Progress,
     Run,
