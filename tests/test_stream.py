@@ -6,6 +6,7 @@ import math
 import processes
 import pytest
 import torch
+from float64 import float64
 
 from dm_kd import distill, inversion_terms, models, run
 from dm_kd.errors import DivergedError, UserError
@@ -237,11 +238,14 @@ class Sure(torch.nn.Module):
         return torch.eye(10)[0] + 0 * x.mean((1, 2, 3))[:, None]
 
 
-def test_updates_set_the_student_at_odds_with_the_teacher(make, digits, teacher_folder):
-    source, student, _ = make("zskt", "--generator-rate", "0.01")
-    source.teacher, _ = models.load_frozen(str(teacher_folder), digits)  # one that is sure
-    values = [source.update(student, 0, step)["adv_kl"].item() for step in range(30)]
-    assert values[-1] < 1.5 * values[0] < 0
+def test_updates_set_the_student_at_odds_with_the_teacher(make):
+    """In float64: thirty updates of Adam amplify float32's rounding, which differs by processor."""
+    with float64():
+        source, student, _ = make("zskt", "--generator-rate", "0.01")
+        source.teacher = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+        source.teacher.requires_grad_(False)
+        values = [source.update(student, 0, step)["adv_kl"].item() for step in range(30)]
+    assert values[-1] < 20 * values[0] < 0  # 67 times, measured
 
 
 class Level(torch.nn.Module):

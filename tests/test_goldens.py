@@ -1,0 +1,347 @@
+"""Values of the formulas and methods, in float64 and before any rounding, as they were recorded.
+
+A golden is a small tensor in data/goldens.safetensors. One function computes it, for the test and
+for writing, so that code that is moved or rewritten has only the adapters below to change. All
+inputs are made here and do not depend on the package; random numbers inside a method are the
+package's own functions of its seed. A golden is made anew only with a reason, in the commit that
+changes the code:
+
+    python tests/test_goldens.py --write NAME ...    (no NAME: all)
+    python tests/test_goldens.py --sensitivity       how far weights off by 1e-9 move each golden
+"""
+
+import functools
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import safetensors.torch
+import torch
+from float64 import before_rounding, float64
+from torch import Tensor, nn
+
+from dm_kd import augment, engine, image_set, inversion_terms, objectives, tasks
+from dm_kd.generators import deepinversion, diffusion, dit, gan
+from dm_kd.sources import online, replay, stream
+
+FILE = Path(__file__).parent / "data" / "goldens.safetensors"
+TOLERANCE = 1e-5  # of the largest absolute value in a golden
+KEPT = 150  # numbers that are kept of a larger result, beside its mean and standard deviation
+CPU, CLASSES, BATCH = torch.device("cpu"), 4, 8
+TEACHER, STUDENT = 41, 1041  # seeds, for which both take some images for different classes
+MEAN, STD = (0.5, 0.4, 0.45), (0.25, 0.3, 0.2)
+perturbation = 0.0  # relative, of the teacher's weights; see --sensitivity
+
+
+# --- inputs ---------------------------------------------------------------------------------------
+
+def normal(seed: int, *shape: int) -> Tensor:
+    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def classes(count: int) -> Tensor:
+    return torch.arange(count) * 3 % CLASSES
+
+
+def fill(module: nn.Module, seed: int) -> nn.Module:
+    """Draws every trained weight and batch statistic, in the order of registration."""
+    for i, (name, value) in enumerate([*module.named_parameters(), *module.named_buffers()]):
+        noise = normal(1000 * seed + i, *value.shape)
+        if value.ndim > 1 and value.requires_grad:
+            value.data = 1.5 * noise / (value.numel() / len(value)) ** 0.5
+        elif name.endswith("running_var"):
+            value.copy_(0.5 + noise.abs())
+        elif value.ndim == 1 and value.is_floating_point():
+            value.data = (name.endswith("weight") + 0.2 * noise)
+    return module
+
+
+class Tiny(nn.Module):
+    """Two convolutions with batch norm, one linear layer."""
+
+    def __init__(self, seed: int, width: int = 6):
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(3, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(),
+            nn.Conv2d(width, width, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(width),
+            nn.ReLU())
+        self.fc = nn.Linear(width, CLASSES)
+        fill(self, seed).double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.features(x).mean((2, 3)))
+
+
+def frozen(seed: int) -> nn.Module:
+    network = Tiny(seed).eval().requires_grad_(False)
+    if seed == STUDENT:  # near the teacher, so that both put some images into one class
+        for value, other in zip(network.parameters(), Tiny(TEACHER).parameters(), strict=True):
+            value.lerp_(other.data, 0.5)
+    elif perturbation:
+        for i, value in enumerate(network.parameters()):
+            value.mul_(1 + perturbation * normal(i, *value.shape))
+    return network
+
+
+def with_gradient(function, x: Tensor) -> list[Tensor]:
+    """A scalar function's value and gradient."""
+    x = x.clone().requires_grad_()
+    value = function(x)
+    return [value, torch.autograd.grad(value, x)[0]]
+
+
+# --- adapters: how today's package is asked. Each returns the tensors of one golden ---------------
+
+def task(resolution: int) -> tasks.Task:
+    """A task of small images, or from 32 pixels on of large ones."""
+    large = resolution >= 32
+    return tasks.Task("tiny", CLASSES, lambda: tuple("abcd"), resolution, 3, MEAN, STD, load=None,
+                      pad=0 if large else 1, flip=True, crop=large)
+
+
+def term(name: str) -> list[Tensor]:
+    """A loss term's value and gradient; x: standardised images."""
+    teacher, student = frozen(TEACHER), frozen(STUDENT)
+    with inversion_terms.reading(teacher) as read:
+        teacher(normal(6, BATCH, 3, 8, 8))
+    averages = inversion_terms.update_averages(None, read.statistics, 0.9)
+    return with_gradient(lambda x: inversion_terms.weighted(
+        {name: 1.0}, teacher, x, student, classes(BATCH), averages, momentum=0.9,
+        first=10.0)[0][name], normal(5, BATCH, 3, 8, 8) + 2 * normal(4, BATCH, 3, 1, 1))
+
+
+def term_variant(name: str) -> list[Tensor]:
+    """Modes of terms that no method's table names."""
+    x, whole = normal(7, BATCH, 3, 8, 8), nn.functional.normalize(normal(9, 6, 12), dim=1)
+    if name == "tv_l2_image":
+        return with_gradient(lambda x: inversion_terms.tv_l2(x, per="image"), x)
+    if name == "balance_10":
+        return with_gradient(lambda z: inversion_terms.balance(z, base=10), 3 * normal(8, 6, 4))
+    if name == "adv_js_reference":
+        student = 3 * normal(9, 6, 4)
+        return with_gradient(lambda z: inversion_terms.adv_js(z, student, mode="reference"),
+                             3 * normal(8, 6, 4))
+    return with_gradient(lambda v: inversion_terms.contrastive(  # 4 new ones, 2 of the bank
+        nn.functional.normalize(v, dim=1), whole, 0.2, 4), normal(10, 6, 12))
+
+
+def objective(name: str, labels: str) -> list[Tensor]:
+    function = objectives.OBJECTIVES[name]
+    hard = classes(BATCH)
+    if labels == "unknown":
+        hard = torch.where(hard == 0, -1, hard)
+    if labels == "mixed":
+        hard = augment.mix_labels(hard, CLASSES, 0.7, torch.arange(BATCH).flip(0))
+    if labels == "weighted":
+        function = objectives.with_labels(function, 0.1)
+    teacher = 3 * normal(11, BATCH, CLASSES)
+    return with_gradient(lambda z: function(z, teacher, hard, 4.0), 2 * normal(12, BATCH, CLASSES))
+
+
+def settings_of(method: str, **changes) -> SimpleNamespace:
+    """What distill's flags hold for a method."""
+    values = {"source": method, "seed": 3, "amp": "none", "latent_size": 5, "generator_width": 8,
+              "generator_rate": 2e-3, "synthesis_batch": BATCH, "steps_per_epoch": 4, **changes}
+    return SimpleNamespace(**values)
+
+
+def streaming(method: str, terms: dict, resolution: int = 8, **changes) -> list[Tensor]:
+    """Fresh images after two updates of the generator."""
+    args = settings_of(method, **{"generator_output": "sigmoid", **changes})
+    source = stream.StreamSource(args, task(resolution), frozen(TEACHER), terms, CPU)
+    for step in range(2):
+        source.update(frozen(STUDENT), 0, step)
+    return [source.generator(source.noise(BATCH, 1, stream.BATCH)).detach()]
+
+
+def pooling(method: str, terms: dict, resolution: int = 8, **changes) -> list[Tensor]:
+    """Images and classes of three calls of two steps each, the first without the adversary; the
+    pool has none, then 8, then 16 images."""
+    args = settings_of(method, inner_steps=2, warmup_calls=1, **changes)
+    maker = replay.MAKERS[method](replay.Parts(args, task(resolution), frozen(TEACHER), terms, CPU))
+    pool = (normal(13, 2 * BATCH, 3, resolution, resolution) * 60 + 120).clamp(0, 255)
+    found = []
+    for call in range(3):
+        with online.still(frozen(STUDENT)) as student:
+            made = maker.make(student, call, call > 0, pool[:call * BATCH].to(torch.uint8))
+        found += [images for images, _ in made] + [labels.double() for _, labels in made]
+    return found
+
+
+def deep_inversion(resolution: int, iterations: int) -> list[Tensor]:
+    settings = {"teacher_dtype": "fp32", "iterations": iterations, "pixel_rate": 0.1,
+                "bn_weight": 1.0, "tv_l2_weight": 1e-2, "l2_weight": 1e-3}
+    generator = deepinversion.DeepInversion(frozen(TEACHER), task(resolution), settings, CPU)
+    with before_rounding() as images:
+        generator.sample(classes(BATCH), list(range(40, 40 + BATCH)))
+    return images
+
+
+def tiny_dit(learn_sigma: bool = True) -> dit.DiT:
+    model = fill(dit.DiT(8, 2, 3, 32, 2, 2, CLASSES, learn_sigma=learn_sigma), 14).eval()
+    model.final_layer.linear.weight.data *= 0.3  # else most pixels end black or white
+    return model
+
+
+def dit_images(scale: float, steps: int = 5, sampler: str = "ddpm", count: int = 16,
+               guide: bool = False, student: bool = False, **changes) -> list[Tensor]:
+    settings = {"steps": steps, "guidance_scale": scale, "sampler": sampler,
+                "guided_channels": "all", **changes}
+    teacher = guide and dit.TeacherGuidance(frozen(TEACHER), task(8), 0.3, CPU,
+                                            frozen(STUDENT) if student else None)
+    generator = dit.DiTGenerator(tiny_dit(), settings, CPU, True, teacher=teacher or None)
+    with before_rounding() as images:
+        generator.sample(classes(count), list(range(50, 50 + count)))
+    return images
+
+
+def diffusion_loss(learn_sigma: bool) -> list[Tensor]:
+    """Each sample's loss, first and last step of the process among them, and all gradients."""
+    model = tiny_dit(learn_sigma)
+    losses = diffusion.diffusion_loss(
+        model, diffusion.Diffusion(), (normal(15, 6, 3, 8, 8) / 2).clamp(-1, 1), classes(6),
+        torch.tensor([0, 0, 1, 300, 700, 999]), normal(16, 6, 3, 8, 8))
+    weights = [p for p in model.parameters() if p.requires_grad]
+    return [losses, *torch.autograd.grad(losses.sum(), weights)]
+
+
+def gan_images() -> list[Tensor]:
+    model = fill(gan.Generator(8, 3, CLASSES, 8, 6), 17).eval()
+    generator = gan.GanGenerator(model, {"truncation": 0.7}, CPU)
+    with before_rounding() as images, torch.no_grad():
+        generator.sample(classes(BATCH), list(range(60, 60 + BATCH)))
+    return images
+
+
+def kd(name: str, **changes) -> list[Tensor]:
+    """Weights and statistics of a student after 20 steps, 4 an epoch."""
+    teacher, student = frozen(TEACHER), Tiny(STUDENT).train()
+    pixels = (normal(18, 64, 3, 8, 8) * 60 + 120).clamp(0, 255).to(torch.uint8)
+    labels = torch.arange(64) % CLASSES
+    args = SimpleNamespace(**{"optimizer": "sgd", "learning_rate": 0.05, "weight_decay": 1e-3,
+                              "lr_schedule": "cosine", "warmup_epochs": 1, "epochs": 5,
+                              "lr_decay_epochs": (2, 4), "mixup": 0.0, "cutmix": 0.0, **changes})
+    view = engine.View(MEAN, STD, pad=1, flip=True, mixup=args.mixup, cutmix=args.cutmix,
+                       num_classes=CLASSES)
+    optimizer = engine.make_optimizer(student, args)
+    for epoch in range(5):
+        for step, ids in enumerate(torch.arange(64).split(16)):
+            optimizer.param_groups[0]["lr"] = engine.learning_rate(epoch + step / 4, args)
+            x, targets = view.train(pixels[ids], labels[ids], ids, 3, epoch, step)
+            engine.train_step(student, teacher, optimizer, objectives.OBJECTIVES[name], x, targets,
+                              4.0, "none")
+    return list(student.state_dict().values())
+
+
+def augmentation() -> list[Tensor]:
+    """Crops, flips, boxes, mixing partners and shares, each for two seeds and epochs."""
+    ids, found = torch.tensor([0, 1, 2, 77, 1_281_166, 1 << 40]), []
+    sizes = torch.tensor([[375, 500], [500, 375], [224, 224], [60, 1000], [1000, 60], [33, 47]])
+    for seed, epoch in ((0, 0), (0, 1), (12345, 1)):
+        found += [augment.crop_offsets(seed, epoch, ids, 4), augment.flips(seed, epoch, ids),
+                  *augment.boxes_and_flips(seed, epoch, ids, sizes)]
+        for mixup, cutmix in ((0.4, 0.0), (0.0, 1.0), (0.4, 1.0)):
+            x, share, partner = augment.mix(normal(19, 6, 1, 4, 4), seed, epoch, 9, mixup, cutmix,
+                                            1.0)
+            found += [torch.tensor(share), partner, x]
+    return [value.double() for value in found]
+
+
+def image_seeds() -> list[Tensor]:
+    keys = [(0, 0, 0), (0, 0, 1), (0, 7, 3), (99, 999, 199), (99, -1, 12)]
+    seeds = [image_set.image_seed(*key) for key in keys]
+    return [torch.tensor([*seeds, image_set.image_seed(0, 7, 3, shared_noise=True),
+                          image_set.batch_seed(seeds)])]
+
+
+# --- the goldens ----------------------------------------------------------------------------------
+
+call = functools.partial
+FAST = {"terms": {"bn_ema": 10.0, "ce_target": 0.5, "adv_dad": 1.0}, "bn_momentum": 0.9,
+        "latent_rate": 0.01, "reset_call": 0}
+META = {**FAST, "meta_rate": 6e-3, "latent_calls": 0, "meta_latent_rate": 5e-3}
+NAYER = {**FAST, "loops": 2, "warmup_loops": 1, "life": 2, "label_embeddings": "onehot"}
+DFQ = {"adv_kl": 1.0, "bn": 1.0, "onehot": 1.0, "balance": 20.0}
+LARGE = {"generator_rate": 2e-4}  # two steps at more make 1e-9 of noise 1e-3
+ADI = {"bn": 0.1, "ce_target": 0.1, "adv_js": 100.0}
+TERMS = ("bn", "bn_ema", "ce_target", "onehot", "act", "balance", "adv_kl", "adv_dad", "adv_js",
+         "tv_l1", "tv_l2", "l2")
+GOLDENS = {
+    **{f"term_{name}": call(term, name) for name in TERMS},
+    **{f"term_{name}": call(term_variant, name)
+       for name in ("tv_l2_image", "balance_10", "adv_js_reference", "contrastive")},
+    **{f"objective_{name}_{labels}": call(objective, name, labels)
+       for name in ("kd", "mse", "dkd", "dist") for labels in ("known", "weighted")},
+    "objective_dkd_unknown": call(objective, "dkd", "unknown"),
+    "objective_dkd_mixed": call(objective, "dkd", "mixed"),
+    "dafl": call(streaming, "dafl", {"onehot": 1.0, "act": 1e-3, "balance": 20.0}),
+    "dafl_norm": call(streaming, "dafl", {"onehot": 1.0, "balance": 20.0},
+                      generator_output="norm"),
+    "dfq": call(streaming, "dfq", DFQ),
+    "dfq_large": call(streaming, "dfq", DFQ, 32, **LARGE),
+    "zskt": call(streaming, "zskt", {"adv_kl": 1.0}),
+    "fastdfkd": call(pooling, "fastdfkd", **META),
+    "fastdfkd_reptile": call(pooling, "fastdfkd_reptile", meta_pull=67.0, **META),
+    "fastdfkd_reptile_large": call(pooling, "fastdfkd_reptile", resolution=32, meta_pull=1.0,
+                                   **{**META, **LARGE, "meta_rate": 1e-4, "latent_calls": 50}),
+    "fast_sequential": call(pooling, "fast_sequential", **FAST),
+    "cmi": call(pooling, "cmi", {"bn": 1.0, "ce_target": 1.0, "adv_dad": 5.0, "contrastive": 8.0},
+                generator_rate=5e-4,
+                latent_rate=1e-3, head_rate=1e-3, contrast_temperature=0.2, bank_images=12),
+    "nayer": call(pooling, "nayer", **NAYER),
+    "nayer_large": call(pooling, "nayer", resolution=32, **NAYER, **LARGE),
+    "adi": call(pooling, "adi", {**ADI, "tv_l1": 1e-3}, pixel_rate=0.1),
+    "adi_large": call(pooling, "adi", {**ADI, "tv_l2": 1e-4, "l2": 1e-5}, 32, pixel_rate=0.1),
+    "deepinversion": call(deep_inversion, 8, 4),
+    "deepinversion_large": call(deep_inversion, 32, 9),
+    "dit_s1": call(dit_images, 1.0), "dit_s2": call(dit_images, 2.0),
+    "dit_ddim_interval": call(dit_images, 2.0, sampler="ddim", guidance_interval=(0.2, 0.8)),
+    "diffdfkd": call(dit_images, 2.0, 10, count=BATCH, guide=True),
+    "diffdfkd_adversary": call(dit_images, 2.0, 10, count=BATCH, guide=True, student=True),
+    "diffdfkd_cutmix": call(dit_images, 2.0, 10, count=BATCH, guide=True, student=True,
+                            latent_cutmix=True),
+    "diffusion_loss": call(diffusion_loss, False),
+    "diffusion_loss_sigma": call(diffusion_loss, True),
+    "gan": gan_images,
+    "kd_mixup": call(kd, "kd", mixup=0.4),
+    "dkd_cutmix_adamw": call(kd, "dkd", cutmix=1.0, optimizer="adamw", learning_rate=2e-3,
+                             lr_schedule="step"),
+    "augmentation": augmentation,
+    "image_seeds": image_seeds,
+}
+
+
+def compute(name: str) -> Tensor:
+    """A golden, as it is kept: float64, or int64, of one dimension."""
+    with float64():
+        values = torch.cat([v.detach().flatten() for v in GOLDENS[name]()])
+    assert len(values) and (not values.is_floating_point() or values.isfinite().all())
+    if len(values) <= KEPT or name == "augmentation" or not values.is_floating_point():
+        return values.contiguous()
+    places = torch.arange(KEPT) * (len(values) - 1) // (KEPT - 1)
+    return torch.cat([values[places], torch.stack([values.mean(), values.std()])])
+
+
+@pytest.mark.parametrize("name", GOLDENS)
+def test_golden(name):
+    golden, found = safetensors.torch.load_file(FILE)[name], compute(name)
+    assert found.dtype == golden.dtype and found.shape == golden.shape
+    if not golden.is_floating_point():
+        assert torch.equal(found, golden)
+    else:
+        assert (found - golden).abs().max() <= TOLERANCE * golden.abs().max()
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    if sys.argv[1] == "--write":
+        kept = safetensors.torch.load_file(FILE) if FILE.exists() else {}
+        kept |= {name: compute(name) for name in sys.argv[2:] or GOLDENS}
+        FILE.parent.mkdir(exist_ok=True)
+        safetensors.torch.save_file({k: kept[k] for k in sorted(kept) if k in GOLDENS}, FILE)
+    elif sys.argv[1] == "--sensitivity":
+        perturbation = 1e-9
+        for name, golden in safetensors.torch.load_file(FILE).items():
+            moved = (compute(name) - golden).double().abs().max() / golden.double().abs().max()
+            print(f"{name:28} {moved:.1e}")
