@@ -179,13 +179,13 @@ def class_folders(task: Task, part: str, val: str, root: Path | None) -> Images:
 
 
 def load_validation(task: Task, args: argparse.Namespace) -> Images | None:
-    """What --val evaluates on, as a uint8 tensor [N, C, size, size], centre crops where the task is
-    large; None with --val none. args: data, fold, val, cache.
+    """What --val evaluates on, as a uint8 tensor [N, C, H, W]; centre crops where a task is large.
+    None with --val none. args: data, fold, val, cache.
 
     Raises:
         UserError: the images are missing, or one is damaged."""
     real = load_real(task, "val", args.fold, args.val, args.data)
-    return real and with_note(pack(real, task, args.cache, crops=True), task, "validation")
+    return real and with_notes(pack(real, task, args.cache, crops=True), task, "validation")
 
 
 # --- what --source names --------------------------------------------------------------------------
@@ -225,7 +225,7 @@ def load_source(args: argparse.Namespace, task: Task) -> Images:
         images = images.chosen(first_per_class(images.labels, per_class, seed))
     if not labelled:
         images = dataclasses.replace(images, labels=torch.full_like(images.labels, -1))
-    return with_note(pack(images, task, args.cache), task, "source")
+    return with_notes(pack(images, task, args.cache), task, "source")
 
 
 def other_task(name: str, task: Task) -> Images:
@@ -311,15 +311,19 @@ def first_per_class(labels: Tensor, per_class: int, seed: int | None = None) -> 
     return torch.cat(chosen)
 
 
-def with_note(images: Images, task: Task, what: str) -> Images:
-    """The images with a note on the classes that have none, where any label is known."""
-    counts = torch.bincount(images.labels[images.labels >= 0], minlength=task.num_classes)
+def with_notes(images: Images, task: Task, what: str) -> Images:
+    """The images with notes on what may surprise: classes that have none, where any label is known,
+    and the order of numbered class folders."""
+    notes, names = list(images.notes), list(task.class_names)
+    counts = torch.bincount(images.labels[images.labels >= 0], minlength=len(names))
     empty = (counts == 0).nonzero()[:, 0].tolist()
-    if not 0 < len(empty) < task.num_classes:
-        return images
-    note = (f"note: {len(empty)} of {task.num_classes} classes have no {what} image, first: "
-            f"{task.class_names[empty[0]]}")
-    return dataclasses.replace(images, notes=[*images.notes, note])
+    if 0 < len(empty) < len(names):
+        notes.append(f"note: {len(empty)} of {len(names)} classes have no {what} image, first: "
+                     f"{names[empty[0]]}")
+    if all(name.isdecimal() for name in names) and names != sorted(names, key=int):
+        notes.append(f"note: classes are in ImageFolder's order, as text: {', '.join(names[:4])} "
+                     "...")
+    return dataclasses.replace(images, notes=notes)
 
 
 # --- folders and lists ----------------------------------------------------------------------------
@@ -413,7 +417,7 @@ def list_images(path: Path, task: Task, root: Path | None = None, labelled: bool
         label = named[1] if named and label is None else label
         parts = PurePosixPath(name).parts
         tries = (place.joinpath(*parts[i:]) for i in range(len(parts)) for place in places)
-        file = next((str(file) for file in tries if os.path.isfile(file)), None)
+        file = next((str(file.absolute()) for file in tries if os.path.isfile(file)), None)
         if file is None:
             raise UserError(f"{path}, line {number}: no file {name[:200]}",
                             "--data FOLDER that the list's paths start from")
