@@ -27,10 +27,16 @@ def refuse_ranks(command: str) -> None:
 
 
 def start(device: torch.device) -> None:
-    """Join the process group that torchrun describes: nccl on GPUs, gloo on CPUs."""
+    """Join the process group that torchrun describes: nccl on GPUs, gloo on CPUs.
+
+    After --max-restarts the store may still hold the addresses of killed ranks: each attempt has
+    keys of its own. The timeout is that long since rank 0 may be packing a data set."""
     if world_size() > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo",
-                                timeout=timedelta(days=1))  # while rank 0 packs a data set
+        day = timedelta(days=1)
+        store, _, _ = next(dist.rendezvous("env://", timeout=day))
+        store = dist.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", store=store,
+                                rank=rank(), world_size=world_size(), timeout=day)
 
 
 def stop() -> None:
