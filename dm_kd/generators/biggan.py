@@ -19,9 +19,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dm_kd import files
-from dm_kd.errors import DamagedError, UserError
-from dm_kd.generators import dit, gan
+from dm_kd import run
+from dm_kd.generators import gan, latent
+from dm_kd.run import UserError
 from dm_kd.tasks import Task
 
 PACKAGE = "pytorch-pretrained-biggan"
@@ -44,56 +44,32 @@ class BigGANGenerator:
         self.model, self.settings, self.device = model, settings, device
         self.resolution = model.config.output_dim
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def sample(self, labels: Tensor, seeds: list[int]) -> Tensor:
-        """z = truncation x a normal cut at +-2, from each image's own seed."""
+        """uint8 [B, 3, H, H] from z = truncation x a normal cut at +-2 of each image's own seed."""
         truncation, config = self.settings["truncation"], self.model.config
         z = torch.stack([gan.truncated_normal(seed, config.z_dim) for seed in seeds]) * truncation
-        classes = dit.as_generator_classes(labels, self.settings)
+        classes = latent.as_generator_classes(labels, self.settings)
         one_hot = torch.nn.functional.one_hot(classes, config.num_classes).float()
-        images = self.model(z.to(self.device), one_hot.to(self.device), truncation)
-        return dit.to_images(images, None).cpu()
+        return latent.to_images(self.model(z.to(self.device), one_hot.to(self.device), truncation))
 
 
 def build(args: argparse.Namespace, task: Task, device: torch.device) -> BigGANGenerator:
-    """The generator that the flags describe.
-
-    Raises:
-        UserError: the package or the files are missing, or not of this task.
-        DamagedError: bad weights or config.
-    """
+    """The generator of the flags."""
     try:
         import pytorch_pretrained_biggan as package
     except ImportError as error:
-        raise UserError(f"--generator biggan needs {PACKAGE}", found=str(error)[:100],
-                        hint=f"pip install {PACKAGE}") from error
-    model, digest = load(package, Path(args.weights))
-    classes = dit.generator_classes(model.config.num_classes, task, args.weights)
+        raise UserError(f"--generator biggan needs {PACKAGE}", f"pip install {PACKAGE}") from error
+    folder = Path(args.weights)
+    config_file, file = folder / "config.json", folder / "pytorch_model.bin"
+    model = package.BigGAN(package.BigGANConfig.from_dict(run.read_json(config_file)))
+    model.load_state_dict(run.load_pt(file))
     set_truncation(model, args.truncation)
-    settings = {"name": "biggan", "weights_sha256": digest, "licence": LICENCE,
-                "config_sha256": files.sha256_file(Path(args.weights) / "config.json"),
-                "truncation": args.truncation, "package": f"{PACKAGE} {package.__version__}"}
-    settings |= {"generator_classes": classes} if classes else {}
-    return BigGANGenerator(model.to(device), settings, device)
-
-
-def load(package, folder: Path) -> tuple[torch.nn.Module, str]:
-    """The package's network with the folder's weights, in eval mode on the CPU, and their SHA-256.
-
-    Raises:
-        UserError: a file is missing, or would run code.  DamagedError: they do not fit.
-    """
-    config_file = files.must_exist(folder / "config.json", "--weights FOLDER", "BigGAN's config")
-    weights = files.must_exist(folder / "pytorch_model.bin", "--weights FOLDER", "BigGAN's weights")
-    config, state = files.read_json(config_file), files.load_pt(weights)
-    try:
-        model = package.BigGAN(package.BigGANConfig.from_dict(config))
-        model.load_state_dict(state)
-    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError,
-            RuntimeError) as error:
-        raise DamagedError("config.json does not fit the weights", folder=folder,
-                           found=" ".join(str(error).split())[:110]) from error
-    return model.eval().requires_grad_(False), files.sha256_file(weights)
+    settings = {"name": "biggan", "weights_sha256": run.sha256_file(file), "licence": LICENCE,
+                "config_sha256": run.sha256_file(config_file), "truncation": args.truncation,
+                "package": f"{PACKAGE} {package.__version__}",
+                **latent.generator_classes(model.config.num_classes, task, args.weights)}
+    return BigGANGenerator(model.eval().requires_grad_(False).to(device), settings, device)
 
 
 def set_truncation(model: torch.nn.Module, truncation: float) -> None:

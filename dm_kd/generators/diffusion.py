@@ -1,9 +1,6 @@
-"""The diffusion process that DiT was trained on, its loss and its samplers; nothing here knows the
-network.
-
-Ancestral DDPM (Ho et al. 2020, arXiv 2006.11239) on respaced steps with learned-range variance
-(Nichol & Dhariwal 2021, arXiv 2102.09672), classifier-free guidance (Ho & Salimans 2022, arXiv
-2207.12598), DDIM, and diffusers' deterministic schedulers.
+"""DiT's diffusion process, its loss and its samplers: ancestral DDPM (Ho et al. 2020, arXiv
+2006.11239) on respaced steps with learned-range variance (Nichol & Dhariwal 2021, arXiv
+2102.09672), classifier-free guidance (Ho & Salimans 2022, arXiv 2207.12598), DDIM, DPM-Solver++.
 """
 
 import math
@@ -13,28 +10,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dm_kd.errors import UserError
-
 TRAIN_STEPS = 1000  # diffusion steps in training; beta runs linearly from 1e-4 to 0.02
 
 
 # --- process and loss -----------------------------------------------------------------------------
 
 class Diffusion:
-    """Coefficient tables of a process of `steps` steps picked from the 1000 of training.
+    """Coefficient tables of a process of `steps` steps spread evenly over the 1000 of training.
 
     Computed in float64 (a float32 cumulative product ends 1e-5 off after 100 steps) and rounded
     to float32 once, as the original rounds them. Index i = 0 is the least noisy step.
-
-    Args:
-        timesteps: int64 [steps], rising; default evenly spread from 0 to 999, as the original.
     """
 
-    def __init__(self, steps: int = TRAIN_STEPS, device: torch.device | str = "cpu",
-                 timesteps: np.ndarray | None = None):
+    def __init__(self, steps: int = TRAIN_STEPS, device: torch.device | str = "cpu"):
         betas = np.linspace(1e-4, 0.02, TRAIN_STEPS, dtype=np.float64)
-        spread = np.rint(np.linspace(0, TRAIN_STEPS - 1, steps)).astype(np.int64)
-        self.timesteps = spread if timesteps is None else timesteps
+        self.timesteps = np.rint(np.linspace(0, TRAIN_STEPS - 1, steps)).astype(np.int64)
         kept = np.cumprod(1 - betas)[self.timesteps]  # "alpha bar" of the kept steps
         before = np.append(1.0, kept[:-1])
         betas = 1 - kept / before
@@ -70,8 +60,8 @@ class Diffusion:
         return self.at("mean_x0", i) * x0 + self.at("mean_xt", i) * x
 
     def log_variance(self, raw: Tensor | None, i: Tensor | int) -> Tensor:
-        """Learned-range log variance from raw in [-1, 1] (Nichol & Dhariwal eq. 15); without a
-        sigma half the posterior's own."""
+        """Learned-range log variance from raw in [-1, 1] (Nichol & Dhariwal eq. 15). Without a
+        sigma half, the posterior's own (the original's default there is beta, FIXED_LARGE)."""
         low = self.at("log_variance", i)
         if raw is None:
             return low
@@ -83,14 +73,7 @@ def diffusion_loss(model: nn.Module, diffusion: Diffusion, x0: Tensor, labels: T
                    noise: Tensor) -> Tensor:
     """Mean squared noise error, plus for learned variances the bound's term in bits per dimension
     with the mean held fixed (Nichol & Dhariwal eq. 16, with DiT's weight 1 instead of 0.001).
-
-    Args:
-        x0: images or latents in [-1, 1] [B, C, H, W].
-        i: steps [B];  noise: like x0.
-
-    Returns:
-        Loss per sample [B].
-    """
+    x0 [B, C, H, W] in [-1, 1], steps i [B], noise like x0 -> loss per sample [B]."""
     x = diffusion.add_noise(x0, i, noise)
     out = model(x, diffusion.network_times[i], labels).float()
     eps = out[:, :x0.shape[1]]
@@ -102,7 +85,8 @@ def diffusion_loss(model: nn.Module, diffusion: Diffusion, x0: Tensor, labels: T
 
 def _variational_bits(diffusion: Diffusion, x0: Tensor, x: Tensor, eps: Tensor, raw: Tensor,
                       i: Tensor) -> Tensor:
-    """KL of the true posterior to the model's; at step 0 the decoder's likelihood of 8-bit data."""
+    """KL of the true posterior to the model's; at step 0 the decoder's likelihood of 8-bit data,
+    by the exact normal distribution (the original approximates it by tanh)."""
     mean = diffusion.posterior_mean(diffusion.predict_x0(x, i, eps), x, i)
     log_var = diffusion.log_variance(raw, i)
     true_mean = diffusion.posterior_mean(x0, x, i)
@@ -128,11 +112,8 @@ def _discretized_gaussian(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
 def guided(model: Callable, x: Tensor, t: Tensor, labels: Tensor, null: int, scale: float,
            guided_channels: int) -> Tensor:
     """Network output with classifier-free guidance eps_u + s (eps_c - eps_u) on the first
-    `guided_channels` channels; the others, and the variance, are the conditional ones.
-
-    s = 1 and s = 0 take one forward (conditional, unconditional); else two, in one batch.
-    The original guides 3 of 4 latent channels ("for exact reproducibility" of its FID).
-    """
+    `guided_channels` channels (3 of 4 latent ones in the original); the others, and the variance,
+    are the conditional ones. s = 1 and s = 0 take one forward, other scales two in one batch."""
     if scale == 1:
         return model(x, t, labels)
     nulls = torch.full_like(labels, null)
@@ -151,9 +132,9 @@ def sample_ddpm(predict: Callable, diffusion: Diffusion, x: Tensor, draw: Callab
 
     Args:
         predict: (x, network time [B]) -> output [B, C or 2C, H, W].
-        draw: one step's noise, shaped like x; called at each step but the last.
+        draw: one step's noise; called at each step but the last.
         clip: clamp the predicted x_0 to [-1, 1]; for pixels only.
-        steer: (x, i) -> x, before each step; see `TeacherGuidance`.
+        steer: (x, i) -> x, before each step; see `guidance.steering`.
     """
     channels = x.shape[1]
     for i in reversed(range(diffusion.steps)):
@@ -168,10 +149,8 @@ def sample_ddpm(predict: Callable, diffusion: Diffusion, x: Tensor, draw: Callab
 
 
 def sample_ddim(predict: Callable, diffusion: Diffusion, x: Tensor, clip: bool = False) -> Tensor:
-    """DDIM (Song et al. 2021, arXiv 2010.02502, eq. 12 with eta 0) on the same respaced steps.
-
-    diffusers' DDIMScheduler steps to t - 1000 // T, which is not the next of these steps: at 10
-    steps its result was 25 % off."""
+    """DDIM (Song et al. 2021, arXiv 2010.02502, eq. 12 with eta 0) on the same respaced steps;
+    diffusers' scheduler steps to others: at 10 steps its result was 25 % off."""
     for i in reversed(range(diffusion.steps)):
         out = predict(x, diffusion.network_times[i].expand(len(x))).to(x.dtype)
         eps = out[:, :x.shape[1]]
@@ -183,29 +162,20 @@ def sample_ddim(predict: Callable, diffusion: Diffusion, x: Tensor, clip: bool =
     return x
 
 
-def sample_with_scheduler(predict: Callable, scheduler, x: Tensor) -> Tensor:
-    """Sample with one of diffusers' deterministic schedulers (its steps are already set)."""
-    channels = x.shape[1]
-    x = x * scheduler.init_noise_sigma
-    times = scheduler.timesteps.to(x.device)  # the scheduler's own stay where it made them
-    for i, t in enumerate(scheduler.timesteps):
-        eps = predict(x, times[i].expand(len(x)))[:, :channels].to(x.dtype)
-        x = scheduler.step(eps, t, x).prev_sample
-    return x
-
-
-def make_dpm_scheduler(steps: int):
+def sample_dpm(predict: Callable, steps: int, x: Tensor) -> Tensor:
     """diffusers' DPM-Solver++ 2M (Lu et al. 2022, arXiv 2211.01095) on the same process, on its own
     `steps` steps: 999 down to 1000 / steps, then to the clean image."""
-    try:
-        import diffusers
-    except ImportError as error:
-        raise UserError("--sampler dpm++ needs diffusers", hint="pip install diffusers") from error
+    import diffusers
+
     scheduler = diffusers.DPMSolverMultistepScheduler(
         num_train_timesteps=TRAIN_STEPS, beta_start=1e-4, beta_end=0.02, beta_schedule="linear",
         timestep_spacing="linspace", algorithm_type="dpmsolver++")
     scheduler.set_timesteps(steps)
-    return scheduler
+    times = scheduler.timesteps.to(x.device)  # the scheduler's own stay where it made them
+    for i, t in enumerate(scheduler.timesteps):
+        eps = predict(x, times[i].expand(len(x)))[:, :x.shape[1]].to(x.dtype)
+        x = scheduler.step(eps, t, x).prev_sample
+    return x
 
 
 def to_uint8(x: Tensor) -> Tensor:

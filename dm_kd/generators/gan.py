@@ -20,12 +20,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dm_kd import files
-from dm_kd.errors import DamagedError, UserError
-from dm_kd.generators import diffusion
-from dm_kd.tasks import Task, refuse_other_names
+from dm_kd import run
+from dm_kd.generators import latent, weights
+from dm_kd.tasks import Task
 
-WEIGHTS_NAME = "gan"  # gan.safetensors + gan.json in a generator's folder
+NAME = "gan"  # gan.safetensors + gan.json in a generator's folder
 GROUPS = 8  # of the normalisation
 CUT = 2.0  # standard deviations at which the normal distribution is cut (BigGAN's public networks)
 
@@ -42,8 +41,8 @@ def start_size(resolution: int) -> tuple[int, int]:
 
 
 class ConditionalNorm(nn.Module):
-    """Group norm with a gain and a bias per class. Not BigGAN's batch norm: an image must not hang
-    on the batch that it is made in, and the averaged weights need no statistics of their own."""
+    """Group norm with a gain and a bias per class. Not BigGAN's batch norm: an image must not
+    depend on its batch, and the averaged weights need no statistics of their own."""
 
     def __init__(self, width: int, num_classes: int):
         super().__init__()
@@ -72,11 +71,8 @@ class GeneratorBlock(nn.Module):
 
 
 class Generator(nn.Module):
-    """(z [B, latent_size], labels [B]) -> images [B, C, H, H] in [-1, 1].
-
-    Args:
-        width: channels of every map, a multiple of 8.
-    """
+    """(z [B, latent_size], labels [B]) -> images [B, C, H, H] in [-1, 1]. width: channels of every
+    map, a multiple of 8."""
 
     def __init__(self, resolution: int, channels: int, num_classes: int, width: int,
                  latent_size: int):
@@ -132,12 +128,8 @@ def generator_loss(fake: Tensor) -> Tensor:
 
 
 def r1_penalty(verdicts: Tensor, images: Tensor) -> Tensor:
-    """1/2 E |grad D|^2 at real images (Mescheder et al., eq. 9, without its weight).
-
-    Args:
-        verdicts: [B], D(images), with its graph.
-        images: [B, C, H, H], requiring gradients.
-    """
+    """1/2 E |grad D|^2 at real images [B, C, H, H] (Mescheder et al., eq. 9, without its weight).
+    verdicts: D(images) [B], with its graph."""
     slopes, = torch.autograd.grad(verdicts.sum(), images, create_graph=True)
     return slopes.square().sum((1, 2, 3)).mean() / 2
 
@@ -162,31 +154,22 @@ class GanGenerator:
         self.model, self.settings, self.device = model, settings, device
         self.resolution, self.channels = model.config["resolution"], model.config["channels"]
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def sample(self, labels: Tensor, seeds: list[int]) -> Tensor:
-        """z = truncation x a cut normal, from each image's own seed."""
+        """uint8 [B, C, H, H] from z = truncation x a cut normal of each image's own seed."""
         z = torch.stack([truncated_normal(seed, self.model.config["latent_size"])
                          for seed in seeds]) * self.settings["truncation"]
-        return diffusion.to_uint8(self.model(z.to(self.device), labels.to(self.device))).cpu()
+        return latent.to_images(self.model(z.to(self.device), labels.to(self.device)))
 
 
-# --- command line and files -----------------------------------------------------------------------
+# --- flags and files ------------------------------------------------------------------------------
 
 def truncation(text: str) -> float:
     """A number in (0, 1]."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
+    value = float(text)
     if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is not above 0 and at most 1")
+        raise argparse.ArgumentTypeError(f"must be above 0 and at most 1, got {text}")
     return value
-
-
-def add_truncation(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--truncation", type=truncation, default=1.0, metavar="X",
-                       help="size of the latent noise, 0 to 1: less is more alike and more "
-                            "typical, 1 the most varied (default: %(default)s)")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -196,42 +179,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_truncation(group)
 
 
-def build(args: argparse.Namespace, task: Task, device: torch.device) -> GanGenerator:
-    """The generator that the flags describe.
+def add_truncation(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--truncation", type=truncation, default=1.0, metavar="X",
+                       help="size of the latent noise, 0 to 1: less is more alike and more "
+                            "typical, 1 the most varied (default: %(default)s)")
 
-    Raises:
-        UserError: no such folder, or not of this task.  DamagedError: bad weights.
-    """
+
+def build(args: argparse.Namespace, task: Task, device: torch.device) -> GanGenerator:
+    """The generator of the flags."""
     model, card = load(Path(args.weights))
-    if card["task"] != task.name or model.config["num_classes"] != task.num_classes:
-        raise UserError(f"the generator was trained on {card['task']}, not {task.name}",
-                        weights=args.weights, hint=f"--task {card['task']}")
-    refuse_other_names(card.get("class_names"), task, "the generator",
-                       "--data with the classes that it was trained on", weights=args.weights)
+    weights.check_classes(card, task, args.weights)
     settings = {"name": "gan", "weights_sha256": card["sha256"], "licence": card["licence"],
                 "trained_on": card["trained_on"], "truncation": args.truncation}
     return GanGenerator(model.to(device), settings, device)
 
 
 def load(folder: Path) -> tuple[Generator, dict]:
-    """Network in eval mode on the CPU, and its card.
-
-    Raises:
-        UserError: no finished GAN there.  DamagedError: weights or card are bad.
-    """
-    card_file = folder / f"{WEIGHTS_NAME}.json"
-    if not card_file.exists():
-        raise UserError("the folder holds no finished GAN", folder=folder,
-                        hint="train one with `python -m dm_kd.train_generator --kind gan --out "
-                             "FOLDER`")
-    state, card = files.read_with_card(folder, WEIGHTS_NAME)
-    try:
-        card["task"], card["licence"], card["trained_on"]
-        model = Generator(**card["config"])
-        model.load_state_dict(state)
-    except (KeyError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
-        raise DamagedError(f"{WEIGHTS_NAME}.json does not fit the weights", file=card_file,
-                           found=str(error).splitlines()[0][:100]) from error
-    if not all(torch.isfinite(value).all() for value in state.values()):
-        raise DamagedError("the weights hold NaN or infinite values", file=folder)
+    """Network in eval mode on the CPU, and its card."""
+    state, card = run.read_with_card(folder, NAME)
+    model = Generator(**card["config"])
+    model.load_state_dict(state)
     return model.eval().requires_grad_(False), card

@@ -8,9 +8,9 @@ of the image's, with rotary positions, RMS norms, gated MLPs and no modulation.
     python -m dm_kd.synthesize --task imagenet --generator imf --weights MiT_XL_2.pth --steps 1 \\
         --network-guidance 8 --network-guidance-interval 0.4-0.65 --out syn_dataset/NAME
 
-The guidance is an *input* of the network, trained in, with the interval of times in which it acts.
-It is not DM-KD's s (no second forward, no extrapolation) and has flags and manifest entries of its
-own; compare the two at equal recall or teacher agreement, never at equal numbers.
+The guidance is an input of the network, trained in, with the interval of times in which it acts. It
+is not DM-KD's s (no second forward, no extrapolation): compare the two at equal recall or teacher
+agreement, never at equal numbers.
 
 The layout read is that of the official `torch` branch (github.com/Lyy-iiis/imeanflow, MIT): keys
 `net.`..., linear layers under `_flax_linear`, the embedding under `_flax_embedding`. It was taken
@@ -30,9 +30,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dm_kd import files
-from dm_kd.errors import DamagedError, UserError
-from dm_kd.generators import diffusion, dit, dit_weights, sit
+from dm_kd import run
+from dm_kd.generators import dit, latent, sit, weights
+from dm_kd.run import UserError, positive_int
 from dm_kd.tasks import Task
 
 HEAD_WIDTH, HEAD_DEPTH = 64, 8  # of all published sizes: channels per head, blocks of the u head
@@ -65,10 +65,9 @@ class Attention(nn.Module):
 def rotary_turns(tokens: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """cos and sin [N, 32] of position x rate (Su et al. 2021, arXiv 2104.09864), computed on the
     CPU and kept on the device: a copy at each step would make the GPU wait."""
-    with torch.inference_mode(False):
-        rates = ROPE_BASE ** (-torch.arange(0, HEAD_WIDTH, 2, dtype=torch.float32) / HEAD_WIDTH)
-        angles = torch.arange(tokens, dtype=torch.float32)[:, None] * rates
-        return angles.cos().to(device), angles.sin().to(device)
+    rates = ROPE_BASE ** (-torch.arange(0, HEAD_WIDTH, 2, dtype=torch.float32) / HEAD_WIDTH)
+    angles = torch.arange(tokens, dtype=torch.float32)[:, None] * rates
+    return angles.cos().to(device), angles.sin().to(device)
 
 
 def rotate(x: Tensor, turns: tuple[Tensor, Tensor]) -> Tensor:
@@ -154,128 +153,83 @@ class IMF(nn.Module):
         x = x.view(b, side, side, p, p, self.channels)
         return x.permute(0, 5, 1, 3, 2, 4).reshape(b, self.channels, side * p, side * p)
 
-    def lower_precision(self, dtype: torch.dtype) -> "IMF":
-        """Cast all but the last layer, whose output the sampler keeps in float32."""
-        last = self.u_final_layer
-        self.to(dtype)
-        last.float()
-        return self
-
 
 # --- sampling -------------------------------------------------------------------------------------
 
 def sample_mean_flow(average_velocity: Callable, z: Tensor, steps: int) -> Tensor:
-    """From noise z at t = 1 to t = 0 in even steps (the paper's Alg. 2).
-
-    Args:
-        average_velocity: (z, t, r) -> the mean of dz/dt between r and t, like z."""
+    """From noise z at t = 1 to t = 0 in even steps (the paper's Alg. 2). average_velocity:
+    (z, t, r) -> the mean of dz/dt between r and t."""
     for t, r in itertools.pairwise(sit.ode_times(steps)):
         z = z - (t - r) * average_velocity(z, t, r)
     return z
 
 
-class IMFGenerator:
-    """A trained iMF with its settings: `sample(labels, seeds) -> uint8 images`."""
+class IMFGenerator(latent.LatentGenerator):
+    """A trained iMF with its sampler."""
 
-    labels_known = True
-
-    def __init__(self, model: IMF, settings: dict, device: torch.device,
-                 vae: dit_weights.Vae | None = None):
-        self.model, self.settings, self.device, self.vae = model, settings, device, vae
-        self.resolution = model.config["input_size"] * (vae.factor if vae else 1)
-        self.channels = vae.channels if vae else model.channels
-        self.finish = dit.Finish(vae)
-
-    def sample(self, labels: Tensor, seeds: list[int]) -> Tensor:
-        """As `dit.DiTGenerator.sample`."""
-        return self.finish(self.latents(labels, seeds))
-
-    def latents(self, labels: Tensor, seeds: list[int]) -> tuple[Tensor, object]:
-        """As `dit.DiTGenerator.latents`."""
-        with dit.computing(self.settings):
-            return dit.queued(self._sampled(labels, seeds))
-
-    def _sampled(self, labels: Tensor, seeds: list[int]) -> Tensor:
-        size, settings = self.model.config["input_size"], self.settings
-        labels = dit.as_generator_classes(labels, settings).to(self.device)
+    def denoise(self, labels: Tensor, seeds: list[int], draw: Callable[[], Tensor]) -> Tensor:
+        settings, labels = self.settings, self.network_labels(labels)
 
         def average_velocity(z: Tensor, t: float, r: float) -> Tensor:
             span = torch.full((len(z),), t - r, device=z.device)
             return self.model(z, span, settings["network_guidance"],
                               settings["network_guidance_interval"], labels).to(z.dtype)
 
-        z = diffusion.noise_source(seeds, (self.model.channels, size, size), self.device)()
-        return sample_mean_flow(average_velocity, z, settings["steps"])
+        return sample_mean_flow(average_velocity, draw(), settings["steps"])
 
 
-# --- command line and files -----------------------------------------------------------------------
+# --- flags and files ------------------------------------------------------------------------------
 
 def omega(text: str) -> float:
     """A number of 1 or more."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
+    value = float(text)
     if not 1 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"'{text}' is no number of 1 or more")
+        raise argparse.ArgumentTypeError(f"must be a number of 1 or more, got {text}")
     return value
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from dm_kd.run import positive_int
-
     group = parser.add_argument_group("imf")
-    sit.add_network_arguments(group, "a checkpoint of the official PyTorch branch")
-    group.add_argument("--steps", type=positive_int, default=1, metavar="T",
-                       help="network evaluations; the paper takes 1 or 2 (default: %(default)s)")
-    group.add_argument("--network-guidance", type=omega, default=8.0, metavar="OMEGA",
-                       help="the network's guidance input, 1 (none) to 8; not DM-KD's s (default: "
-                            "%(default)s, its authors' for B/2)")
-    group.add_argument("--network-guidance-interval", type=dit.interval, default=(0.4, 0.65),
-                       metavar="A-B",
-                       help="the network's input for the times at which its guidance acts, 0 the "
-                            "image, 1 the noise (default: 0.4-0.65)")
+    latent.add_arguments(group, "FILE.pth", "a checkpoint of the official PyTorch branch")
+    add = group.add_argument
+    add("--steps", type=positive_int, default=1, metavar="T",
+        help="network evaluations; the paper takes 1 or 2 (default: %(default)s)")
+    add("--network-guidance", type=omega, default=8.0, metavar="OMEGA",
+        help="the network's guidance input, 1 (none) to 8; not DM-KD's s (default: %(default)s, "
+             "its authors' for B/2)")
+    add("--network-guidance-interval", type=sit.interval, default=(0.4, 0.65), metavar="A-B",
+        help="the network's input for the times at which its guidance acts, 0 the image, 1 the "
+             "noise (default: 0.4-0.65)")
 
 
 def build(args: argparse.Namespace, task: Task, device: torch.device) -> IMFGenerator:
-    """The generator that the flags describe.
-
-    Raises:
-        UserError: no such weights or VAE, another layout, or not of this task.
-        DamagedError: bad weights.
-    """
-    model, card = load(args.weights)
-    classes = dit.generator_classes(model.num_classes, task, args.weights)
-    vae = dit.load_vae(args, model, card)
-    dtype = args.dtype or dit.fastest_dtype(model.config["width"], device)
-    if dtype == "bf16":
-        model.lower_precision(torch.bfloat16)
-    settings = {"name": "imf", "weights_sha256": card["sha256"], "licence": LICENCE,
-                "steps": args.steps, "network_guidance": args.network_guidance,
-                "network_guidance_interval": list(args.network_guidance_interval), "dtype": dtype}
-    settings |= {"generator_classes": classes} if classes else {}
-    settings |= dit.compile_as_asked(args, model.to(device), device)
-    settings |= dit.place(vae, device)
-    return IMFGenerator(model, settings, device, vae)
+    """The generator of the flags."""
+    model = load(args.weights)
+    settings = {"name": "imf", "weights_sha256": run.sha256_file(Path(args.weights)),
+                "licence": LICENCE, "steps": args.steps, "network_guidance": args.network_guidance,
+                "network_guidance_interval": list(args.network_guidance_interval),
+                **latent.generator_classes(model.num_classes, task, args.weights)}
+    placed, vae = latent.prepare(args, model, device)
+    return IMFGenerator(model, settings | placed, device, vae)
 
 
-def load(weights: str) -> tuple[IMF, dict]:
-    """Network in eval mode, float32, on the CPU, and a card with its sha256.
-
-    Raises:
-        UserError: nothing there, or another layout.  DamagedError: truncated.
-    """
-    state = from_official(sit.read_file(weights, "iMF"))
+def load(path: str) -> IMF:
+    """Network in eval mode, float32, on the CPU. The files hold no picture size: published ones
+    are 32."""
+    state = from_official(weights.read_state(Path(path)))
     try:
-        model = _assembled(state)
-    except (KeyError, ValueError, IndexError, ArithmeticError, RuntimeError) as error:
-        raise UserError("the weights are not those of iMF's PyTorch branch", weights=weights,
-                        found=" ".join(str(error).split())[:110],
-                        hint="a file such as MiT_XL_2.pth of github.com/Lyy-iiis/imeanflow, branch "
-                             "torch") from error
-    if not all(torch.isfinite(value).all() for value in state.values()):
-        raise DamagedError("the weights hold NaN or infinite values", file=weights)
-    return model, {"sha256": files.sha256_file(Path(weights))}
+        width, channels, patch_size, _ = state["x_embedder.proj.weight"].shape
+        depth = len({key.split(".")[1] for key in state if key.startswith("shared_blocks.")})
+        with torch.device("meta"):
+            model = IMF(32, patch_size, channels, width, len(state["u_heads.0.mlp.w1.weight"]),
+                        depth + HEAD_DEPTH, len(state["y_embedder.embedding_table.weight"]) - 1)
+        model.load_state_dict(state, assign=True)
+    except (KeyError, RuntimeError) as error:
+        raise UserError(f"{path}: the weights are not those of iMF's PyTorch branch: "
+                        f"{' '.join(str(error).split())[:300]}",
+                        "a file such as MiT_XL_2.pth of github.com/Lyy-iiis/imeanflow, branch torch"
+                        ) from error
+    return model.eval().requires_grad_(False)
 
 
 def from_official(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -287,14 +241,3 @@ def from_official(state: dict[str, Tensor]) -> dict[str, Tensor]:
             key = key.replace("._flax_linear.", ".").replace("._flax_embedding.", ".")
             renamed[key] = value.to(torch.float32, copy=True)
     return renamed
-
-
-def _assembled(state: dict[str, Tensor]) -> IMF:
-    """The network of these weights; the files hold no picture size: published ones are 32."""
-    width, channels, patch_size, _ = state["x_embedder.proj.weight"].shape
-    depth = len({key.split(".")[1] for key in state if key.startswith("shared_blocks.")})
-    with torch.device("meta"):
-        model = IMF(32, patch_size, channels, width, len(state["u_heads.0.mlp.w1.weight"]),
-                    depth + HEAD_DEPTH, len(state["y_embedder.embedding_table.weight"]) - 1)
-    model.load_state_dict(state, assign=True)
-    return model.eval().requires_grad_(False)

@@ -15,7 +15,7 @@ from dm_kd.tasks import Task
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Noise has no settings."""
+    pass
 
 
 class NoiseGenerator:

@@ -16,12 +16,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from dm_kd import files
-from dm_kd.errors import UserError
-from dm_kd.image_files import read_image
+from dm_kd import run
+from dm_kd.run import UserError
 from dm_kd.tasks import Task
 
 BUNDLED = ("china.jpg", "flower.jpg")  # scikit-learn's
@@ -91,10 +90,7 @@ def patch(picture: Image.Image, size: int, generator: torch.Generator) -> Image.
 
 def inner_size(outer: int, uniform) -> tuple[int, int]:
     """Width and height of a crop of a square of `outer` pixels: area uniform, aspect log-uniform,
-    drawn until it fits.
-
-    Args:
-        uniform: (low, high) -> a random number between."""
+    drawn until it fits. uniform: (low, high) -> a random number between."""
     while True:
         area = uniform(SMALLEST_AREA, 1) * outer ** 2
         aspect = math.exp(uniform(math.log(ASPECT[0]), math.log(ASPECT[1])))
@@ -104,28 +100,21 @@ def inner_size(outer: int, uniform) -> tuple[int, int]:
 
 
 def build(args: argparse.Namespace, task: Task, device: torch.device) -> OneImageGenerator:
-    """The generator that the flags describe.
-
-    Raises:
-        UserError: no such picture, or too small a one.  DamagedError: no picture in the file.
-    """
+    """The generator of the flags."""
     path = Path(args.picture)
     bundled = not path.exists() and args.picture in BUNDLED
     if bundled:
         import sklearn.datasets
 
         path = Path(sklearn.datasets.__file__).parent / "images" / args.picture
-    files.must_exist(path, "--picture", "picture")
-    if path.is_dir():
-        raise UserError("--picture is a folder", folder=path, hint="--picture FILE")
-    data = path.read_bytes()
-    pixels = read_image(data, path, task.channels)
-    if min(pixels.shape[1:]) < 16:
-        raise UserError("the picture has fewer than 16 pixels per side", file=path,
-                        hint="the larger and the more varied the picture, the better")
-    picture = Image.fromarray(pixels[0].numpy() if task.channels == 1
-                              else pixels.permute(1, 2, 0).contiguous().numpy())
-    settings = {"name": "one_image", "picture_sha256": files.sha256(data),
+    try:
+        picture = Image.open(path).convert("L" if task.channels == 1 else "RGB")
+    except UnidentifiedImageError as error:
+        raise UserError(f"--picture {path} is not an image") from error
+    if min(picture.size) < 16:
+        raise UserError(f"--picture {path} has fewer than 16 pixels per side",
+                        "the larger and the more varied the picture, the better")
+    settings = {"name": "one_image", "picture_sha256": run.sha256_file(path),
                 "licence": BUNDLED_LICENCE if bundled else "that of the picture",
                 **{name: importlib.metadata.version(name) for name in ("pillow", "torchvision")}}
     return OneImageGenerator(picture, LARGE_SIDE if task.crop else task.resolution, settings)

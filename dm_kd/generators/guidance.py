@@ -1,0 +1,126 @@
+"""DiffDFKD: a teacher guides the sampling of a diffusion model (arXiv 2504.00870).
+
+At each step x_t moves along the gradient of the teacher's loss of the predicted clean image:
+cross-entropy with the class, batch statistics and, with a student, images on which the two differ.
+Then `latent_cutmix` may put boxes of other images into it.
+
+What the public program (github.com/xhqi0109/DiffDFKD) does differently: it takes the raw gradient
+times 1, whose size depends on the loss's; here it has unit length for each image and is scaled by
+sqrt(1 - alpha bar_t), so that the weight means the same at every step and for every teacher. Its
+batches are of one class and it trains a student between them; here a shard is of many classes, the
+student stays as it is, and after a cutmix the cross-entropy takes each class by its share of the
+area. It leaves out the last of its T steps. An image depends on its shard, by the batch statistics;
+on GPUs a second run can differ in the last bits of the gradients.
+"""
+
+import argparse
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dm_kd import augment, image_set
+from dm_kd.rivals import terms
+from dm_kd.run import multiplies_bf16
+from dm_kd.tasks import Task
+
+WEIGHTS, ADVERSARY = {"ce_target": 1.0, "bn": 0.1}, {"adv_dad": 1.0}  # the public program's
+MIXES = 5  # parts of the sampling with a latent cutmix between them
+
+
+def add_teacher_dtype(group: argparse._ArgumentGroup) -> None:
+    """--teacher-dtype, of DeepInversion and of a guided DiT."""
+    group.add_argument("--teacher-dtype", choices=("bf16", "fp32"), default=None,
+                       help="of the teacher's passes, bfloat16 autocast or float32; the loss stays "
+                            "float32 (default: bf16 on GPUs and CPUs that have it, else fp32)")
+
+
+def teacher_dtype(args: argparse.Namespace, device: torch.device) -> str:
+    """What --teacher-dtype asks for, "bf16" or "fp32"."""
+    return args.teacher_dtype or ("bf16" if multiplies_bf16(device) else "fp32")
+
+
+class TeacherGuidance:
+    """Moves x_t to where the teacher sees the class and its own batch statistics. weight: of the
+    step, in units of x_t; bf16: teacher and student compute in bfloat16 autocast."""
+
+    def __init__(self, teacher: nn.Module, task: Task, weight: float, device: torch.device,
+                 student: nn.Module | None = None, bf16: bool = False):
+        self.teacher, self.student, self.weight, self.bf16 = teacher, student, weight, bf16
+        self.terms = WEIGHTS | (ADVERSARY if student else {})
+        self.side, self.num_classes = task.resolution, task.num_classes
+        self.mean, self.std = (torch.tensor(v, device=device).view(-1, 1, 1)
+                               for v in (task.mean, task.std))
+
+    def parts(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """{term: weighted scalar} of images [B, C, H, W] about -1 to 1; labels int64 [B], or the
+        classes' shares float [B, num_classes]."""
+        images = (images.float().clamp(-1, 1) + 1) / 2
+        if images.shape[2] != self.side:
+            images = F.interpolate(images, (self.side, self.side), mode="bicubic", antialias=True)
+        x = (images - self.mean) / self.std
+        of_teacher = {name: self.terms[name] for name in WEIGHTS if name in self.terms}
+        parts, _ = terms.weighted(of_teacher, self.teacher, x, targets=labels, bf16=self.bf16)
+        if self.student is not None:
+            # the teacher's logits are constants, as in the public program
+            parts |= terms.weighted({"adv_dad": self.terms["adv_dad"]},
+                                    lambda x: self.teacher(x.detach()), x, self.student,
+                                    bf16=self.bf16)[0]
+        return parts
+
+    def move(self, x: Tensor, labels: Tensor, clean: Callable[[Tensor], Tensor], noise: Tensor
+             ) -> Tensor:
+        """x_t [B, C, H, W], moved. clean: x_t -> images; noise: sqrt(1 - alpha bar)."""
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            parts = self.parts(clean(x), labels)
+            terms.check_finite(parts, f"at noise {float(noise):.3f} of the sampler")
+            gradient, = torch.autograd.grad(sum(parts.values()), x)
+        length = gradient.flatten(1).norm(dim=1).clamp_min(1e-12).view(-1, 1, 1, 1)
+        return x.detach() - self.weight * noise * gradient / length
+
+
+def latent_cutmix(x: Tensor, done: int, steps: int, seeds: list[int]
+                  ) -> tuple[Tensor, float, Tensor | None]:
+    """At each fifth of the sampling, after `done` of `steps` steps, boxes of x_t [B, C, H, W] come
+    from another image of the batch: share ~ Beta(a, a), a ~ U(0, 1). A function of all the seeds.
+    Returns what augment.mix does: the batch, each image's own share of its area, and its partner's
+    row (None = not mixed)."""
+    if done == steps or done % max(steps // MIXES, 1):
+        return x, 1.0, None
+    key = image_set.batch_seed(seeds)
+    a = np.random.Generator(np.random.PCG64([key, done])).uniform(1e-3, 1)
+    return augment.mix(x, key, 0, done, 0.0, a, 1.0)
+
+
+def steering(generator, predict: Callable, labels: Tensor, seeds: list[int]) -> Callable:
+    """(x_t, i) -> x_t moved by the teacher of a DiTGenerator, then mixed if its settings say so; to
+    be called once before each step, the noisiest (the largest i) first.
+
+    Args:
+        predict: (x, network time [B]) -> the network's guided output.
+        labels: int64 [B], the task's, which the teacher knows.
+    """
+    teacher, process = generator.teacher, generator.diffusion
+    mixing = "latent_cutmix" in generator.settings
+    shares = F.one_hot(labels, teacher.num_classes).float() if mixing and teacher else labels
+
+    def steer(x: Tensor, i: int) -> Tensor:
+        nonlocal shares
+
+        def clean(x: Tensor) -> Tensor:
+            out = predict(x, process.network_times[i].expand(len(x))).to(x.dtype)
+            x0 = process.predict_x0(x, i, out[:, :x.shape[1]])
+            return generator.vae.decode(x0) if generator.vae else x0
+
+        if teacher:
+            x = teacher.move(x, shares, clean, process.at("noise", i))
+        if mixing:
+            x, share, partner = latent_cutmix(x, process.steps - i, process.steps, seeds)
+            if teacher and partner is not None:
+                shares = share * shares + (1 - share) * shares[partner]
+        return x
+
+    return steer

@@ -1,0 +1,41 @@
+"""DFQ: a generator against the student, held to the teacher's batch statistics (Choi et al. 2020,
+arXiv 2005.04136). One update of the generator, then ten student steps on fresh noise.
+
+The preset is Fast-Datafree's re-implementation, which the published CIFAR tables quote; it adds
+DAFL's onehot and balance terms to the paper's idea. Its program passes the teacher as the student,
+so that the adversarial term is 0; here it is the student. See dafl.py for the generator's width,
+its output and the temperature.
+"""
+
+import argparse
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from dm_kd.rivals import common
+from dm_kd.tasks import Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset(common.StreamPreset):
+    adv_kl_weight: float
+    bn_weight: float
+    onehot_weight: float
+    balance_weight: float
+
+
+SMALL = Preset(adv_kl_weight=1.0, bn_weight=1.0, onehot_weight=1.0, balance_weight=20.0,
+               latent_size=256, generator_width=128, generator_rate=1e-3, synthesis_batch=256,
+               student_steps=10)
+LARGE = dataclasses.replace(SMALL, generator_width=None)
+
+
+def add_arguments(parser: argparse.ArgumentParser, name: str, large: bool) -> None:
+    common.add_stream_arguments(parser, name, LARGE if large else SMALL)
+
+
+def build(args: argparse.Namespace, task: Task, teacher: nn.Module, device: torch.device
+          ) -> common.StreamSource:
+    return common.StreamSource(common.Context(args, SMALL, task, teacher, device))

@@ -1,0 +1,334 @@
+"""The loss terms of the methods that invert a teacher: pure functions of images, batch statistics,
+features and logits, all to be minimised. A method is a set of terms with weights. To add one: write
+it, and a line in `weighted`.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.linalg import vector_norm
+
+from dm_kd.run import UserError
+
+Statistics = list[tuple[Tensor, Tensor]]  # (mean, biased variance), each [C], of each batch norm
+JS_TEMPERATURE = 3.0  # of adv_js, as in DeepInversion's program
+
+
+# --- what a forward pass of the teacher shows -----------------------------------------------------
+
+@dataclass
+class Reading:
+    """What forward passes inside a `reading` block showed, in the order of the layers' calls."""
+
+    statistics: Statistics = field(default_factory=list)  # of each batch norm's input
+    running: Statistics = field(default_factory=list)  # the running statistics of the same layers
+    means: list[Tensor] = field(default_factory=list)  # spatial means [B, C] of chosen layers
+    features: list[Tensor] = field(default_factory=list)  # [B, d] of each network: the input of
+    # its last linear layer
+
+
+def batch_norms(model: nn.Module) -> list[nn.BatchNorm2d]:
+    return [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+
+
+def networks(model: nn.Module) -> list[nn.Module]:
+    """The networks of a teacher that is several in one (distill's, in `teachers`), else itself."""
+    return list(getattr(model, "teachers", [model]))
+
+
+def last_linear(model: nn.Module) -> nn.Linear | None:
+    return next((m for m in reversed(list(model.modules())) if isinstance(m, nn.Linear)), None)
+
+
+@contextlib.contextmanager
+def reading(model: nn.Module, statistics: bool = True, means_of: Sequence[nn.Module] = (),
+            features: bool = False) -> Iterator[Reading]:
+    """Record what forward passes inside the block show, with gradients. means_of: layers of whose
+    inputs the spatial means are recorded."""
+    read, handles = Reading(), []
+
+    def at_norm(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        read.statistics.append(ChannelStatistics.apply(inputs[0].float()))
+        read.running.append((module.running_mean, module.running_var))
+
+    def at_layer(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        read.means.append(inputs[0].float().mean((2, 3)))
+
+    def at_head(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        read.features.append(inputs[0])
+
+    try:
+        if statistics:
+            handles += [m.register_forward_pre_hook(at_norm) for m in batch_norms(model)]
+        handles += [m.register_forward_pre_hook(at_layer) for m in means_of]
+        if features:
+            handles += [last_linear(n).register_forward_pre_hook(at_head) for n in networks(model)]
+        yield read
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class ChannelStatistics(torch.autograd.Function):
+    """x [B, C, H, W] -> (mean, variance) of each channel [C], the variance with division by N.
+
+    The values of torch.var_mean, which takes four times as long on channels_last memory on a CPU (a
+    third of an update of DeepInversion). The gradient is written out, in one pass:
+    d mean / dx = 1 / N, d variance / dx = 2 (x - mean) / N.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> tuple[Tensor, Tensor]:
+        mean = x.mean((0, 2, 3))
+        ctx.save_for_backward(x, mean)
+        return mean, (x - mean.view(-1, 1, 1)).square_().mean((0, 2, 3))
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, of_mean: Tensor, of_variance: Tensor) -> Tensor:
+        x, mean = ctx.saved_tensors
+        n = x.numel() // x.shape[1]
+        slope = 2 / n * of_variance
+        return torch.addcmul((of_mean / n - slope * mean).view(-1, 1, 1), x, slope.view(-1, 1, 1))
+
+
+# --- terms of batch statistics --------------------------------------------------------------------
+
+def bn(statistics: Statistics, running: Statistics, first: float = 1.0) -> Tensor:
+    """Sum over the layers of ||mean - running mean|| + ||variance - running variance||, Euclidean
+    norms, not squared (DeepInversion, Yin et al. 2020, arXiv 1912.08795).
+
+    first: weight of the first layer (10 in its ImageNet recipe)."""
+    total = 0.0
+    for i, ((mean, variance), (run_mean, run_variance)) in enumerate(
+            zip(statistics, running, strict=True)):
+        layer = vector_norm(mean - run_mean) + vector_norm(variance - run_variance)
+        total = total + (first if i == 0 else 1.0) * layer
+    return total
+
+
+def bn_ema(statistics: Statistics, averages: Statistics | None, m: float,
+           running: Statistics) -> Tensor:
+    """`bn` of (1 - m) batch + m average over past calls, so that a small batch need not have the
+    statistics of all classes (FastDFKD, Fang et al. 2022, arXiv 2112.06253).
+
+    averages: None = none yet; then the batch's alone."""
+    if averages is None:
+        return bn(statistics, running)
+    return bn(blend(averages, statistics, m), running)
+
+
+def blend(averages: Statistics, statistics: Statistics, m: float) -> Statistics:
+    """m averages + (1 - m) statistics."""
+    return [tuple(m * old + (1 - m) * new for old, new in zip(a, b, strict=True))
+            for a, b in zip(averages, statistics, strict=True)]
+
+
+def update_averages(averages: Statistics | None, statistics: Statistics, m: float) -> Statistics:
+    """The averages after a call whose last batch had these statistics; the first call's are its
+    own."""
+    detached = [(mean.detach(), variance.detach()) for mean, variance in statistics]
+    return detached if averages is None else blend(averages, detached, m)
+
+
+# --- terms of the teacher's outputs ---------------------------------------------------------------
+
+def ce_target(teacher_logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy with the requested classes. Logits [B, C]; targets int64 [B], or the classes'
+    shares float [B, C] of mixed images."""
+    return F.cross_entropy(teacher_logits.float(), targets)
+
+
+def onehot(teacher_logits: Tensor) -> Tensor:
+    """Cross-entropy with the teacher's own prediction: its outputs are to be confident (DAFL, Chen
+    et al. 2019, arXiv 1904.01186)."""
+    return F.cross_entropy(teacher_logits.float(), teacher_logits.argmax(1))
+
+
+def act(features: Tensor) -> Tensor:
+    """- mean |penultimate features|, which are larger for real images (DAFL). features [B, d]."""
+    return -features.float().abs().mean()
+
+
+def balance(teacher_logits: Tensor) -> Tensor:
+    """Sum of p log p, p the mean class probabilities of the batch: - log C where all classes are
+    equally frequent (DAFL).
+
+    The logarithm is natural, as in Fast-Datafree and CMI; DAFL's own program takes log10, where the
+    same weight is 2.303 times weaker. Without the 1e-12 p = 0 gives NaN, as it does in theirs."""
+    p = F.softmax(teacher_logits.float(), 1).mean(0)
+    return (p * (p + 1e-12).log()).sum()
+
+
+# --- adversarial terms: student against teacher ---------------------------------------------------
+
+def kl_each(teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
+    """KL(softmax teacher || softmax student) of each image [B], temperature 1."""
+    teacher = F.log_softmax(teacher_logits.float(), 1)
+    student = F.log_softmax(student_logits.float(), 1)
+    return (teacher.exp() * (teacher - student)).sum(1)
+
+
+def adv_kl(teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
+    """- mean KL: rewards images on which the student differs from the teacher (ZSKT, Micaelli &
+    Storkey 2019, arXiv 1905.09768)."""
+    return -kl_each(teacher_logits, student_logits).mean()
+
+
+def adv_dad(teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
+    """`adv_kl` of the images for which both predict the same class, 0 for the others: images that
+    the student has wrong already gain nothing (CMI, Fang et al. 2021, arXiv 2105.08584)."""
+    agree = teacher_logits.argmax(1) == student_logits.argmax(1)
+    return -(agree * kl_each(teacher_logits, student_logits)).mean()
+
+
+def adv_js(teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
+    """- Jensen-Shannon divergence at temperature 3, between - ln 2 and 0 (adaptive DeepInversion).
+
+    The authors' program, with which the published numbers were made, swaps the arguments of both KL
+    divergences and clamps all probabilities to 0.01 .. 0.99: with many classes small differences
+    vanish in the clamp. Its 1 - clamp(JS, 0, 1) has no gradient where the networks differ most.
+    Neither clamp is here."""
+    p = F.softmax(student_logits.float() / JS_TEMPERATURE, 1)
+    q = F.softmax(teacher_logits.float() / JS_TEMPERATURE, 1)
+    middle = (p + q) / 2
+    each = [(a * (a.clamp_min(1e-12).log() - middle.clamp_min(1e-12).log())).sum(1).mean()
+            for a in (p, q)]
+    return -(each[0] + each[1]) / 2
+
+
+# --- image priors ---------------------------------------------------------------------------------
+
+def neighbour_differences(x: Tensor) -> list[Tensor]:
+    """Right, down and both diagonals: [B, C, H, W] -> four tensors."""
+    return [x[..., :, 1:] - x[..., :, :-1], x[..., 1:, :] - x[..., :-1, :],
+            x[..., 1:, 1:] - x[..., :-1, :-1], x[..., 1:, :-1] - x[..., :-1, 1:]]
+
+
+def tv_l1(x: Tensor) -> Tensor:
+    """Total variation: sum over four directions of the mean |difference|."""
+    return sum(d.abs().mean() for d in neighbour_differences(x))
+
+
+def tv_l2(x: Tensor) -> Tensor:
+    """Total variation: sum over four directions of the Euclidean norm of the differences of the
+    whole batch, as in DeepInversion's program: it grows with the square root of the batch size."""
+    return sum(vector_norm(d) for d in neighbour_differences(x))
+
+
+def l2(x: Tensor) -> Tensor:
+    """Mean over the images of their Euclidean norm (DeepInversion)."""
+    return vector_norm(x.flatten(1), dim=1).mean()
+
+
+# --- contrast between images ----------------------------------------------------------------------
+
+def contrastive(local: Tensor, whole: Tensor, temperature: float, current: int) -> Tensor:
+    """Match the crop of each image with its own image among all images: cross-entropy of
+    local wholeᵀ / temperature with the diagonal, the mean over the first `current` images plus the
+    mean over the others, which come from the pool (CMI). No gradient flows through `whole`.
+
+    Args:
+        local, whole: unit vectors [N, d] of the crops and of the whole images.
+    """
+    logits = local.float() @ whole.detach().float().T / temperature
+    each = F.cross_entropy(logits, torch.arange(len(logits), device=logits.device),
+                           reduction="none")
+    own = each[:current].mean()
+    return own if current == len(each) else own + each[current:].mean()
+
+
+# --- a method's loss ------------------------------------------------------------------------------
+
+OF_STATISTICS, OF_STUDENT = {"bn", "bn_ema"}, {"adv_kl", "adv_dad", "adv_js"}
+
+
+def weighted(terms: dict[str, float], teacher: nn.Module, x: Tensor,
+             student: Callable[[Tensor], Tensor] | None = None, targets: Tensor | None = None,
+             averages: Statistics | None = None, momentum: float = 0.0, first: float = 1.0,
+             means_of: Sequence[nn.Module] = (), bf16: bool = False
+             ) -> tuple[dict[str, Tensor], Reading]:
+    """({term: weighted scalar}, what the teacher's forward pass showed) of a batch. Terms of weight
+    0 are not computed; the student runs only where a term looks at it. Terms of the layers of a
+    teacher of several networks are the mean over the networks.
+
+    Args:
+        terms: {name of a function here: weight}.
+        x: standardised float32 [B, C, H, W].
+        momentum, averages: of bn_ema.  first: of bn.
+        means_of: layers whose spatial means are recorded too, see `reading`.
+        bf16: teacher and student run in bfloat16 autocast; statistics and terms are float32.
+    """
+    active = {name: weight for name, weight in terms.items() if weight}
+    with reading(teacher, bool(OF_STATISTICS & active.keys()), means_of, "act" in active) as read:
+        of_teacher = logits(teacher, x, bf16)
+    of_student = logits(student, x, bf16) if OF_STUDENT & active.keys() else None
+    count = len(networks(teacher))
+    values = {
+        "bn": lambda: bn(read.statistics, read.running, first) / count,
+        "bn_ema": lambda: bn_ema(read.statistics, averages, momentum, read.running) / count,
+        "ce_target": lambda: ce_target(of_teacher, targets),
+        "onehot": lambda: onehot(of_teacher),
+        "act": lambda: sum(map(act, read.features)) / count,
+        "balance": lambda: balance(of_teacher),
+        "adv_kl": lambda: adv_kl(of_teacher, of_student),
+        "adv_dad": lambda: adv_dad(of_teacher, of_student),
+        "adv_js": lambda: adv_js(of_teacher, of_student),
+        "tv_l1": lambda: tv_l1(x),
+        "tv_l2": lambda: tv_l2(x),
+        "l2": lambda: l2(x),
+    }
+    return {name: weight * values[name]() for name, weight in active.items()}, read
+
+
+def logits(network: Callable[[Tensor], Tensor], x: Tensor, bf16: bool) -> Tensor:
+    """float32 [B, C], computed in bfloat16 autocast if asked for."""
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):
+        return network(x).float()
+
+
+def check_finite(parts: dict[str, Tensor], where: str) -> None:
+    """
+    Raises:
+        UserError: a term is NaN or infinite; names it, and the step."""
+    for name, value in parts.items():
+        if not torch.isfinite(value.detach()):
+            raise UserError(f"the images' loss diverged: {name} became {value.item()} {where}",
+                            "a lower learning rate of the generator or pixels, or a smaller weight "
+                            "of that term; in another --out")
+
+
+def require(teacher: nn.Module, terms: set[str], example: Tensor, spec: str, without: str = ""
+            ) -> None:
+    """Check that the teacher has what the terms (or "contrastive") need.
+
+    Args:
+        example: standardised images [B, C, H, W].
+        without: how the caller does without terms of batch norms, for the hint.
+
+    Raises:
+        UserError: no batch norm with running statistics, or no gradient of its input.
+    """
+    needed = sorted((OF_STATISTICS | {"contrastive"}) & terms)
+    running = [m.running_mean is not None for m in batch_norms(teacher)]
+    if needed and not (running and all(running)):
+        raise UserError(f"the term {needed[0]} reads batch norms, the teacher {spec} has no "
+                        "BatchNorm2d with running statistics",
+                        "; ".join(filter(None, ("a teacher with batch norm", without))))
+    with torch.enable_grad():
+        if not teacher(example.clone().requires_grad_()).requires_grad:
+            raise UserError(f"the teacher {spec} gives no gradient of its input",
+                            "a teacher that torch can differentiate")
+
+
+def jitter(x: Tensor, most: int, flip: bool, draw: torch.Generator) -> Tensor:
+    """Roll the whole batch by up to `most` pixels each way; with `flip`, mirror it half the
+    time."""
+    rows, columns = torch.randint(-most, most + 1, (2,), generator=draw).tolist()
+    x = torch.roll(x, (rows, columns), (2, 3))
+    mirror = torch.rand((), generator=draw).item() < 0.5
+    return x.flip(3) if flip and mirror else x

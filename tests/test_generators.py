@@ -1,0 +1,365 @@
+"""The other generators: BigGAN-deep, text-to-image pipelines, One-Image, noise, DeepInversion."""
+
+import json
+import math
+import shutil
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from dm_kd import models, synthesize
+from dm_kd.generators import biggan, deepinversion, gan, noise, one_image, text_to_image
+from dm_kd.rivals import terms
+from dm_kd.run import UserError
+from dm_kd.tasks import get_task
+
+CPU = torch.device("cpu")
+
+
+def built(module, task, *argv):
+    """The generator of a module of generators/, from flags."""
+    args = synthesize.parse(["--task", task, "--generator", module.__name__.split(".")[-1], "--out",
+                             "unused", *map(str, argv)])
+    return module.build(args, get_task(task), CPU)
+
+
+def check_keyed(made, size: int):
+    """An image depends on its seed and class and not on its batch."""
+    together = made.sample(torch.tensor([3, 4, 4]), [10, 11, 12])
+    alone = made.sample(torch.tensor([4]), [11])
+    assert together.shape == (3, 3, size, size) and together.dtype == torch.uint8
+    assert (together[1].int() - alone[0].int()).abs().max() <= 1
+    assert (together[1].int() - together[2].int()).abs().max() > 1
+    assert not torch.equal(made.sample(torch.tensor([99]), [11]), alone)
+
+
+def test_noise_has_the_tasks_mean_and_deviation():
+    made = built(noise, "cifar100")
+    images = made.sample(torch.zeros(50), list(range(50)))
+    assert torch.equal(images[3], made.sample(torch.zeros(1), [3])[0]) and not made.labels_known
+    mean, std = (images / 255).mean((0, 2, 3)), (images / 255).std((0, 2, 3))
+    assert torch.allclose(mean, torch.tensor(get_task("cifar100").mean), atol=0.02)
+    assert torch.allclose(std, torch.tensor(get_task("cifar100").std), atol=0.03)
+
+
+# --- BigGAN ---------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("truncation", [0.02, 0.58, 0.999, 1.0])
+def test_statistics_are_interpolated_between_the_two_nearest_truncations(truncation):
+    """Row i of the tables holds i and i^2. Also where 0.58 / 0.02 comes out below 29."""
+    table, rows = nn.Module(), torch.arange(51.0)[:, None].repeat(1, 2)
+    table.register_buffer("running_means", rows.clone())
+    table.register_buffer("running_vars", rows ** 2)
+    biggan.set_truncation(table, truncation)
+    assert torch.allclose(table.running_means, torch.full((51, 2), 50 * truncation), atol=1e-4)
+    low = int(50 * truncation + 1e-9)
+    share = 50 * truncation - low
+    expected = (1 - share) * low ** 2 + share * (low + 1) ** 2
+    assert torch.allclose(table.running_vars, torch.full((51, 2), expected), rtol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def biggan_folder(tmp_path_factory):
+    package = pytest.importorskip("pytorch_pretrained_biggan")
+    place = tmp_path_factory.mktemp("biggan")
+    torch.manual_seed(0)
+    config = package.BigGANConfig(
+        output_dim=8, z_dim=8, class_embed_dim=8, channel_width=8, num_classes=1000,
+        layers=[(True, 16, 8), (False, 8, 4), (False, 4, 2), (False, 2, 1)],
+        attention_layer_position=1)
+    model = package.BigGAN(config)
+    for name, tensor in model.state_dict().items():
+        if name.endswith(("generator.bn.weight", "generator.bn.bias")):
+            tensor.normal_()  # the package leaves them uninitialised
+    (place / "config.json").write_text(config.to_json_string())
+    torch.save(model.state_dict(), place / "pytorch_model.bin")
+    return place
+
+
+def test_biggan_is_the_packages_network_on_our_cut_noise(biggan_folder):
+    import pytorch_pretrained_biggan as package
+
+    model = package.BigGAN(package.BigGANConfig.from_json_file(biggan_folder / "config.json")).eval()
+    model.load_state_dict(torch.load(biggan_folder / "pytorch_model.bin", weights_only=True))
+    with torch.no_grad():
+        image = model(0.4 * gan.truncated_normal(9, 8)[None],
+                      nn.functional.one_hot(torch.tensor([7]), 1000).float(), 0.4)
+    expected = ((image + 1) / 2 * 255).round().clamp(0, 255)
+    made = built(biggan, "imagenet", "--weights", biggan_folder, "--truncation", 0.4)
+    assert (made.sample(torch.tensor([7]), [9]).float() - expected).abs().max() <= 1
+    check_keyed(made, 8)
+
+
+def test_biggan_gives_imagenet_100_imagenets_own_classes(biggan_folder):
+    part, whole = (built(biggan, task, "--weights", biggan_folder)
+                   for task in ("imagenet100", "imagenet"))
+    assert torch.equal(part.sample(torch.tensor([99]), [4]), whole.sample(torch.tensor([994]), [4]))
+    assert part.settings["generator_classes"][-1] == 994 and json.dumps(part.settings)
+    with pytest.raises(UserError, match="1000 classes"):
+        built(biggan, "digits", "--weights", biggan_folder)
+
+
+def test_bigans_hostile_and_missing_files_and_package_are_refused(
+        biggan_folder, tmp_path, monkeypatch):
+    shutil.copy(biggan_folder / "config.json", tmp_path)
+    with pytest.raises(FileNotFoundError, match="pytorch_model.bin"):
+        built(biggan, "imagenet", "--weights", tmp_path)
+    (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x04cos\nsystem\n(S'touch hacked'\ntR.")
+    with pytest.raises(UserError, match="run|code"):
+        built(biggan, "imagenet", "--weights", tmp_path)
+    monkeypatch.setitem(sys.modules, "pytorch_pretrained_biggan", None)
+    with pytest.raises(UserError, match="pip install"):
+        built(biggan, "imagenet", "--weights", biggan_folder)
+
+
+# --- text to image --------------------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory):
+    """A Stable Diffusion of 16 pixels with random weights, saved as diffusers saves it."""
+    diffusers = pytest.importorskip("diffusers")
+    transformers = pytest.importorskip("transformers")
+    place = tmp_path_factory.mktemp("pipeline")
+    letters = [chr(c) for c in range(97, 123)]
+    words = ["<|startoftext|>", "<|endoftext|>", *letters, *(c + "</w>" for c in letters)]
+    (place / "vocab.json").write_text(json.dumps({w: i for i, w in enumerate(words)}))
+    (place / "merges.txt").write_text("#version: 0.2\n")
+    torch.manual_seed(0)
+    pipeline = diffusers.StableDiffusionPipeline(
+        vae=diffusers.AutoencoderKL(block_out_channels=(8, 8), norm_num_groups=4,
+                                    down_block_types=("DownEncoderBlock2D",) * 2,
+                                    up_block_types=("UpDecoderBlock2D",) * 2),
+        text_encoder=transformers.CLIPTextModel(transformers.CLIPTextConfig(
+            vocab_size=len(words), hidden_size=16, intermediate_size=16, num_hidden_layers=1,
+            num_attention_heads=2, max_position_embeddings=16, bos_token_id=0, eos_token_id=1,
+            pad_token_id=1)),
+        tokenizer=transformers.CLIPTokenizer(str(place / "vocab.json"), str(place / "merges.txt"),
+                                             model_max_length=16),
+        unet=diffusers.UNet2DConditionModel(
+            sample_size=8, block_out_channels=(8, 8), layers_per_block=1, norm_num_groups=4,
+            cross_attention_dim=16, attention_head_dim=4,
+            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D")),
+        scheduler=diffusers.DDIMScheduler(clip_sample=False, set_alpha_to_one=False),
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+    pipeline.save_pretrained(place / "tiny")
+    (place / "tiny" / "README.md").write_text("---\nlicense: openrail++\n---\n# tiny\n")
+    return place / "tiny"
+
+
+def prompted(folder, *argv, task="cifar100") -> text_to_image.TextToImageGenerator:
+    return built(text_to_image, task, "--weights", folder, "--steps", 2, *argv)
+
+
+def test_a_pipeline_makes_what_it_makes_of_the_prompt_resized(pipeline):
+    import diffusers
+
+    made = prompted(pipeline)
+    check_keyed(made, 32)
+    theirs = diffusers.StableDiffusionPipeline.from_pretrained(pipeline, safety_checker=None)
+    theirs.set_progress_bar_config(disable=True)
+    image = theirs("a photo of a aquarium fish", num_inference_steps=2, output_type="pt",
+                   generator=torch.Generator().manual_seed(7)).images
+    expected = nn.functional.interpolate((image * 255).round(), (32, 32), mode="bilinear",
+                                         antialias=True)
+    images = made.sample(torch.tensor([1]), [7])
+    assert (images.float() - expected).abs().max() <= 2
+    grey = prompted(pipeline, "--resolution", 32, task="digits")
+    grey.prompts = made.prompts
+    luminance = (images * torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1, keepdim=True)
+    assert (grey.sample(torch.tensor([1]), [7]) - luminance).abs().max() <= 2
+    assert prompted(pipeline, task="imagenet").resolution == 256
+
+
+def test_flags_reach_the_pipeline_and_all_that_makes_the_bytes_is_recorded(pipeline, tmp_path):
+    settings = prompted(pipeline).settings
+    assert settings["pipeline"] == "StableDiffusionPipeline" and settings["licence"] == "openrail++"
+    assert settings["prompts"][1] == "a photo of a aquarium fish" and len(settings["prompts"]) == 100
+    assert settings["num_inference_steps"] == 2 and settings["guidance_scale"] == 7.5
+    other = prompted(pipeline, "--guidance-scale", 1, "--render-size", 8, "--resolution", 20,
+                     "--prompt", "{} on a table")
+    assert other.call["guidance_scale"] == 1 and other.call["height"] == 8
+    images = other.sample(torch.tensor([0]), [1])
+    assert images.shape == (1, 3, 20, 20) and other.prompts[0] == "apple on a table"
+    file = shutil.copytree(pipeline, tmp_path / "copy") / "scheduler" / "scheduler_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"beta_end": 0.013}))
+    changed = prompted(tmp_path / "copy").settings
+    assert {k for k, v in changed.items() if v != settings[k]} == {"configs_sha256"}
+
+
+def test_a_pipeline_is_downloaded_without_code_and_second_copies(pipeline, tmp_path, monkeypatch):
+    import huggingface_hub
+    from huggingface_hub.utils import filter_repo_objects
+
+    (pipeline / "unet" / "diffusion_pytorch_model.fp16.safetensors").write_bytes(b"a second copy")
+    (pipeline / "code.py").write_text("raise SystemExit")
+    names = [p.relative_to(pipeline).as_posix() for p in pipeline.rglob("*") if p.is_file()]
+
+    def download(repository, allow_patterns, ignore_patterns):
+        for name in filter_repo_objects(names, allow_patterns=allow_patterns,
+                                        ignore_patterns=ignore_patterns):
+            (tmp_path / "hub" / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(pipeline / name, tmp_path / "hub" / name)
+        return str(tmp_path / "hub")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assert prompted("someone/tiny").settings["weights_hub_id"] == "someone/tiny"
+    missed = set(names) - {p.relative_to(tmp_path / "hub").as_posix()
+                           for p in (tmp_path / "hub").rglob("*") if p.is_file()}
+    assert missed == {"unet/diffusion_pytorch_model.fp16.safetensors", "code.py"}
+    for name in missed:
+        (pipeline / name).unlink()
+
+
+def test_what_could_run_code_or_is_no_text_to_image_pipeline_is_refused(pipeline, tmp_path):
+    copy = shutil.copytree(pipeline, tmp_path / "copy")
+    index = json.loads((copy / "model_index.json").read_text())
+    (copy / "unet" / "evil.py").write_text("raise SystemExit('ran')")
+    for change in ({"unet": ["evil", "Evil"]}, {"_class_name": "DDPMPipeline"},
+                   {"_class_name": "StableDiffusionImg2ImgPipeline"}):
+        (copy / "model_index.json").write_text(json.dumps({**index, **change}))
+        with pytest.raises(UserError):
+            prompted(copy)
+    (copy / "model_index.json").write_text(json.dumps(index))
+    file = next((copy / "unet").glob("*.safetensors"))
+    torch.save({"a": torch.zeros(1)}, file.with_suffix(".bin"))
+    file.unlink()
+    with pytest.raises(OSError):  # pickled weights are not read
+        prompted(copy)
+    with pytest.raises(FileNotFoundError, match="model_index.json"):
+        prompted(tmp_path)
+    with pytest.raises(UserError, match="class name"):
+        prompted(pipeline, "--prompt", "no class")
+
+
+# --- One-Image ------------------------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def picture():
+    """Position is colour: red grows to the right, green downwards."""
+    x, y = np.meshgrid(np.arange(200), np.arange(120))
+    return Image.fromarray(np.stack([x, y, np.full_like(x, 50)], 2).astype(np.uint8))
+
+
+def patches(picture, count, size=16):
+    return one_image.OneImageGenerator(picture, size, {}).sample(torch.zeros(count),
+                                                                 list(range(count)))
+
+
+def test_an_inner_crop_covers_what_the_paper_says():
+    draws = np.random.default_rng(0)
+    sizes = np.array([one_image.inner_size(100, draws.uniform) for _ in range(4000)])
+    area, aspect = sizes.prod(1) / 1e4, sizes[:, 0] / sizes[:, 1]
+    assert sizes.min() >= 1 and sizes.max() <= 100
+    assert area.min() < 0.02 and area.max() > 0.95 and 0.4 < area.mean() < 0.5  # near 1 few fit
+    large = area > 0.1
+    assert 0.73 < aspect[large].min() < 0.8 and 1.25 < aspect[large].max() < 1.37
+
+
+def test_patches_come_from_all_over_the_picture_and_from_within_half_of_it(picture, monkeypatch):
+    monkeypatch.setattr(one_image, "JITTER_SHARE", 0.0)
+    monkeypatch.setattr(one_image, "DEGREES", 0.0)
+    images = patches(picture, 300).float()
+    red, green = images[:, 0], images[:, 1]
+    assert red.min() < 16 and red.max() > 184 and green.min() < 10 and green.max() > 110
+    assert (red.amax((1, 2)) - red.amin((1, 2))).max() <= 62  # half of 120 pixels, and rounding
+
+
+def test_half_of_the_patches_keep_their_colours_and_turning_leaves_black_corners(picture):
+    centres = patches(picture, 400)[:, 2, 8, 8]  # blue is 50 everywhere
+    assert 0.4 < float((centres == 50).float().mean()) < 0.62
+    dark = patches(Image.new("RGB", (64, 64), (200, 200, 200)), 100).amin((1, 2, 3)) < 60
+    assert 0.02 < float(dark.float().mean()) < 0.9
+
+
+def test_the_default_picture_is_scikit_learns_and_a_file_of_ones_own_comes_first(
+        tmp_path, picture, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made = built(one_image, "cifar100")
+    assert made.picture.size == (640, 427) and "CC BY 2.0" in made.settings["licence"]
+    assert torch.equal(made.sample(torch.zeros(4), [5, 6, 7, 8])[2],
+                       made.sample(torch.zeros(1), [7])[0]) and not made.labels_known
+    assert built(one_image, "digits").sample(torch.zeros(1), [1]).shape == (1, 1, 8, 8)
+    assert built(one_image, "imagenet").resolution == 256
+    picture.save("china.jpg")
+    assert built(one_image, "cifar100").picture.size == (200, 120)
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    Image.new("RGB", (15, 100)).save("small.png")
+    for name in ("bad.png", "small.png", "none.png"):
+        with pytest.raises((UserError, FileNotFoundError), match=name):
+            built(one_image, "cifar100", "--picture", name)
+
+
+# --- DeepInversion --------------------------------------------------------------------------------
+
+def inverted(teacher, *argv) -> deepinversion.DeepInversion:
+    return built(deepinversion, "digits", "--teacher", teacher, "--iterations", 3, *argv)
+
+
+def test_the_presets_are_the_published_ones(teacher_folder):
+    wanted = {"iterations": 3, "pixel_rate": 0.05, "bn_weight": 10.0, "tv_l2_weight": 2.5e-5,
+              "l2_weight": 0.0}
+    assert wanted.items() <= inverted(teacher_folder).settings.items()
+    assert deepinversion.SMALL["iterations"] == 2000
+    assert deepinversion.LARGE == {"iterations": 3000, "pixel_rate": 0.25, "bn_weight": 0.01,
+                                   "tv_l2_weight": 1e-4, "l2_weight": 1e-5}
+
+
+def test_images_are_of_the_class_and_the_statistics_that_the_teacher_remembers(teacher_folder):
+    distances, labels = [], torch.arange(10).repeat(3)
+    for weight in (0, 10):
+        made = inverted(teacher_folder, "--iterations", 60, "--bn-weight", weight, "--pixel-rate",
+                        0.1)
+        before = {k: v.clone() for k, v in made.teacher.state_dict().items()}
+        images = made.sample(labels, list(range(30)))
+        x = (images / 255 - made.mean) / made.std
+        distances.append(terms.weighted({"bn": 1.0}, made.teacher, x)[0]["bn"].item())
+        assert weight or (made.teacher(x).argmax(1) == labels).float().mean() > 0.7
+        assert all(torch.equal(v, before[k]) for k, v in made.teacher.state_dict().items())
+    assert distances[1] < 0.5 * distances[0]
+    _, card = models.load_frozen(str(teacher_folder), get_task("digits"))
+    assert made.settings["teacher_sha256"] == card["sha256"] and made.mixes_classes
+
+
+def test_a_batch_has_the_same_bits_each_time_and_others_with_another_seed(teacher_folder):
+    labels = torch.arange(4)
+    one, again, other = (inverted(teacher_folder).sample(labels, seeds)
+                         for seeds in ([1, 2, 3, 4], [1, 2, 3, 4], [1, 2, 3, 5]))
+    assert torch.equal(one, again) and not torch.equal(one[3], other[3])
+
+
+def test_the_teacher_needs_batch_norms_and_computes_in_what_was_asked_for():
+    with pytest.raises(UserError, match="BatchNorm2d"):
+        inverted("lenet5@none")
+    inverted("lenet5@none", "--bn-weight", 0)
+    for name, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
+        made, seen = inverted("cnn_w4@none", "--teacher-dtype", name), []
+        next(m for m in made.teacher.modules() if isinstance(m, nn.Conv2d)).register_forward_hook(
+            lambda module, inputs, output, seen=seen: seen.append(output.dtype))
+        made.sample(torch.tensor([1, 2]), [1, 2])
+        assert set(seen) == {dtype} and made.settings["teacher_dtype"] == name
+
+
+def test_224_pixels_begin_at_half_the_size_with_half_the_jitter(monkeypatch):
+    sizes, jitters, real = [], [], terms.jitter
+    teacher = nn.Sequential(nn.Conv2d(3, 4, 7, 16), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1),
+                            nn.Flatten(), nn.Linear(4, 1000)).eval()
+    teacher.register_forward_pre_hook(lambda m, x: sizes.append(x[0].shape[2]))
+    monkeypatch.setattr(terms, "jitter", lambda x, most, flip, draw: jitters.append(
+        (most, flip)) or real(x, most, flip, draw))
+    settings = {**deepinversion.LARGE, "iterations": 3, "teacher_dtype": "fp32"}
+    made = deepinversion.DeepInversion(teacher, get_task("imagenet"), settings, CPU)
+    assert made.sample(torch.tensor([1, 2]), [1, 2]).shape == (2, 3, 224, 224)
+    assert sizes == [112, 112, 224] and jitters == [(15, True)] * 2 + [(30, True)]
+
+
+def test_the_rate_of_224_pixels_rises_for_100_iterations_and_falls_to_zero():
+    rate = deepinversion.warm_cosine(0.25, 2000)
+    assert rate(0) == pytest.approx(0.0025) and rate(99) == pytest.approx(0.25)
+    values = [rate(i) for i in range(100, 2000)]
+    assert values == sorted(values, reverse=True) and math.isclose(values[0], 0.25)
+    assert rate(1050) == pytest.approx(0.125) and rate(1999) < 1e-6
