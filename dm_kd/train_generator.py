@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from dm_kd import augment, dist, image_set, run
+from dm_kd import augment, image_set, run
 from dm_kd.generators import diffusion, dit, gan
 from dm_kd.run import UserError
 from dm_kd.sources.stored import StoredSource, gathered, resident
@@ -99,13 +99,12 @@ def body(argv: list[str]) -> None:
         print(f"would train a {NAMES[args.kind]} of {count:,} parameters on {task.name} for "
               f"{args.steps} steps of {args.batch_size} images, in {args.out}")
         return
-    dist.refuse_ranks("train_generator")
     device = run.use_device(args)
     real = load_real(task, "train", args.fold, args.val, args.data)
     images, digest = gathered(real.images, task, args.cache, judged=True)  # centres, of one size
     source = StoredSource(*resident(images, real.labels, device), args.batch_size, args.seed)
     inputs = {"source_images": len(real.labels), **({"source_sha256": digest} if digest else {})}
-    with run.Run(args.out, args, inputs, args.kind, "train_generator") as folder:
+    with run.Run(args.out, args, inputs, args.kind) as folder:
         if folder.result:
             print(f"{args.out} is finished: {folder.result['steps']} steps")
             return
