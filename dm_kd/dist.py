@@ -20,17 +20,15 @@ def is_main() -> bool:
     return rank() == 0
 
 
-def refuse_ranks(command: str) -> None:
-    """For a command that does all its work in one process."""
-    if world_size() > 1:
-        raise RuntimeError(f"{command} runs in one process, not under torchrun")
-
-
 def start(device: torch.device) -> None:
     """Join the process group that torchrun describes: nccl on GPUs, gloo on CPUs."""
     if world_size() > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo",
-                                timeout=timedelta(days=1))  # while rank 0 packs a data set
+        day = timedelta(days=1)  # rank 0 may be packing a data set
+        store, _, _ = next(dist.rendezvous("env://", timeout=day))
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # has keys of its own
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", rank=rank(),
+                                store=dist.PrefixStore(attempt, store),
+                                world_size=world_size(), timeout=day)
 
 
 def stop() -> None:
@@ -39,27 +37,28 @@ def stop() -> None:
 
 
 def total(value: torch.Tensor) -> torch.Tensor:
-    """The sum of `value` over all ranks, in place; exact for integers."""
-    if dist.is_initialized():
+    """The sum of `value` over all ranks, in place; exact for integers. A command that runs in one
+    process fails here under torchrun."""
+    if world_size() > 1:
         dist.all_reduce(value)
     return value
 
 
 def wait() -> None:
-    if dist.is_initialized():
+    if world_size() > 1:
         dist.barrier()
 
 
 def copy_from_main(tensors: Iterable[torch.Tensor]) -> None:
     """Give every rank rank 0's values, in place."""
-    if dist.is_initialized():
+    if world_size() > 1:
         for tensor in tensors:
             dist.broadcast(tensor, 0)
 
 
 def totals(*values: int) -> list[int]:
     """The sums of integers over all ranks; the same answer on all."""
-    if not dist.is_initialized():
+    if world_size() == 1:
         return list(values)
     device = "cuda" if dist.get_backend() == "nccl" else "cpu"
     return total(torch.tensor(values, device=device)).tolist()

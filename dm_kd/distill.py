@@ -116,7 +116,7 @@ def body(argv: list[str]) -> None:
             "generator": images and images.generator}
     notes = [] if (args.out / "result.json").exists() else check_teacher(
         args, task, teacher, images, val, device)
-    with run.Run(args.out, args, inputs, "student", "distill") as folder:
+    with run.Run(args.out, args, inputs, "student") as folder:
         if folder.result:
             print(f"{args.out} is finished: {engine.summary(folder.result)}")
             return

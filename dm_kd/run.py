@@ -40,8 +40,7 @@ class UserError(Exception):
 
     exit_code = 2
 
-    def __init__(self, what: str, hint: str = "", **where: object):
-        what += "".join(f", {name} {value}" for name, value in where.items())  # OLD CALLERS
+    def __init__(self, what: str, hint: str = ""):
         super().__init__(f"{what}\n  {hint}" if hint else what)
 
 
@@ -356,16 +355,6 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def tensors_digest(tensors: dict) -> str:
-    """SHA-256 of a dict of tensors: names, types, shapes and bytes."""
-    digest = hashlib.sha256()
-    for name, value in tensors.items():
-        value = value.detach().cpu().contiguous()
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
 def load_pt(path: Path) -> dict:
     """What a file of torch.save holds, on the CPU. Runs no code from it; a file that asks for that,
     and one that is damaged, is a UserError."""
@@ -391,6 +380,11 @@ def encoded(tensors: dict) -> bytes:
     """The tensors in the safetensors format."""
     return safetensors.torch.save({key: value.detach().cpu().contiguous()
                                    for key, value in tensors.items()})
+
+
+def tensors_digest(tensors: dict) -> str:
+    """SHA-256 of a dict of tensors: names, types, shapes and bytes."""
+    return sha256(encoded(tensors))
 
 
 def write_with_card(folder: Path, name: str, tensors: dict, card: dict) -> str:
@@ -421,8 +415,7 @@ class Run:
     weights_name: such as "student".
     """
 
-    def __init__(self, folder: Path, args: argparse.Namespace, inputs: dict, weights_name: str,
-                 module: str = ""):
+    def __init__(self, folder: Path, args: argparse.Namespace, inputs: dict, weights_name: str):
         self.folder, self.weights_name = Path(folder), weights_name
         self.settings = {name: _plain(value) for name, value in sorted(vars(args).items())
                          if name not in VOLATILE}
@@ -521,14 +514,3 @@ def read_metrics(folder: Path) -> list[dict]:
     """The rows of metrics.jsonl, one per epoch."""
     path = Path(folder) / "metrics.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
-# --- OLD CALLERS: delete from here on, and `where` of UserError -----------------------------------
-
-Progress = progress
-Stopped.exit_code = property(lambda stopped: 128 + stopped.args[0])
-library_versions = versions
-
-
-def resume_threads(args: argparse.Namespace) -> None:
-    pass

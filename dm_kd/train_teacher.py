@@ -58,7 +58,7 @@ def body(argv: list[str]) -> None:
             "class_names": list(task.class_names), "mean": task.mean, "std": task.std,
             "resolution": task.resolution, "fold": args.fold, "val": args.val, "seed": args.seed}
     inputs = {"source_images": len(images.labels), "source_sha256": images.sha256}
-    with run.Run(args.out, args, inputs, "model", "train_teacher") as folder:
+    with run.Run(args.out, args, inputs, "model") as folder:
         if folder.result:
             print(f"{args.out} is finished: {engine.summary(folder.result)}")
             return

@@ -7,6 +7,7 @@ place ("before last.pt", "after last.pt"), and sends itself a signal at the one 
     ended = processes.run("synthesize", "--task", "digits", ...)
     ended = processes.run("distill", ..., at="before last.pt", count=2)      # kill -9 there
     child = processes.start("distill", ...); child.signal(15); child.wait()
+    ended = processes.ranks("distill", ..., processes=2)       # as torchrun would start them
 """
 
 import atexit
@@ -15,8 +16,10 @@ import importlib
 import json
 import os
 import random
+import runpy
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -66,19 +69,32 @@ class Child:
         raise AssertionError(f"process {self.pid} did not stop")
 
 
-def start(entry: str, *argv: object, at: str = "", count: int = 1,
-          send: int = signal.SIGKILL) -> Child:
-    """Start `python -m dm_kd.ENTRY ARGV`, by a fork, which gets the signal `send` at the moment
-    `at` when that comes for the `count`-th time."""
+def start(entry: str, *argv: object, at: str = "", count: int = 1, send: int = signal.SIGKILL,
+          environment: dict | None = None) -> Child:
+    """Start `python -m dm_kd.ENTRY ARGV`, or a Python file, by a fork, which gets the signal `send`
+    at the moment `at` when that comes for the `count`-th time."""
     folder = Path(tempfile.mkdtemp(prefix="dm_kd_child_"))
     for name in ("out", "err"):
         (folder / name).touch()
-    return Child(_ask({"do": "start", "entry": entry, "argv": [str(a) for a in argv], "at": at,
-                       "folder": str(folder), "count": count, "send": int(send)}), folder)
+    return Child(_ask({"do": "start", "entry": str(entry), "argv": [str(a) for a in argv],
+                       "folder": str(folder), "at": at, "count": count, "send": int(send),
+                       "environment": environment or {}}), folder)
 
 
 def run(entry: str, *argv: object, **options: object) -> Ended:
     return start(entry, *argv, **options).wait()
+
+
+def ranks(entry: str, *argv: object, processes: int) -> list[Ended]:
+    """The same command in several processes that find each other as under torchrun."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo",
+             "WORLD_SIZE": str(processes)}
+    children = [start(entry, *argv, environment={**group, "RANK": str(rank)})
+                for rank in range(processes)]
+    return [child.wait() for child in children]
 
 
 def random_kills(entry: str, *argv: object, out: Path, kills: int, seconds: float) -> None:
@@ -168,8 +184,16 @@ def _be_child(request: dict) -> None:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         for number, name in ((1, "out"), (2, "err")):
             os.dup2(os.open(Path(request["folder"], name), os.O_WRONLY | os.O_APPEND), number)
+        os.environ.update(request["environment"])
         _watch(request["at"], request["count"], request["send"])
-        code = importlib.import_module(f"dm_kd.{request['entry']}").main(request["argv"])
+        if request["entry"].endswith(".py"):
+            sys.argv = [request["entry"], *request["argv"]]
+            runpy.run_path(request["entry"], run_name="__main__")
+            code = 0
+        else:
+            code = importlib.import_module(f"dm_kd.{request['entry']}").main(request["argv"])
+    except SystemExit as error:
+        code = error.code
     except BaseException:
         traceback.print_exc()
     finally:

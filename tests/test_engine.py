@@ -55,7 +55,7 @@ def parts(distill_args, digits, teacher_folder):
 
 def train(p):
     """engine.fit in a run folder; returns the result."""
-    with run.Run(p.args.out, p.args, {}, "student", "distill") as folder:
+    with run.Run(p.args.out, p.args, {}, "student") as folder:
         return engine.fit(folder, p.args, p.view, p.student, p.teacher, p.source, p.objective,
                           p.val, CPU, {"model": "cnn_w4"})
 
