@@ -223,10 +223,9 @@ def finish(folder: run.Run, args: argparse.Namespace, task: Task, model: nn.Modu
 
 def build_dit(args: argparse.Namespace, task: Task) -> dit.DiT:
     """The network of the flags, initialised from --seed."""
-    if task.resolution % args.patch_size:
-        raise UserError(f"--patch-size {args.patch_size} does not divide {task.resolution} pixels")
-    if args.width % (4 * args.heads):
-        raise UserError(f"--width {args.width} is no multiple of 4 x --heads {args.heads}")
+    if task.resolution % args.patch_size or args.width % (4 * args.heads):
+        raise UserError(f"--patch-size must divide {task.resolution}, and --width be a multiple of "
+                        f"{4 * args.heads}, 4 x --heads")
     torch.manual_seed(args.seed)
     model = dit.DiT(task.resolution, args.patch_size, task.channels, args.width, args.depth,
                     args.heads, task.num_classes, learn_sigma=False)  # better in few steps

@@ -170,11 +170,9 @@ def load_vae(spec: str, part: str = "") -> Vae:
     """The autoencoder of a folder or hub id, or of its `part` "vae/", in float32 on the CPU.
 
     Raises:
-        UserError: nothing there, another kind of model, bad files, or diffusers is missing."""
-    try:
-        import diffusers
-    except ImportError as error:
-        raise UserError("decoding latents needs diffusers", "pip install diffusers") from error
+        UserError: another kind of model, or bad files."""
+    import diffusers
+
     hub = weights.is_hub_id(spec)
     folder = (weights.fetch(spec, part) if hub else Path(spec)) / part
     config = run.read_json(folder / "config.json")
