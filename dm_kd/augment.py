@@ -1,13 +1,89 @@
 """Augmentation as a pure function of (seed, epoch, image id): the same view after any restart, on
-any number of processes. Mixing is keyed by (seed, epoch, step)."""
+any number of processes. Mixing is keyed by (seed, epoch, step).
 
+`View` puts the functions of this file together. A new augmentation, such as ColorJitter, goes into
+`View.train`.
+"""
+
+import argparse
 import functools
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from dm_kd.tasks import Task
+
+TRIES = 10  # boxes drawn for a random-resized crop
+RESIZE_RATIO = 8 / 7  # shorter side before the centre crop: 256 for 224 (He et al. 2016)
+
+@dataclass(frozen=True)
+class View:
+    """How uint8 images become a network's input: the task's augmentation and statistics."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    size: int = 0  # of centre crops, which larger tasks are evaluated on; 0 = images as they are
+    crop: bool = False  # random-resized crops of `size` in training
+    pad: int = 0
+    flip: bool = False
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    mix_share: float = 1.0
+    num_classes: int = 0  # mixed labels become probabilities over so many; 0 = labels are not used
+
+    def train(self, images: Tensor, labels: Tensor, ids: Tensor, seed: int, epoch: int, step: int
+              ) -> tuple[Tensor, Tensor]:
+        """uint8 [B, C, H, W] and int64 [B] -> augmented, standardised, mixed float32 on the labels'
+        device, and labels: as they were, or float32 [B, num_classes] where images were mixed."""
+        images = send(images, labels.device)
+        if self.size:
+            images = self.cut(images, ids, seed, epoch)
+        elif self.pad or self.flip:
+            mirrored = flips(seed, epoch, ids) & self.flip
+            images = pad_crop_flip(images, crop_offsets(seed, epoch, ids, self.pad), mirrored,
+                                   self.pad)
+        x = standardize(images, self.mean, self.std)
+        x, lam, partner = mix(x, seed, epoch, step, self.mixup, self.cutmix, self.mix_share)
+        if partner is not None and self.num_classes:
+            labels = mix_labels(labels, self.num_classes, lam, partner)
+        return x, labels
+
+    def cut(self, images: Tensor, ids: Tensor, seed: int, epoch: int) -> Tensor:
+        """Crops for training, uint8 [B, C, size, size]: random-resized and mirrored ones, or with
+        `crop` off centre crops."""
+        if not self.crop:
+            return centre_crops(images, self.size)
+        sizes = torch.tensor(images.shape[2:]).expand(len(images), 2)
+        boxes, mirrored = boxes_and_flips(seed, epoch, ids, sizes)
+        return resized_crops(images, boxes, mirrored & self.flip, self.size)
+
+    def plain(self, images: Tensor, device: torch.device | str = "cpu") -> Tensor:
+        """What networks are evaluated on: standardised float32 [B, C, H, W], centre crops where
+        the task is large."""
+        images = send(images, device)
+        if self.size:
+            images = centre_crops(images, self.size)
+        return standardize(images, self.mean, self.std)
+
+
+def make_view(task: Task, args: argparse.Namespace, uses_labels: bool) -> View:
+    """The training view of --augment, --mixup, --cutmix and --mix-share."""
+    on = args.augment == "default"
+    return View(task.mean, task.std, task.resolution if task.large else 0, task.large and on,
+                task.pad if on else 0, task.flip and on, args.mixup, args.cutmix, args.mix_share,
+                task.num_classes if uses_labels else 0)
+
+
+def plain_view(task: Task) -> View:
+    """The view that networks are evaluated on."""
+    return View(task.mean, task.std, task.resolution if task.large else 0)
+
+
+# --- keyed draws ----------------------------------------------------------------------------------
 
 
 def send(values: Tensor, device: torch.device | str) -> Tensor:
@@ -58,11 +134,6 @@ def pad_crop_flip(images: Tensor, offsets: Tensor, mirrored: Tensor, pad: int) -
     return picked.permute(0, 3, 1, 2)
 
 
-def crop_boxes(seed: int, epoch: int, ids: Tensor, sizes: Tensor) -> Tensor:
-    """The boxes of `boxes_and_flips` alone."""
-    return boxes_and_flips(seed, epoch, ids, sizes)[0]
-
-
 def boxes_and_flips(seed: int, epoch: int, ids: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
     """Boxes as torchvision's RandomResizedCrop draws them (Szegedy et al. 2015): 8 to 100 % of the
     area, sides 3/4 to 4/3, ten tries, then the largest centred box of that shape; and `flips`. The
@@ -92,17 +163,16 @@ def boxes_and_flips(seed: int, epoch: int, ids: Tensor, sizes: Tensor) -> tuple[
     return torch.cat([corner, torch.stack([h, w], 1)], 1).long(), drawn[:, 2] < 0.5
 
 
-def resized_crops(images: Tensor | list[Tensor], boxes: Tensor, mirrored: Tensor, size: int
-                  ) -> Tensor:
-    """Cut the boxes out, resize them to size x size, mirror: uint8 [B, C, size, size], on CPUs in
-    channels_last memory.
+def resized_crops(images: Tensor, boxes: Tensor, mirrored: Tensor, size: int) -> Tensor:
+    """Cut the boxes out, resize them to size x size, mirror: uint8 [B, C, H, W] -> uint8
+    [B, C, size, size], on CPUs in channels_last memory.
 
-    images: uint8 [B, C, H, W], or a list of [C, h, w] on the CPU. Bilinear with antialiasing, as
-    Pillow's: on CPUs by torch's own kernel, on GPUs as two batched matrix products."""
-    if isinstance(images, Tensor) and images.device.type != "cpu":
+    Bilinear with antialiasing, as Pillow's: on CPUs by torch's own kernel, on GPUs as two batched
+    matrix products."""
+    if images.device.type != "cpu":
         return _crops_by_products(images, send(boxes, images.device),
                                   send(mirrored, images.device), size, torch.float16)
-    out = torch.empty(len(images), images[0].shape[0], size, size, dtype=torch.uint8,
+    out = torch.empty(len(images), images.shape[1], size, size, dtype=torch.uint8,
                       memory_format=torch.channels_last)
     for image, (top, left, h, w), mirror, place in zip(images, boxes.tolist(), mirrored.tolist(),
                                                        out, strict=True):
@@ -139,19 +209,15 @@ def resize_weights(start: Tensor, length: Tensor, inputs: int, outputs: int) -> 
     return weight / weight.sum(2, keepdim=True)
 
 
-def centre_crops(images: Tensor | list[Tensor], size: int) -> Tensor:
+def centre_crops(images: Tensor, size: int) -> Tensor:
     """Resize the shorter side to 8/7 of `size` (256 for 224), cut the centre out: uint8
-    [B, C, size, size]. images as in `resized_crops`."""
-    if isinstance(images, Tensor):
-        return _centre(images, size)
-    return torch.cat([_centre(image[None], size) for image in images])
-
-
-def _centre(images: Tensor, size: int) -> Tensor:
-    short = round(size * 8 / 7)
+    [B, C, H, W] -> uint8 [B, C, size, size]. Images of `size` x `size` are such crops already."""
     h, w = images.shape[2:]
+    if (h, w) == (size, size):
+        return images
+    short = round(size * RESIZE_RATIO)
     if min(h, w) != short:
-        h, w = ((short, int(short * w / h)) if h <= w else (int(short * h / w), short))
+        h, w = (short, int(short * w / h)) if h <= w else (int(short * h / w), short)
         images = resize(images, h, w)
     top, left = round((h - size) / 2), round((w - size) / 2)
     return images[:, :, top:top + size, left:left + size]
@@ -165,6 +231,29 @@ def resize(images: Tensor, height: int, width: int) -> Tensor:
     images = F.interpolate(images.float(), (height, width), mode="bilinear", antialias=True)
     return images.add_(0.5).clamp_(0, 255).to(torch.uint8)
 
+
+def resized_view(x: Tensor, least: float, flip: bool, draw: torch.Generator) -> Tensor:
+    """Random-resized crops with gradients, for the rivals: `least` to 100 % of the area, sides 3/4
+    to 4/3, bilinear. float [B, C, H, W] -> the same.
+
+    As in kornia's RandomResizedCrop, which the public programs use, a box that does not fit is
+    drawn again, ten times at most, and corners are aligned."""
+    tries = torch.rand(TRIES, 2, len(x), generator=draw)
+    row, column, coin = torch.rand(3, len(x), generator=draw)
+    area = least + (1 - least) * tries[:, 0]
+    ratio = torch.exp(math.log(4 / 3) * (2 * tries[:, 1] - 1))
+    w, h = (area * ratio).sqrt(), (area / ratio).sqrt()  # of an image of 1 x 1
+    first = ((w <= 1) & (h <= 1)).int().argmax(0, keepdim=True)
+    w, h = (side.gather(0, first)[0].clamp_max(1) for side in (w, h))
+    theta = torch.zeros(len(x), 2, 3)
+    theta[:, 0, 0] = torch.where(coin < 0.5, -w, w) if flip else w
+    theta[:, 1, 1] = h
+    theta[:, 0, 2], theta[:, 1, 2] = (1 - w) * (2 * column - 1), (1 - h) * (2 * row - 1)
+    grid = F.affine_grid(theta.to(x.device), list(x.shape), align_corners=True)
+    return F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=True)
+
+
+# --- network input --------------------------------------------------------------------------------
 
 def standardize(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """uint8 [B, C, H, W] -> float32, (image / 255 - mean) / std per channel, channels_last."""
@@ -229,21 +318,21 @@ def mix_labels(labels: Tensor, num_classes: int, lam: float, partner: Tensor) ->
 
 
 def resized_view(x: Tensor, least: float, flip: bool, draw: torch.Generator) -> Tensor:
-    """Random-resized crops with gradients, for methods that optimise images: float [B, C, H, W] ->
-    the same shape. Boxes have `least` to 100 % of the area and sides 3/4 to 4/3; one that does not
-    fit is drawn again, up to ten times as in kornia, and then is the whole image. Bilinear; unlike
-    kornia's, boxes are not rounded to whole pixels."""
-    drawn = torch.rand(23, len(x), generator=draw)
-    area = least + (1 - least) * drawn[:10]
-    ratio = torch.exp(math.log(4 / 3) * (2 * drawn[10:20] - 1))
-    w, h = (area * ratio).sqrt(), (area / ratio).sqrt()  # shares of the sides, [10, B]
-    fits = (w <= 1) & (h <= 1)
-    first = fits.int().argmax(0, keepdim=True)
-    w, h = (torch.where(fits.any(0), side.gather(0, first)[0], 1.0) for side in (w, h))
-    row, column, coin = drawn[20:]
+    """Random-resized crops with gradients, for the rivals: `least` to 100 % of the area, sides 3/4
+    to 4/3, bilinear. float [B, C, H, W] -> the same.
+
+    As in kornia's RandomResizedCrop, which the public programs use, a box that does not fit is
+    drawn again, ten times at most, and corners are aligned."""
+    tries = torch.rand(10, 2, len(x), generator=draw)
+    row, column, coin = torch.rand(3, len(x), generator=draw)
+    area = least + (1 - least) * tries[:, 0]
+    ratio = torch.exp(math.log(4 / 3) * (2 * tries[:, 1] - 1))
+    w, h = (area * ratio).sqrt(), (area / ratio).sqrt()  # of an image of 1 x 1
+    first = ((w <= 1) & (h <= 1)).int().argmax(0, keepdim=True)
+    w, h = (side.gather(0, first)[0].clamp_max(1) for side in (w, h))
     theta = torch.zeros(len(x), 2, 3)
     theta[:, 0, 0] = torch.where(coin < 0.5, -w, w) if flip else w
     theta[:, 1, 1] = h
     theta[:, 0, 2], theta[:, 1, 2] = (1 - w) * (2 * column - 1), (1 - h) * (2 * row - 1)
-    grid = F.affine_grid(theta.to(x.device), list(x.shape), align_corners=False)
-    return F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    grid = F.affine_grid(theta.to(x.device), list(x.shape), align_corners=True)
+    return F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=True)

@@ -1,9 +1,9 @@
-"""Hand out a trained student or teacher: safetensors with a card, and ONNX if asked for.
+"""Export a trained student or teacher: model.safetensors with its card model.json, and ONNX.
 
     python -m dm_kd.export --run save/student_model/digits --out digits_student [--onnx]
 
-Each file is read back and its logits compared with the run's before the command succeeds. The ONNX
-network takes images in [0, 1] (its first step standardises them) and any batch size.
+The folder is a teacher for `distill` and a model for `evaluate`. The ONNX network takes any number
+of images in [0, 1]; it standardises them itself.
 """
 
 import argparse
@@ -14,11 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from dm_kd import files, models, run
-from dm_kd.errors import DamagedError, UserError
-
-TOLERANCE = 1e-4  # of ONNX's logits, relative to the largest
-IMAGES = 4  # compared
+from dm_kd import models, run
+from dm_kd.run import UserError
 
 
 class Standardised(nn.Module):
@@ -49,84 +46,35 @@ def parse(argv: list[str]) -> argparse.Namespace:
 def body(argv: list[str]) -> None:
     args = parse(argv)
     if args.dry_run:
-        state = "" if args.run.exists() else " (not made yet)"
-        print(f"would export {args.run}{state} to {args.out}{' with ONNX' if args.onnx else ''}")
+        print(f"would export {args.run} to {args.out}")
         return
     if args.out.resolve() == args.run.resolve():
-        raise UserError("--out is the run itself", folder=args.out, hint="another --out")
-    if args.onnx:
-        require_onnx()
+        raise UserError(f"--out is the run itself: {args.out}", "another --out")
     run.use_device(args)
-    name, state, card = models.read_run(files.must_exist(args.run, "--run", "run folder"))
-    try:
-        side = card["resolution"]
-        task = types.SimpleNamespace(name=card["task"], num_classes=card["num_classes"],
-                                     channels=len(card["mean"]), resolution=side,
-                                     class_names=tuple(card.get("class_names", ())))
-    except (KeyError, TypeError) as error:
-        raise DamagedError("the card of the run's weights is not whole", folder=args.run,
-                           found=str(error)[:80]) from error
+    name, state, card = models.read_run(args.run)
+    task = types.SimpleNamespace(  # the data set itself may be elsewhere
+        name=card["task"], num_classes=card["num_classes"], channels=len(card["mean"]),
+        resolution=card["resolution"], class_names=card.get("class_names", ()), large=False)
     model, _ = models.load_frozen(str(args.run), task)
-    images = torch.rand(IMAGES, task.channels, side, side,
-                        generator=torch.Generator().manual_seed(0))
-    wrapped = Standardised(model, card["mean"], card["std"]).eval()
-    with torch.inference_mode():
-        expected = wrapped(images)
-    digest = files.write_with_card(args.out, "model", state, card)
-    check_safetensors(args.out, task, card, images, expected)
-    count = f"{models.parameter_count(model):,} parameters"
-    print(f"{args.out / 'model.safetensors'}: {name}, {count}, "
-          f"sha256 {digest[:16]}; read back, same logits")
+    digest = run.write_with_card(args.out, "model", state, card)
+    print(f"{args.out / 'model.safetensors'}: {name}, {models.parameter_count(model):,} "
+          f"parameters, sha256 {digest[:16]}")
     if args.onnx:
-        error = write_onnx(args.out / "model.onnx", wrapped, images, expected)
+        side = card["resolution"]
+        images = torch.rand(2, task.channels, side, side)
+        network = Standardised(model, card["mean"], card["std"]).eval()
+        run.write_file(args.out / "model.onnx", to_onnx(network, images))
         print(f"{args.out / 'model.onnx'}: images in [0, 1], [batch, {task.channels}, {side}, "
-              f"{side}] to logits; read back, {error:.1e} relative apart")
+              f"{side}] to logits")
 
 
-def check_safetensors(folder: Path, task: object, card: dict, images: Tensor,
-                      expected: Tensor) -> None:
-    """Read the exported weights back and compare the logits, bit for bit."""
-    again, _ = models.load_frozen(str(folder), task)
-    with torch.inference_mode():
-        found = Standardised(again, card["mean"], card["std"]).eval()(images)
-    if not torch.equal(found, expected):
-        raise DamagedError("the exported weights give other logits", folder=folder)
-
-
-def require_onnx() -> None:
-    """Raises:
-        UserError: a package is missing."""
-    try:
-        import onnx.reference  # noqa: F401
-        import onnxscript  # noqa: F401  torch's exporter needs it
-    except ImportError as error:
-        raise UserError("--onnx needs the packages onnx and onnxscript", found=str(error)[:80],
-                        hint="pip install onnx onnxscript") from error
-
-
-def write_onnx(path: Path, model: nn.Module, images: Tensor, expected: Tensor) -> float:
-    """Write ONNX with a free batch size; the relative error of its logits under ONNX's own
-    reference implementation.
-
-    Raises:
-        DamagedError: other logits."""
-    import onnx
-    from onnx.reference import ReferenceEvaluator
-
+def to_onnx(model: nn.Module, images: Tensor) -> bytes:
+    """The network as ONNX, for any batch size. images: an example [B, C, H, W]."""
     batch = torch.export.Dim("batch")
     program = torch.onnx.export(model, (images,), dynamo=True, input_names=["images"],
                                 output_names=["logits"], dynamic_shapes={"images": {0: batch}},
                                 verbose=False)
-    data = program.model_proto.SerializeToString()
-    files.durable_write(path, data)
-    network = ReferenceEvaluator(onnx.load(path))
-    found = torch.cat([torch.from_numpy(network.run(None, {"images": part.numpy()})[0].copy())
-                       for part in (images[:1], images[1:])])  # two batch sizes
-    error = float((found - expected).abs().max() / expected.abs().max())
-    if not error < TOLERANCE:
-        raise DamagedError("the ONNX network gives other logits", file=path,
-                           found=f"{error:.1e} relative apart")
-    return error
+    return program.model_proto.SerializeToString()
 
 
 def main(argv: list[str] | None = None) -> int:

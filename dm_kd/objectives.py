@@ -1,5 +1,9 @@
-"""What a student minimises: pure functions of logits. To add one: write it and add it to
-OBJECTIVES. All compute in float32 and return a scalar, the mean over the batch."""
+"""Distillation losses: pure functions of logits.
+
+Each takes student_logits and teacher_logits [B, classes], labels and the temperature tau, computes
+in float32 and returns a scalar, the mean over the batch. To add one: write it here and add it to
+OBJECTIVES.
+"""
 
 from collections.abc import Callable
 
@@ -7,13 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-DKD_TARGET, DKD_OTHERS = 1.0, 8.0  # alpha and beta of most of the paper's CIFAR-100 pairs
+# alpha and beta of DKD. The public CIFAR-100 configurations have beta 8 in 5 of 11 pairs, and 6 for
+# WRN-40-2 to WRN-16-2 and to WRN-40-1.
+DKD_TARGET, DKD_OTHERS = 1.0, 8.0
 
 
 def kd(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor,
        temperature: float) -> Tensor:
-    """tau^2 KL(softmax(teacher / tau) || softmax(student / tau)), Hinton et al. 2015
-    (arXiv 1503.02531). Logits [B, classes]; labels are not used."""
+    """tau^2 KL(softmax(teacher / tau) || softmax(student / tau)) (Hinton et al. 2015,
+    arXiv 1503.02531). Does not use the labels."""
     student = F.log_softmax(student_logits.float() / temperature, 1)
     teacher = F.log_softmax(teacher_logits.float() / temperature, 1)
     return F.kl_div(student, teacher, log_target=True, reduction="batchmean") * temperature ** 2
@@ -22,18 +28,20 @@ def kd(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor,
 def mse(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor,
         temperature: float) -> Tensor:
     """Mean squared difference of the logits over batch and classes (Ba & Caruana 2014,
-    arXiv 1312.6184): the limit of `kd` for a high temperature, but for the logits' mean. Labels and
-    temperature are not used."""
+    arXiv 1312.6184). Does not use the labels or the temperature.
+
+    Of logits with mean 0 it is twice the limit of `kd` for a high temperature."""
     return F.mse_loss(student_logits.float(), teacher_logits.float())
 
 
 def dkd(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor,
         temperature: float) -> Tensor:
-    """Decoupled KD, Zhao et al. 2022 (arXiv 2203.08679), eq. 7: tau^2 (alpha KL of "target class
-    or not" + beta KL among the other classes), alpha 1 and beta 8.
+    """Decoupled KD (Zhao et al. 2022, arXiv 2203.08679, eq. 7): tau^2 (alpha KL of "target class or
+    not" + beta KL among the other classes).
 
-    labels: int64 [B], or shares [B, classes], whose largest counts. Where they are unknown (-1, or
-    shares that leave out more than the largest) the teacher's first class is the target."""
+    labels: int64 [B], or of mixed images the classes' shares [B, classes], of which the largest is
+    the target. Where labels are unknown (-1; or the share without a label is above the largest),
+    the target is the teacher's prediction."""
     target = labels
     if labels.ndim == 2:
         largest, target = labels.max(1)
@@ -55,9 +63,10 @@ def dkd(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor,
 
 def dist(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor,
          temperature: float) -> Tensor:
-    """DIST, Huang et al. 2022 (arXiv 2205.10536), eq. 9 with beta = gamma = 1: tau^2 (1 - Pearson
-    correlation of each image's softened outputs, mean over the batch, + the same of each class's
-    over the batch). Labels are not used."""
+    """DIST (Huang et al. 2022, arXiv 2205.10536, eq. 9) with beta = gamma = 1: tau^2 times the sum
+    of 1 - Pearson's correlation of student and teacher over the classes of each image (mean over
+    images) and 1 - the correlation over the images of each class (mean over classes), of softened
+    outputs. Does not use the labels."""
     student = F.softmax(student_logits.float() / temperature, 1)
     teacher = F.softmax(teacher_logits.float() / temperature, 1)
     between, within = (_correlation(student, teacher), _correlation(student.T, teacher.T))
@@ -65,13 +74,13 @@ def dist(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor,
 
 
 def _correlation(a: Tensor, b: Tensor) -> Tensor:
-    """Pearson's, of each row: [N, M] -> [N]."""
+    """Pearson's correlation of each row of a with that row of b: [N, M] -> [N]."""
     a, b = (v - v.mean(1, keepdim=True) for v in (a, b))
     return F.cosine_similarity(a, b, dim=1, eps=1e-8)
 
 
 def with_labels(objective: Callable, weight: float) -> Callable:
-    """(1 - weight) objective + weight cross-entropy with the labels (RepDistiller: 0.9 and 0.1)."""
+    """The objective (1 - weight) objective + weight cross-entropy (RepDistiller: weight 0.1)."""
     def mixed(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor,
               temperature: float) -> Tensor:
         soft = objective(student_logits, teacher_logits, labels, temperature)
@@ -83,10 +92,10 @@ def with_labels(objective: Callable, weight: float) -> Callable:
 
 def cross_entropy(student_logits: Tensor, teacher_logits: Tensor | None, labels: Tensor,
                   temperature: float) -> Tensor:
-    """Cross-entropy with labels int64 [B], or probabilities [B, classes]; no teacher, no
-    temperature."""
+    """Cross-entropy with labels int64 [B] or probabilities [B, classes]. Does not use the teacher
+    or the temperature."""
     return F.cross_entropy(student_logits.float(), labels)
 
 
-OBJECTIVES = {"kd": kd, "mse": mse, "dkd": dkd, "dist": dist}  # what --objective of distill offers
-READ_LABELS = {"dkd"}  # of these: labels of mixed images must be mixed too
+OBJECTIVES = {"kd": kd, "mse": mse, "dkd": dkd, "dist": dist}  # --objective of distill
+READ_LABELS = {"dkd"}  # those that need the labels of mixed images to be mixed too

@@ -28,8 +28,7 @@ from tqdm import tqdm
 from dm_kd import dist
 
 # Settings that may change when a run is resumed: its result does not depend on them.
-VOLATILE = {"out", "config", "debug", "dry_run", "data", "cache", "checkpoint_seconds",
-            "tensorboard"}
+VOLATILE = {"out", "config", "command", "debug", "dry_run", "data", "cache", "checkpoint_seconds"}
 PROGRESS_SECONDS = 10.0  # between lines, where there is no terminal
 
 
@@ -143,7 +142,9 @@ def parse(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespac
     config = peek(argv, "config", "")
     typed = {word.split("=")[0] for word in argv}
     flags = _config_flags(parser, config) if config else []
-    return parser.parse_args([f for f in flags if f.split("=")[0] not in typed] + argv)
+    args = parser.parse_args([f for f in flags if f.split("=")[0] not in typed] + argv)
+    args.command = shlex.join([*parser.prog.split(), *argv])
+    return args
 
 
 def peek(argv: list[str], flag: str, default: str) -> str:
@@ -386,11 +387,16 @@ def load_safetensors(path: Path) -> dict:
         raise UserError(f"{path} is damaged or truncated: {error}") from error
 
 
+def encoded(tensors: dict) -> bytes:
+    """The tensors in the safetensors format."""
+    return safetensors.torch.save({key: value.detach().cpu().contiguous()
+                                   for key, value in tensors.items()})
+
+
 def write_with_card(folder: Path, name: str, tensors: dict, card: dict) -> str:
     """Write NAME.safetensors, then NAME.json, which says what they are. Returns the weights'
     SHA-256, which the card holds too."""
-    data = safetensors.torch.save({key: value.detach().cpu().contiguous()
-                                   for key, value in tensors.items()})
+    data = encoded(tensors)
     write_file(Path(folder) / f"{name}.safetensors", data)
     write_json(Path(folder) / f"{name}.json", {**card, "sha256": sha256(data)})
     return sha256(data)
@@ -423,6 +429,7 @@ class Run:
         ranks = dist.world_size()  # each computes batch statistics of its share of a batch
         self.inputs = inputs | ({"processes": ranks} if ranks > 1 else {})
         self.checkpoint_seconds, self.saved_at = args.checkpoint_seconds, time.monotonic()
+        self.command = getattr(args, "command", None)
 
     def __enter__(self) -> "Run":
         if dist.is_main():
@@ -486,13 +493,19 @@ class Run:
         path = self.folder / "last.pt"
         return load_pt(path) if path.exists() else None
 
+    def save_best(self, tensors: dict) -> None:
+        """best.safetensors: weights of the highest validation accuracy so far. Choosing them looks
+        at the validation images; the reported number is the last epoch's."""
+        if dist.is_main():
+            write_file(self.folder / "best.safetensors", encoded(tensors))
+
     def finish(self, tensors: dict, card: dict, result: dict) -> None:
         """Write the weights, their card, and result.json, which makes the run a finished one."""
         if dist.is_main():
             digest = write_with_card(self.folder, self.weights_name, tensors, card)
             write_json(self.folder / "result.json", {
                 **result, "weights_sha256": digest,
-                "command": shlex.join(["python", *sys.orig_argv[1:]]), "commit": commit(),
+                "command": self.command, "commit": commit(),
                 "versions": versions("torchvision", "timm", "diffusers")})
         dist.wait()
 

@@ -1,171 +1,259 @@
-"""The data sets a student can be judged on. To add one: its loader in real_data.py, one entry here.
+"""The data sets that a student can be evaluated on. To add one: its loader and its entry, here.
 
 A Task says what the images are (size, channels, statistics, classes), how they may be augmented,
-and where the real ones lie. Real images serve three ends only: training a teacher, training a small
-generator, and judging the student.
+and how the real ones are loaded, most of them by torchvision. Real images serve three ends only:
+training a teacher, training a small generator, and evaluating the student.
 """
 
-import argparse
 import functools
+import gzip
 import itertools
+import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from dm_kd import real_data
-from dm_kd.errors import UserError, nearest
-from dm_kd.real_data import RealData
+from dm_kd import run
+from dm_kd.run import UserError, nearest
 
+ROOT = Path("true_dataset")
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+Raw = tuple[Tensor | list[str], Tensor, Tensor | None]  # images or paths, labels, groups
 
 
 @dataclass(frozen=True)
 class Task:
     """A label space and its images. mean and std are per channel, for images in [0, 1].
 
-    Small images (crop = False) all have `resolution` pixels per side, others are resized to it;
-    training pads, crops and mirrors. With crop = True training cuts random-resized crops out of
-    images of any size, and judging resizes the shorter side to 8/7 of the resolution (256 for 224)
-    and cuts the centre out (He et al. 2016)."""
+    Small images all have `resolution` pixels per side, others are resized to it; training pads,
+    crops and mirrors. Of large images, training cuts random-resized crops out of any size, and
+    evaluation resizes the shorter side to 8/7 of the resolution (256 for 224) and cuts the centre
+    out (He et al. 2016)."""
 
     name: str
-    num_classes: int
     names: Callable[[], tuple[str, ...]]  # class names in index order
     resolution: int  # pixels, square
     channels: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    load: Callable[[str, str, int, Path | None], RealData]  # (split, val mode, fold, data path)
+    # (split "train" or "val", torchvision's root or None) -> uint8 [N, C, H, W] or paths, labels,
+    # groups or None. None: class folders or lists, which data.py reads. With folds both splits are
+    # all images, and no group is on both sides; without, group 1 is what --val dev evaluates.
+    load: Callable[[str, Path | None], Raw] | None = None
+    size_class: str = "small"  # or "large"
     pad: int = 0  # training crop: pad by so many pixels (zeros), cut out at a random place
     flip: bool = False  # training: mirror half of the images
-    crop: bool = False
     folds: int = 1  # how many --fold values there are; 1 = the data set's own split
-    wnids: tuple[str, ...] | None = None  # WordNet ids in index order, of a part of ImageNet
+    wnids: tuple[str, ...] | None = None  # WordNet ids in index order, of ImageNet or a part of it
+
+    @property
+    def large(self) -> bool:
+        return self.size_class == "large"
+
+    crop = large  # old name, until its last caller is rewritten
 
     @property
     def class_names(self) -> tuple[str, ...]:
         return self.names()
 
     @property
+    def num_classes(self) -> int:
+        return len(self.names())
+
+    @property
     def imagenet_classes(self) -> tuple[int, ...] | None:
-        """Where its classes stand among ImageNet's thousand, in index order; None where its
-        classes are not such a part."""
-        return tuple(real_data.IMAGENET100[wnid] for wnid in self.wnids) if self.wnids else None
+        """The indices of its classes among ImageNet's thousand; None where it is no part of it."""
+        return tuple(map(WNIDS.index, self.wnids)) if self.wnids else None
 
 
-def _fashion_names() -> tuple[str, ...]:
-    from torchvision.datasets import FashionMNIST
+# --- loaders --------------------------------------------------------------------------------------
 
-    return tuple(FashionMNIST.classes)
+# scikit-learn's digits are 14 contiguous blocks, one per writer (INRIA scikit-learn course, "non
+# i.i.d. data"); a split that shares writers flatters by about two points.
+DIGITS_WRITER_STARTS = (0, 130, 256, 386, 516, 646, 776, 915, 1029, 1157, 1287, 1415, 1545, 1667)
 
 
-_LARGE = {"resolution": 224, "channels": 3, "mean": IMAGENET_MEAN, "std": IMAGENET_STD,
-          "flip": True, "crop": True}
+def load_digits(split: str, root: Path | None) -> Raw:
+    """All 1,797 images, whatever the split; groups are the writers."""
+    from sklearn import datasets
+
+    if root is not None:
+        raise UserError(f"the digits come with scikit-learn, not from {root}", "leave out --data")
+    digits = datasets.load_digits()
+    images = np.rint(digits.images * (255 / 16)).astype(np.uint8)  # levels are 0..16
+    writers = np.searchsorted(DIGITS_WRITER_STARTS, np.arange(len(images)), side="right") - 1
+    return (torch.from_numpy(images)[:, None], torch.from_numpy(digits.target).long(),
+            torch.from_numpy(writers))
+
+
+def torchvision_set(name: str, root: Path | None, **options):
+    """torchvision's data set of that name, downloaded on first use; of processes that start
+    together one downloads and the others wait."""
+    from filelock import FileLock
+    from torchvision import datasets
+
+    root = root or ROOT
+    if root.exists() and not os.access(root, os.W_OK):
+        return getattr(datasets, name)(root, download=False, **options)
+    root.mkdir(parents=True, exist_ok=True)
+    with FileLock(root / f".{name}.lock"):
+        return getattr(datasets, name)(root, download=True, **options)
+
+
+def load_fashion_mnist(split: str, root: Path | None) -> Raw:
+    """Xiao, Rasul & Vollgraf 2017, arXiv 1708.07747."""
+    unpack_debian((root or ROOT) / "FashionMNIST/raw")
+    data = torchvision_set("FashionMNIST", root, train=split == "train")
+    return data.data[:, None], data.targets, None
+
+
+DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")  # of the package dataset-fashion-mnist
+
+
+def unpack_debian(raw: Path) -> None:
+    """Debian's Fashion-MNIST as torchvision expects it unpacked; its .gz files are compressed in
+    another way than the published ones, so that torchvision's MD5 sums do not fit."""
+    for packed in sorted(DEBIAN_FASHION.glob("*.gz")):
+        if not (raw / packed.stem).exists():
+            run.write_file(raw / packed.stem, gzip.decompress(packed.read_bytes()))
+
+
+def load_cifar(name: str, split: str, root: Path | None) -> Raw:
+    """CIFAR10 or CIFAR100 (Krizhevsky 2009)."""
+    data = torchvision_set(name, root, train=split == "train")
+    images = torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous()
+    return images, torch.tensor(data.targets), None
+
+
+def load_flowers102(split: str, root: Path | None) -> Raw:
+    """Nilsback & Zisserman 2008. Training: the published train and validation splits (2,040
+    images), of which --val dev evaluates on the second; validation: test (6,149)."""
+    parts = [torchvision_set("Flowers102", root, split=name)
+             for name in (("train", "val") if split == "train" else ("test",))]
+    paths = [str(path) for part in parts for path in part._image_files]
+    labels = torch.tensor([label for part in parts for label in part._labels])
+    groups = torch.cat([torch.full((len(part),), i) for i, part in enumerate(parts)])
+    return paths, labels, groups if split == "train" else None
+
+
+# --- class names ----------------------------------------------------------------------------------
+
+CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+CIFAR100 = """
+apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly
+camel can castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile
+cup dinosaur dolphin elephant flatfish forest fox girl hamster house kangaroo keyboard lamp
+lawn_mower leopard lion lizard lobster man maple_tree motorcycle mountain mouse mushroom oak_tree
+orange orchid otter palm_tree pear pickup_truck pine_tree plain plate poppy porcupine possum
+rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper snail snake spider
+squirrel streetcar sunflower sweet_pepper table tank telephone television tiger tractor train
+trout tulip turtle wardrobe whale willow_tree wolf woman worm
+"""
+
+# The classes of ImageNet-100 among ImageNet's thousand, chosen by Tian et al. 2020, "Contrastive
+# Multiview Coding" (arXiv 1906.05849).
+IMAGENET100 = (
+    15, 45, 54, 57, 64, 74, 90, 99, 119, 120, 122, 131, 137, 151, 155, 157, 158, 166, 167, 169,
+    176, 180, 209, 211, 222, 228, 234, 236, 242, 246, 267, 268, 272, 275, 277, 281, 299, 305,
+    313, 317, 331, 342, 368, 374, 407, 421, 431, 449, 452, 455, 479, 494, 498, 503, 508, 544,
+    560, 570, 592, 593, 599, 606, 608, 619, 620, 653, 659, 662, 665, 667, 674, 682, 703, 708,
+    717, 724, 748, 758, 765, 766, 772, 775, 796, 798, 830, 854, 857, 858, 872, 876, 882, 904,
+    908, 936, 938, 953, 959, 960, 993, 994)
+WNIDS = tuple(Path(__file__).with_name("imagenet_wnids.txt").read_text().split())  # sorted
+
+
+def torchvision_names(name: str) -> tuple[str, ...]:
+    from torchvision import datasets
+
+    return tuple(getattr(datasets, name).classes)
+
+
+@functools.cache
+def imagenet_names() -> tuple[str, ...]:
+    from torchvision.models import ResNet18_Weights
+
+    return tuple(ResNet18_Weights.IMAGENET1K_V1.meta["categories"])
+
+
+def imagenet100_names() -> tuple[str, ...]:
+    return tuple(imagenet_names()[i] for i in IMAGENET100)
+
+
+# --- the table ------------------------------------------------------------------------------------
+
+LARGE = {"resolution": 224, "channels": 3, "mean": IMAGENET_MEAN, "std": IMAGENET_STD,
+         "flip": True, "size_class": "large"}
 
 TASKS = {task.name: task for task in (
-    Task("digits", 10, lambda: tuple("0123456789"), 8, 1, (0.3053,), (0.3760,), real_data.digits,
-         pad=1, folds=real_data.DIGITS_FOLDS),
-    Task("fashion_mnist", 10, _fashion_names, 28, 1, (0.2860,), (0.3530,),
-         real_data.fashion_mnist, pad=2, flip=True),
-    Task("cifar100", 100, lambda: real_data.CIFAR100, 32, 3, (0.5071, 0.4867, 0.4408),
-         (0.2675, 0.2565, 0.2761), real_data.cifar100, pad=4, flip=True),
-    Task("imagenet", 1000, real_data.imagenet_names, load=real_data.imagenet, **_LARGE),
-    Task("imagenet100", 100, lambda: tuple(
-        real_data.imagenet_names()[i] for i in real_data.IMAGENET100.values()),
-        load=real_data.imagenet100, wnids=tuple(real_data.IMAGENET100), **_LARGE),
-    Task("flowers102", 102, real_data.flowers_names, load=real_data.flowers102, **_LARGE),
+    Task("digits", lambda: tuple("0123456789"), 8, 1, (0.3053,), (0.3760,), load_digits, pad=1,
+         folds=5),
+    Task("fashion_mnist", lambda: torchvision_names("FashionMNIST"), 28, 1, (0.2860,), (0.3530,),
+         load_fashion_mnist, pad=2, flip=True),
+    Task("cifar10", lambda: CIFAR10, 32, 3, (0.4914, 0.4822, 0.4465),
+         (0.2470, 0.2435, 0.2616), functools.partial(load_cifar, "CIFAR10"), pad=4, flip=True),
+    Task("cifar100", lambda: tuple(CIFAR100.split()), 32, 3, (0.5071, 0.4867, 0.4408),
+         (0.2675, 0.2565, 0.2761), functools.partial(load_cifar, "CIFAR100"), pad=4, flip=True),
+    Task("imagenet", imagenet_names, wnids=WNIDS, **LARGE),
+    Task("imagenet100", imagenet100_names, wnids=tuple(WNIDS[i] for i in IMAGENET100), **LARGE),
+    Task("flowers102", lambda: torchvision_names("Flowers102"), load=load_flowers102, **LARGE),
 )}
 
 
-def get_task(name: str, data: Path | None = None) -> Task:
-    """The Task of that name; "folder" is made from the class folders of `data`.
+def get_task(name: str, root: Path | None = None) -> Task:
+    """The Task of that name; "folder" is made from the class folders of `root`.
 
     Raises:
-        UserError: there is none; the nearest names are given.
-    """
+        UserError: there is none; the nearest names are given."""
     if name == "folder":
-        names = real_data.folder_classes(data)
-        return Task("folder", len(names), lambda: names, **_LARGE,
-                    load=functools.partial(real_data.folder, names))
+        names = folder_classes(root)
+        return Task("folder", lambda: names, **LARGE)
     if name not in TASKS:
         raise UserError(f"unknown task '{name}'",
-                        hint=f"--task: {nearest(name, [*TASKS, 'folder'])}")
+                        f"--task: {nearest(name, [*TASKS, 'folder'])}")
     return TASKS[name]
 
 
-def load_real(task: Task, split: str, fold: int = 0, val: str = "val",
-              data: Path | None = None) -> RealData | None:
-    """Real images: split "train", or "val" (what --val says the student is judged on).
-
-    Args:
-        fold: 0 .. task.folds - 1.
-        val: "val" the validation split, "dev" a part of the training data that then leaves
-            training, "none" nothing (the "val" split is then None).
-        data: where the files lie, if not at the usual place.
-
-    Raises:
-        UserError: no such fold, or the files are missing (the message says how to get them).
-    """
-    if not 0 <= fold < task.folds:
-        raise UserError(f"{task.name} has folds 0 to {task.folds - 1}, not {fold}", hint="--fold 0")
-    if split == "val" and val == "none":
-        return None
-    return task.load(split, val, fold, data)
+SPLIT_NAMES = {"train": ("train", "training"), "val": ("val", "validation", "valid", "test")}
 
 
-def may_have_seen(fold: int | None, val: str | None, args: argparse.Namespace) -> bool:
-    """Whether what was trained with --fold `fold` --val `val` (None: unknown) may have learnt from
-    images that `args.fold` and `args.val` judge on."""
-    if args.val == "none":
-        return False
-    return fold not in (None, args.fold) or args.val == "dev" and val not in (None, "dev")
+def split_folder(root: Path, split: str) -> Path | None:
+    """The folder of a split in `root`, such as train/ or Validation/; None where there is none."""
+    found = {p.name.lower(): p for p in sorted(root.iterdir()) if p.is_dir()}
+    return next((found[name] for name in SPLIT_NAMES[split] if name in found), None)
 
 
-def first_per_class(labels: torch.Tensor, per_class: int | None, seed: int | None = None
-                    ) -> torch.Tensor:
-    """Positions of the first `per_class` images of each class, class by class (all if None); with a
-    seed, of the first in an order drawn with it, so that fewer images are part of more.
+def folder_classes(root: Path | None) -> tuple[str, ...]:
+    """The class names of a folder of class folders, in the order of torchvision's ImageFolder:
+    sorted as text, so 10 comes before 2.
 
     Raises:
-        UserError: a class has fewer, or labels are unknown.
-    """
-    if per_class is None:
-        return torch.arange(len(labels))
-    if labels.min() < 0:
-        raise UserError("--images-per-class needs images with known labels",
-                        hint="leave it out, or a list with labels")
-    classes, counts = labels.unique(return_counts=True)
-    if counts.min() < per_class:
-        few = int(classes[counts.argmin()])
-        raise UserError(f"class {few} has {int(counts.min())} images only",
-                        hint=f"--images-per-class {int(counts.min())} or fewer")
-    found = []
-    for c in classes.tolist():
-        own = (labels == c).nonzero()[:, 0]
-        if seed is not None:
-            own = own[torch.from_numpy(np.random.default_rng([seed, c]).permutation(len(own)))]
-        found.append(own[:per_class])
-    return torch.cat(found)
+        UserError: no --data, or no two class folders in it."""
+    hint = "--data FOLDER with train/<class>/ and val/<class>/"
+    if root is None or not root.is_dir():
+        raise UserError(f"--task folder needs a folder of class folders, not {root}", hint)
+    place = split_folder(root, "train") or root
+    names = sorted(p.name for p in place.iterdir() if p.is_dir() and is_visible(p.name))
+    if len(names) < 2:
+        raise UserError(f"{place} has {len(names)} class folders, at least 2 are needed", hint)
+    if {name.lower() for name in names} <= set(sum(SPLIT_NAMES.values(), ())):
+        raise UserError(f"{place} holds {' and '.join(names)}: splits, not classes", hint)
+    return tuple(names)
 
 
-def absent_classes(labels: torch.Tensor, task: Task, what: str) -> str | None:
-    """A line on the classes that have no image, first the `what` images; None where all have some
-    or no label is known. labels: int64 [N]."""
-    counts = torch.bincount(labels[labels >= 0].cpu(), minlength=task.num_classes)
-    empty = (counts == 0).nonzero()[:, 0].tolist()
-    if not empty or len(empty) == task.num_classes:
-        return None
-    return (f"{what} images: {len(empty)} of {task.num_classes} classes have no image, first: "
-            f"{task.class_names[empty[0]]}")
+def is_visible(name: str) -> bool:
+    """Whether a file or folder is the user's, not a system's: .thumbnails, __MACOSX, ._1.png."""
+    return not re.match(r"\.|__MACOSX$", name)
 
 
-def refuse_other_names(names: list[str] | None, task: Task, whose: str, hint: str,
-                       **where: object) -> None:
-    """Compare the class names that a card records with the task's, in index order. None = not
-    recorded.
+def refuse_other_names(names: list[str] | None, task: Task, whose: str, hint: str = "",
+                       **where: object) -> None:  # where: of OLD CALLERS
+    """Compare the class names that a card records (None: not recorded) with the task's, in index
+    order.
 
     Raises:
         UserError: they differ; the first difference is named."""
@@ -174,4 +262,4 @@ def refuse_other_names(names: list[str] | None, task: Task, whose: str, hint: st
     for i, (theirs, ours) in enumerate(itertools.zip_longest(names, task.class_names)):
         if theirs != ours:
             raise UserError(f"{whose} was trained on other classes: class {i} is '{theirs}', in "
-                            f"the data it is '{ours}'", **where, data=task.name, hint=hint)
+                            f"{task.name} it is '{ours}'", hint)

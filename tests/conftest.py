@@ -10,7 +10,6 @@ import hypothesis
 import pytest
 import torch
 
-from dm_kd import distill, models, synthesize, train_teacher
 from dm_kd.tasks import get_task
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -45,6 +44,8 @@ def digits():
 @pytest.fixture(scope="session")
 def teacher_folder(tmp_path_factory):
     """A finished run of train_teacher: cnn_w4, two epochs of digits."""
+    from dm_kd import train_teacher
+
     folder = tmp_path_factory.mktemp("teacher") / "cnn"
     assert train_teacher.main([
         "--task", "digits", "--model", "cnn_w4", "--epochs", "2", "--batch-size", "64",
@@ -55,6 +56,8 @@ def teacher_folder(tmp_path_factory):
 @pytest.fixture(scope="session")
 def noise_folder(tmp_path_factory):
     """A complete set of 10 classes x 4 noise images in 5 shards."""
+    from dm_kd import synthesize
+
     folder = tmp_path_factory.mktemp("set") / "noise"
     assert synthesize.main([
         "--task", "digits", "--generator", "noise", "--images-per-class", "4", "--batch-size", "8",
@@ -65,6 +68,7 @@ def noise_folder(tmp_path_factory):
 @pytest.fixture
 def distill_args(tmp_path):
     """f(**changes) -> resolved flags of a small distill run on the CPU, from a random teacher."""
+    from dm_kd import distill
 
     def make(**changes) -> argparse.Namespace:
         args = distill.parse([
@@ -83,6 +87,7 @@ def distill_args(tmp_path):
 @pytest.fixture
 def random_state(digits):
     """f(name) -> a state dict of that model with random weights."""
+    from dm_kd import models
 
     def make(name: str) -> dict:
         torch.manual_seed(0)

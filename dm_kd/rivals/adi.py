@@ -7,7 +7,7 @@ tables call the row "DeepInv-2k"; the scripts have 1,000 iterations. At 224 pixe
 weights, Adam and jitter, but all updates at full size and one learning rate: its own program starts
 at half the size and lets the rate rise and fall (synthesize's --generator deepinversion does too).
 
-Kept is the batch of the lowest loss; the CIFAR programs mean to, but return the last one.
+The batch of the lowest loss is kept; the CIFAR programs mean to keep it, but return the last one.
 """
 
 import argparse
@@ -40,7 +40,7 @@ LARGE = Preset(bn_weight=0.01, ce_target_weight=1.0, adv_js_weight=0.2, tv_l2_we
 
 
 def add_arguments(parser: argparse.ArgumentParser, name: str, large: bool) -> None:
-    common.add_arguments(parser, name, LARGE if large else SMALL, large)
+    common.add_arguments(parser, name, LARGE if large else SMALL)
 
 
 def build(args: argparse.Namespace, task: Task, teacher: nn.Module, device: torch.device

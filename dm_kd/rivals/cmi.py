@@ -30,14 +30,11 @@ setting = common.setting
 
 
 @dataclass(frozen=True, kw_only=True)
-class Preset(common.PoolPreset):
+class Preset(common.PoolPreset, common.GeneratorPreset):
     bn_weight: float
     ce_target_weight: float
     adv_dad_weight: float
     contrastive_weight: float
-    latent_size: int = setting("numbers in the noise vector", positive_int)
-    generator_width: int | None = setting("channels of the generator's first map", positive_int)
-    generator_rate: float = setting("Adam's learning rate of the generator")
     latent_rate: float = setting("Adam's learning rate of the noise vectors")
     head_rate: float = setting("Adam's learning rate of the contrastive head")
     contrast_temperature: float = setting("temperature of the contrastive term")
@@ -53,7 +50,7 @@ LARGE = dataclasses.replace(SMALL, generator_width=None, bank_images=1000, synth
 
 
 def add_arguments(parser: argparse.ArgumentParser, name: str, large: bool) -> None:
-    common.add_arguments(parser, name, LARGE if large else SMALL, large)
+    common.add_arguments(parser, name, LARGE if large else SMALL)
 
 
 def build(args: argparse.Namespace, task: Task, teacher: nn.Module, device: torch.device

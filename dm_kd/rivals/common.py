@@ -21,16 +21,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dm_kd import augment, dist, files, image_set
-from dm_kd.errors import UserError
+from dm_kd import augment, image_set, run
 from dm_kd.rivals import terms
 from dm_kd.rivals.networks import LargeGenerator, NormalOutput, SmallGenerator
-from dm_kd.run import Progress, nonnegative_float, nonnegative_int, positive_float, positive_int
+from dm_kd.run import UserError, nonnegative_float, nonnegative_int, positive_float, positive_int
 from dm_kd.tasks import Task
 
-# Student steps that count as an epoch, as no set of images says it: Fast-Datafree and CMI; FastDFKD
-# for 224 pixels.
-STEPS_PER_EPOCH, LARGE_STEPS_PER_EPOCH = 400, 1000
 ADAM = {"betas": (0.5, 0.999)}  # of every generator, in every published preset
 PICTURE_EPOCHS = 5
 LARGE_AREA = 0.75  # least area of the views at 224 pixels (FastDFKD's program)
@@ -48,19 +44,27 @@ def setting(text: str, kind: Callable = positive_float) -> dataclasses.Field:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StreamPreset:
-    """Settings of the methods without a pool. Fields that end in _weight are weights of terms."""
+class GeneratorPreset:
+    """Settings of a generator. In every preset None means that there is no such setting for images
+    of this size, and fields that end in _weight are weights of terms."""
 
-    latent_size: int = setting("numbers in the generator's noise vector", positive_int)
+    latent_size: int = setting("numbers in the generator's noise vector (224 pixels: channels of "
+                               "its noise map)", positive_int)
     generator_width: int | None = setting("channels of the generator's first map", positive_int)
     generator_rate: float = setting("Adam's learning rate of the generator")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamPreset(GeneratorPreset):
+    """Settings of the methods without a pool."""
+
     synthesis_batch: int = setting("images in a batch of the generator's updates", positive_int)
     student_steps: int = setting("student steps after each update of the generator", positive_int)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PoolPreset:
-    """Settings of the methods with a pool. None: no such setting for images of this size."""
+    """Settings of the methods with a pool."""
 
     synthesis_batch: int = setting("images in a batch of the method's updates", positive_int)
     inner_steps: int = setting("updates that make one batch of images", positive_int)
@@ -71,10 +75,9 @@ class PoolPreset:
     pool_images: int = setting("most images kept; then the oldest are replaced", positive_int)
 
 
-def add_arguments(parser: argparse.ArgumentParser, method: str, preset, large: bool) -> None:
+def add_arguments(parser: argparse.ArgumentParser, method: str, preset) -> None:
     """A preset's fields as flags, whose defaults are the preset's values."""
-    group = parser.add_argument_group(f"source {method}", "Defaults are the preset for the task's "
-                                      "size of images.")
+    group = parser.add_argument_group(f"source {method}", "Defaults: for the task's image size.")
     for field in dataclasses.fields(preset):
         value = getattr(preset, field.name)
         if value is None:
@@ -85,7 +88,6 @@ def add_arguments(parser: argparse.ArgumentParser, method: str, preset, large: b
                            type=field.metadata.get("type", nonnegative_float),
                            metavar="N" if isinstance(value, int) else "X",
                            help=f"{text} (default: %(default)s)")
-    parser.set_defaults(steps_per_epoch=LARGE_STEPS_PER_EPOCH if large else STEPS_PER_EPOCH)
 
 
 # --- random numbers -------------------------------------------------------------------------------
@@ -195,14 +197,11 @@ class Context:
         teacher: in eval mode on `device`; its input must have gradients.
 
     Raises:
-        UserError: several processes, or the teacher lacks what a term reads.
+        UserError: the teacher lacks what a term reads.
     """
 
     def __init__(self, args: argparse.Namespace, preset, task: Task, teacher: nn.Module,
                  device: torch.device):
-        if dist.world_size() > 1:
-            raise UserError(f"--source {args.source} makes its images in one process, not in "
-                            f"{dist.world_size()}", "without torchrun")
         self.args, self.task, self.teacher, self.device = args, task, teacher, device
         self.seed, self.bf16, self.large = args.seed, args.amp == "bf16", task.crop
         self.settings = dataclasses.replace(preset, **{
@@ -269,11 +268,11 @@ def write_samples(args: argparse.Namespace, epoch: int, images: Tensor) -> None:
         return
     rows = [list(row) for row in images.cpu().contiguous()[:100].split(10)]
     sheet = image_set.tile(rows, scale=max(1, 32 // images.shape[2]))
-    files.durable_write(Path(args.out) / "samples.png", image_set.encode_png(sheet))
+    run.write_file(Path(args.out) / "samples.png", image_set.encode_png(sheet))
 
 
 def state_of(owner) -> dict:
-    """The attributes in `owner.KEPT`: modules, optimizers, tensors, or lists of tensors."""
+    """The attributes in `owner.KEPT`: modules, optimizers, tensors, batch statistics or None."""
     values = {name: getattr(owner, name) for name in owner.KEPT}
     return {name: value.state_dict() if hasattr(value, "state_dict") else value
             for name, value in values.items()}
@@ -281,19 +280,14 @@ def state_of(owner) -> dict:
 
 def load_state(owner, state: dict, device: torch.device) -> None:
     """Put back what `state_of` gave."""
-    def moved(value):
-        if isinstance(value, (list, tuple)):
-            return type(value)(moved(v) for v in value)
-        return value.to(device) if isinstance(value, Tensor) else value
-
     for name, value in state.items():
         current = getattr(owner, name)
         if hasattr(current, "load_state_dict"):
             current.load_state_dict(value)
         elif isinstance(current, Tensor):
-            current.data.copy_(value)  # in place: an optimizer may hold it
-        else:
-            setattr(owner, name, moved(value))
+            current.copy_(value)  # in place: an optimizer may hold it
+        elif value is not None:  # batch statistics
+            setattr(owner, name, [tuple(v.to(device) for v in pair) for pair in value])
 
 
 # --- sources --------------------------------------------------------------------------------------
@@ -352,10 +346,10 @@ class StreamSource:
         load_state(self, state, self.context.device)
 
 
-def add_stream_arguments(parser: argparse.ArgumentParser, method: str, preset: StreamPreset,
-                         large: bool) -> None:
+def add_stream_arguments(parser: argparse.ArgumentParser, method: str, preset: StreamPreset
+                         ) -> None:
     """The flags of a method without a pool."""
-    add_arguments(parser, method, preset, large)
+    add_arguments(parser, method, preset)
     parser.add_argument("--generator-output", choices=("sigmoid", "norm"), default="sigmoid",
                         help="last layer of the generator: a sigmoid, whose first images are grey; "
                              "or a batch norm without weights, whose images have the task's "
@@ -405,7 +399,7 @@ class PoolSource:
         """The calls before the first student step that have not been made."""
         calls = self.context.settings.warmup_calls
         if self.calls < calls:
-            bar = Progress(calls, "first images", "calls", done=self.calls)
+            bar = run.progress(calls, "first images", "calls", self.calls)
             while self.calls < calls:
                 self.call(student)
                 bar.update(1)

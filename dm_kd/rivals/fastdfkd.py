@@ -5,10 +5,10 @@ meta generator follows (Fang et al. 2022, arXiv 2112.06253). Three variants of i
     fastdfkd_reptile  Reptile (arXiv 1803.02999)
     fast_sequential   no meta generator: the updates are the generator's own
 
-SMALL is the published CIFAR preset at 10 inner steps, MAML's meta rate inner steps x generator
-rate; PAIRS has the weights that differ by pair. At 2 inner steps the published rates of noise and
-generator are 0.015 and 5e-3, at 5 0.01 and 3e-3. The program counts calls from 1, so that the last
-call of the warm-up has the adversarial term already.
+SMALL is the published CIFAR preset at 10 inner steps. Published for other numbers of inner steps:
+2, --latent-rate 0.015 --generator-rate 5e-3; 5, 0.01 and 3e-3. Published weights (adv_dad,
+ce_target): VGG-11 to ResNet-18 1.0, 0.5; ResNet-34 to ResNet-18 1.33, 0.5; WRN-40-2 1.1, 0.4. The
+program counts calls from 1, so that the last call of the warm-up has the adversarial term already.
 
 The 224-pixel preset is published for Reptile; its ResNet-18 row has --adv-dad-weight 1. There the
 program has no warm-up, but starts from a folder of images that was never released; our 20 calls
@@ -37,15 +37,11 @@ setting = common.setting
 
 
 @dataclass(frozen=True, kw_only=True)
-class Preset(common.PoolPreset):
+class Preset(common.PoolPreset, common.GeneratorPreset):
     bn_ema_weight: float
     ce_target_weight: float
     adv_dad_weight: float
     bn_momentum: float = setting("share of the past calls in the batch statistics", probability)
-    latent_size: int = setting("numbers in the noise vector (channels of the noise map for "
-                               "224-pixel tasks)", positive_int)
-    generator_width: int | None = setting("channels of the generator's first map", positive_int)
-    generator_rate: float = setting("Adam's learning rate of the generator")
     latent_rate: float = setting("Adam's learning rate of the noise")
     meta_rate: float | None = setting("Adam's learning rate of the meta generator; 0 = inner steps "
                                       "x generator rate", nonnegative_float)
@@ -73,23 +69,9 @@ SMALL = {"fastdfkd": MAML, "fastdfkd_reptile": dataclasses.replace(MAML, meta_pu
 LARGE = {"fastdfkd": LARGE_MAML, "fastdfkd_reptile": dataclasses.replace(LARGE_MAML, meta_pull=1.0),
          "fast_sequential": dataclasses.replace(LARGE_MAML, **NO_META)}
 
-WRN = {"adv_dad_weight": 1.1, "ce_target_weight": 0.4}
-PAIRS = {  # CIFAR, teacher_student
-    "r34_r18": {"adv_dad_weight": 1.33, "ce_target_weight": 0.5},
-    "vgg11_r18": {"adv_dad_weight": 1.0, "ce_target_weight": 0.5},
-    "w40_2_w16_1": WRN, "w40_2_w40_1": WRN, "w40_2_w16_2": WRN}
-
 
 def add_arguments(parser: argparse.ArgumentParser, name: str, large: bool) -> None:
-    class SetWeights(argparse.Action):
-        def __call__(self, parser, namespace, pair, option=None):
-            vars(namespace).update(PAIRS[pair], pair=pair)
-
-    common.add_arguments(parser, name, (LARGE if large else SMALL)[name], large)
-    if not large:
-        parser.add_argument("--pair", choices=PAIRS, action=SetWeights, default=None,
-                            help="the published weights of a CIFAR pair; weights given after it "
-                                 "win")
+    common.add_arguments(parser, name, (LARGE if large else SMALL)[name])
 
 
 def build(args: argparse.Namespace, task: Task, teacher: nn.Module, device: torch.device

@@ -22,24 +22,20 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from dm_kd import files
-from dm_kd.errors import UserError
+from dm_kd import run
 from dm_kd.rivals import common, terms
-from dm_kd.run import nonnegative_int, positive_int, probability
+from dm_kd.run import UserError, nonnegative_int, positive_int, probability
 from dm_kd.tasks import Task
 
 setting = common.setting
 
 
 @dataclass(frozen=True, kw_only=True)
-class Preset(common.PoolPreset):
+class Preset(common.PoolPreset, common.GeneratorPreset):
     bn_ema_weight: float
     ce_target_weight: float
     adv_dad_weight: float
     bn_momentum: float = setting("share of the past calls in the batch statistics", probability)
-    latent_size: int = setting("numbers that a noisy layer makes of an embedding", positive_int)
-    generator_width: int | None = setting("channels of the generator's first map", positive_int)
-    generator_rate: float = setting("Adam's learning rate of the generator")
     loops: int = setting("batches of a call, each with noisy layers of its own", positive_int)
     warmup_loops: int = setting("the same for a call of the warm-up", positive_int)
     life: int = setting("calls after which the whole generator is drawn anew; 0 = never",
@@ -56,7 +52,7 @@ LARGE = dataclasses.replace(SMALL, bn_ema_weight=0.1, ce_target_weight=0.1, adv_
 
 
 def add_arguments(parser: argparse.ArgumentParser, name: str, large: bool) -> None:
-    common.add_arguments(parser, name, LARGE if large else SMALL, large)
+    common.add_arguments(parser, name, LARGE if large else SMALL)
     parser.add_argument("--label-embeddings", default="onehot", metavar="onehot|FILE|HUB_ID",
                         help="vectors of the classes: one-hot; a .safetensors file with "
                              "`embeddings` [classes, e]; or a CLIP text model's of the class names "
@@ -181,7 +177,7 @@ def class_embeddings(choice: str, task: Task) -> Tensor:
     if choice == "onehot":
         return torch.eye(task.num_classes)
     if choice.endswith(".safetensors"):
-        embeddings = files.load_safetensors(Path(choice))["embeddings"].float()
+        embeddings = run.load_safetensors(Path(choice))["embeddings"].float()
         if len(embeddings) != task.num_classes:
             raise UserError(f"{choice} has embeddings of {len(embeddings)} classes, the task has "
                             f"{task.num_classes}")

@@ -11,8 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dm_kd.rivals.terms import autocast
-
 
 def up(x: Tensor) -> Tensor:
     return F.interpolate(x, scale_factor=2, mode="nearest")
@@ -64,7 +62,7 @@ class SmallGenerator(nn.Module):
         self.last, self.output = nn.Conv2d(64, channels, 3, 1, 1), output or nn.Sigmoid()
 
     def forward(self, z: Tensor) -> Tensor:
-        with autocast(z, self.bf16):
+        with torch.autocast(z.device.type, torch.bfloat16, enabled=self.bf16):
             x = self.norm(self.first(z).view(-1, *self.base))  # [B, width, side/4, side/4]
             x = self.last(self.block2(up(self.block1(up(x)))))
         return self.output(x.float())  # [B, channels, side, side]
@@ -86,7 +84,7 @@ class LargeGenerator(nn.Module):
         self.last, self.output = nn.Conv2d(64, channels, 3, 1, 1), output or nn.Sigmoid()
 
     def forward(self, z: Tensor) -> Tensor:
-        with autocast(z, self.bf16):
+        with torch.autocast(z.device.type, torch.bfloat16, enabled=self.bf16):
             x = self.first(z)
             for block in self.blocks:
                 x = block(up(x))

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.linalg import vector_norm
 
-from dm_kd.errors import UserError
+from dm_kd.run import UserError
 
 Statistics = list[tuple[Tensor, Tensor]]  # (mean, biased variance), each [C], of each batch norm
 JS_TEMPERATURE = 3.0  # of adv_js, as in DeepInversion's program
@@ -46,10 +47,8 @@ def last_linear(model: nn.Module) -> nn.Linear | None:
 @contextlib.contextmanager
 def reading(model: nn.Module, statistics: bool = True, means_of: Sequence[nn.Module] = (),
             features: bool = False) -> Iterator[Reading]:
-    """Inside the block, record what forward passes show, with gradients; the hooks are removed at
-    its end, also after an error.
-
-    means_of: layers of whose inputs the spatial means are recorded."""
+    """Record what forward passes inside the block show, with gradients. means_of: layers of whose
+    inputs the spatial means are recorded."""
     read, handles = Reading(), []
 
     def at_norm(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -107,14 +106,9 @@ def bn(statistics: Statistics, running: Statistics, first: float = 1.0) -> Tenso
     total = 0.0
     for i, ((mean, variance), (run_mean, run_variance)) in enumerate(
             zip(statistics, running, strict=True)):
-        layer = norm(mean - run_mean) + norm(variance - run_variance)
+        layer = vector_norm(mean - run_mean) + vector_norm(variance - run_variance)
         total = total + (first if i == 0 else 1.0) * layer
     return total
-
-
-def norm(difference: Tensor) -> Tensor:
-    """Euclidean, with gradient 0 (not NaN) at 0."""
-    return torch.linalg.vector_norm(difference)
 
 
 def bn_ema(statistics: Statistics, averages: Statistics | None, m: float,
@@ -223,12 +217,12 @@ def tv_l1(x: Tensor) -> Tensor:
 def tv_l2(x: Tensor) -> Tensor:
     """Total variation: sum over four directions of the Euclidean norm of the differences of the
     whole batch, as in DeepInversion's program: it grows with the square root of the batch size."""
-    return sum(norm(d) for d in neighbour_differences(x))
+    return sum(vector_norm(d) for d in neighbour_differences(x))
 
 
 def l2(x: Tensor) -> Tensor:
     """Mean over the images of their Euclidean norm (DeepInversion)."""
-    return torch.linalg.vector_norm(x.flatten(1), dim=1).mean()
+    return vector_norm(x.flatten(1), dim=1).mean()
 
 
 # --- contrast between images ----------------------------------------------------------------------
@@ -291,14 +285,9 @@ def weighted(terms: dict[str, float], teacher: nn.Module, x: Tensor,
     return {name: weight * values[name]() for name, weight in active.items()}, read
 
 
-def autocast(x: Tensor, bf16: bool) -> torch.autocast:
-    """bfloat16 autocast on the device of x, or none."""
-    return torch.autocast(x.device.type, torch.bfloat16, enabled=bf16)
-
-
 def logits(network: Callable[[Tensor], Tensor], x: Tensor, bf16: bool) -> Tensor:
     """float32 [B, C], computed in bfloat16 autocast if asked for."""
-    with autocast(x, bf16):
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):
         return network(x).float()
 
 

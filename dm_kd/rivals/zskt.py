@@ -29,7 +29,7 @@ LARGE = dataclasses.replace(SMALL, generator_width=None)
 
 
 def add_arguments(parser: argparse.ArgumentParser, name: str, large: bool) -> None:
-    common.add_stream_arguments(parser, name, LARGE if large else SMALL, large)
+    common.add_stream_arguments(parser, name, LARGE if large else SMALL)
 
 
 def build(args: argparse.Namespace, task: Task, teacher: nn.Module, device: torch.device

@@ -1,0 +1,91 @@
+"""How close a set of images is to real ones, from feature vectors: float32 [N, D] each.
+
+    frechet_distance(features, real)              distance of the two distributions
+    neighbourhoods(real, features, k=5)           precision, recall, density, coverage
+    copying(images, training, held_out)           is the generator repeating its training images?
+"""
+
+import torch
+from torch import Tensor
+
+CHUNK = 1000  # rows of a distance matrix that are in memory at once
+
+
+def frechet_distance(features: Tensor, real: Tensor) -> float:
+    """Squared Frechet distance of two Gaussians with the means and covariances of the features
+    (Heusel et al. 2017, arXiv 1706.08500, eq. 6). Comparable for one network and one number of
+    images only."""
+    features, real = features.double(), real.double()
+    covariances = features.T.cov(), real.T.cov()
+    root = torch.linalg.eigvals(covariances[0] @ covariances[1]).sqrt().real.sum()
+    traces = covariances[0].trace() + covariances[1].trace()
+    return float((features.mean(0) - real.mean(0)).square().sum() + traces - 2 * root)
+
+
+def neighbourhoods(real: Tensor, made: Tensor, k: int = 5) -> dict[str, float]:
+    """Precision and recall (Kynkaanniemi et al. 2019, arXiv 1904.06991, eq. 1), density and
+    coverage (Naeem et al. 2020, arXiv 2002.09797, eq. 4 and 6); k below both numbers of points.
+
+    Each point's ball reaches to its k-th nearest neighbour in its own set, which is not in it (as
+    in Naeem et al.'s program). precision: share of made points inside some real ball; recall: of
+    real points inside some made ball; density: real balls that a made point lies in, over k;
+    coverage: share of real balls with a made point in them.
+    """
+    real_reach, made_reach = kth_distance(real, k), kth_distance(made, k)
+    inside, recalled, covered = 0, [], []
+    for rows, reach in zip(real.split(CHUNK), real_reach.split(CHUNK), strict=True):
+        distances = distances_between(rows, made)  # [chunk, M]
+        within = distances < reach[:, None]
+        inside = inside + within.sum(0)  # [M] real balls around each made point
+        covered.append(within.any(1))
+        recalled.append((distances < made_reach).any(1))
+    return {"precision": float((inside > 0).double().mean()),
+            "recall": float(torch.cat(recalled).double().mean()),
+            "density": float(inside.double().mean()) / k,
+            "coverage": float(torch.cat(covered).double().mean())}
+
+
+def kth_distance(points: Tensor, k: int) -> Tensor:
+    """Distance of each point to its k-th nearest other one, float64 [N]."""
+    found = []
+    for start in range(0, len(points), CHUNK):
+        distances = distances_between(points[start:start + CHUNK], points)
+        distances.diagonal(start).zero_()  # a point to itself, which products may not round to 0
+        found.append(distances.kthvalue(k + 1).values)
+    return torch.cat(found)
+
+
+def distances_between(points: Tensor, others: Tensor) -> Tensor:
+    """Euclidean, float64 [N, M]. Reaches and distances must come from the same formula: a point
+    just as far away as a ball reaches is outside."""
+    from sklearn.metrics import pairwise_distances
+
+    return torch.from_numpy(pairwise_distances(points.double().numpy(), others.double().numpy()))
+
+
+def nearest(points: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+    """Root mean square difference of each point to its nearest of `others` (0 for an exact copy),
+    and which that is. Found by matrix products, which may confuse distances that differ by less
+    than 1e-6; the distance itself is exact."""
+    from sklearn.neighbors import NearestNeighbors
+
+    search = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(others.numpy())
+    which = torch.from_numpy(search.kneighbors(points.numpy(), return_distance=False)[:, 0])
+    return (points - others[which]).square().mean(1).sqrt(), which
+
+
+def copying(images: Tensor, training: Tensor, held_out: Tensor) -> tuple[dict, Tensor, Tensor]:
+    """Mean distance of the images to their nearest training image, over the same of real images
+    that the generator never saw: about 1 = as new as real ones, near 0 = copies. copies_percent:
+    images nearer than 99 % of the held-out ones are.
+
+    Returns:
+        The figures (ratio is None where held-out images are copies themselves), and each image's
+        distance and nearest training image.
+    """
+    distance, which = nearest(images, training)
+    real, _ = nearest(held_out, training)
+    copies = (distance < real.quantile(0.01)).double().mean()
+    return {"ratio": round(float(distance.mean() / real.mean()), 4) if real.any() else None,
+            "copies_percent": round(100 * float(copies), 2), "held_out_images": len(held_out),
+            "training_images": len(training)}, distance, which

@@ -1,0 +1,79 @@
+"""Numbers that can be checked by hand: mean and standard deviation of a row's runs, and paired
+differences between two rows with an interval over independent units."""
+
+from collections import defaultdict
+
+import numpy as np
+
+from dm_kd.analysis.collect import Run
+
+CONFIDENCE = 0.95
+# Runs of a fold share its test images, runs of a generator its weights. The first of these levels
+# with several members is the independent unit.
+UNITS = ("fold", "generator", "seed")
+
+
+def std(values: list[float]) -> float | None:
+    """The sample standard deviation; None for fewer than two values."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+
+def paired_difference(runs: list[Run], baseline: list[Run]) -> dict | None:
+    """Accuracy of a row minus that of the baseline, in points; None without runs to pair.
+
+    Two runs are a pair if they have the same task, fold and seed, and the same generator and set
+    where both have one. Differences are averaged within an independent unit first (over seeds
+    within a fold where there are folds), and the interval is Student's t over the units.
+
+    Returns:
+        {"difference", "low", "high", "unit", "n", "p"}: the 95 % interval and the p value of a
+        two-sided t test are None for a single unit; n is the number of units.
+    """
+    pairs = [(x, y) for x in runs for y in baseline if is_pair(x, y)]
+    if not pairs:
+        return None
+    unit = next((u for u in UNITS if len({unit_of(pair, u) for pair in pairs}) > 1), "seed")
+    members = defaultdict(list)
+    for x, y in pairs:
+        members[unit_of((x, y), unit)].append(x.acc1 - y.acc1)
+    differences = [float(np.mean(values)) for values in members.values()]
+    low, high, p = t_interval(differences)
+    return {"difference": float(np.mean(differences)), "low": low, "high": high, "unit": unit,
+            "n": len(differences), "p": p}
+
+
+def is_pair(x: Run, y: Run) -> bool:
+    same = all(getattr(x, k) == getattr(y, k) for k in ("task", "fold", "seed"))
+    return same and all(None in (a, b) or a == b for a, b in (
+        (x.generator, y.generator), (x.set, y.set)))
+
+
+def unit_of(pair: tuple[Run, Run], unit: str) -> int | None:
+    """The member that a pair belongs to; a run on real images has no generator of its own."""
+    first, second = (getattr(run, unit) for run in pair)
+    return second if first is None else first
+
+
+def t_interval(values: list[float]) -> tuple[float | None, float | None, float | None]:
+    """(low, high, p): Student's 95 % interval of the mean of independent values, and the p value
+    of its t test against 0."""
+    from scipy import stats
+
+    if len(values) < 2:
+        return None, None, None
+    middle, error = np.mean(values), stats.sem(values)
+    if error < 1e-12:  # all equal
+        return float(middle), float(middle), float(abs(middle) < 1e-12)
+    low, high = stats.t.interval(CONFIDENCE, len(values) - 1, loc=middle, scale=error)
+    return float(low), float(high), float(stats.ttest_1samp(values, 0).pvalue)
+
+
+def holm(p_values: list[float | None]) -> list[float | None]:
+    """P values corrected together for several comparisons (Holm, Scandinavian Journal of
+    Statistics 6, 1979): the k-th smallest of m times m - k + 1, never falling, at most 1."""
+    order = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
+    corrected, largest = list(p_values), 0.0
+    for rank, (p, i) in enumerate(order):
+        largest = max(largest, min(1.0, p * (len(order) - rank)))
+        corrected[i] = largest
+    return corrected

@@ -1,0 +1,289 @@
+"""Numbers of the report against values worked out by hand, and how runs become rows."""
+
+import json
+
+import fake_runs
+import pytest
+import torch
+from scipy import stats as scipy_stats
+
+from dm_kd.analysis import collect, fidelity, figures, stats, tables
+
+
+def rows_of(root, *order):
+    return collect.rows(root, list(order))[0]
+
+
+def named(rows, name):
+    return next(row for row in rows if row.name == name)
+
+
+# --- runs and rows --------------------------------------------------------------------------------
+
+def test_runs_that_differ_only_in_their_repetition_are_one_row(tmp_path):
+    for fold in (0, 1):
+        for seed in (0, 1):
+            fake_runs.write_run(tmp_path / f"fold{fold}" / f"dit_seed{seed}", 90.0 + seed,
+                                seed=seed, fold=fold)
+    fake_runs.write_run(tmp_path / "seed0" / "real", 95.0)
+    rows = rows_of(tmp_path)
+    assert [(row.name, len(row.runs)) for row in rows] == [("real", 1), ("dit", 4)]
+    assert rows[1].acc1 == 90.5
+
+
+def test_rows_of_one_name_in_other_folders_keep_their_folders(tmp_path):
+    fake_runs.write_run(tmp_path / "lenet" / "real", 80.0)
+    fake_runs.write_run(tmp_path / "wrn" / "real", 90.0)
+    assert [row.name for row in rows_of(tmp_path)] == ["wrn/real", "lenet/real"]
+    assert [row.name for row in rows_of(tmp_path, "lenet/real")] == ["lenet/real", "wrn/real"]
+
+
+@pytest.mark.parametrize("place, source, expected", [
+    ("gen1/set2/dit", "syn_dataset/s", (1, 2)), ("dit", "syn_dataset/s_gen3_set4", (3, 4)),
+    ("dit", "real", (None, None))])
+def test_generator_and_set_come_from_the_path_or_the_source(tmp_path, place, source, expected):
+    fake_runs.write_run(tmp_path / place, 90.0, source=source)
+    run = rows_of(tmp_path)[0].first
+    assert (run.generator, run.set) == expected
+
+
+@pytest.mark.parametrize("source, generator, method", [
+    ("real", None, "real"), ("syn_dataset/x", fake_runs.DIT, "dit"), ("dafl", None, "dafl"),
+    ("images/cats", None, "folder"), ("list.txt", None, "folder")])
+def test_what_the_student_learned_from(tmp_path, source, generator, method):
+    fake_runs.write_run(tmp_path / "run", 90.0, source=source, generator=generator)
+    assert rows_of(tmp_path)[0].first.method == method
+
+
+def test_unfinished_damaged_and_foreign_folders_are_left_out_with_a_reason(tmp_path):
+    for name in ("whole", "running", "damaged", "unevaluated"):
+        fake_runs.write_run(tmp_path / name, 90.0)
+    (tmp_path / "running" / "result.json").unlink()
+    (tmp_path / "damaged" / "result.json").write_text("{")
+    (tmp_path / "unevaluated" / "result.json").write_text('{"acc1": null}')
+    (tmp_path / "generator").mkdir()
+    (tmp_path / "generator" / "config.yaml").write_text("steps: 5\n")
+    rows, skipped = collect.rows(tmp_path, [])
+    assert [row.name for row in rows] == ["whole"]
+    assert sorted(line.split(":")[0].split("/")[-1] for line in skipped) == [
+        "damaged", "running", "unevaluated"]
+
+
+def test_commands_are_those_of_generators_teachers_sets_and_students_in_that_order(
+        tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(collect, "GENERATORS", (tmp_path / "generators",))
+    for folder, result in (("generators/g", {"weights_sha256": "ab", "command": "make g"}),
+                           ("save/cnn_w32", {"command": "make teacher"})):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "result.json").write_text(json.dumps(result))
+    (tmp_path / "sets/s").mkdir(parents=True)
+    (tmp_path / "sets/s/manifest.json").write_text(json.dumps({
+        "task": "digits", "images_per_class": 9, "shard_size": 8, "base_seed": 7,
+        "generator": {**fake_runs.DIT, "guidance_scale": 2.0}}))
+    fake_runs.write_run(tmp_path / "runs" / "dit", 90.0, source="sets/s", generator=fake_runs.DIT)
+    *before, synthesize, student = collect.commands(rows_of(tmp_path / "runs"), tmp_path / "runs")
+    assert before == ["make g", "make teacher"] and student.endswith("--out dit")
+    for words in (f"--weights {tmp_path / 'generators/g'}", "--guidance-scale 2.0", "--seed 7",
+                  "--images-per-class 9", "--batch-size 8", "--out sets/s"):
+        assert words in synthesize
+
+
+# --- statistics -----------------------------------------------------------------------------------
+
+def grid(root, name, values, **kind):
+    """A run for each (fold, seed): accuracy."""
+    for (fold, seed), acc1 in values.items():
+        fake_runs.write_run(root / f"fold{fold}" / f"seed{seed}" / name, acc1, fold=fold,
+                            seed=seed, **kind)
+
+
+def test_mean_and_standard_deviation_are_over_the_runs(tmp_path):
+    grid(tmp_path, "dit", {(0, 0): 90.0, (0, 1): 92.0, (0, 2): 97.0})
+    entry, = tables.records(rows_of(tmp_path), None, {})
+    assert entry["acc1_mean"] == 93.0 and entry["acc1_std"] == pytest.approx(13 ** 0.5, abs=1e-4)
+    assert entry["n"] == 3 and [run["acc1"] for run in entry["runs"]] == [90.0, 92.0, 97.0]
+
+
+def test_folds_are_the_units_and_seeds_are_averaged_within_them(tmp_path):
+    """Differences of the folds: -1 (of -0.5 and -1.5), -2 and -3; t(2) at 97.5 % is 4.3027."""
+    grid(tmp_path, "real", {(0, 0): 90, (0, 1): 92, (1, 0): 80, (2, 0): 95})
+    grid(tmp_path, "dit", {(0, 0): 89.5, (0, 1): 90.5, (1, 0): 78, (2, 0): 92})
+    rows = rows_of(tmp_path)
+    found = stats.paired_difference(named(rows, "dit").runs, named(rows, "real").runs)
+    assert (found["unit"], found["n"], found["difference"]) == ("fold", 3, -2.0)
+    assert found["high"] - found["low"] == pytest.approx(2 * 4.3027 / 3 ** 0.5, abs=1e-4)
+    assert found["p"] == pytest.approx(scipy_stats.ttest_1samp([-1, -2, -3], 0).pvalue)
+
+
+def test_without_folds_seeds_are_the_units(tmp_path):
+    grid(tmp_path, "real", {(0, 0): 90, (0, 1): 92, (0, 2): 91})
+    grid(tmp_path, "dit", {(0, 0): 89, (0, 1): 90, (0, 3): 50})
+    rows = rows_of(tmp_path)
+    found = stats.paired_difference(named(rows, "dit").runs, named(rows, "real").runs)
+    assert (found["unit"], found["n"], found["difference"]) == ("seed", 2, -1.5)
+
+
+def test_students_of_one_generator_are_not_independent(tmp_path):
+    for generator in (0, 1):
+        for seed in (0, 1, 2):
+            fake_runs.write_run(tmp_path / f"gen{generator}" / f"seed{seed}" / "dit",
+                                80.0 + generator, seed=seed)
+    grid(tmp_path, "real", {(0, 0): 90, (0, 1): 90, (0, 2): 90})
+    rows = rows_of(tmp_path)
+    found = stats.paired_difference(named(rows, "dit").runs, named(rows, "real").runs)
+    assert (found["unit"], found["n"], found["difference"]) == ("generator", 2, -9.5)
+
+
+def test_one_unit_has_no_interval_and_equal_rows_differ_by_nothing(tmp_path):
+    grid(tmp_path, "real", {(0, 0): 90, (0, 1): 80})
+    grid(tmp_path, "dit", {(0, 0): 90, (0, 1): 80})
+    grid(tmp_path, "once", {(0, 0): 85})
+    entries = {e["row"]: e for e in tables.records(rows_of(tmp_path), "real", {})}
+    assert entries["once"]["difference"] == -5 and entries["once"]["difference_low"] is None
+    assert [entries["dit"][k] for k in ("difference", "difference_low", "p_holm")] == [0, 0, 1]
+    assert entries["real"]["difference"] is None
+
+
+def test_intervals_cover_the_truth_as_often_as_they_say():
+    draw = torch.Generator().manual_seed(0)
+    samples = torch.randn(2000, 3, generator=draw, dtype=torch.float64) + 1
+    bounds = [stats.t_interval(values)[:2] for values in samples.tolist()]
+    assert 0.935 < sum(low < 1 < high for low, high in bounds) / 2000 < 0.965
+
+
+def test_holm_has_the_hand_computed_values():
+    assert stats.holm([0.01, None, 0.04, 0.03, 0.005]) == [
+        pytest.approx(v) if v else None for v in (0.03, None, 0.06, 0.06, 0.02)]
+    assert stats.holm([0.9, 0.6]) == [1.0, 1.0]
+
+
+def test_only_rows_of_the_baselines_student_are_corrected_together(tmp_path):
+    grid(tmp_path, "real", {(0, s): 90 + s for s in range(3)})
+    grid(tmp_path, "dit", {(0, s): 88 + 1.1 * s for s in range(3)})
+    grid(tmp_path, "teacher", {(0, s): 95 - s for s in range(3)}, teacher=None, student="cnn_w32")
+    entries = {e["row"]: e for e in tables.records(rows_of(tmp_path), "real", {})}
+    assert entries["teacher"]["p_holm"] is None and entries["teacher"]["difference_low"]
+    expected = scipy_stats.ttest_1samp([-2, -1.9, -1.8], 0).pvalue
+    assert entries["dit"]["p_holm"] == pytest.approx(expected, abs=1e-4)
+
+
+# --- figures --------------------------------------------------------------------------------------
+
+def test_what_lies_outside_the_axis_does_not_set_its_range():
+    near = [(-1.0, -1.5, -0.5), (-2.0, -2.5, -1.5), (0.0, None, None)]
+    low, high = figures.limits([*near, (-60.0, -70.0, -50.0)])
+    assert -4 < low < -2.5 and 0 < high < 1
+    low, _ = figures.limits([*near, (-2.2, -80.0, 75.0)])
+    assert low > -10
+
+
+def test_a_series_is_of_rows_that_differ_on_its_axis_only(tmp_path):
+    fake_runs.write_study(tmp_path, seeds=(0,))
+    first, *_ = collect.series(rows_of(tmp_path), "guidance_scale", "steps")
+    assert sorted(row.name for row in first) == ["s1_T5", "s1_T50", "s2_T5", "s2_T50", "s4_T5",
+                                                 "s4_T50"]
+
+
+def test_every_axis_that_runs_vary_on_is_drawn_with_names_as_they_are(tmp_path):
+    fake_runs.write_study(tmp_path, seeds=(0, 1))
+    fake_runs.write_run(tmp_path / "seed0" / "_$x_1$<b>", 96.0)
+    rows = rows_of(tmp_path)
+    sets = collect.inspections(tmp_path)
+    drawn = figures.draw_all(rows, tables.records(rows, "real", sets), "real", sets)
+    assert set(drawn) == {"gaps", "curves", "fidelity", "amount", "teachers"}
+    assert "x_1$&lt;b&gt;" in drawn["gaps"][0]
+    few = [row for row in rows if row.name in ("real", "dafl")]
+    drawn = figures.draw_all(few, tables.records(few, "real", {}), "real", {})
+    assert set(drawn) == {"gaps", "curves"}
+
+
+# --- published numbers ----------------------------------------------------------------------------
+
+def run_of(tmp_path, **kind):
+    fake_runs.write_run(tmp_path / "run", 50.0, **kind)
+    return rows_of(tmp_path)[0].first
+
+
+@pytest.mark.parametrize("kind, numbers", [
+    ({"task": "cifar100", "teacher": "cifar_resnet34", "student": "cifar_resnet18",
+      "source": "adi"}, ["61.32"]),
+    ({"task": "cifar100", "teacher": "vgg11_bn", "student": "cifar_resnet18", "source": "zskt"},
+     ["34.72", "54.31"]),
+    ({"task": "cifar100", "teacher": "wrn_40_2", "student": "wrn_16_1", "source": "s/x",
+      "generator": {"name": "dit"}}, ["56.29"]),
+    ({"task": "cifar100", "teacher": "wrn_40_2", "student": "wrn_16_1", "source": "s/x",
+      "generator": fake_runs.DIT}, []),  # trained on the task's own images: not the paper's
+    ({"task": "cifar100", "teacher": "cifar_resnet34", "student": "cifar_resnet18",
+      "source": "fastdfkd", "inner_steps": 5}, ["72.82"]),
+    ({"task": "cifar100", "teacher": None, "student": "wrn_40_2"}, ["75.83"]),
+    ({"task": "imagenet", "teacher": "torchvision:resnet50", "student": "mobilenet_v2",
+      "source": "data/places365"}, ["39.89"]),
+    ({"task": "digits", "source": "dafl"}, [])])
+def test_a_run_has_the_published_numbers_of_its_pair_and_method(tmp_path, kind, numbers):
+    found = {p["acc1"] for p in tables.published_for(run_of(tmp_path, **kind))}
+    assert sorted(found) == numbers
+
+
+def test_of_several_amounts_a_run_has_that_of_its_own(tmp_path):
+    kind = {"task": "imagenet", "teacher": "resnet18", "student": "resnet50", "source": "s/x",
+            "generator": {"name": "dit"}, "images": 200 * 10}
+    assert [p["acc1"] for p in tables.published_for(run_of(tmp_path, **kind))] == ["68.63"]
+
+
+@pytest.mark.parametrize("task, count, total", [
+    ("cifar100", 81, 4915.35), ("imagenet", 19, 1171.61), ("imagenet100", 4, 326.10),
+    ("flowers102", 3, 254.80)])
+def test_published_tables_are_complete_and_every_number_has_a_command(task, count, total):
+    """Counted and added up from the papers' tables: a lost or mistyped number changes the sum."""
+    cells = [p for p in tables.published() if p["task"] == task]
+    assert (len(cells), round(sum(float(p["acc1"]) for p in cells), 2)) == (count, total)
+    assert all(p["command"] and p["source"] in tables.SOURCES for p in cells)
+
+
+# --- distances of sets ----------------------------------------------------------------------------
+
+def points(*values):
+    return torch.tensor(values, dtype=torch.float64)[:, None]
+
+
+def normal(count, dim, seed, scale=1.0):
+    draw = torch.Generator().manual_seed(seed)
+    return torch.randn(count, dim, generator=draw, dtype=torch.float64) * scale
+
+
+def test_frechet_distance_of_shifted_and_scaled_features_is_the_closed_form():
+    real = normal(300, 3, 0)
+    real = real - real.mean(0)
+    shift = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
+    trace = float(real.T.cov().trace())  # of S and 9 S: tr(S + 9 S - 2 * 3 S) = 4 tr(S)
+    assert fidelity.frechet_distance(real + shift, real) == pytest.approx(5.25, abs=1e-6)
+    assert fidelity.frechet_distance(3 * real, real) == pytest.approx(4 * trace, abs=1e-6)
+
+
+def test_neighbourhoods_on_a_line_have_the_hand_counted_values():
+    """k = 2. Real 0, 1, 3, 20: balls of 3, 2, 3, 19. Made 2, 2.5, 6: balls of 4, 3.5, 4."""
+    found = fidelity.neighbourhoods(points(0, 1, 3, 20), points(2, 2.5, 6), k=2)
+    assert found == {"precision": 1.0, "recall": 3 / 4,  # no made ball reaches 20
+                     # 6 is exactly at the reach of 3's ball: outside
+                     "density": pytest.approx((4 + 4 + 1) / (2 * 3)), "coverage": 1.0}
+
+
+def test_neighbourhoods_equal_the_published_package_and_do_not_depend_on_chunks(monkeypatch):
+    prdc = pytest.importorskip("prdc")
+    real, made = normal(120, 5, 8), normal(90, 5, 9, 1.1)
+    expected = {k: pytest.approx(float(v)) for k, v in prdc.compute_prdc(
+        real.numpy(), made.numpy(), 3).items()}
+    assert fidelity.neighbourhoods(real, made, 3) == expected
+    monkeypatch.setattr(fidelity, "CHUNK", 17)
+    assert fidelity.neighbourhoods(real, made, 3) == expected
+
+
+def test_copies_have_ratio_zero_and_new_images_about_one():
+    train, held_out, new = (normal(count, 64, seed).float() for count, seed in (
+        (200, 0), (100, 1), (100, 2)))
+    copies, distance, which = fidelity.copying(train[:50], train, held_out)
+    assert copies["ratio"] == 0 and copies["copies_percent"] == 100
+    assert not distance.any() and which.tolist() == list(range(50))
+    assert 0.97 < fidelity.copying(new, train, held_out)[0]["ratio"] < 1.03
+    assert fidelity.copying(new, train, train)[0]["ratio"] is None

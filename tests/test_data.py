@@ -1,0 +1,708 @@
+"""From the user's files to batches: tasks, real images, folders, lists, sets, packing, order.
+
+Data sets are generated here in the formats they are published in. An image's colour says which
+class it is of, so that labels can be checked against pixels.
+"""
+
+import argparse
+import dataclasses
+import gzip
+import hashlib
+import json
+import os
+import pickle
+import shutil
+import struct
+import urllib.error
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy.io import savemat
+from torchvision import datasets
+
+from dm_kd import augment, data, image_set, synthesize, tasks
+from dm_kd.augment import View
+from dm_kd.data import Files, Images, Source, load_real, load_source
+from dm_kd.run import UserError
+from dm_kd.tasks import TASKS, WNIDS, get_task
+
+DIGITS, IMAGENET = get_task("digits"), get_task("imagenet")
+
+
+@pytest.fixture(autouse=True)
+def in_empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tasks, "DEBIAN_FASHION", tmp_path / "nowhere")
+
+
+def save(path, number=0, size=(4, 4)) -> Path:
+    """A tiny image whose colour is the number; the suffix is its format, but .JPEG is a PNG."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, (number >> 8, number & 255, 0)).save(
+        path, "PNG" if path.suffix == ".JPEG" else None)
+    return path
+
+
+def numbers(images: Images) -> list[int]:
+    """The number that each picture shows."""
+    return [int(images.images[i][0, 0, 0]) * 256 + int(images.images[i][1, 0, 0])
+            for i in range(len(images.labels))]
+
+
+def noise(path, size, seed=0) -> Path:
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def source_args(source, **changes) -> argparse.Namespace:
+    return argparse.Namespace(**{
+        "source": source, "data": None, "fold": 0, "val": "val", "cache": Path("cache"),
+        "images_per_class": None, "subset_seed": None, "source_labels": "task"} | changes)
+
+
+def digest(*tensors) -> str:
+    return hashlib.sha256(b"".join(t.contiguous().numpy().tobytes() for t in tensors)).hexdigest()
+
+
+# --- the table of tasks ---------------------------------------------------------------------------
+
+@pytest.mark.parametrize(("name", "first", "last"), [
+    ("digits", "0", "9"), ("fashion_mnist", "T-shirt/top", "Ankle boot"),
+    ("cifar10", "airplane", "truck"), ("cifar100", "apple", "worm"),
+    ("imagenet", "tench", "toilet tissue"), ("imagenet100", "robin", "stinkhorn"),
+    ("flowers102", "pink primrose", "blackberry lily")])
+def test_a_tasks_names_statistics_and_augmentation_fit_together(name, first, last):
+    task = TASKS[name]
+    assert (task.class_names[0], task.class_names[-1]) == (first, last)
+    assert task.name == name and len(task.class_names) == task.num_classes > 1
+    assert len(set(task.class_names)) == task.num_classes or name == "imagenet"  # two cranes
+    assert len(task.mean) == len(task.std) == task.channels in (1, 3)
+    assert task.large == (task.resolution == 224) and task.large != bool(task.pad)
+    assert task.flip == (name != "digits")  # a mirrored digit is another one, or none
+
+
+def test_imagenet_100_is_the_published_part_of_imagenets_thousand():
+    task = get_task("imagenet100")
+    assert len(WNIDS) == 1000 and sorted(WNIDS) == list(WNIDS)
+    assert (task.wnids[7], task.imagenet_classes[7]) == ("n01855672", 99)
+    assert task.class_names[7] == IMAGENET.class_names[99] == "goose"
+    assert IMAGENET.imagenet_classes == tuple(range(1000)) and DIGITS.imagenet_classes is None
+
+
+def test_an_unknown_task_names_the_nearest():
+    with pytest.raises(UserError, match="digits"):
+        get_task("digts")
+
+
+def test_a_card_with_other_class_names_is_refused_at_the_first_difference():
+    names = list(DIGITS.class_names)
+    tasks.refuse_other_names(names, DIGITS, "the model")
+    tasks.refuse_other_names(None, DIGITS, "the model")  # not recorded
+    with pytest.raises(UserError, match="class 1 is '2'"):
+        tasks.refuse_other_names(["0", "2", "1", *names[3:]], DIGITS, "the model")
+    with pytest.raises(UserError, match="class 9 is 'None'"):
+        tasks.refuse_other_names(names[:9], DIGITS, "the model")
+
+
+# --- digits ---------------------------------------------------------------------------------------
+
+FIRST_EDITIONS_FOLDS = ("264c8a9532b56c46", "2b587e91eebd3b0e", "f8262bb9ea9de833",
+                        "20ec5684c8534078", "f435c611e44a50f0")
+
+
+@pytest.mark.parametrize("fold", range(5))
+def test_the_digits_folds_are_those_of_the_first_edition(fold):
+    parts = [load_real(DIGITS, split, fold, val) for val in ("val", "dev")
+             for split in ("train", "val")]
+    tensors = [t for part in parts for t in (part.images, part.labels, part.groups)]
+    assert digest(*tensors)[:16] == FIRST_EDITIONS_FOLDS[fold]
+    for train, evaluated in (parts[:2], parts[2:]):  # no writer is in both
+        assert not set(train.groups.tolist()) & set(evaluated.groups.tolist())
+    assert len(parts[0].labels) + len(parts[1].labels) == 1797
+
+
+def test_digits_have_the_sources_17_grey_levels_and_the_tasks_statistics():
+    images = torch.cat([load_real(DIGITS, "val", fold).images for fold in range(5)])
+    assert images.dtype == torch.uint8 and images.shape == (1797, 1, 8, 8)
+    assert len(images.unique()) == 17 and int(images.max()) == 255
+    assert abs(float((images / 255).mean()) - DIGITS.mean[0]) < 2e-3
+    assert abs(float((images / 255).std()) - DIGITS.std[0]) < 2e-3
+
+
+def test_val_none_evaluates_on_nothing_and_other_folds_and_paths_are_refused():
+    assert load_real(DIGITS, "val", 0, "none") is None
+    assert torch.equal(load_real(DIGITS, "train", 0, "none").labels,
+                       load_real(DIGITS, "train", 0, "val").labels)
+    with pytest.raises(UserError, match="folds 0 to 4"):
+        load_real(DIGITS, "train", 5)
+    with pytest.raises(UserError, match="scikit-learn"):
+        load_real(DIGITS, "train", root=Path())
+
+
+# --- torchvision's data sets ----------------------------------------------------------------------
+
+def idx(array) -> bytes:
+    """LeCun's IDX format."""
+    return bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I",
+                                                      *array.shape) + array.tobytes()
+
+
+def test_debians_fashion_mnist_is_unpacked_once(monkeypatch, tmp_path):
+    packed = tmp_path / "debian"
+    packed.mkdir()
+    monkeypatch.setattr(tasks, "DEBIAN_FASHION", packed)
+    images = {part: np.random.default_rng(0).integers(0, 256, (count, 28, 28), dtype=np.uint8)
+              for part, count in (("train", 24), ("t10k", 12))}
+    for part, pixels in images.items():
+        labels = np.arange(len(pixels), dtype=np.uint8) % 10
+        (packed / f"{part}-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(pixels)))
+        (packed / f"{part}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx(labels)))
+    for _ in range(2):
+        for split, part, count in (("train", "train", 24), ("val", "t10k", 12)):
+            real = load_real(get_task("fashion_mnist"), split)
+            assert np.array_equal(real.images[:, 0].numpy(), images[part])
+            assert real.labels.tolist() == [i % 10 for i in range(count)]
+        shutil.rmtree(packed, ignore_errors=True)
+    dev = load_real(get_task("fashion_mnist"), "val", 0, "dev")
+    rest = load_real(get_task("fashion_mnist"), "train", 0, "dev")
+    assert np.array_equal(dev.images[:, 0].numpy(), images["train"][5::6]) and len(dev.labels) == 4
+    assert len(rest.labels) == 20
+
+
+@pytest.mark.parametrize(("task", "dataset", "key"), [
+    ("cifar10", "CIFAR10", "labels"), ("cifar100", "CIFAR100", "fine_labels")])
+def test_cifars_images_and_labels(monkeypatch, task, dataset, key):
+    cls = getattr(datasets, dataset)
+    folder = Path("true_dataset") / cls.base_folder
+    folder.mkdir(parents=True)
+    for name, count in (("train", 5), ("test", 3), ("meta", 0)):
+        pixels = np.random.default_rng(count).integers(0, 256, (count, 3072), dtype=np.uint8)
+        content = {"data": pixels, key: list(range(count)), cls.meta["key"]: ["a", "b"]}
+        (folder / name).write_bytes(pickle.dumps(content))
+    files = {name: [name, hashlib.md5((folder / name).read_bytes()).hexdigest()]
+             for name in ("train", "test", "meta")}
+    monkeypatch.setattr(cls, "train_list", [files["train"]])
+    monkeypatch.setattr(cls, "test_list", [files["test"]])
+    monkeypatch.setattr(cls, "meta", {"filename": "meta", "key": cls.meta["key"],
+                                      "md5": files["meta"][1]})
+    for split, count in (("train", 5), ("val", 3)):
+        real = load_real(get_task(task), split)
+        pixels = np.random.default_rng(count).integers(0, 256, (count, 3072), dtype=np.uint8)
+        assert np.array_equal(real.images.numpy(), pixels.reshape(-1, 3, 32, 32))
+        assert real.labels.tolist() == list(range(count)) and real.images.is_contiguous()
+
+
+def test_flowers_102_has_the_published_splits_and_labels_from_0(monkeypatch):
+    root = Path("true_dataset/flowers-102")
+    (root / "jpg").mkdir(parents=True)
+    savemat(root / "imagelabels.mat", {"labels": np.arange(12)[None] % 102 + 1})
+    savemat(root / "setid.mat", {"trnid": [[1, 2, 3]], "valid": [[6, 5]], "tstid": [[9, 12]]})
+    sums = {name: (f"{file}.mat", hashlib.md5((root / f"{file}.mat").read_bytes()).hexdigest())
+            for name, file in (("label", "imagelabels"), ("setid", "setid"))}
+    monkeypatch.setattr(datasets.Flowers102, "_file_dict", sums)
+    for val, split, ids in (("val", "train", [1, 2, 3, 6, 5]), ("val", "val", [9, 12]),
+                            ("dev", "train", [1, 2, 3]), ("dev", "val", [6, 5])):
+        real = load_real(get_task("flowers102"), split, 0, val)
+        assert [Path(p).name for p in real.images.paths] == [f"image_{i:05d}.jpg" for i in ids]
+        assert real.labels.tolist() == [i - 1 for i in ids]
+
+
+def test_without_a_network_a_missing_data_set_is_a_clear_error(monkeypatch):
+    def download(*args, **kwargs):
+        raise urllib.error.URLError("no route to host")
+
+    monkeypatch.setattr(datasets.utils, "_urlretrieve", download)
+    for name in ("cifar10", "fashion_mnist", "flowers102"):
+        with pytest.raises(UserError, match=name):
+            load_real(get_task(name), "val")
+
+
+# --- ImageNet -------------------------------------------------------------------------------------
+
+@pytest.fixture
+def imagenet():
+    """Some of ImageNet's class folders, the colour of an image is its class."""
+    root = Path("true_dataset/imagenet")
+    for split, count in (("train", 2), ("val", 1)):
+        for c in (0, 15, 45, 999):
+            for k in range(count):
+                save(root / split / WNIDS[c] / f"image_{k}.JPEG", c)
+    return root
+
+
+def test_wordnet_folders_have_imagenets_labels_also_where_classes_are_missing(imagenet):
+    for split, count in (("train", 2), ("val", 1)):
+        real = load_real(IMAGENET, split)
+        assert real.labels.tolist() == [c for c in (0, 15, 45, 999) for _ in range(count)]
+    assert "996 of 1000 classes have no source image" in load_source(source_args("real"),
+                                                                     IMAGENET).notes[0]
+
+
+def test_imagenet_100_takes_its_classes_from_folders_of_all(imagenet):
+    real = load_real(get_task("imagenet100"), "train")
+    assert real.labels.tolist() == [0, 0, 1, 1] and numbers(real) == [15, 15, 45, 45]
+
+
+@pytest.mark.parametrize("place", ["true_dataset/imagenet/imagenet_val.txt",
+                                   "true_dataset/imagenet_val.txt"])
+def test_a_list_has_imagenets_labels(imagenet, place):
+    Path(place).write_text("".join(f"{WNIDS[c]}/image_0.JPEG {c}\n" for c in (45, 999, 15)))
+    (imagenet / "val").rename("true_dataset/imagenet/images")
+    shutil.copytree("true_dataset/imagenet/images", "true_dataset", dirs_exist_ok=True)
+    assert load_real(IMAGENET, "val").labels.tolist() == [45, 999, 15]
+    hundred = load_real(get_task("imagenet100"), "val")
+    assert hundred.labels.tolist() == [1, 0] and numbers(hundred) == [45, 15]
+
+
+def test_one_folder_or_list_is_not_both_trained_on_and_evaluated_on(imagenet):
+    for root in (imagenet / "train", imagenet / "list.txt"):
+        (imagenet / "list.txt").write_text(f"train/{WNIDS[15]}/image_0.JPEG 15\n")
+        with pytest.raises(UserError, match="both trained on and evaluated on"):
+            load_real(IMAGENET, "train", root=root)
+        assert len(load_real(IMAGENET, "val", root=root).labels) in (1, 8)
+    assert len(load_real(IMAGENET, "train", 0, "none", imagenet / "train").labels) == 8
+
+
+def test_missing_places_are_named():
+    with pytest.raises(UserError, match="true_dataset/imagenet"):
+        load_real(IMAGENET, "val")
+    with pytest.raises(UserError, match="other"):
+        load_real(IMAGENET, "val", root=Path("other"))
+
+
+# --- the folder task ------------------------------------------------------------------------------
+
+def folder(train="train", val="val", names=("0", "1", "2", "10")) -> Path:
+    for split in (train, val):
+        for i, name in enumerate(names):
+            save(Path("mine") / split / name / "a.png", i)
+    return Path("mine")
+
+
+@pytest.mark.parametrize(("train", "val"), [("train", "val"), ("Train", "Val"),
+                                            ("training", "validation"), ("TRAIN", "test")])
+def test_classes_are_in_imagefolders_order_and_splits_are_known_in_any_case(train, val):
+    root = folder(train, val)
+    task = get_task("folder", root)
+    theirs = datasets.ImageFolder(root / train)
+    assert list(task.class_names) == theirs.classes == ["0", "1", "10", "2"]
+    for split, place in (("train", train), ("val", val)):
+        real = load_real(task, split, root=root)
+        assert real.labels.tolist() == datasets.ImageFolder(root / place).targets
+        assert numbers(real) == [0, 1, 3, 2]
+
+
+def test_what_imagefolder_reads_is_read_and_what_is_skipped_is_counted():
+    root = folder(names=("cat", "dog"))
+    for end in ("webp", "bmp", "tif", "JPG"):
+        save(root / f"train/cat/deep/er/x.{end}", 0)
+    for name in ("._a.png", ".DS_Store", ".hidden/x.png", "__MACOSX/x.png"):
+        path = root / "train/dog" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"a system's own")
+    save(root / "train/dog/x.gif"), (root / "train/dog/notes.txt").write_text("mine")
+    task = get_task("folder", root)
+    images = load_source(source_args("real", data=root), task)
+    assert images.labels.tolist() == [0] * 5 + [1]
+    assert images.notes == [f"note: 2 files in {root}/train are no images and were skipped, first: "
+                            "dog/notes.txt"]
+    os.symlink(root.absolute() / "train/cat", root / "val/link")
+    with pytest.raises(UserError, match="link"):  # a class that training has not
+        load_real(task, "val", root=root)
+
+
+def test_folders_that_are_no_data_set_are_refused():
+    with pytest.raises(UserError, match="None"):
+        get_task("folder")
+    save("flat/a.png"), save("one/train/cat/a.png"), save("two/trn/a.png"), save("two/val/a.png")
+    save("splits/train/test/a.png"), save("splits/train/val/a.png")
+    for place in ("nowhere", "flat", "one", "splits"):
+        with pytest.raises(UserError, match=place):
+            get_task("folder", Path(place))
+    root = folder()
+    save(root / "train/beside.png")
+    with pytest.raises(UserError, match=r"beside\.png"):
+        load_real(get_task("folder", root), "train", root=root)
+
+
+def test_a_folder_without_validation_images_trains_with_dev_or_none():
+    for i in range(12):
+        save(Path("mine") / ("cat", "dog")[i % 2] / f"{i}.png", i)
+    task = get_task("folder", Path("mine"))
+    with pytest.raises(UserError, match="both trained on and evaluated on"):
+        load_real(task, "train", root=Path("mine"))
+    assert len(load_real(task, "val", root=Path("mine")).labels) == 12  # only evaluated on
+    train, dev = (load_real(task, split, 0, "dev", Path("mine")) for split in ("train", "val"))
+    assert len(dev.labels) == 2 and sorted(numbers(train) + numbers(dev)) == list(range(12))
+
+
+# --- one image ------------------------------------------------------------------------------------
+
+def test_every_kind_of_image_becomes_8_bits_of_one_or_three_channels():
+    grey = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
+    colour = np.stack([grey, grey + 1, grey + 2], 2)
+    kinds = {"grey.png": Image.fromarray(grey), "bits.png": Image.fromarray(grey > 100),
+             "deep.png": Image.fromarray(grey.astype(np.uint16) << 8),
+             "palette.png": Image.fromarray(colour).quantize(), "LA.png": Image.fromarray(
+                 grey).convert("LA"), "colour.png": Image.fromarray(colour),
+             "alpha.png": Image.fromarray(colour).convert("RGBA"),
+             "cmyk.tif": Image.fromarray(colour).convert("CMYK")}
+    for name, image in kinds.items():
+        image.save(name)
+        one, three = (image_set.read_image(name, channels) for channels in (1, 3))
+        assert one.shape == (1, 3, 4) and three.shape == (3, 3, 4) and three.dtype == torch.uint8
+        if name != "bits.png":
+            assert np.abs(three.numpy().astype(int) - colour.transpose(2, 0, 1)).max() <= 2, name
+    assert image_set.read_image("grey.png").shape[0] == 1
+    assert image_set.read_image("palette.png").shape[0] == 3
+
+
+@pytest.mark.parametrize("what", ["empty", "text", "truncated", "missing"])
+def test_a_bad_image_is_named(what):
+    path = noise("bad.png", (40, 40))
+    content = {"empty": b"", "text": b"no image", "truncated": path.read_bytes()[:-900]}
+    path.unlink() if what == "missing" else path.write_bytes(content[what])
+    with pytest.raises(UserError, match=r"bad\.png"):
+        image_set.read_image(path)
+
+
+# --- lists ----------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("text", [
+    "{0}\n{1}\n", "\ufeff{0} 3\r\n{1} 7\r\n\r\n", "{0}\t3\n{1}   7", "set\\class_3_seed_0_num_0.png"
+    "\nset\\class_7_seed_0_num_0.png"])
+def test_lists_in_the_originals_and_other_forms(text):
+    names = [f"set/class_{c}_seed_0_num_0.png" for c in (3, 7)]
+    for c, name in zip((3, 7), names, strict=True):
+        save(name, c)
+    Path("list.txt").write_text(text.format(*names), encoding="utf-8")
+    images = load_source(source_args("list.txt"), DIGITS)
+    assert images.labels.tolist() == [3, 7] and images.images.shape == (2, 1, 8, 8)
+    unlabelled = load_source(source_args("list.txt", source_labels="none"), DIGITS)
+    assert unlabelled.labels.tolist() == [-1, -1]
+
+
+@pytest.mark.parametrize("line", [
+    "sub/a b.png", "deep/sub/a b.png", "/another/machine/deep/sub/a b.png", "a b.png"])
+def test_a_lists_paths_are_found_from_its_folder_and_of_other_machines(line):
+    save("lists/deep/sub/a b.png", 5), save("a b.png", 9)
+    Path("lists/deep/list.txt").write_text(line)
+    images = data.list_images(Path("lists/deep/list.txt"), DIGITS, need_labels=False)
+    assert images.labels.tolist() == [-1]
+    expected = "a b.png" if line == "a b.png" else "lists/deep/sub/a b.png"
+    assert images.images.paths == [expected]
+
+
+@pytest.mark.parametrize(("text", "shown"), [
+    ("a.png 1\n\nb.png 2", "line 3"), ("a.png 1\na.png", "line 2"), ("a.png 12", "12"),
+    ("a.png -3", "-3"), ("", "empty"), ("\xff\xfe", "line 1")])
+def test_bad_lists_name_the_line(text, shown):
+    save("a.png")
+    Path("list.txt").write_bytes(text.encode("latin1"))
+    with pytest.raises(UserError, match=shown) as error:
+        load_source(source_args("list.txt"), DIGITS)
+    assert "list.txt" in str(error.value)
+
+
+# --- folders as a source --------------------------------------------------------------------------
+
+@pytest.mark.parametrize(("names", "labels"), [
+    (("class_3_seed_0_num_0.png", "sub/class_1_seed_0_num_1.png"), [3, 1]),
+    (("T-shirt_top/a.png", "ankle boot/b.png"), [0, 9]), (("0/a.png", "9/b.png"), [0, 9]),
+    (("0000/a.png", "0009/deep/b.png"), [0, 9]), (("a.png", "b.png"), [-1, -1])])
+def test_a_folders_labels_come_from_names_or_class_folders(names, labels):
+    for name in names:
+        save(Path("set") / name)
+    images = load_source(source_args("set"), get_task("fashion_mnist"))
+    assert images.labels.tolist() == labels and images.images.shape == (2, 1, 28, 28)
+
+
+@pytest.mark.parametrize(("names", "shown"), [
+    (("gloves/a.png",), "gloves"), (("10/a.png",), "10"), (("class_10_x.png",), "10"),
+    (("train/0/a.png", "val/0/a.png"), "set/train"), (("0/a.txt",), "no images"),
+    (("0/a.png", "b.png"), r"b\.png")])
+def test_folders_of_other_classes_are_refused_and_named(names, shown):
+    for name in names:
+        path = Path("set") / name
+        save(path) if path.suffix == ".png" else path.parent.mkdir(parents=True)
+    with pytest.raises(UserError, match=shown):
+        load_source(source_args("set"), get_task("fashion_mnist"))
+
+
+def test_a_source_that_is_not_there_is_named():
+    with pytest.raises(UserError, match="nowhere"):
+        load_source(source_args("nowhere"), DIGITS)
+
+
+def test_images_per_class_takes_the_first_or_draws_with_a_seed():
+    everything = load_source(source_args("real"), DIGITS)
+    few = load_source(source_args("real", images_per_class=3), DIGITS)
+    drawn, more = (load_source(source_args("real", images_per_class=n, subset_seed=1), DIGITS)
+                   for n in (3, 9))
+    assert few.labels.bincount().tolist() == drawn.labels.bincount().tolist() == [3] * 10
+    assert torch.equal(few.images[:3], everything.images[everything.labels == 0][:3])
+    pictures = [{digest(image) for image in images.images} for images in (drawn, more, few)]
+    assert pictures[0] < pictures[1] and pictures[0] != pictures[2]
+    labels = load_real(DIGITS, "train").labels  # as the first edition drew them
+    assert digest(data.first_per_class(labels, 5)).startswith("74aee882ac9b0950")
+    assert digest(data.first_per_class(labels, 5, 1)).startswith("542a3933ff852941")
+    with pytest.raises(UserError, match="has 1[0-9][0-9] images"):
+        load_source(source_args("real", images_per_class=1000), DIGITS)
+    with pytest.raises(UserError, match="--images-per-class"):
+        load_source(source_args("real", subset_seed=1), DIGITS)
+
+
+def test_another_tasks_images_have_this_ones_size_and_no_labels():
+    fashion = dataclasses.replace(get_task("fashion_mnist"), names=DIGITS.names)
+    images = load_source(source_args("real:digits"), fashion)
+    assert images.images.shape[1:] == (1, 28, 28) and images.labels.unique().tolist() == [-1]
+    with pytest.raises(UserError, match="3 channels"):
+        load_source(source_args("real:digits"), get_task("cifar10"))
+
+
+# --- image sets as a source -----------------------------------------------------------------------
+
+@pytest.fixture
+def digits_set():
+    """A set of noise whose labels count."""
+    made = Path("sets/digits")
+    assert synthesize.main([
+        "--task", "digits", "--generator", "noise", "--images-per-class", "4", "--batch-size", "8",
+        "--classes", "0-4,7", "--device", "cpu", "--threads", "1", "--out", str(made)]) == 0
+    manifest = json.loads((made / "manifest.json").read_text()) | {"labels_known": True}
+    (made / "manifest.json").write_text(json.dumps(manifest))
+    for path in made.glob("shards/*.csv"):
+        rows = [line.split(",") for line in path.read_text().splitlines()]
+        rows[1:] = [[p, p.split("class_")[1].split("_")[0], s] for p, _, s in rows[1:]]
+        path.write_text("".join(",".join(row) + "\n" for row in rows))
+    return made
+
+
+def test_a_set_is_its_images_in_the_order_of_positions(digits_set):
+    images = load_source(source_args(digits_set), DIGITS)
+    opened = image_set.open_set(digits_set)
+    for i, image in enumerate(images.images):
+        label, k = opened.plan.at(i)
+        assert images.labels[i] == label
+        assert torch.equal(image, image_set.read_image(digits_set / opened.plan.path(label, k)))
+    assert images.sha256 == opened.digest and images.generator["name"] == "noise"
+    assert "4 of 10 classes have no source image" in images.notes[0]
+    few = load_source(source_args(digits_set, images_per_class=2), DIGITS)
+    assert torch.equal(few.images, images.images[:12]) and len(few.labels) == 12
+    small = load_source(source_args(digits_set), dataclasses.replace(DIGITS, resolution=5))
+    assert torch.equal(small.images, augment.resize(images.images, 5, 5))
+
+
+def test_a_set_that_is_damaged_unfinished_or_of_other_images_is_refused(digits_set):
+    with pytest.raises(UserError, match="channels"):
+        load_source(source_args(digits_set), get_task("cifar10"))
+    with pytest.raises(UserError, match="4 images per class"):
+        load_source(source_args(digits_set, images_per_class=5), DIGITS)
+    with pytest.raises(UserError, match="subset-seed"):
+        load_source(source_args(digits_set, images_per_class=2, subset_seed=0), DIGITS)
+    path = next(digits_set.glob("images/0003/*_num_2.png"))
+    path.write_bytes(image_set.encode_png(torch.zeros(1, 8, 8, dtype=torch.uint8)))
+    with pytest.raises(UserError, match=path.name):
+        load_source(source_args(digits_set), DIGITS)
+    (digits_set / "shards/00001.csv").unlink()
+    with pytest.raises(UserError, match="1 of 3 shards"):
+        load_source(source_args(digits_set), DIGITS)
+
+
+def test_a_sets_labels_go_by_class_name_and_are_unknown_to_other_tasks(digits_set):
+    names = ("7", "4", "3", "2", "1", "0", "8")
+    other = dataclasses.replace(DIGITS, names=lambda: names)
+    expected = load_source(source_args(digits_set), DIGITS).labels
+    images = load_source(source_args(digits_set), other)
+    assert [names[i] for i in images.labels] == [str(i) for i in expected.tolist()]
+    assert "class name" in images.notes[0]
+    fewer = load_source(source_args(digits_set), dataclasses.replace(DIGITS, names=lambda: "012"))
+    assert set(fewer.labels.tolist()) == {-1} and "not used" in fewer.notes[0]
+    renamed = load_source(source_args(digits_set), dataclasses.replace(DIGITS, name="other"))
+    assert set(renamed.labels.tolist()) == {-1}
+
+
+def test_a_set_of_the_first_edition_is_read(digits_set):
+    expected = load_source(source_args(digits_set), DIGITS)
+    shutil.rmtree(digits_set / "shards")
+    manifest = json.loads((digits_set / "manifest.json").read_text()) | {"format_version": 1}
+    (digits_set / "manifest.json").write_text(json.dumps(manifest))
+    images = load_source(source_args(digits_set, cache=Path("other")), DIGITS)
+    assert torch.equal(images.images, expected.images)
+    assert torch.equal(images.labels, expected.labels) and images.generator["name"] == "noise"
+    next(digits_set.glob("images/0003/*_num_2.png")).unlink()
+    with pytest.raises(OSError, match="num_2"):
+        load_source(source_args(digits_set), DIGITS)
+
+
+# --- packing --------------------------------------------------------------------------------------
+
+SIZES = ((40, 60), (60, 40), (300, 250), (256, 256), (50, 50), (33, 70))
+
+
+def pictures(sizes=SIZES, where="set") -> Images:
+    for i, size in enumerate(sizes):
+        noise(f"{where}/class_{i}_seed_0_num_0.png", size, i)
+    return data.folder_images(Path(where), IMAGENET)
+
+
+def never(*args):
+    raise AssertionError("no image file should be read")
+
+
+def test_images_of_one_size_are_packed_once(monkeypatch):
+    found = pictures([(40, 60)] * 5)
+    packed = data.pack(found, IMAGENET, Path("cache"))
+    assert torch.equal(packed.images, torch.stack([found.images[i] for i in range(5)]))
+    shutil.copytree("set", "elsewhere")
+    moved = data.pack(data.folder_images(Path("elsewhere"), IMAGENET), IMAGENET, Path("cache"))
+    assert packed.sha256 == moved.sha256 and found.sha256 is None
+    monkeypatch.setattr(data.Files, "__getitem__", lambda self, i: never() if i else
+                        image_set.read_image(self.paths[0], 3))
+    again = data.pack(found, IMAGENET, Path("cache"))
+    again.images[0] = 0  # a private copy
+    assert torch.equal(data.pack(found, IMAGENET, Path("cache")).images, packed.images)
+
+
+def test_a_file_that_changed_is_packed_anew_and_tensors_are_left_alone():
+    found = pictures([(40, 60)] * 3)
+    data.pack(found, IMAGENET, Path("cache"))
+    noise(found.images.paths[1], (40, 60), 99)
+    packed = data.pack(found, IMAGENET, Path("cache"))
+    assert torch.equal(packed.images[1], found.images[1])
+    assert data.pack(packed, IMAGENET, Path("cache")) is packed
+
+
+def test_large_images_of_several_sizes_stay_files_and_are_evaluated_as_centre_crops():
+    found = pictures()
+    packed = data.pack(found, IMAGENET, Path("cache"))
+    assert packed.images is found.images and packed.sha256
+    crops = data.pack(found, IMAGENET, Path("cache"), crops=True).images
+    expected = [augment.centre_crops(found.images[i][None], 224)[0] for i in range(6)]
+    assert torch.equal(crops, torch.stack(expected))
+    assert torch.equal(data.evaluation_crops(found, torch.tensor([4, 2]), IMAGENET),
+                       crops[[4, 2]])
+    small = data.pack(found, get_task("cifar10"), Path("cache")).images
+    assert torch.equal(small[2], augment.resize(found.images[2][None], 32, 32)[0])
+
+
+def test_a_damaged_image_is_named_and_leaves_no_array():
+    found = pictures([(40, 60)] * 3)
+    path = Path(found.images.paths[2])
+    path.write_bytes(path.read_bytes()[:-2000])
+    with pytest.raises(UserError, match=path.name):
+        data.pack(found, IMAGENET, Path("cache"))
+    assert not [p for p in Path("cache").iterdir() if p.suffix != ".lock"]
+    path.write_bytes(b"")
+    with pytest.raises((UserError, OSError), match=path.name):
+        data.pack(found, IMAGENET, Path("cache"))
+
+
+def test_validation_images_are_a_tensor_of_the_tasks_size(imagenet):
+    images = data.load_validation(IMAGENET, source_args(None))
+    assert images.images.shape == (4, 3, 224, 224) and images.labels.tolist() == [0, 15, 45, 999]
+    assert data.load_validation(IMAGENET, source_args(None, val="none")) is None
+    assert torch.equal(data.load_validation(DIGITS, source_args(None)).images,
+                       load_real(DIGITS, "val").images)
+
+
+# --- batches --------------------------------------------------------------------------------------
+
+PLAIN = View((0.5,), (0.5,))
+
+
+def counted(count=10) -> Images:
+    """Image i is the constant i."""
+    pixels = torch.arange(count, dtype=torch.uint8).view(-1, 1, 1, 1).expand(count, 1, 2, 2)
+    return Images(pixels.contiguous(), torch.arange(count) + 100)
+
+
+def test_the_order_of_batches_is_that_of_the_first_edition():
+    source = Source(counted(), PLAIN, 4, 3, steps_per_epoch=6)
+    assert source.order(2).flatten().tolist() == [
+        7, 4, 1, 8, 6, 0, 2, 9, 3, 5, 16, 11, 12, 18, 17, 15, 14, 13, 19, 10, 27, 29, 26, 20]
+    assert Source(counted(), PLAIN, 4, 3).steps_per_epoch == 3
+    for pixels, labels, ids in source.batches(2):
+        assert torch.equal(pixels[:, 0, 0, 0], ids % 10) and torch.equal(labels, ids % 10 + 100)
+
+
+def equal(batches, others) -> bool:
+    batches, others = list(batches), list(others)
+    return len(batches) == len(others) > 0 and all(
+        torch.equal(a, b) for batch, other in zip(batches, others, strict=True)
+        for a, b in zip(batch, other, strict=True))
+
+
+def test_batches_begin_at_any_step_and_ranks_share_them():
+    source = Source(counted(), PLAIN, 4, 3, steps_per_epoch=6)
+    whole = list(source.batches(1))
+    assert equal(source.batches(1, 4), whole[4:])
+    assert not equal(source.batches(1), source.batches(2))
+    ranks = [Source(counted(), PLAIN, 4, 3, 6, rank=r, world_size=2).batches(1) for r in (0, 1)]
+    joined = [[torch.cat(parts) for parts in zip(*both, strict=True)]
+              for both in zip(*ranks, strict=True)]
+    assert equal(joined, whole)
+    assert equal(data.one_ahead(source.gather, source.order(1)), whole)
+
+
+def files_view(crop=True) -> View:
+    return View(IMAGENET.mean, IMAGENET.std, 64, crop=crop, flip=True, mixup=0.2)
+
+
+@pytest.mark.parametrize("crop", [True, False])
+def test_files_are_cut_by_worker_processes_as_their_images_would_be(crop):
+    found = pictures()
+    source = Source(found, files_view(crop), 4, 3, steps_per_epoch=3)
+    batches = list(source.batches(1))
+    for step, (crops, labels, ids) in enumerate(batches):
+        assert crops.shape == (4, 3, 64, 64) and torch.equal(labels, ids % 6)
+        assert torch.equal(ids, source.order(1)[step])
+        expected = [files_view(crop).cut(found.images[i % 6][None], torch.tensor([i]), 3, 1)[0]
+                    for i in ids.tolist()]
+        assert torch.equal(crops, torch.stack(expected))
+        x, _ = source.view.train(crops, labels, ids, 3, 1, step)
+        plain, _, _ = augment.mix(source.view.plain(crops), 3, 1, step, 0.2, 0, 1)
+        assert torch.equal(x, plain)  # nothing is left but to standardise and mix
+    torch.manual_seed(7)
+    before = torch.random.get_rng_state()
+    assert equal(source.batches(1, 2), batches[2:])
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_a_damaged_file_that_a_worker_meets_is_named():
+    found = pictures()
+    path = Path(found.images.paths[3])
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(UserError, match=path.name):
+        list(Source(found, files_view(), 3, 0).batches(0))
+
+
+def test_images_are_resident_only_on_a_gpu_that_has_room(monkeypatch):
+    assert data.resident(counted(), torch.device("cpu")).images.device.type == "cpu"
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (79, 100))
+    assert data.resident(counted(), torch.device("cuda")).images.device.type == "cpu"
+    files = Images(Files(["a.png"], 3), torch.tensor([0]))
+    assert data.resident(files, torch.device("cuda")) is files
+
+
+def test_a_model_learns_the_digits_from_a_source_and_its_view():
+    images, val = load_source(source_args("real"), DIGITS), load_real(DIGITS, "val")
+    args = argparse.Namespace(augment="default", mixup=0.0, cutmix=0.0, mix_share=1.0)
+    source = Source(images, augment.make_view(DIGITS, args, True), 64, 0)
+    model = torch.nn.Linear(64, 10)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for epoch in range(5):
+        for step, (pixels, labels, ids) in enumerate(source.batches(epoch)):
+            x, labels = source.view.train(pixels, labels, ids, 0, epoch, step)
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(model(x.flatten(1)), labels).backward()
+            optimizer.step()
+    predictions = model(augment.plain_view(DIGITS).plain(val.images).flatten(1)).argmax(1)
+    assert (predictions == val.labels).double().mean() > 0.8

@@ -1,0 +1,467 @@
+"""The rivals: what each must keep to, its resumes, and what is special to one of them."""
+
+import copy
+import importlib
+import io
+import math
+
+import pytest
+import safetensors.torch
+import torch
+
+from dm_kd import distill, models
+from dm_kd.rivals import cmi, common, fastdfkd, nayer, terms
+from dm_kd.rivals.networks import LargeGenerator, NormalOutput, SmallGenerator
+from dm_kd.run import UserError
+from dm_kd.tasks import get_task
+
+CPU = torch.device("cpu")
+STREAMS = ("dafl", "dfq", "zskt")
+POOLS = tuple(name for name in distill.RIVALS if name not in STREAMS)
+FAST = tuple(fastdfkd.SMALL)
+TINY = {"inner-steps": 2, "synthesis-batch": 16, "warmup-calls": 1, "pool-images": 1000,
+        "generator-width": 8, "latent-size": 6, "bank-images": 8, "loops": 1, "warmup-loops": 1,
+        "student-steps": 2}
+
+
+def preset_of(method, large=False):
+    module = importlib.import_module(distill.RIVALS[method])
+    preset = module.LARGE if large else module.SMALL
+    return preset[method] if isinstance(preset, dict) else preset
+
+
+def parse(out, method, *more, task="digits", tiny=TINY):
+    preset = vars(preset_of(method, task == "imagenet"))
+    flags = [part for name, value in tiny.items() if preset.get(name.replace("-", "_")) is not None
+             for part in (f"--{name}", str(value))]
+    return distill.parse(["--task", task, "--source", method, "--teacher", "t", "--student", "s",
+                          "--epochs", "2", "--steps-per-epoch", "4", "--batch-size", "16", "--amp",
+                          "none", "--device", "cpu", "--out", str(out), *flags, *more])
+
+
+@pytest.fixture
+def make(digits, tmp_path):
+    """f(method, *flags) -> (source, student), from networks with random weights."""
+
+    def made(method, *flags):
+        tmp_path.joinpath("run").mkdir(exist_ok=True)
+        args = parse(tmp_path / "run", method, *flags)
+        torch.manual_seed(1)
+        student, teacher = (models.build("cnn_w4", digits) for _ in range(2))
+        teacher.eval().requires_grad_(False)
+        module = importlib.import_module(distill.RIVALS[method])
+        return module.build(args, digits, teacher, CPU), student
+
+    return made
+
+
+def snapshot(model):
+    return {k: v.clone() for k, v in model.state_dict().items()}
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def saved(state):
+    """A state through torch.save, as in a checkpoint."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    buffer.seek(0)
+    return torch.load(buffer, weights_only=True)
+
+
+# --- what every method must keep to ---------------------------------------------------------------
+
+@pytest.mark.parametrize("task", ["digits", "imagenet"])
+@pytest.mark.parametrize("method", distill.RIVALS)
+def test_a_preset_becomes_flags_with_its_values_as_defaults(method, task, tmp_path):
+    args = parse(tmp_path, method, task=task, tiny={})
+    row = vars(preset_of(method, task == "imagenet"))
+    assert {k: getattr(args, k, None) for k in row} == row
+
+
+@pytest.mark.parametrize("method", distill.RIVALS)
+def test_making_images_changes_no_bit_of_student_and_teacher(make, method):
+    source, student = make(method)
+    teacher, student = source.context.teacher, student.train()
+    before = snapshot(student), snapshot(teacher)
+    list(source.batches(0, 0, student))
+    assert (source.context.args.out / "samples.png").read_bytes()[:4] == b"\x89PNG"
+    assert same(before[0], snapshot(student)) and same(before[1], snapshot(teacher))
+    assert all(p.grad is None for m in (student, teacher) for p in m.parameters())
+    assert student.training and all(p.requires_grad for p in student.parameters())
+
+
+@pytest.mark.parametrize("method", distill.RIVALS)
+def test_a_source_resumes_to_the_same_batches_from_every_step(make, method):
+    flags = () if method in STREAMS else ("--calls-per-epoch", "4")
+    if method == "nayer":
+        flags += "--life", "2"  # new generators on the way
+    whole, student = make(method, *flags)
+    batches = list(whole.batches(0, 0, student))
+    assert len({int(v) for *_, ids in batches for v in ids}) == 4 * 16
+    for stop in (1, 3):
+        first, _ = make(method, *flags)
+        steps = first.batches(0, 0, student)
+        for _ in range(stop):
+            next(steps)
+        second, _ = make(method, *flags)
+        second.load_state_dict(saved(first.state_dict()))
+        rest = list(second.batches(0, stop, student))
+        assert len(rest) == 4 - stop
+        for a, b in zip(batches[stop:], rest, strict=True):
+            assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize("method", [m for m in distill.RIVALS if m != "dafl"])
+def test_the_adversarial_gradient_comes_through_the_student(make, method, monkeypatch):
+    """With the adversarial term alone and a teacher whose logits are the same for every image."""
+    class Sure(torch.nn.Module):
+        def forward(self, x):
+            return 3 * torch.eye(10)[0] + 0 * x.mean((1, 2, 3))[:, None]
+
+    others = [k for k in vars(preset_of(method)) if k.endswith("_weight") and k[:3] != "adv"
+              and getattr(preset_of(method), k) is not None]
+    source, student = make(method, *[part for name in others for part in (
+        f"--{name.replace('_', '-')}", "0")], *([] if method in STREAMS else
+                                                ["--warmup-calls", "0"]))
+    source.context.teacher = Sure()
+    with torch.no_grad():
+        student.fc.bias[0] += 2  # adv_dad looks at images that both put into one class
+    largest, real = [], torch.autograd.grad
+    monkeypatch.setattr(torch.autograd, "grad", lambda *rest: (grads := real(*rest)) and (
+        largest.append(max(g.abs().max().item() for g in grads)) or grads))
+    next(source.batches(0, 0, student))
+    assert min(largest) > 1e-9  # exactly 0 where nothing comes through
+
+
+@pytest.mark.parametrize("method", ["dfq", "fastdfkd", "cmi", "nayer", "adi"])
+def test_a_loss_that_is_not_finite_is_an_error_that_names_term_and_step(make, method, monkeypatch):
+    source, student = make(method)
+    monkeypatch.setattr(terms, "bn", lambda *_: torch.tensor(math.inf))
+    with pytest.raises(UserError, match="bn.* inf .*step 1"):
+        next(source.batches(0, 0, student))
+
+
+@pytest.mark.parametrize("amp", ["bf16", "none"])
+@pytest.mark.parametrize("method", ["dfq", "cmi"])
+def test_generator_and_teacher_compute_as_amp_says(make, method, amp):
+    source, student = make(method, "--amp", amp)
+    seen = set()
+    for module in source.context.teacher.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            module.register_forward_hook(lambda m, x, output: seen.add(output.dtype))
+    next(source.batches(0, 0, student))
+    assert seen == {torch.bfloat16 if amp == "bf16" else torch.float32}
+
+
+@pytest.mark.parametrize("method", ["dafl", "fastdfkd_reptile", "cmi", "nayer", "adi"])
+def test_images_of_224_pixels(tmp_path, method):
+    tiny = {**TINY, "synthesis-batch": 2, "pool-images": 10, "bank-images": 2, "inner-steps": 1}
+    args = parse(tmp_path, method, "--batch-size", "2", task="imagenet", tiny=tiny)
+    student, teacher = (torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 7, 16), torch.nn.BatchNorm2d(4), torch.nn.AdaptiveAvgPool2d(1),
+        torch.nn.Flatten(), torch.nn.Linear(4, 1000)) for _ in range(2))
+    if "calls_per_epoch" in vars(args):
+        args.calls_per_epoch = 1
+    source = importlib.import_module(distill.RIVALS[method]).build(
+        args, get_task("imagenet"), teacher.eval().requires_grad_(False), CPU)
+    images, *_ = next(source.batches(0, 0, student))
+    assert images.shape == (2, 3, 224, 224) and images.dtype == torch.uint8
+
+
+# --- the loop -------------------------------------------------------------------------------------
+
+def optimise_pixels(losses, steps=50, x=None):
+    bounds = torch.tensor(-1.0).view(1, 1, 1), torch.tensor(1.0).view(1, 1, 1)
+    x = torch.zeros(1, 1, 2, 2) if x is None else x
+    return common.optimise_pixels(x, losses, steps, lambda step: 0.2, (0.5, 0.9), bounds, "")
+
+
+def test_the_loop_finds_the_lowest_loss_within_bounds_and_leaves_its_start_alone():
+    start = torch.zeros(2, 1, 2, 2)
+    best = optimise_pixels(lambda x, step: {"l2": (x - 0.5).square().sum()}, x=start)
+    assert torch.allclose(best, torch.full_like(best, 0.5), atol=0.05) and not start.any()
+    assert optimise_pixels(lambda x, step: {"l2": -x.sum()}).max() == 1
+
+
+def test_the_loop_returns_the_best_iterate_not_the_last():
+    seen = []
+
+    def losses(x, step):
+        seen.append(x.detach().clone())
+        return {"l2": x.sum() * 0.1 - (x.sum() * 0.1).detach() + (3.0, 1.0, 2.0)[step]}
+
+    best = optimise_pixels(losses, 3)
+    assert torch.equal(best, seen[1]) and not torch.equal(best, seen[2])
+
+
+def test_new_weights_are_a_function_of_the_key_and_leave_torchs_numbers_as_they_were():
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    with common.initialised_by(1, 2):
+        one = torch.nn.Linear(3, 3).weight
+    assert torch.equal(torch.rand(3), expected)
+    with common.initialised_by(1, 2):
+        assert torch.equal(one, torch.nn.Linear(3, 3).weight)
+
+
+# --- generators -----------------------------------------------------------------------------------
+
+@pytest.mark.parametrize(("latent", "width", "millions"), [(256, 128, 2.33), (256, 256, 4.58)])
+def test_the_published_generators_have_the_published_number_of_parameters(latent, width, millions):
+    network = SmallGenerator(latent, width, 32, 3)
+    assert round(models.parameter_count(network) / 1e6, 2) == millions
+
+
+@pytest.mark.parametrize("network", ["small", "large"])
+def test_a_normal_output_has_the_tasks_contrast_from_the_start_and_a_sigmoid_none(network):
+    mean, std = (0.3, 0.5), (0.2, 0.1)
+
+    def images(output):
+        torch.manual_seed(0)
+        made = (SmallGenerator(6, 16, 16, 2, output) if network == "small" else
+                LargeGenerator(6, 32, 2, output))
+        return made(torch.randn(64, *made.shape))
+
+    normal = images(NormalOutput(mean, std))
+    assert normal.min() >= 0 and normal.max() <= 1
+    assert torch.allclose(normal.mean((0, 2, 3)), torch.tensor(mean), atol=0.02)
+    assert torch.allclose(normal.std((0, 2, 3)), torch.tensor(std), atol=0.02)
+    assert images(None).std() < 0.15
+
+
+# --- streams --------------------------------------------------------------------------------------
+
+def test_a_stream_updates_its_generator_once_in_so_many_steps_and_hands_out_fresh_images(make):
+    source, student = make("dfq", "--steps-per-epoch", "3")
+    moments, real = [], source.update
+    source.update = lambda student, moment: moments.append(moment) or real(student, moment)
+    batches = [*source.batches(0, 0, student), *source.batches(1, 0, student)]
+    assert moments == [0, 2, 4]
+    assert all(i.dtype == torch.uint8 and i.shape == (16, 1, 8, 8) for i, *_ in batches)
+    assert {int(v) for _, labels, _ in batches for v in labels} == {-1}
+    assert len({image.numpy().tobytes() for images, *_ in batches for image in images}) == 6 * 16
+
+
+def test_the_students_images_are_those_of_the_updated_generator(make):
+    source, student = make("zskt", "--student-steps", "1", "--generator-output", "norm")
+    for moment, (images, *_) in enumerate(source.batches(0, 0, student)):
+        network = copy.deepcopy(source.generator)
+        with torch.no_grad():
+            expected = network(source.noise(16, moment, common.BATCH))
+        assert torch.equal(images, common.to_uint8(expected))
+
+
+# --- the pool -------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("method", POOLS)
+def test_the_student_is_looked_at_after_the_warm_up_only(make, method):
+    calls = 3 if method in FAST else 2  # of FastDFKD in the last call of the warm-up too
+    source, student = make(method, "--warmup-calls", str(calls))
+    modes = []
+    student.register_forward_pre_hook(lambda m, x: modes.append(m.training))
+    source.call(student)
+    source.call(student)
+    assert modes == []
+    source.call(student)
+    assert modes == [False, False]  # two steps, in eval mode
+    assert preset_of(method).warmup_calls == (0 if method in ("cmi", "adi") else 20)
+
+
+def test_an_epoch_draws_from_all_images_made_so_far_and_knows_their_classes(make):
+    source, student = make("fastdfkd", "--calls-per-epoch", "2", "--steps-per-epoch", "8")
+    batches = list(source.batches(0, 0, student))  # warm-up, then calls before steps 0 and 4
+    assert source.kept == 48 and source.calls == 3
+    places = [(ids % len(source.pool)).tolist() for *_, ids in batches]
+    assert set(sum(places[:2], [])) == set(range(32)) == set(sum(places[2:4], []))
+    assert set(sum(places[4:7], [])) == set(range(48))
+    for images, labels, ids in batches:
+        assert torch.equal(images, source.pool[ids % len(source.pool)])
+        assert torch.equal(labels, source.labels[ids % len(source.pool)])
+
+
+def test_a_full_pool_loses_its_oldest_images(make):
+    source, student = make("fastdfkd", "--pool-images", "40")
+    for _ in range(2):
+        source.call(student)
+    oldest, kept = source.pool[:8].clone(), source.pool[8:32].clone()
+    source.call(student)
+    assert source.kept == 40 and source.total == 48
+    assert not torch.equal(source.pool[:8], oldest) and torch.equal(source.pool[8:32], kept)
+
+
+def test_the_state_holds_the_kept_images_without_copying_them(make):
+    source, student = make("adi")
+    source.call(student)
+    pool = source.state_dict()["pool"]
+    assert pool.shape == (16, 1, 8, 8) and pool.untyped_storage().nbytes() == 16 * 64
+    assert pool.data_ptr() == source.pool.data_ptr()
+
+
+def test_calls_that_do_not_divide_an_epoch_are_refused(make):
+    with pytest.raises(UserError):
+        make("fastdfkd", "--calls-per-epoch", "3", "--steps-per-epoch", "4")
+
+
+# --- FastDFKD -------------------------------------------------------------------------------------
+
+def test_first_order_maml_steps_along_the_sum_of_the_copys_gradients(make, monkeypatch):
+    source, student = make("fastdfkd", "--inner-steps", "3")
+    steps, real = [], torch.autograd.grad
+    monkeypatch.setattr(torch.autograd, "grad", lambda *rest: steps.append(real(*rest))
+                        or steps[-1])
+    source.call(student)
+    assert len(steps) == 3
+    for parameter, *gradients in zip(source.method.generator.parameters(), *steps, strict=False):
+        assert torch.allclose(parameter.grad, sum(gradients), atol=1e-7)
+
+
+def test_the_meta_rate_follows_inner_steps_and_generator_rate_unless_it_is_given(make):
+    def rate(*flags):
+        return make("fastdfkd", *flags)[0].method.outer.param_groups[0]["lr"]
+
+    assert rate("--inner-steps", "10") == pytest.approx(0.02)  # as published
+    assert rate("--inner-steps", "5", "--meta-rate", "0.03") == 0.03
+
+
+def test_reptile_pulls_the_meta_generator_to_the_adapted_copy(make, monkeypatch):
+    source, student = make("fastdfkd_reptile")
+    method, adapted = source.method, []
+    old, real = snapshot(method.generator), method.follow
+    monkeypatch.setattr(method, "follow", lambda network, z, sums: adapted.append(
+        [p.detach().clone() for p in network.parameters()]) or real(network, z, sums))
+    source.call(student)
+    for (name, parameter), new in zip(method.generator.named_parameters(), adapted[0],
+                                      strict=True):
+        assert torch.allclose(parameter.grad, 67 * (old[name] - new), atol=1e-5)
+        assert ((parameter - old[name]) * (new - old[name]) >= 0).all()
+
+
+def test_the_first_layers_are_drawn_anew_once_at_their_call(make):
+    source, student = make("fastdfkd", "--reset-call", "2", "--meta-rate", "1e-9")
+    drawn = []
+    for _ in range(5):
+        source.call(student)
+        drawn.append(source.method.generator.norm.weight.detach().abs().mean().item())
+    assert drawn[1] == pytest.approx(1) and 0 < drawn[2] < 0.1  # the second after the warm-up
+    assert drawn[3] == pytest.approx(drawn[2], abs=1e-6) == drawn[4]
+
+
+def test_kept_noise_follows_by_reptile_resumes_and_is_drawn_anew_in_time(make):
+    def method():
+        source, student = make("fastdfkd", "--warmup-calls", "0")
+        vars(source.context.settings).update(latent_calls=3, meta_latent_rate=0.1)
+        return fastdfkd.FastDFKD(source.context), student
+
+    (one, student), noise = method(), []
+    for call in range(4):
+        one.make_batch(student, call)
+        noise.append(one.latents.clone())
+        if call == 0:
+            state = saved(common.state_of(one))
+    assert 0 < (noise[1] - noise[0]).abs().max() < 0.2  # one step of Adam at 0.1
+    assert (noise[3] - noise[2]).abs().mean() > 0.5
+    two, _ = method()
+    common.load_state(two, state, CPU)
+    two.make_batch(student, 1)
+    assert torch.equal(two.latents, noise[1])
+
+
+# --- CMI ------------------------------------------------------------------------------------------
+
+def test_cmi_contrasts_with_images_of_the_pool_and_keeps_its_head(make, monkeypatch):
+    source, student = make("cmi")
+    head, sizes, real = snapshot(source.method.head), [], terms.contrastive
+    monkeypatch.setattr(terms, "contrastive", lambda local, whole, t, n: sizes.append(
+        (len(local), n)) or real(local, whole, t, n))
+    source.call(student)
+    source.call(student)
+    assert sizes == [(16, 16)] * 2 + [(24, 16)] * 2
+    assert not torch.equal(head["0.weight"], source.method.head[0].weight)
+
+
+def test_cmi_without_contrast_and_batch_statistics_needs_no_batch_norm(make, digits):
+    source, student = make("cmi", "--contrastive-weight", "0", "--bn-weight", "0")
+    source.context.teacher = models.build("lenet5", digits).eval()
+    method = cmi.CMI(source.context)
+    head = snapshot(method.head)
+    method.make_batch(student, 0)
+    assert same(head, snapshot(method.head))
+
+
+def test_cmis_features_are_all_batch_norms_or_a_resnets_four_stages():
+    cifar100, x = get_task("cifar100"), torch.zeros(1, 3, 32, 32)
+    for name, size in (("cifar_resnet34", 512), ("vgg11_bn", 2752)):
+        teacher = models.build(name, cifar100).eval()
+        with terms.reading(teacher, False, cmi.feature_layers(teacher)) as read, torch.no_grad():
+            teacher(x)
+        assert sum(m.shape[1] for m in read.means) == size
+
+
+def test_cmis_new_generators_have_small_weights_and_scales_around_one():
+    network = SmallGenerator(64, 128, 32, 3)
+    cmi.draw_weights(network, common.numbers(0))
+    assert network.first.weight.std().item() == pytest.approx(0.02, rel=0.05)
+    assert network.norm.weight.mean().item() == pytest.approx(1, abs=0.01)
+    assert not network.first.bias.any() and not network.block1[1].bias.any()
+
+
+# --- NAYER ----------------------------------------------------------------------------------------
+
+def test_each_noisy_layer_makes_one_image_of_each_class():
+    network, passed = nayer.LabelGenerator(torch.eye(3), 2, 4, SmallGenerator(4, 8, 8, 1)), []
+    network.norm = torch.nn.Identity()
+    network.body.register_forward_pre_hook(lambda m, x: passed.append(x[0]))
+    network.draw_noisy(torch.Generator().manual_seed(0))
+    assert network(torch.tensor([0, 1, 2, 2, 0])).shape == (5, 1, 8, 8)
+    a, b = network.noisy
+    expected = [a.weight[:, 0], a.weight[:, 1], a.weight[:, 2], b.weight[:, 2], b.weight[:, 0]]
+    assert torch.equal(passed[0], torch.stack(expected))
+
+
+def test_nayer_makes_more_batches_in_a_call_of_the_warm_up_each_of_balanced_classes(make):
+    source, student = make("nayer", "--synthesis-batch", "20", "--loops", "2", "--warmup-loops",
+                           "3", "--warmup-calls", "2")
+    assert [source.call(student) or source.kept for _ in range(4)] == [60, 120, 160, 200]
+    for part in source.labels[:200].split(10):
+        assert sorted(part.tolist()) == list(range(10))
+
+
+def test_each_batch_of_nayer_has_fresh_noisy_layers_and_the_body_stays(make):
+    source, student = make("nayer", "--life", "0")
+    generator, noisy = source.method.generator, []
+    for _ in range(2):
+        before = generator.body.last.weight.clone()
+        source.call(student)
+        noisy.append(generator.noisy[0].weight.detach().clone())
+        assert 0 < (generator.body.last.weight - before).abs().max() < 0.1
+    assert (noisy[1] - noisy[0]).abs().mean() > 0.5
+
+
+@pytest.mark.parametrize(("life", "warm", "expected"), [
+    (3, 2, [2, 3, 5, 6, 8, 9]), (3, 3, [3, 6, 9]), (0, 3, [])])
+def test_nayers_generator_is_drawn_anew_at_the_end_of_its_life(make, monkeypatch, life, warm,
+                                                               expected):
+    source, student = make("nayer", "--life", str(life), "--warmup-calls", str(warm))
+    method, fresh, real = source.method, [], source.method.new_generator
+    monkeypatch.setattr(method, "new_generator", lambda call: fresh.append(call) or real(call))
+    monkeypatch.setattr(method, "batch", lambda *rest: (torch.zeros(1), torch.zeros(1)))
+    for call in range(10):
+        method.make_batch(student, call)
+    assert fresh == expected
+    torch.manual_seed(9)
+    assert same(snapshot(real(6)), snapshot(real(6)))
+    assert not torch.equal(real(6).body.last.weight, real(3).body.last.weight)
+
+
+def test_embeddings_come_from_a_file(tmp_path, digits):
+    path = tmp_path / "names.safetensors"
+    safetensors.torch.save_file({"embeddings": torch.randn(10, 7)}, path)
+    assert nayer.class_embeddings(str(path), digits).shape == (10, 7)
+    safetensors.torch.save_file({"embeddings": torch.randn(9, 7)}, path)
+    with pytest.raises(UserError):
+        nayer.class_embeddings(str(path), digits)
+    assert torch.equal(nayer.class_embeddings("onehot", digits), torch.eye(10))
