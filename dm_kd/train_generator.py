@@ -21,11 +21,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from dm_kd import augment, dist, image_set, run
+from dm_kd import augment, data, dist, image_set, run
 from dm_kd.generators import diffusion, dit, gan
 from dm_kd.run import UserError
-from dm_kd.sources.stored import StoredSource, gathered, resident
-from dm_kd.tasks import Task, get_task, load_real
+from dm_kd.tasks import Task, get_task
 
 LOG_STEPS = 100
 GRID_COLUMNS, GRID_STEPS = 8, 20
@@ -80,10 +79,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 def at_resolution(task: Task, resolution: int | None) -> Task:
     """The task with images of the generator's size: small images keep theirs."""
-    if task.crop and resolution is None:
+    if task.large and resolution is None:
         raise UserError(f"{task.name}'s images are too large for a generator trained here",
                         "--resolution 64 --patch-size 4")
-    if not task.crop and resolution not in (None, task.resolution):
+    if not task.large and resolution not in (None, task.resolution):
         raise UserError(f"{task.name}'s images have {task.resolution} pixels per side")
     return dataclasses.replace(task, resolution=resolution or task.resolution)
 
@@ -101,10 +100,12 @@ def body(argv: list[str]) -> None:
         return
     dist.refuse_ranks("train_generator")
     device = run.use_device(args)
-    real = load_real(task, "train", args.fold, args.val, args.data)
-    images, digest = gathered(real.images, task, args.cache, judged=True)  # centres, of one size
-    source = StoredSource(*resident(images, real.labels, device), args.batch_size, args.seed)
-    inputs = {"source_images": len(real.labels), **({"source_sha256": digest} if digest else {})}
+    real = data.load_real(task, "train", args.fold, args.val, args.data)
+    real = data.pack(real, task, args.cache, crops=True)  # centres, of one size
+    source = data.Source(data.resident(real, device), augment.plain_view(task), args.batch_size,
+                         args.seed, device=device)
+    inputs = {"source_images": len(real.labels)}
+    inputs |= {"source_sha256": real.sha256} if real.sha256 else {}
     with run.Run(args.out, args, inputs, args.kind, "train_generator") as folder:
         if folder.result:
             print(f"{args.out} is finished: {folder.result['steps']} steps")
@@ -115,7 +116,7 @@ def body(argv: list[str]) -> None:
 
 
 def fit(folder: run.Run, args: argparse.Namespace, task: Task, model: nn.Module,
-        source: StoredSource, device: torch.device) -> None:
+        source: data.Source, device: torch.device) -> None:
     """Train to --steps, from the folder's checkpoint if it has one."""
     parts, update = (gan_updates if args.kind == "gan" else dit_updates)(args, task, model, device)
     weights = [p for p in model.parameters() if p.requires_grad]
@@ -160,7 +161,7 @@ def fit(folder: run.Run, args: argparse.Namespace, task: Task, model: nn.Module,
     finish(folder, args, task, averaged(model, average), time.monotonic() - started, device)
 
 
-def batches_from(source: StoredSource, step: int) -> Iterator[tuple[Tensor, Tensor, Tensor, int]]:
+def batches_from(source: data.Source, step: int) -> Iterator[tuple[Tensor, Tensor, Tensor, int]]:
     """(images, labels, ids, epoch) from a step of the training on, without an end."""
     first_epoch, first_step = divmod(step, source.steps_per_epoch)
     for epoch in itertools.count(first_epoch):

@@ -6,10 +6,10 @@ import pytest
 import torch
 from PIL import Image
 
-from dm_kd import synthesize, train_generator
+from dm_kd import data, synthesize, train_generator
 from dm_kd.generators import diffusion, gan
 from dm_kd.run import UserError
-from dm_kd.tasks import get_task, load_real
+from dm_kd.tasks import get_task
 
 SMALL = {"dit": ["--width", "16", "--depth", "1", "--heads", "1"], "gan": ["--width", "8"]}
 KINDS = pytest.mark.parametrize("kind", SMALL)
@@ -82,9 +82,9 @@ def test_a_generator_of_large_images_learns_their_resized_centres(
     assert seen[0].shape == (8, 3, 16, 16) and means == {(250, 0, 0), (0, 0, 250)}
     (tmp_path / "other/train/cat").mkdir(parents=True)
     (tmp_path / "other/train/eel").mkdir()
-    for data, code in ((large, 0), (tmp_path / "other", 2)):  # other classes are refused
+    for root, code in ((large, 0), (tmp_path / "other", 2)):  # other classes are refused
         assert synthesize.main([
-            "--task", "folder", "--data", str(data), "--generator", kind, "--weights", str(out),
+            "--task", "folder", "--data", str(root), "--generator", kind, "--weights", str(out),
             *(["--steps", "2"] if kind == "dit" else []), "--images-per-class", "2", "--batch-size",
             "2", "--device", "cpu", "--threads", "1", "--out", str(tmp_path / f"set{code}"),
         ]) == code
@@ -101,7 +101,7 @@ def test_the_gan_does_not_collapse_to_one_picture_a_class(tmp_path):
     model, _ = gan.load(tmp_path)
     made = gan.GanGenerator(model, {"truncation": 1.0}, torch.device("cpu")).sample(
         torch.arange(10).repeat_interleave(20), list(range(200)))
-    real = load_real(get_task("digits"), "train", 0, "val")
+    real = data.load_real(get_task("digits"), "train", 0, "val")
     kept = torch.cat([real.images[real.labels == c][:20] for c in range(10)])
     spreads = [images.float().view(10, 20, -1).std(1).mean() for images in (made, kept)]
     assert spreads[0] > 0.75 * spreads[1]

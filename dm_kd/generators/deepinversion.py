@@ -89,7 +89,7 @@ class DeepInversion:
     def stages(self) -> list[tuple[int, int, int, Callable[[int], float]]]:
         """[(iterations, factor by which the image is pooled, most jitter, learning rate)]."""
         n, rate = self.settings["iterations"], self.settings["pixel_rate"]
-        if not self.task.crop:
+        if not self.task.large:
             return [(n, 1, max(1, self.resolution // 16), lambda i: rate)]  # 2 of 32 pixels
         low = n * 2 // 3
         return [(count, factor, 30 // factor, warm_cosine(rate, count))
@@ -102,7 +102,7 @@ class DeepInversion:
         x = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed))
                          for seed in seeds]).to(self.device)
         draw = torch.Generator().manual_seed(image_set.batch_seed(seeds))
-        labels, large = labels.to(self.device), self.task.crop
+        labels, large = labels.to(self.device), self.task.large
         bf16 = self.settings["teacher_dtype"] == "bf16"
 
         for count, factor, most, rate in self.stages():
@@ -125,7 +125,7 @@ def build(args: argparse.Namespace, task: Task, device: torch.device) -> DeepInv
     teacher = teacher.to(device, memory_format=torch.channels_last)
     example = torch.zeros(2, task.channels, task.resolution, task.resolution, device=device)
     chosen = {name: value if getattr(args, name) is None else getattr(args, name)
-              for name, value in (LARGE if task.crop else SMALL).items()}
+              for name, value in (LARGE if task.large else SMALL).items()}
     terms.require(teacher, {"bn"} if chosen["bn_weight"] else set(), example, args.teacher,
                   "--bn-weight 0")
     settings = {"name": "deepinversion", "licence": "as the teacher's weights",

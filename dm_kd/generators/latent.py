@@ -127,6 +127,12 @@ def lower_precision(model: nn.Module) -> None:
             parameter.data = parameter.data.to(torch.bfloat16)
 
 
+def compile_blocks(model: nn.Module) -> None:
+    """Compile the block: all have the same code, so one compilation serves all."""
+    for block in model.blocks:
+        block.compile(dynamic=False)
+
+
 def prepare(args: argparse.Namespace, model: nn.Module, device: torch.device, pipeline: bool = False
             ) -> tuple[dict, "Vae | None"]:
     """Put the network on the device as --dtype and --compile say, and load its decoder. Returns
@@ -144,8 +150,7 @@ def prepare(args: argparse.Namespace, model: nn.Module, device: torch.device, pi
         lower_precision(model)
     model.to(device)
     if args.compile == "on" or args.compile == "auto" and device.type == "cuda":
-        for block in model.blocks:  # all have the same code: it is compiled once
-            block.compile(dynamic=False)
+        compile_blocks(model)
         settings["compiled"] = True
     return settings | (vae.settings if vae else {}), vae
 

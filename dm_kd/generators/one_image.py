@@ -117,4 +117,4 @@ def build(args: argparse.Namespace, task: Task, device: torch.device) -> OneImag
     settings = {"name": "one_image", "picture_sha256": run.sha256_file(path),
                 "licence": BUNDLED_LICENCE if bundled else "that of the picture",
                 **{name: importlib.metadata.version(name) for name in ("pillow", "torchvision")}}
-    return OneImageGenerator(picture, LARGE_SIDE if task.crop else task.resolution, settings)
+    return OneImageGenerator(picture, LARGE_SIDE if task.large else task.resolution, settings)

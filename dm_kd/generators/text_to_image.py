@@ -101,7 +101,7 @@ def build(args: argparse.Namespace, task: Task, device: torch.device) -> TextToI
     pipeline = load(folder, diffusers, torch.bfloat16 if dtype == "bf16" else torch.float32)
     call = call_settings(pipeline.to(device), args)
     prompts = [args.prompt.replace("{}", name.replace("_", " ")) for name in task.class_names]
-    resolution = args.resolution or (LARGE_SIDE if task.crop else task.resolution)
+    resolution = args.resolution or (LARGE_SIDE if task.large else task.resolution)
     settings = {
         "name": "text_to_image", "pipeline": type(pipeline).__name__,
         "weights_sha256": weights.digest(sorted(folder.glob("*/*.safetensors"))),
