@@ -15,8 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dm_kd.tasks import Task
-
 TRIES = 10  # boxes drawn for a random-resized crop
 RESIZE_RATIO = 8 / 7  # shorter side before the centre crop: 256 for 224 (He et al. 2016)
 
@@ -70,7 +68,7 @@ class View:
         return standardize(images, self.mean, self.std)
 
 
-def make_view(task: Task, args: argparse.Namespace, uses_labels: bool) -> View:
+def make_view(task, args: argparse.Namespace, uses_labels: bool) -> View:
     """The training view of --augment, --mixup, --cutmix and --mix-share."""
     on = args.augment == "default"
     return View(task.mean, task.std, task.resolution if task.large else 0, task.large and on,
@@ -78,7 +76,7 @@ def make_view(task: Task, args: argparse.Namespace, uses_labels: bool) -> View:
                 task.num_classes if uses_labels else 0)
 
 
-def plain_view(task: Task) -> View:
+def plain_view(task) -> View:
     """The view that networks are evaluated on."""
     return View(task.mean, task.std, task.resolution if task.large else 0)
 

@@ -101,11 +101,9 @@ def body(argv: list[str]) -> None:
     dist.refuse_ranks("train_generator")
     device = run.use_device(args)
     real = data.load_real(task, "train", args.fold, args.val, args.data)
-    real = data.pack(real, task, args.cache, crops=True)  # centres, of one size
-    source = data.Source(data.resident(real, device), augment.plain_view(task), args.batch_size,
-                         args.seed, device=device)
-    inputs = {"source_images": len(real.labels)}
-    inputs |= {"source_sha256": real.sha256} if real.sha256 else {}
+    real = data.resident(data.pack(real, task, args.cache, crops=True), device)
+    source = data.Source(real, augment.plain_view(task), args.batch_size, args.seed, device=device)
+    inputs = {"source_images": len(real.labels), "source_sha256": real.sha256}
     with run.Run(args.out, args, inputs, args.kind, "train_generator") as folder:
         if folder.result:
             print(f"{args.out} is finished: {folder.result['steps']} steps")

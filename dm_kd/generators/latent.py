@@ -78,6 +78,16 @@ def to_images(x: Tensor) -> Tensor:
 
 # --- classes --------------------------------------------------------------------------------------
 
+def check_classes(card: dict, task: Task, where: object) -> None:
+    """Raise UserError if the card names another task, or other classes (every folder is the task
+    "folder")."""
+    ours, theirs = list(task.class_names), card.get("class_names")
+    if card.get("task") not in (None, task.name) or theirs not in (None, ours):
+        other = [name for name in theirs or [] if name not in ours][:3]
+        raise UserError(f"{where}: the generator was trained on {card['task']}, not on "
+                        f"{task.name} with these classes {other or ''}")
+
+
 def generator_classes(num_classes: int, task: Task, where: str) -> dict:
     """The setting "generator_classes", the generator's class for each of the task's, where the task
     has some of ImageNet's classes; {} where both have the same.
@@ -111,6 +121,18 @@ def add_arguments(group: argparse._ArgumentGroup, metavar: str, weights_help: st
                             f"{BF16_WIDTH} on on CPUs that do; else fp32)")
     group.add_argument("--compile", choices=("auto", "on", "off"), default="auto",
                        help="torch.compile the network's blocks (default: auto = on GPUs)")
+
+
+def interval(text: str) -> tuple[float, float]:
+    """'0.2-0.8' -> (0.2, 0.8)."""
+    low, _, high = text.partition("-")
+    try:
+        times = float(low), float(high)
+    except ValueError:
+        times = 1.0, 0.0
+    if not 0 <= times[0] < times[1] <= 1:
+        raise argparse.ArgumentTypeError(f"must be LOW-HIGH with 0 <= LOW < HIGH <= 1, got {text}")
+    return times
 
 
 def fastest_dtype(width: int, device: torch.device) -> str:

@@ -19,7 +19,6 @@ from torch import Tensor
 
 from dm_kd import run
 from dm_kd.run import UserError
-from dm_kd.tasks import Task
 
 NAME = "dit"  # train_generator writes dit.safetensors and dit.json
 MODEL_FILE = "diffusion_pytorch_model"
@@ -62,16 +61,6 @@ def not_a_dit(where: object, reason: str) -> UserError:
     return UserError(f"{where}: the weights are not those of a DiT: {reason}",
                      "--weights with a checkpoint of the original, a diffusers folder or a folder "
                      "of train_generator")
-
-
-def check_classes(card: dict, task: Task, where: object) -> None:
-    """Raise UserError if the card names another task, or other classes (every folder is the task
-    "folder")."""
-    ours, theirs = list(task.class_names), card.get("class_names")
-    if card.get("task") not in (None, task.name) or theirs not in (None, ours):
-        other = [name for name in theirs or [] if name not in ours][:3]
-        raise UserError(f"{where}: the generator was trained on {card['task']}, not on "
-                        f"{task.name} with these classes {other or ''}")
 
 
 # --- files of tensors -----------------------------------------------------------------------------
