@@ -313,24 +313,3 @@ def mix_labels(labels: Tensor, num_classes: int, lam: float, partner: Tensor) ->
     none, so that the rest of its row is what is unknown."""
     own = (labels[:, None] == torch.arange(num_classes, device=labels.device)).float()
     return lam * own + (1 - lam) * own[partner]
-
-
-def resized_view(x: Tensor, least: float, flip: bool, draw: torch.Generator) -> Tensor:
-    """Random-resized crops with gradients, for the rivals: `least` to 100 % of the area, sides 3/4
-    to 4/3, bilinear. float [B, C, H, W] -> the same.
-
-    As in kornia's RandomResizedCrop, which the public programs use, a box that does not fit is
-    drawn again, ten times at most, and corners are aligned."""
-    tries = torch.rand(10, 2, len(x), generator=draw)
-    row, column, coin = torch.rand(3, len(x), generator=draw)
-    area = least + (1 - least) * tries[:, 0]
-    ratio = torch.exp(math.log(4 / 3) * (2 * tries[:, 1] - 1))
-    w, h = (area * ratio).sqrt(), (area / ratio).sqrt()  # of an image of 1 x 1
-    first = ((w <= 1) & (h <= 1)).int().argmax(0, keepdim=True)
-    w, h = (side.gather(0, first)[0].clamp_max(1) for side in (w, h))
-    theta = torch.zeros(len(x), 2, 3)
-    theta[:, 0, 0] = torch.where(coin < 0.5, -w, w) if flip else w
-    theta[:, 1, 1] = h
-    theta[:, 0, 2], theta[:, 1, 2] = (1 - w) * (2 * column - 1), (1 - h) * (2 * row - 1)
-    grid = F.affine_grid(theta.to(x.device), list(x.shape), align_corners=True)
-    return F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=True)
