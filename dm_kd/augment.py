@@ -15,8 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dm_kd.tasks import Task
-
 TRIES = 10  # boxes drawn for a random-resized crop
 RESIZE_RATIO = 8 / 7  # shorter side before the centre crop: 256 for 224 (He et al. 2016)
 
@@ -70,7 +68,7 @@ class View:
         return standardize(images, self.mean, self.std)
 
 
-def make_view(task: Task, args: argparse.Namespace, uses_labels: bool) -> View:
+def make_view(task, args: argparse.Namespace, uses_labels: bool) -> View:
     """The training view of --augment, --mixup, --cutmix and --mix-share."""
     on = args.augment == "default"
     return View(task.mean, task.std, task.resolution if task.large else 0, task.large and on,
@@ -78,7 +76,7 @@ def make_view(task: Task, args: argparse.Namespace, uses_labels: bool) -> View:
                 task.num_classes if uses_labels else 0)
 
 
-def plain_view(task: Task) -> View:
+def plain_view(task) -> View:
     """The view that networks are evaluated on."""
     return View(task.mean, task.std, task.resolution if task.large else 0)
 
@@ -315,24 +313,3 @@ def mix_labels(labels: Tensor, num_classes: int, lam: float, partner: Tensor) ->
     none, so that the rest of its row is what is unknown."""
     own = (labels[:, None] == torch.arange(num_classes, device=labels.device)).float()
     return lam * own + (1 - lam) * own[partner]
-
-
-def resized_view(x: Tensor, least: float, flip: bool, draw: torch.Generator) -> Tensor:
-    """Random-resized crops with gradients, for the rivals: `least` to 100 % of the area, sides 3/4
-    to 4/3, bilinear. float [B, C, H, W] -> the same.
-
-    As in kornia's RandomResizedCrop, which the public programs use, a box that does not fit is
-    drawn again, ten times at most, and corners are aligned."""
-    tries = torch.rand(10, 2, len(x), generator=draw)
-    row, column, coin = torch.rand(3, len(x), generator=draw)
-    area = least + (1 - least) * tries[:, 0]
-    ratio = torch.exp(math.log(4 / 3) * (2 * tries[:, 1] - 1))
-    w, h = (area * ratio).sqrt(), (area / ratio).sqrt()  # of an image of 1 x 1
-    first = ((w <= 1) & (h <= 1)).int().argmax(0, keepdim=True)
-    w, h = (side.gather(0, first)[0].clamp_max(1) for side in (w, h))
-    theta = torch.zeros(len(x), 2, 3)
-    theta[:, 0, 0] = torch.where(coin < 0.5, -w, w) if flip else w
-    theta[:, 1, 1] = h
-    theta[:, 0, 2], theta[:, 1, 2] = (1 - w) * (2 * column - 1), (1 - h) * (2 * row - 1)
-    grid = F.affine_grid(theta.to(x.device), list(x.shape), align_corners=True)
-    return F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=True)

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from dm_kd import augment, data, engine, image_set, models, objectives, run
-from dm_kd.generators import diffusion, dit, weights
+from dm_kd.generators import diffusion, dit, latent, weights
 from dm_kd.run import UserError
 from dm_kd.tasks import TASKS
 
@@ -277,7 +277,8 @@ def synthesis(args: argparse.Namespace, device: torch.device, record: Record) ->
         error = relative_error(model(x, t, y), other(x, timestep=t, class_labels=y).sample)
     record.check("one forward in float32 against diffusers' module", error, 1e-4)
     if large:
-        model, other = model.lower_precision(torch.bfloat16), other.to(torch.bfloat16)
+        latent.lower_precision(model)
+        other = other.to(torch.bfloat16)
 
     def wrapped(x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
         dtype = torch.bfloat16 if large else torch.float32
@@ -293,7 +294,7 @@ def synthesis(args: argparse.Namespace, device: torch.device, record: Record) ->
                                               model.channels), process, noise, True)).cpu()
 
     if large:
-        dit.compile_blocks(model)
+        latent.compile_blocks(model)
     ddim = dit.DiTGenerator(model, settings | {"sampler": "ddim"}, device, clip=True)
     ddpm = dit.DiTGenerator(model, settings | {"sampler": "ddpm"}, device, clip=True)
     record.time(f"sampling, width {model.config['width']}, T={args.steps}, s=2, batch {batch}", {

@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from dm_kd import augment, data, image_set, run
+from dm_kd import augment, data, dist, image_set, run
 from dm_kd.generators import diffusion, dit, gan
 from dm_kd.run import UserError
 from dm_kd.tasks import Task, get_task
@@ -98,12 +98,13 @@ def body(argv: list[str]) -> None:
         print(f"would train a {NAMES[args.kind]} of {count:,} parameters on {task.name} for "
               f"{args.steps} steps of {args.batch_size} images, in {args.out}")
         return
+    dist.refuse_ranks("train_generator")
     device = run.use_device(args)
     real = data.load_real(task, "train", args.fold, args.val, args.data)
     real = data.resident(data.pack(real, task, args.cache, crops=True), device)
     source = data.Source(real, augment.plain_view(task), args.batch_size, args.seed, device=device)
     inputs = {"source_images": len(real.labels), "source_sha256": real.sha256}
-    with run.Run(args.out, args, inputs, args.kind) as folder:
+    with run.Run(args.out, args, inputs, args.kind, "train_generator") as folder:
         if folder.result:
             print(f"{args.out} is finished: {folder.result['steps']} steps")
             return
@@ -221,10 +222,9 @@ def finish(folder: run.Run, args: argparse.Namespace, task: Task, model: nn.Modu
 
 def build_dit(args: argparse.Namespace, task: Task) -> dit.DiT:
     """The network of the flags, initialised from --seed."""
-    if task.resolution % args.patch_size:
-        raise UserError(f"--patch-size {args.patch_size} does not divide {task.resolution} pixels")
-    if args.width % (4 * args.heads):
-        raise UserError(f"--width {args.width} is no multiple of 4 x --heads {args.heads}")
+    if task.resolution % args.patch_size or args.width % (4 * args.heads):
+        raise UserError(f"--patch-size must divide {task.resolution}, and --width be a multiple of "
+                        f"{4 * args.heads}, 4 x --heads")
     torch.manual_seed(args.seed)
     model = dit.DiT(task.resolution, args.patch_size, task.channels, args.width, args.depth,
                     args.heads, task.num_classes, learn_sigma=False)  # better in few steps

@@ -8,11 +8,9 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from dm_kd import models, run, synthesize
-from dm_kd.generators import diffusion, dit, guidance, latent, sit
+from dm_kd.generators import diffusion, dit, guidance, latent
 from dm_kd.image_set import image_seed
 from dm_kd.run import UserError
 from dm_kd.tasks import get_task
@@ -112,12 +110,6 @@ def test_scales_1_and_0_take_one_forward_and_others_both_halves_in_one(networks,
     assert seen == [rows]
 
 
-def test_a_new_network_is_the_zero_function():
-    model = dit.DiT(8, 2, 1, width=16, depth=2, heads=2, num_classes=10)
-    out = model(torch.randn(2, 1, 8, 8), torch.tensor([1, 9]), torch.tensor([0, 10]))
-    assert out.shape == (2, 2, 8, 8) and not out.any()
-
-
 def test_lower_precision_leaves_the_last_layer_and_output_in_float32():
     model, exact = random_dit(), random_dit()
     latent.lower_precision(model)
@@ -158,18 +150,12 @@ def test_an_image_depends_on_its_seed_and_class_and_not_on_its_batch(tiny, sampl
         pytest.importorskip("diffusers")
     seeds = [image_seed(0, c, 7) for c in range(5)]
     made = generator(tiny, sampler=sampler, steps=6)
-    together, alone = made.sample(torch.arange(5), seeds), made.sample(torch.tensor([3]), seeds[3:4])
+    together = made.sample(torch.arange(5), seeds)
+    alone = made.sample(torch.tensor([3]), seeds[3:4])
     assert together.dtype == torch.uint8 and together.shape == (5, 1, 8, 8)
     assert (together[3].int() - alone[0].int()).abs().max() <= 1
     assert (together[3].int() - together[2].int()).abs().max() > 1
     assert not torch.equal(made.sample(torch.tensor([4]), seeds[3:4]), alone)
-
-
-def test_noise_is_fresh_at_each_step_and_of_unit_size():
-    draw = diffusion.noise_source(list(range(64)), (1, 8, 8), CPU)
-    noise = torch.stack([draw() for _ in range(4)]).flatten(2)
-    assert abs(float(noise.mean())) < 0.03 and abs(float(noise.std()) - 1) < 0.03
-    assert len({tuple(row.tolist()) for step in noise for row in step}) == 4 * 64
 
 
 def test_labels_are_known_if_the_class_was_asked_for(tiny):
@@ -183,47 +169,6 @@ def test_infinite_images_are_refused():
     model.final_layer.linear.bias.fill_(math.inf)
     with pytest.raises(UserError):
         generator(model, clip=False).sample(torch.tensor([2]), [1])
-
-
-class HostTensors(TorchDispatchMode):
-    """Counts operations, and notes those that take a tensor of the host or read one of the device:
-    a GPU would wait for them."""
-
-    def __init__(self):
-        super().__init__()
-        self.count, self.waits = 0, []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        tensors = [t for t in tree_leaves((args, kwargs, out)) if isinstance(t, torch.Tensor)]
-        self.count += 1
-        if "_local_scalar_dense" in str(func) or any(t.device.type != "meta" for t in tensors):
-            self.waits.append(str(func))
-        return out
-
-
-@pytest.mark.parametrize("sampler", ["ddpm", "ddim", "sde", "heun"])
-def test_the_sampling_loop_touches_no_tensor_of_the_host(sampler):
-    meta = torch.device("meta")
-    model = dit.DiT(8, 2, 4, width=32, depth=2, heads=4, num_classes=10).eval().to(meta)
-    x, labels = torch.empty(3, 4, 8, 8, device=meta), torch.empty(3, dtype=torch.int64, device=meta)
-    process, velocity = diffusion.Diffusion(6, meta), sit.predicted_velocity(
-        model, "sit", labels, 10, 2.0, 3, (0.0, 0.7))
-    dit.timestep_rates(128, meta)  # kept on the device before the first step
-
-    def predict(x, t):
-        return diffusion.guided(model, x, t, labels, 10, 2.0, 3)
-
-    with torch.no_grad(), HostTensors() as seen:
-        if sampler == "ddpm":
-            diffusion.sample_ddpm(predict, process, x, lambda: torch.empty_like(x))
-        elif sampler == "ddim":
-            diffusion.sample_ddim(predict, process, x)
-        elif sampler == "sde":
-            sit.sample_sde(velocity, x, sit.sde_times(6), lambda: torch.empty_like(x))
-        else:
-            sit.sample_ode(velocity, x, sit.ode_times(6), heun=True)
-    assert seen.count > 100 and seen.waits == []
 
 
 # --- the command ----------------------------------------------------------------------------------
@@ -318,7 +263,7 @@ def test_a_step_has_the_asked_for_length_whatever_the_losss_scale(teacher):
         made.move(x, labels, lambda x: x, torch.tensor(0.8))
 
 
-def test_guidance_lowers_the_teachers_loss_of_the_images_and_weight_0_changes_nothing(tiny, teacher):
+def test_guidance_lowers_the_teachers_loss_and_weight_0_changes_nothing(tiny, teacher):
     labels, seeds, losses = torch.arange(10), list(range(10)), []
     plain = generator(tiny).sample(labels, seeds)
     for weight in (0.0, 2.0):
@@ -354,18 +299,9 @@ def test_latent_cutmix_comes_at_each_fifth_of_the_sampling(steps, mixed):
     assert asked == mixed
 
 
-def test_latent_cutmix_puts_boxes_of_the_batchs_other_images_into_each():
-    x = torch.arange(6.0).view(6, 1, 1, 1).expand(6, 2, 16, 16).contiguous()
-    mixed, share, partner = max((guidance.latent_cutmix(x, n, 20, [1, 2]) for n in (4, 8, 12, 16)),
-                                key=lambda found: float((found[0] != x).sum()))
-    assert not torch.equal(mixed, x) and all(len(image.unique()) <= 2 for image in mixed)
-    own = (mixed == x).float().mean((1, 2, 3))[partner != torch.arange(6)]
-    assert torch.allclose(own, torch.full_like(own, share))
-    assert torch.equal((mixed != x)[:, 0], (mixed != x)[:, 1])  # the same box in every channel
-
-
-def test_after_a_cutmix_the_teacher_is_asked_for_each_class_by_its_share(tiny, teacher, monkeypatch):
-    made, mixes, asked = generator(tiny, teacher=guide(teacher), latent_cutmix=True, steps=5), [], []
+def test_after_a_cutmix_the_teacher_is_asked_for_classes_by_share(tiny, teacher, monkeypatch):
+    made = generator(tiny, teacher=guide(teacher), latent_cutmix=True, steps=5)
+    mixes, asked = [], []
     cutmix, move = guidance.latent_cutmix, made.teacher.move
     monkeypatch.setattr(guidance, "latent_cutmix",
                         lambda *rest: mixes.append(cutmix(*rest)) or mixes[-1])
@@ -385,7 +321,8 @@ def test_after_a_cutmix_the_teacher_is_asked_for_each_class_by_its_share(tiny, t
 def test_teacher_and_student_are_in_the_settings_and_the_teacher_needs_batch_norms(
         weights_folder, teacher_folder):
     guided = ("--teacher-guidance", "1.5", "--teacher", str(teacher_folder))
-    made = built(weights_folder, *guided, "--student", str(teacher_folder), "--teacher-dtype", "bf16")
+    made = built(weights_folder, *guided, "--student", str(teacher_folder), "--teacher-dtype",
+                 "bf16")
     settings = made.settings
     assert settings["teacher_guidance"] == 1.5 and settings["teacher_dtype"] == "bf16"
     assert settings["teacher_terms"] == {"ce_target": 1.0, "bn": 0.1, "adv_dad": 1.0}

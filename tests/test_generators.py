@@ -1,9 +1,7 @@
 """The other generators: BigGAN-deep, text-to-image pipelines, One-Image, noise, DeepInversion."""
 
 import json
-import math
 import shutil
-import sys
 
 import numpy as np
 import pytest
@@ -83,7 +81,8 @@ def biggan_folder(tmp_path_factory):
 def test_biggan_is_the_packages_network_on_our_cut_noise(biggan_folder):
     import pytorch_pretrained_biggan as package
 
-    model = package.BigGAN(package.BigGANConfig.from_json_file(biggan_folder / "config.json")).eval()
+    config = package.BigGANConfig.from_json_file(biggan_folder / "config.json")
+    model = package.BigGAN(config).eval()
     model.load_state_dict(torch.load(biggan_folder / "pytorch_model.bin", weights_only=True))
     with torch.no_grad():
         image = model(0.4 * gan.truncated_normal(9, 8)[None],
@@ -101,19 +100,6 @@ def test_biggan_gives_imagenet_100_imagenets_own_classes(biggan_folder):
     assert part.settings["generator_classes"][-1] == 994 and json.dumps(part.settings)
     with pytest.raises(UserError, match="1000 classes"):
         built(biggan, "digits", "--weights", biggan_folder)
-
-
-def test_bigans_hostile_and_missing_files_and_package_are_refused(
-        biggan_folder, tmp_path, monkeypatch):
-    shutil.copy(biggan_folder / "config.json", tmp_path)
-    with pytest.raises(FileNotFoundError, match="pytorch_model.bin"):
-        built(biggan, "imagenet", "--weights", tmp_path)
-    (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x04cos\nsystem\n(S'touch hacked'\ntR.")
-    with pytest.raises(UserError, match="run|code"):
-        built(biggan, "imagenet", "--weights", tmp_path)
-    monkeypatch.setitem(sys.modules, "pytorch_pretrained_biggan", None)
-    with pytest.raises(UserError, match="pip install"):
-        built(biggan, "imagenet", "--weights", biggan_folder)
 
 
 # --- text to image --------------------------------------------------------------------------------
@@ -178,7 +164,7 @@ def test_a_pipeline_makes_what_it_makes_of_the_prompt_resized(pipeline):
 def test_flags_reach_the_pipeline_and_all_that_makes_the_bytes_is_recorded(pipeline, tmp_path):
     settings = prompted(pipeline).settings
     assert settings["pipeline"] == "StableDiffusionPipeline" and settings["licence"] == "openrail++"
-    assert settings["prompts"][1] == "a photo of a aquarium fish" and len(settings["prompts"]) == 100
+    assert settings["prompts"][1] == "a photo of a aquarium fish"
     assert settings["num_inference_steps"] == 2 and settings["guidance_scale"] == 7.5
     other = prompted(pipeline, "--guidance-scale", 1, "--render-size", 8, "--resolution", 20,
                      "--prompt", "{} on a table")
@@ -189,30 +175,6 @@ def test_flags_reach_the_pipeline_and_all_that_makes_the_bytes_is_recorded(pipel
     file.write_text(json.dumps(json.loads(file.read_text()) | {"beta_end": 0.013}))
     changed = prompted(tmp_path / "copy").settings
     assert {k for k, v in changed.items() if v != settings[k]} == {"configs_sha256"}
-
-
-def test_a_pipeline_is_downloaded_without_code_and_second_copies(pipeline, tmp_path, monkeypatch):
-    import huggingface_hub
-    from huggingface_hub.utils import filter_repo_objects
-
-    (pipeline / "unet" / "diffusion_pytorch_model.fp16.safetensors").write_bytes(b"a second copy")
-    (pipeline / "code.py").write_text("raise SystemExit")
-    names = [p.relative_to(pipeline).as_posix() for p in pipeline.rglob("*") if p.is_file()]
-
-    def download(repository, allow_patterns, ignore_patterns):
-        for name in filter_repo_objects(names, allow_patterns=allow_patterns,
-                                        ignore_patterns=ignore_patterns):
-            (tmp_path / "hub" / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(pipeline / name, tmp_path / "hub" / name)
-        return str(tmp_path / "hub")
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    assert prompted("someone/tiny").settings["weights_hub_id"] == "someone/tiny"
-    missed = set(names) - {p.relative_to(tmp_path / "hub").as_posix()
-                           for p in (tmp_path / "hub").rglob("*") if p.is_file()}
-    assert missed == {"unet/diffusion_pytorch_model.fp16.safetensors", "code.py"}
-    for name in missed:
-        (pipeline / name).unlink()
 
 
 def test_what_could_run_code_or_is_no_text_to_image_pipeline_is_refused(pipeline, tmp_path):
@@ -248,16 +210,6 @@ def picture():
 def patches(picture, count, size=16):
     return one_image.OneImageGenerator(picture, size, {}).sample(torch.zeros(count),
                                                                  list(range(count)))
-
-
-def test_an_inner_crop_covers_what_the_paper_says():
-    draws = np.random.default_rng(0)
-    sizes = np.array([one_image.inner_size(100, draws.uniform) for _ in range(4000)])
-    area, aspect = sizes.prod(1) / 1e4, sizes[:, 0] / sizes[:, 1]
-    assert sizes.min() >= 1 and sizes.max() <= 100
-    assert area.min() < 0.02 and area.max() > 0.95 and 0.4 < area.mean() < 0.5  # near 1 few fit
-    large = area > 0.1
-    assert 0.73 < aspect[large].min() < 0.8 and 1.25 < aspect[large].max() < 1.37
 
 
 def test_patches_come_from_all_over_the_picture_and_from_within_half_of_it(picture, monkeypatch):
@@ -355,11 +307,3 @@ def test_224_pixels_begin_at_half_the_size_with_half_the_jitter(monkeypatch):
     made = deepinversion.DeepInversion(teacher, get_task("imagenet"), settings, CPU)
     assert made.sample(torch.tensor([1, 2]), [1, 2]).shape == (2, 3, 224, 224)
     assert sizes == [112, 112, 224] and jitters == [(15, True)] * 2 + [(30, True)]
-
-
-def test_the_rate_of_224_pixels_rises_for_100_iterations_and_falls_to_zero():
-    rate = deepinversion.warm_cosine(0.25, 2000)
-    assert rate(0) == pytest.approx(0.0025) and rate(99) == pytest.approx(0.25)
-    values = [rate(i) for i in range(100, 2000)]
-    assert values == sorted(values, reverse=True) and math.isclose(values[0], 0.25)
-    assert rate(1050) == pytest.approx(0.125) and rate(1999) < 1e-6

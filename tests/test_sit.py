@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dm_kd import synthesize
-from dm_kd.generators import dit, sit, weights
+from dm_kd.generators import dit, sit
 from dm_kd.run import UserError
 from dm_kd.tasks import get_task
 
@@ -101,13 +101,6 @@ def test_sde_steps_by_hand():
     assert float(found) == pytest.approx(float(expected), rel=1e-12)
 
 
-def test_times_begin_at_noise_and_end_at_the_image():
-    assert sit.ode_times(4) == [1, 0.75, 0.5, 0.25, 0]
-    times = sit.sde_times(25)
-    assert len(times) == 26 and times[0] == 1 and times[-1] == 0
-    assert times[-2] == pytest.approx(sit.LAST_STEP)
-
-
 # --- the network's way round, and guidance --------------------------------------------------------
 
 @pytest.mark.parametrize(("convention", "time", "sign"), [("repa", 0.8, 1), ("sit", 0.2, -1)])
@@ -157,18 +150,6 @@ def test_blocks_numbered_anew_after_the_encoder_are_renumbered(tmp_path):
     loaded = sit.load(str(tmp_path / "old.pt"))[0].state_dict()
     assert loaded.keys() == state.keys()
     assert all(torch.equal(loaded[key], state[key]) for key in state)
-
-
-@pytest.mark.parametrize(("learn_sigma", "licence"), [
-    (True, "MIT (willisma/SiT)"), (False, "MIT (sihyun-yu/REPA)")])
-def test_the_published_sizes_have_their_licence(monkeypatch, tmp_path, learn_sigma, licence):
-    """Only the shapes matter, so the 675 M weights are never made."""
-    config = weights.PUBLISHED | {"input_size": 32, "learn_sigma": learn_sigma}
-    (tmp_path / "xl.pt").write_bytes(b"")
-    monkeypatch.setattr(weights, "read_state", lambda path: {} if learn_sigma else PROJECTORS)
-    monkeypatch.setattr(weights, "sizes", lambda state, where: config)
-    monkeypatch.setattr(dit, "assemble", lambda *_: None)
-    assert sit.load(str(tmp_path / "xl.pt"))[1]["licence"] == licence
 
 
 def test_a_task_of_some_imagenet_classes_gets_imagenets_own(checkpoint):

@@ -4,7 +4,6 @@ import argparse
 import json
 import os
 import shutil
-import sys
 import types
 from pathlib import Path
 
@@ -145,15 +144,6 @@ def test_a_diffusers_folder_gives_the_same_bits_in_every_format(model, tmp_path,
     assert (shards > 1) == ("max_shard_size" in save) and len(card["sha256"]) == 64
 
 
-def test_the_golden_output_comes_from_a_diffusers_folder_too(tmp_path):
-    golden = safetensors.torch.load_file(DATA / "dit_tiny_golden.safetensors")
-    tiny = dit.DiT(8, 2, 4, width=32, depth=2, heads=4, num_classes=10)
-    tiny.load_state_dict(safetensors.torch.load_file(DATA / "dit_tiny_weights.safetensors"))
-    loaded, _ = dit.load(write_folder(tiny, tmp_path))
-    out = loaded.double()(golden["x"], golden["t"], golden["y"])
-    assert (out - golden["forward"]).norm() < 1e-6 * golden["forward"].norm()
-
-
 def test_the_key_map_there_and_back_gives_the_same_weights_in_memory_of_their_own(model):
     state = model.state_dict()
     theirs = weights.to_diffusers(state)
@@ -161,18 +151,6 @@ def test_the_key_map_there_and_back_gives_the_same_weights_in_memory_of_their_ow
     assert back.keys() == state.keys() - {"pos_embed"}  # computed in diffusers
     assert all(torch.equal(value, state[key]) for key, value in back.items())
     assert len({value.data_ptr() for value in theirs.values()}) == len(theirs)
-
-
-def test_diffusers_gives_the_same_output_after_its_two_known_patches(model):
-    """Its timestep sinusoid divides by 127 instead of 128, and a LayerNorm has another eps."""
-    theirs = as_diffusers(model)
-    for block in theirs.transformer_blocks:
-        block.norm1.emb.time_proj.downscale_freq_shift = 0
-        block.norm3.eps = 1e-6
-    torch.manual_seed(2)
-    out = theirs(torch.randn(4, 4, 8, 8), timestep=torch.tensor([0, 10, 500, 990]),
-                 class_labels=torch.tensor([0, 3, 9, 10])).sample
-    assert (out - outputs(model)).abs().max() < 1e-5 * outputs(model).abs().max()
 
 
 def test_weights_of_our_own_are_read_with_their_card_whichever_way_they_are_named(tmp_path):
@@ -278,13 +256,6 @@ def test_another_network_is_refused_by_name(copied, change):
         dit.load(copied)
 
 
-def test_embedding_tables_that_differ_between_blocks_are_refused(model):
-    state = weights.to_diffusers(model.state_dict())
-    state["transformer_blocks.1.norm1.emb.class_embedder.embedding_table.weight"][3] += 1
-    with pytest.raises(UserError, match="differ"):
-        weights.from_diffusers(state)
-
-
 @pytest.mark.parametrize("part", [
     "transformer/config.json", f"transformer/{NAME}.safetensors", "vae/config.json",
     f"vae/{NAME}.safetensors", "scheduler/scheduler_config.json"])
@@ -353,19 +324,6 @@ def test_files_of_older_diffusers_are_read(copied, model):
         assert torch.equal(made.vae.decode(latents), vae.decode(latents / 0.18215).sample)
 
 
-def test_a_vae_that_does_not_fit_is_refused(copied, pipeline):
-    file = copied / "vae" / f"{NAME}.safetensors"
-    state = safetensors.torch.load_file(file)
-    safetensors.torch.save_file({k: v for k, v in state.items() if k != "decoder.conv_in.weight"},
-                                file)
-    with pytest.raises(UserError, match="decoder.conv_in.weight"):
-        build(copied)
-    change_json(copied / "vae" / "config.json", _class_name="AutoencoderTiny")
-    with pytest.raises(UserError, match="AutoencoderKL"):
-        build(copied)
-    assert build(copied, "--vae", pipeline / "vae").vae is not None
-
-
 def test_a_teachers_gradient_goes_through_the_decoder_into_the_latents(pipeline):
     made, gradients = build(pipeline, "--dtype", "fp32"), []
 
@@ -395,7 +353,7 @@ def hub(monkeypatch, pipeline, model, tmp_path):
     repositories = {"facebook/DiT-XL-2-256": "dit", "stabilityai/sd-vae-ft-mse": "vae"}
     asked = []
 
-    def download(repository, allow_patterns, ignore_patterns):
+    def download(repository, allow_patterns):
         source, copy = tmp_path / "hub" / repositories[repository], tmp_path / "cache" / repository
         for name in huggingface_hub.utils.filter_repo_objects(
                 [str(p.relative_to(source)) for p in source.rglob("*") if p.is_file()],
@@ -418,23 +376,6 @@ def test_a_hub_id_downloads_what_is_needed_and_is_recorded(hub, model):
         "scheduler/scheduler_config.json", "vae/config.json", f"vae/{NAME}.safetensors"}
     assert made.settings["weights_hub_id"] == made.settings["vae_hub_id"] == "facebook/DiT-XL-2-256"
     assert made.settings["licence"] == "cc-by-nc-4.0"
-
-
-def test_an_original_checkpoint_takes_the_papers_vae_from_the_hub(hub, saved, model):
-    made = build(saved(model.state_dict()))
-    assert {repository for repository, _ in hub} == {"stabilityai/sd-vae-ft-mse"}
-    assert made.settings["vae_hub_id"] == "stabilityai/sd-vae-ft-mse"
-
-
-def test_a_missing_hub_or_package_is_a_clear_error(tmp_path, monkeypatch, pipeline):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(UserError, match="facebook/no-such-model-here"):
-        build("facebook/no-such-model-here")
-    for package, spec in (("huggingface_hub", "facebook/no"), ("diffusers", pipeline)):
-        monkeypatch.setitem(sys.modules, package, None)
-        with pytest.raises(UserError, match=f"pip install {package}"):
-            build(spec)
 
 
 @pytest.mark.parametrize(("spec", "is_id"), [

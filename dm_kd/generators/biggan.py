@@ -21,7 +21,6 @@ from torch import Tensor
 
 from dm_kd import run
 from dm_kd.generators import gan, latent
-from dm_kd.run import UserError
 from dm_kd.tasks import Task
 
 PACKAGE = "pytorch-pretrained-biggan"
@@ -56,10 +55,8 @@ class BigGANGenerator:
 
 def build(args: argparse.Namespace, task: Task, device: torch.device) -> BigGANGenerator:
     """The generator of the flags."""
-    try:
-        import pytorch_pretrained_biggan as package
-    except ImportError as error:
-        raise UserError(f"--generator biggan needs {PACKAGE}", f"pip install {PACKAGE}") from error
+    import pytorch_pretrained_biggan as package
+
     folder = Path(args.weights)
     config_file, file = folder / "config.json", folder / "pytorch_model.bin"
     model = package.BigGAN(package.BigGANConfig.from_dict(run.read_json(config_file)))

@@ -272,7 +272,7 @@ def build(args: argparse.Namespace, task: Task, device: torch.device) -> DiTGene
     if (args.teacher_guidance or args.latent_cutmix) and args.sampler != "ddpm":
         raise UserError("--teacher-guidance and --latent-cutmix need --sampler ddpm")
     model, card = load(args.weights)
-    weights.check_classes(card, task, args.weights)
+    latent.check_classes(card, task, args.weights)
     settings = {"name": "dit", "weights_sha256": card["sha256"], "licence": card["licence"],
                 "trained_on": card.get("trained_on"), "guidance_scale": args.guidance_scale,
                 "steps": args.steps, "sampler": args.sampler,

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dm_kd import run
-from dm_kd.generators import latent, weights
+from dm_kd.generators import latent
 from dm_kd.tasks import Task
 
 NAME = "gan"  # gan.safetensors + gan.json in a generator's folder
@@ -188,7 +188,7 @@ def add_truncation(group: argparse._ArgumentGroup) -> None:
 def build(args: argparse.Namespace, task: Task, device: torch.device) -> GanGenerator:
     """The generator of the flags."""
     model, card = load(Path(args.weights))
-    weights.check_classes(card, task, args.weights)
+    latent.check_classes(card, task, args.weights)
     settings = {"name": "gan", "weights_sha256": card["sha256"], "licence": card["licence"],
                 "trained_on": card["trained_on"], "truncation": args.truncation}
     return GanGenerator(model.to(device), settings, device)

@@ -21,7 +21,6 @@ sd-vae-ft-mse's times 0.18215, as DiT's. Every other layout (the JAX checkpoints
 
 import argparse
 import functools
-import itertools
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -31,7 +30,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dm_kd import run
-from dm_kd.generators import dit, latent, sit, weights
+from dm_kd.generators import dit, latent, weights
 from dm_kd.run import UserError, positive_int
 from dm_kd.tasks import Task
 
@@ -159,7 +158,8 @@ class IMF(nn.Module):
 def sample_mean_flow(average_velocity: Callable, z: Tensor, steps: int) -> Tensor:
     """From noise z at t = 1 to t = 0 in even steps (the paper's Alg. 2). average_velocity:
     (z, t, r) -> the mean of dz/dt between r and t."""
-    for t, r in itertools.pairwise(sit.ode_times(steps)):
+    for i in range(steps):
+        t, r = 1 - i / steps, 1 - (i + 1) / steps
         z = z - (t - r) * average_velocity(z, t, r)
     return z
 
@@ -197,7 +197,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--network-guidance", type=omega, default=8.0, metavar="OMEGA",
         help="the network's guidance input, 1 (none) to 8; not DM-KD's s (default: %(default)s, "
              "its authors' for B/2)")
-    add("--network-guidance-interval", type=sit.interval, default=(0.4, 0.65), metavar="A-B",
+    add("--network-guidance-interval", type=latent.interval, default=(0.4, 0.65), metavar="A-B",
         help="the network's input for the times at which its guidance acts, 0 the image, 1 the "
              "noise (default: 0.4-0.65)")
 

@@ -78,6 +78,16 @@ def to_images(x: Tensor) -> Tensor:
 
 # --- classes --------------------------------------------------------------------------------------
 
+def check_classes(card: dict, task: Task, where: object) -> None:
+    """Raise UserError if the card names another task, or other classes (every folder is the task
+    "folder")."""
+    ours, theirs = list(task.class_names), card.get("class_names")
+    if card.get("task") not in (None, task.name) or theirs not in (None, ours):
+        other = [name for name in theirs or [] if name not in ours][:3]
+        raise UserError(f"{where}: the generator was trained on {card['task']}, not on "
+                        f"{task.name} with these classes {other or ''}")
+
+
 def generator_classes(num_classes: int, task: Task, where: str) -> dict:
     """The setting "generator_classes", the generator's class for each of the task's, where the task
     has some of ImageNet's classes; {} where both have the same.
@@ -113,6 +123,18 @@ def add_arguments(group: argparse._ArgumentGroup, metavar: str, weights_help: st
                        help="torch.compile the network's blocks (default: auto = on GPUs)")
 
 
+def interval(text: str) -> tuple[float, float]:
+    """'0.2-0.8' -> (0.2, 0.8)."""
+    low, _, high = text.partition("-")
+    try:
+        times = float(low), float(high)
+    except ValueError:
+        times = 1.0, 0.0
+    if not 0 <= times[0] < times[1] <= 1:
+        raise argparse.ArgumentTypeError(f"must be LOW-HIGH with 0 <= LOW < HIGH <= 1, got {text}")
+    return times
+
+
 def fastest_dtype(width: int, device: torch.device) -> str:
     """"bf16" on GPUs, and where it pays on CPUs: 1.24 times as fast as "fp32" at width 128, 1.8 at
     256, measured on an AMD EPYC with avx512_bf16; slower without such instructions."""
@@ -125,6 +147,12 @@ def lower_precision(model: nn.Module) -> None:
     for name, parameter in model.named_parameters():
         if "final_layer" not in name:
             parameter.data = parameter.data.to(torch.bfloat16)
+
+
+def compile_blocks(model: nn.Module) -> None:
+    """Compile the block: all have the same code, so one compilation serves all."""
+    for block in model.blocks:
+        block.compile(dynamic=False)
 
 
 def prepare(args: argparse.Namespace, model: nn.Module, device: torch.device, pipeline: bool = False
@@ -144,8 +172,7 @@ def prepare(args: argparse.Namespace, model: nn.Module, device: torch.device, pi
         lower_precision(model)
     model.to(device)
     if args.compile == "on" or args.compile == "auto" and device.type == "cuda":
-        for block in model.blocks:  # all have the same code: it is compiled once
-            block.compile(dynamic=False)
+        compile_blocks(model)
         settings["compiled"] = True
     return settings | (vae.settings if vae else {}), vae
 
@@ -170,11 +197,9 @@ def load_vae(spec: str, part: str = "") -> Vae:
     """The autoencoder of a folder or hub id, or of its `part` "vae/", in float32 on the CPU.
 
     Raises:
-        UserError: nothing there, another kind of model, bad files, or diffusers is missing."""
-    try:
-        import diffusers
-    except ImportError as error:
-        raise UserError("decoding latents needs diffusers", "pip install diffusers") from error
+        UserError: another kind of model, or bad files."""
+    import diffusers
+
     hub = weights.is_hub_id(spec)
     folder = (weights.fetch(spec, part) if hub else Path(spec)) / part
     config = run.read_json(folder / "config.json")

@@ -109,18 +109,6 @@ class SiTGenerator(latent.LatentGenerator):
 
 # --- flags and files ------------------------------------------------------------------------------
 
-def interval(text: str) -> tuple[float, float]:
-    """'0.2-0.8' -> (0.2, 0.8)."""
-    low, _, high = text.partition("-")
-    try:
-        times = float(low), float(high)
-    except ValueError:
-        times = 1.0, 0.0
-    if not 0 <= times[0] < times[1] <= 1:
-        raise argparse.ArgumentTypeError(f"must be LOW-HIGH with 0 <= LOW < HIGH <= 1, got {text}")
-    return times
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("sit")
     latent.add_arguments(group, "FILE.pt", "a checkpoint of SiT or of REPA's SiT")
@@ -130,7 +118,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--guidance-scale", type=nonnegative_float, default=2.0, metavar="S",
         help="classifier-free guidance of the velocity; 1 = one conditional forward, 0 = "
              "unconditional (default: %(default)s)")
-    add("--guidance-interval", type=interval, default=(0.0, 1.0), metavar="A-B",
+    add("--guidance-interval", type=latent.interval, default=(0.0, 1.0), metavar="A-B",
         help="times at which guidance acts, 0 the image, 1 the noise; REPA's best is 0-0.7 "
              "(default: 0-1)")
     add("--steps", type=positive_int, default=100, metavar="T",

@@ -88,14 +88,14 @@ def build(args: argparse.Namespace, task: Task, device: torch.device) -> TextToI
     """The generator of the flags."""
     if args.prompt.count("{}") != 1:
         raise UserError(f"--prompt '{args.prompt}' needs one {{}} for the class name")
-    try:
-        import diffusers
-        import transformers
-    except ImportError as error:
-        raise UserError("--generator text_to_image needs diffusers and transformers",
-                        "pip install diffusers transformers") from error
-    hub = weights.is_hub_id(args.weights)
-    folder = weights.download(args.weights, WANTED, UNWANTED) if hub else Path(args.weights)
+    import diffusers
+    import transformers
+    from huggingface_hub import snapshot_download
+
+    hub, folder = weights.is_hub_id(args.weights), args.weights
+    if hub:
+        folder = snapshot_download(folder, allow_patterns=WANTED, ignore_patterns=UNWANTED)
+    folder = Path(folder)
     bf16 = device.type == "cuda" and multiplies_bf16(device)
     dtype = args.dtype or ("bf16" if bf16 else "fp32")
     pipeline = load(folder, diffusers, torch.bfloat16 if dtype == "bf16" else torch.float32)

@@ -19,7 +19,6 @@ from torch import Tensor
 
 from dm_kd import run
 from dm_kd.run import UserError
-from dm_kd.tasks import Task
 
 NAME = "dit"  # train_generator writes dit.safetensors and dit.json
 MODEL_FILE = "diffusion_pytorch_model"
@@ -62,20 +61,6 @@ def not_a_dit(where: object, reason: str) -> UserError:
     return UserError(f"{where}: the weights are not those of a DiT: {reason}",
                      "--weights with a checkpoint of the original, a diffusers folder or a folder "
                      "of train_generator")
-
-
-def check_classes(card: dict, task: Task, where: object) -> None:
-    """Raise UserError if the card names another task, or other classes (every folder is the task
-    "folder")."""
-    ours, theirs = list(task.class_names), card.get("class_names")
-    if card.get("task") not in (None, task.name):
-        raise UserError(f"{where}: the generator was trained on {card['task']}, not {task.name}",
-                        f"--task {card['task']}")
-    if theirs and theirs != ours:
-        i = next((i for i, pair in enumerate(zip(theirs, ours, strict=False))
-                  if pair[0] != pair[1]), min(len(theirs), len(ours)))
-        raise UserError(f"{where}: the generator was trained on other classes: class {i} is "
-                        f"{theirs[i:i + 1]}, in the data it is {ours[i:i + 1]}")
 
 
 # --- files of tensors -----------------------------------------------------------------------------
@@ -261,28 +246,12 @@ def is_hub_id(spec: str) -> bool:
 def fetch(repository: str, part: str, *others: str) -> Path:
     """A local copy of a hub repository's part ("transformer/", "vae/", or "" if the repository is
     that part) and of other files."""
+    from huggingface_hub import snapshot_download
+
     # facebook/DiT-XL-2-256 has .bin only; others have both kinds, of which one is enough
     for kinds in ((".safetensors", ".safetensors.index.json", "-*.safetensors"), (".bin",)):
-        folder = download(repository, [f"{part}config.json", *others,
-                                       *(f"{part}{MODEL_FILE}{kind}" for kind in kinds)])
+        folder = Path(snapshot_download(repository, allow_patterns=[
+            f"{part}config.json", *others, *(f"{part}{MODEL_FILE}{kind}" for kind in kinds)]))
         if any((folder / part).glob(f"{MODEL_FILE}*.safetensors")):
             break
     return folder
-
-
-def download(repository: str, wanted: list[str], unwanted: list[str] | None = None) -> Path:
-    """A local copy of a hub repository's files of these patterns.
-
-    Raises:
-        UserError: not there, no network, or huggingface_hub is missing."""
-    try:
-        from huggingface_hub import snapshot_download
-    except ImportError as error:
-        raise UserError(f"{repository} is not a path here; the hub needs huggingface_hub",
-                        "pip install huggingface_hub") from error
-    try:
-        return Path(snapshot_download(repository, allow_patterns=wanted,
-                                      ignore_patterns=unwanted))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{repository}: no such path here, and the hub gave nothing: "
-                        f"{str(error).strip()[:200]}") from error
