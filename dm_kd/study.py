@@ -1,19 +1,13 @@
-"""Run a study: all its commands, then the report.
+"""Run a study: all its commands, then the report. The studies are data, in dm_kd/studies.py.
 
-    sh scripts/study.sh DATASET STUDY [--dry-run]      or   python -m dm_kd.study DATASET STUDY ...
+    python -m dm_kd.study DATASET STUDY [--dry-run]      or   sh scripts/study.sh DATASET STUDY ...
 
-A study is data: rows (what a student learns from, and how), groups (flags of all students of a
-table) and seeds. Its commands run in stages, --jobs at a time, each in a process of its own; what is
-finished is skipped, so the same command resumes a study. A command's flags are those of the script
-in scripts/ that the table names, and what the table adds.
+Its commands run in stages, --jobs at a time, each in a process of its own. What is finished is
+skipped, so the same command resumes a study; --dry-run prints all commands, to copy and edit.
 
 Seed n is a student of set n // 3, which is made by generator n // 6; digits have a teacher and a
 generator per fold and n // 6, other data sets one of each. So seeds 0-17 are three generators, two
 sets of each and three students of each set. Rows without a claim take the first seeds only.
-
-Decision rules, fixed beforehand, of the paired differences' 95 % intervals: a change matters where
-its interval excludes 0; it does not matter where it lies within half a point of 0; else it is
-undecided. With one generator or one set nothing is claimed beyond it.
 """
 
 import argparse
@@ -26,173 +20,282 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 
 from dm_kd import run
 from dm_kd.errors import UserError, nearest
+from dm_kd.studies import QUICKSTART, STEPS, STUDIES, Row
 
 ROOT = Path(__file__).parent.parent
-Command = dict[str, str | bool]  # {"module": "dm_kd.distill", "task": "digits", "latent-cutmix": True}
+SMALL = ("digits", "fashion_mnist")
+OF_DISTILL = {"teacher", "student", "temperature", "cache-teacher", "source"}
+Command = dict[str, str | bool]  # {"module": "dm_kd.distill", "task": "digits", "seed": "0"}
 
 
-@dataclass(frozen=True)
-class Row:
-    """A row of a study. Braces stand for the trial's numbers: {fold}, {gen}, {set}, {seed}."""
+# --- commands -------------------------------------------------------------------------------------
 
-    student: str = ""  # flags of its students, behind a script if not the usual one
-    images: str = ""  # name and flags of the image set they learn from, or a script and flags
-    needs: str = ""  # a command to run first; {needs} in the others is its --out
-    late: bool = False  # its images are made with the other rows' students
-
-
-@dataclass(frozen=True)
-class Study:
-    title: str
-    rows: dict[str, Row]
-    seeds: str
-    baseline: str | None
-    groups: dict[str, str] = field(default_factory=lambda: {"": ""})  # folder: flags of students
-    claims: tuple[str, ...] = ()  # rows with all seeds and groups; none: all of them
-    few: int = 1  # seeds of the others
-    few_groups: int = 1  # groups of the others
-    features: str | None = None  # flags of inspect_set; None: sets are not inspected
-    tune: dict[str, tuple] = field(default_factory=dict)  # flag: values, tried with --val dev
-    tune_row: str = ""  # the row that is tuned for all; none: each row, for the groups *_tuned
+@functools.cache
+def settings(script: str) -> Command:
+    """What "digits_baselines.sh dafl" of scripts/ runs; "distill" has no flags yet."""
+    name, *arguments = script.split()
+    if not name.endswith(".sh"):
+        return {"module": f"dm_kd.{name}"}
+    done = subprocess.run(["sh", f"scripts/{name}", *arguments], cwd=ROOT, check=True, text=True,
+                          stdout=subprocess.PIPE, env={**os.environ, "PRINT_ONLY": "1"})
+    module, *words = done.stdout.splitlines()
+    return {"module": module, **flags_of(words)}
 
 
-# Commands of each data set: of its usual teacher, of other networks, of its generator, image sets,
-# students, and inspections.
-STEPS = {
-    "digits": {
-        "teacher": "digits_teacher.sh --fold {fold} --seed {gen} --out {base}/teacher",
-        "network": "digits_teacher.sh --fold {fold} --seed {gen} "
-                   "--out save/digits_networks/fold{fold}_gen{gen}/{name} --model {name}",
-        "generator": "digits_generator.sh --fold {fold} --seed {gen} --out {base}/generator",
-        "images": "digits_synthesize.sh --images-per-class 100 --guided-channels all --weights "
-                  "{base}/generator --seed {set_seed} --out syn_dataset/digits_study_fold{fold}_"
-                  "gen{gen}_set{set}_{name}",
-        "student": "digits_distill.sh --fold {fold} --teacher {base}/teacher --seed {seed} "
-                   "--out {runs}/fold{fold}_gen{gen}/{name}_set{set}_seed{seed}",
-        "inspect": "inspect_set --task digits --fold {fold} --teacher {base}/teacher "
-                   "--out {runs}/fold{fold}_gen{gen}/inspect_{name}_set{set}.json"},
-    "fashion_mnist": {
-        "teacher": "fashion_mnist_baselines.sh teacher",
-        "network": "fashion_mnist_baselines.sh teacher --out save/models/fashion_mnist_{name} "
-                   "--model {name}",
-        "generator": "fashion_mnist_generator.sh",
-        "images": "fashion_mnist_synthesize.sh --seed {set_seed} --out "
-                  "syn_dataset/fashion_mnist_study_set{set}_{name}",
-        "student": "fashion_mnist_distill.sh --teacher save/models/fashion_mnist_lenet5_bn "
-                   "--seed {seed} --out {runs}/{name}_set{set}_seed{seed}",
-        "inspect": "inspect_set --task fashion_mnist --teacher save/models/fashion_mnist_lenet5_bn "
-                   "--out {runs}/inspect_{name}_set{set}.json"}}
+def flags_of(words: list[str]) -> Command:
+    """["--fold", "1", "--shared-noise"] -> {"fold": "1", "shared-noise": True}; the last wins."""
+    flags, name = {}, ""
+    for word in words:
+        if word.startswith("--"):
+            name = word[2:]
+        flags[name] = True if word.startswith("--") else word
+    return flags
 
 
-def paper_steps(data: str, teacher: str, images: str, student: str) -> dict[str, str]:
-    """The steps of one of the paper's data sets; ImageNet's networks are torchvision's."""
-    prefix = "" if data == "cifar100" else "torchvision:"
-    trained = {"teacher": f"{data}_teacher.sh", "network": f"{data}_teacher.sh --model "
-               f"{prefix}{{name}} --out save/models/{data}_{{name}}"}
-    return {**(trained if data != "imagenet" else {}),
-            "images": f"{images} --seed {{set_seed}} --out syn_dataset/imagenet_{{name}}{{set_end}}",
-            "student": f"{student} --teacher {teacher} --seed {{seed}} "
-                       "--out {runs}/{name}_set{set}_seed{seed}",
-            "inspect": f"inspect_set --task {data} --teacher {teacher} "
-                       "--out {runs}/inspect_{name}_set{set}.json"}
+def command(text: str) -> Command:
+    """A script or module with flags behind it, which replace its own. Flags that do not apply are
+    left out: distill's for train_teacher, the teacher or weights of a METHOD_set without any."""
+    script, _, rest = text.partition(" --")
+    own = settings(script.strip())
+    flags = flags_of(shlex.split(f"--{rest}")) if rest else {}
+    unused = OF_DISTILL if own["module"] == "dm_kd.train_teacher" else set()
+    if ".sh " in script and script.endswith("_set"):
+        unused = {"teacher", "weights"} - own.keys()
+    return own | {name: value for name, value in flags.items() if name not in unused}
 
 
-STEPS |= {
-    "imagenet": paper_steps("imagenet", "torchvision:resnet18", "imagenet_synthesize.sh",
-                            "imagenet_distill.sh"),
-    "cifar100": paper_steps("cifar100", "save/models/cifar100_wrn_40_2", "cifar100_synthesize.sh",
-                            "cifar100_distill_w40_2_w16_2.sh"),
-    **{name: paper_steps(name, f"save/models/{name}_resnet18", "imagenet_synthesize.sh",
-                         f"{name}_distill.sh") for name in ("imagenet100", "flowers102")}}
+def words_of(flags: Command) -> list[str]:
+    """A command as the words after `python -m`."""
+    return [flags["module"], *(word for name, value in flags.items() if name != "module"
+                               for word in (f"--{name}", value) if word is not True)]
 
 
-# --- studies --------------------------------------------------------------------------------------
-
-def grid(guidance: Iterable, steps: Iterable, end: str = "") -> dict[str, Row]:
-    """Is it fidelity or coverage that teaches? A row per guidance scale and number of steps."""
-    return {f"s{s}_t{t}": Row(images=f"s{s}_t{t}{end} --guidance-scale {s} --steps {t}")
-            for s in guidance for t in steps}
-
-
-def amounts(images: str, synthetic: Iterable[int], real: Iterable[int], seed: str
-            ) -> dict[str, Row]:
-    """How many synthetic images is a real one worth? The first N images per class of one set, N
-    real ones drawn at random, all real ones; the number of steps is the same."""
-    return {**{f"synthetic_{n}": Row(f"--images-per-class {n}", images) for n in synthetic},
-            **{f"real_{n}": Row(f"--source real --images-per-class {n} --subset-seed {seed}")
-               for n in real}, "real_all": Row("--source real")}
+def finished(flags: Command) -> bool:
+    """Whether a run has its result, an image set all its shards, an inspection its file."""
+    module, out = flags["module"].removeprefix("dm_kd."), Path(flags["out"])
+    if module != "synthesize":
+        return (out / "result.json" if module != "inspect_set" else out).exists()
+    if not (out / "manifest.json").exists():
+        return False
+    manifest = json.loads((out / "manifest.json").read_text())
+    images = len(manifest["classes"]) * int(flags["images-per-class"])
+    return (manifest["images_per_class"] >= int(flags["images-per-class"])
+            and len(list(out.glob("shards/[0-9]*"))) >= -(-images // manifest["shard_size"]))
 
 
-def teachers(data: str, images: str, usual: str, others: dict[str, str]) -> dict[str, Row]:
-    """Do weak teachers teach better, also when the temperature is tuned for each? A row per
-    teacher, weakest first; `others`: its name and flags of its training."""
-    network = STEPS[data].get("network", "")
-    rows = {name: Row("--teacher {needs}", images, network.replace("{name}", name) + flags)
-            for name, flags in others.items()}
-    if not network:
-        rows = {name: Row(f"--teacher torchvision:{name}", images) for name in others}
-    return rows | ({usual: Row(images=images)} if network else {})
+def execute(flags: Command) -> None:
+    """Run a command in a process of its own.
+
+    Raises:
+        UserError: it failed; with its last lines."""
+    began = time.monotonic()
+    done = subprocess.run([sys.executable, "-m", *words_of(flags)], text=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    if done.returncode:
+        raise UserError(f"exit code {done.returncode}: python -m {shlex.join(words_of(flags))}",
+                        "\n  ".join(done.stdout.splitlines()[-8:]))
+    print(f"{time.monotonic() - began:7.1f} s  {flags['module'][6:]} {flags['out']}", flush=True)
+    if flags["module"] == "dm_kd.report":
+        print(done.stdout)
 
 
-def ways(base: str, temperatures: Iterable[int], rate: float, augmentation: dict[str, str],
-         end: str = "") -> dict[str, Row]:
-    """What else matters to a student? One change at a time. dkd's loss is about nine times kd's, so
-    it has a quarter of the rate."""
-    changes = {"base": "", **{f"temperature{t}": f"--temperature {t}" for t in temperatures},
-               "mse": "--objective mse", "dist": "--objective dist",
-               "dkd": f"--objective dkd --learning-rate {rate / 4}", **augmentation}
-    return {**{name: Row(flags, f"s{base}_t100{end}") for name, flags in changes.items()},
-            "ddim": Row(images=f"s{base}_t100_ddim{end} --sampler ddim"),
-            "dpm25": Row(images=f"s{base}_t25_dpm{end} --sampler dpm++ --steps 25"),
-            "shared_noise": Row(images=f"s{base}_t100_shared{end} --shared-noise")}
+def execute_here(flags: Command) -> None:
+    """Run a command in this process: a start of Python and torch takes three seconds."""
+    print(f"\npython -m {shlex.join(words_of(flags))}", flush=True)
+    module, *argv = words_of(flags)
+    code = importlib.import_module(module).main(argv)
+    if code:
+        sys.exit(code)
 
 
-def rivals(data: str, dit: str, sets: str, gan: str, real: tuple[str, ...]) -> dict[str, Row]:
-    """Who wins at an equal number of student steps? `sets`: flags of the sets, {name} their names;
-    `dit`: the set of the usual generator; `gan`: the command that trains the GAN."""
-    script = f"{data}_baselines.sh"
-    methods = ("alone", "real", *real, "out_of_domain", "dafl", "dfq", "zskt", "fastdfkd",
-               "fastdfkd_reptile", "fast_sequential", "cmi", "nayer", "adi")
-    made = {name: f"{script} {name}_set {sets.replace('{name}', name)}" for name in (
-        "noise", "one_image", "gan", "deepinversion", "diffdfkd", "diffdfkd_adv")}
-    rows = {name: Row(f"{script} {name}") for name in methods} | {
-        name: Row(f"{script} {name}", images) for name, images in made.items()}
-    return rows | {
-        "dit": Row(f"{script} dit", dit),
-        "one_image_cutmix": Row(f"{script} one_image_cutmix", made["one_image"]),
-        "gan": Row(f"{script} gan", f"{made['gan']} --weights {{needs}}", gan),
-        "diffdfkd_adv": Row(f"{script} diffdfkd_adv", f"{made['diffdfkd_adv']} --student "
-                            "{students}/diffdfkd_set{set}_seed{seed}", late=True)}
+def run_stage(stage: list[Command], args: argparse.Namespace) -> None:
+    """Run the commands of a stage that are not finished, or print all of them."""
+    stage = {flags["out"]: flags for flags in reversed(stage)}  # of several for one place the first
+    todo = [flags | ({"threads": str(args.threads)} if args.threads else {})
+            for flags in reversed(stage.values())]
+    if args.dry_run:
+        for flags in todo:
+            print(f"python -m {shlex.join(words_of(flags))}")
+    elif args.study == "quickstart":
+        for flags in todo:
+            execute_here(flags)
+    else:
+        with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
+            futures = [pool.submit(execute, flags) for flags in todo if not finished(flags)]
+            try:
+                for future in concurrent.futures.as_completed(futures):
+                    future.result()
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
 
 
-def paper_studies(data: str, main: str, students: tuple[str, str], temperatures: tuple,
-                  weak: dict[str, str], schedules: tuple[str, str, str], features: str,
-                  amount: tuple, end: str = "") -> dict[str, Study]:
-    """The four studies of one of the paper's data sets, in the paper's settings. schedules: of four
-    times the epochs, of a tenth, and of the amounts; end: of the sets' names."""
-    strong, tenth, steps = schedules
-    few = next(iter(temperatures))
-    most = amount[0][-1]
-    prefix = "" if data == "cifar100" else "torchvision:"
-    return {
-        "fidelity": Study(
-            f"{data}: guidance x steps", grid((1, 1.6, 1.8, 2, 3, 4), (100, 150, 200, 250), end),
-            "0", "s1_t100", {"paper": "", "strong": f"{strong} --mixup 0.4 --mix-share 0.5"},
-            ("s1_t100", "s2_t100", "s4_t100", "s1_t250", "s4_t250"), features=features),
-        "teacher_strength": Study(
-            f"{data}: teachers of rising strength", teachers(data, f"s2_t100{end}", main, weak),
-            "1", main, {f"{name}_{how}": f"--student {prefix}{name}" for name in students
-                        for how in ("fixed", "tuned")}, tune={"temperature": temperatures}),
-        "amount": Study(f"{data}: number of images", amounts(
-            f"s2_t100_{most} --images-per-class {most}", *amount, "{seed}"), "0", "real_all",
-            {"": steps}),
-        "ways": Study(f"{data}: temperature, augmentation, objective, sampler, shared noise", ways(
-            "2", (1, 2, 8, 12) if data == "cifar100" else (1, 5, 20, 30), 0.1,
-            {"no_augmentation": "--augment none", "mixup": "--mixup 0.4", "cutmix": "--cutmix 0.25"},
-            end), "0", "base")}
+# --- the stages of a study ------------------------------------------------------------------------
+
+class Plan:
+    """The commands of a study. A trial is (fold, seed); it fills the braces of studies.py."""
+
+    def __init__(self, args: argparse.Namespace):
+        self.study, self.steps = STUDIES[args.data_set][args.study], STEPS[args.data_set]
+        self.root = f"save/{args.data_set}" + (f"_{args.study}" if args.study != "main" else "")
+        self.folds = args.folds if args.data_set == "digits" else [None]
+        self.seeds = args.seeds or numbers(self.study.seeds)
+        self.rows = {name: row for name, row in self.study.rows.items()
+                     if name in (args.rows or self.study.rows)}
+        for name in set(args.rows) - self.rows.keys():
+            raise UserError(f"no row '{name}'", nearest(name, self.study.rows))
+
+    def trials(self, name: str, group: str) -> list[tuple[int | None, int]]:
+        """(fold, seed) of the students of a row in a group."""
+        seeds = self.seeds
+        if self.study.claims and name not in self.study.claims:
+            seeds = seeds[:self.study.few] if group == next(iter(self.study.groups)) else []
+        return [(fold, seed) for seed in seeds for fold in self.folds]
+
+    def fill(self, text: str, row: Row, trial: tuple, group: str = "") -> Command:
+        """The command of a text whose braces the trial fills; group: a folder below the study's."""
+        fold, seed = trial
+        place = self.root + ("_dev" if group == "dev" else f"/{group}" if group else "")
+        values = {"fold": fold, "gen": seed // 6, "set_seed": seed // 3, "seed": seed,
+                  "set": seed // 3 if fold is None else seed // 3 % 2,
+                  "end": f"_set{seed // 3}" if seed >= 3 else "",
+                  "base": f"save/digits/fold{fold}_gen{seed // 6}",
+                  "place": place if fold is None else f"{place}/fold{fold}_gen{seed // 6}"}
+        for name, needs in (("needs", row.needs), ("features", self.study.features)):
+            values[name] = command(needs.format_map(values))["out"] if needs else ""
+        return command(text.format_map(values))
+
+    def images(self, row: Row, trial: tuple, group: str) -> Command:
+        """The command that makes a row's image set."""
+        name, _, flags = row.images.partition(" ")
+        usual = f"{self.steps['images'].replace('{name}', name)} {flags}"
+        return self.fill(row.images if name.endswith(".sh") else usual, row, trial, group)
+
+    def inspection(self, name: str, row: Row, trial: tuple, group: str) -> Command:
+        text = self.steps["inspect"].replace("{name}", name)
+        source = self.images(row, trial, group)["out"]
+        return self.fill(f"{text} --set {source} {self.study.inspect}", row, trial, group)
+
+    def student(self, name: str, row: Row, trial: tuple, group: str, more: str = "") -> Command:
+        """The command of a student: flags of the data set, the group, the row, then `more`."""
+        script, _, flags = self.steps["student"].replace("{name}", name).partition(" ")
+        own, dashes, rest = row.student.partition("--")
+        source = f"--source {self.images(row, trial, group)['out']}" if row.images else ""
+        return self.fill(f"{own.strip() or script} {flags} {self.study.groups.get(group, '')} "
+                         f"{source} {dashes}{rest} {more}", row, trial, group)
+
+    def tries(self, name: str, fold: int | None) -> list[Command]:
+        """A row's runs with each of the flags to choose from, evaluated on training images that are
+        set aside."""
+        first = next(iter(self.study.groups.values()))
+        return [self.student(f"{name}_try{i}", self.study.rows[name], (fold, self.seeds[0]), "dev",
+                             f"{first} {self.study.tune_flags} --val dev {flags}")
+                for i, flags in enumerate(self.study.tune)]
+
+    def tuned(self, name: str, group: str, fold: int | None) -> str:
+        """The flags that were best for a row, of equal ones the first; none before any is tried."""
+        if not (self.study.tune_row or group.endswith("_tuned")):
+            return ""
+        results = [Path(flags["out"]) / "result.json"
+                   for flags in self.tries(self.study.tune_row or name, fold)]
+        accuracies = [json.loads(path.read_text())["acc1"] if path.exists() else -1.0
+                      for path in results]
+        best = max(accuracies, default=-1.0)
+        return self.study.tune[accuracies.index(best)] if best >= 0 else ""
+
+    def stages(self) -> Iterator[list[Command]]:
+        """Lists of commands that do not need each other. First what the others may be made from."""
+        study, groups = self.study, list(self.study.groups)
+        every = [(name, row, trial, groups[0]) for name, row in self.rows.items()
+                 for trial in self.trials(name, groups[0])]
+        steps = (self.steps.get("teacher"), self.steps.get("generator"), study.features)
+        yield [self.fill(text, row, trial) for _, row, trial, _ in every
+               for text in (*steps, row.needs) if text]
+        for late in (False, True):
+            part = [p for p in every if p[1].late == late]
+            yield [self.images(*p[1:]) for p in part if p[1].images]
+            if study.inspect is not None:
+                yield [self.inspection(*p) for p in part if p[1].images]
+            if study.tune and part:
+                yield [flags for name in ([study.tune_row] if study.tune_row else self.rows)
+                       for fold in self.folds for flags in self.tries(name, fold)]
+            for group in groups:
+                yield [self.student(name, row, trial, group, self.tuned(name, group, trial[0]))
+                       for name, row in self.rows.items() if row.late == late
+                       for trial in self.trials(name, group)]
+
+    def reports(self, record: bool) -> list[Command]:
+        """A report per group, against the baseline where it is among the rows."""
+        made = []
+        for group in self.study.groups:
+            runs = f"{self.root}/{group}".rstrip("/")
+            flags = {"module": "dm_kd.report", "runs": runs, "out": f"{runs}/report",
+                     "title": f"{self.study.title} ({group})" if group else self.study.title}
+            if self.study.baseline in self.rows:
+                flags["baseline"] = self.study.baseline
+            if record:
+                flags["record"] = runs.replace("save/", "save/results/", 1)
+            made.append(flags)
+        return made
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+def numbers(text: str) -> list[int]:
+    """"0-2,6" -> [0, 1, 2, 6]."""
+    ends = [[run.nonnegative_int(end) for end in part.split("-")] for part in text.split(",")]
+    return [n for part in ends for n in range(part[0], part[-1] + 1)]
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    parser = run.Parser("study", __doc__)
+    add = parser.add_argument
+    add("data_set", choices=STUDIES, metavar="DATASET", help=", ".join(STUDIES))
+    add("study", metavar="STUDY", help="; ".join(
+        f"{name}: {', '.join(studies)}" for name, studies in STUDIES.items()))
+    add("--jobs", type=run.positive_int, default=None, metavar="N",
+        help="commands at a time (default: 2; 1 for the data sets that need a GPU)")
+    add("--seeds", type=numbers, default=None, metavar="0-2,6", help="default: the study's own")
+    add("--folds", type=numbers, default=list(range(5)), metavar="0,1",
+        help="of the digits (default: all five)")
+    add("--rows", type=lambda text: text.split(","), default=[], metavar="A,B",
+        help="only these rows (default: all)")
+    add("--threads", type=run.positive_int, default=None, metavar="N",
+        help="CPU threads of each command (default: 1 for digits and fashion_mnist)")
+    add("--record", action="store_true", help="keep the tables in save/results too")
+    add("--dry-run", action="store_true", help="print the commands; write nothing")
+    args = parser.parse_args(argv)
+    if args.study not in STUDIES[args.data_set]:
+        raise UserError(f"{args.data_set} has no study '{args.study}'",
+                        nearest(args.study, STUDIES[args.data_set]))
+    if args.data_set in SMALL:
+        args.threads = args.threads or (2 if args.study == "quickstart" else 1)
+    args.jobs = args.jobs or (2 if args.data_set in SMALL else 1)
+    return args
+
+
+def body(argv: list[str]) -> None:
+    args = parse(argv)
+    if args.study == "quickstart":
+        for text in QUICKSTART:
+            run_stage([command(text)], args)
+        return
+    plan = Plan(args)
+    used = {value for stage in [*plan.stages()][1:] for flags in stage for value in flags.values()}
+    for i, stage in enumerate(plan.stages()):
+        run_stage([flags for flags in stage if i or flags["out"] in used], args)
+    for report in plan.reports(args.record):
+        run_stage([report], args)
+
+
+def main(argv: list[str] | None = None) -> int:
+    return run.main(body, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
