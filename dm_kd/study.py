@@ -104,11 +104,11 @@ def execute(flags: Command) -> None:
         print(done.stdout)
 
 
-def execute_here(flags: Command) -> None:
+def execute_here(flags: Command, dry_run: bool) -> None:
     """Run a command in this process: a start of Python and torch takes three seconds."""
-    print(f"\npython -m {shlex.join(words_of(flags))}", flush=True)
+    print(f"python -m {shlex.join(words_of(flags))}", flush=True)
     module, *argv = words_of(flags)
-    code = importlib.import_module(module).main(argv)
+    code = 0 if dry_run else importlib.import_module(module).main(argv)
     if code:
         sys.exit(code)
 
@@ -118,13 +118,9 @@ def run_stage(stage: list[Command], args: argparse.Namespace) -> None:
     stage = {flags["out"]: flags for flags in reversed(stage)}  # of several for one place the first
     todo = [flags | ({"threads": str(args.threads)} if args.threads else {})
             for flags in reversed(stage.values())]
-    if args.dry_run:
-        for flags in todo:
-            print(f"python -m {shlex.join(words_of(flags))}")
-    elif args.study == "quickstart":
-        for flags in todo:
-            execute_here(flags)
-    else:
+    for flags in todo if args.dry_run else ():
+        print(f"python -m {shlex.join(words_of(flags))}")
+    if not args.dry_run:
         with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
             futures = [pool.submit(execute, flags) for flags in todo if not finished(flags)]
             try:
@@ -166,8 +162,7 @@ class Plan:
                   "end": f"_set{seed // 3}" if seed >= 3 else "",
                   "base": f"save/digits/fold{fold}_gen{seed // 6}",
                   "place": place if fold is None else f"{place}/fold{fold}_gen{seed // 6}"}
-        for name, needs in (("needs", row.needs), ("features", self.study.features)):
-            values[name] = command(needs.format_map(values))["out"] if needs else ""
+        values["needs"] = command(row.needs.format_map(values))["out"] if row.needs else ""
         return command(text.format_map(values))
 
     def images(self, row: Row, trial: tuple, group: str) -> Command:
@@ -177,45 +172,51 @@ class Plan:
         return self.fill(row.images if name.endswith(".sh") else usual, row, trial, group)
 
     def inspection(self, name: str, row: Row, trial: tuple, group: str) -> Command:
-        text = self.steps["inspect"].replace("{name}", name)
-        source = self.images(row, trial, group)["out"]
-        return self.fill(f"{text} --set {source} {self.study.inspect}", row, trial, group)
+        """The command that inspects a row's image set, with the teacher of its students."""
+        student = self.student(name, row, trial, group)
+        text = f"inspect_set --task {student['task']} --teacher {student['teacher']} --set " \
+               f"{student['source']} --out {{place}}/inspect_{name}_set{{set}}.json "
+        text += f"--fold {trial[0]} " * (trial[0] is not None)
+        return self.fill(text + self.study.inspect, row, trial, group)
 
     def student(self, name: str, row: Row, trial: tuple, group: str, more: str = "") -> Command:
         """The command of a student: flags of the data set, the group, the row, then `more`."""
-        script, _, flags = self.steps["student"].replace("{name}", name).partition(" ")
+        script, _, flags = self.steps["student"].partition(" ")
         own, dashes, rest = row.student.partition("--")
         source = f"--source {self.images(row, trial, group)['out']}" if row.images else ""
         return self.fill(f"{own.strip() or script} {flags} {self.study.groups.get(group, '')} "
+                         f"--seed {{seed}} --out {{place}}/{name}_set{{set}}_seed{{seed}} "
                          f"{source} {dashes}{rest} {more}", row, trial, group)
 
     def tries(self, name: str, fold: int | None) -> list[Command]:
         """A row's runs with each of the flags to choose from, evaluated on training images that are
         set aside."""
         first = next(iter(self.study.groups.values()))
+        first = first.replace("--cache-teacher", "")  # they would write one cache at a time
         return [self.student(f"{name}_try{i}", self.study.rows[name], (fold, self.seeds[0]), "dev",
                              f"{first} {self.study.tune_flags} --val dev {flags}")
                 for i, flags in enumerate(self.study.tune)]
 
     def tuned(self, name: str, group: str, fold: int | None) -> str:
-        """The flags that were best for a row, of equal ones the first; none before any is tried."""
+        """The flags that were best for a row, of equal ones the first; none before all are tried."""
         if not (self.study.tune_row or group.endswith("_tuned")):
             return ""
-        results = [Path(flags["out"]) / "result.json"
-                   for flags in self.tries(self.study.tune_row or name, fold)]
-        accuracies = [json.loads(path.read_text())["acc1"] if path.exists() else -1.0
-                      for path in results]
-        best = max(accuracies, default=-1.0)
-        return self.study.tune[accuracies.index(best)] if best >= 0 else ""
+        paths = [Path(flags["out"]) / "result.json"
+                 for flags in self.tries(self.study.tune_row or name, fold)]
+        if not all(path.exists() for path in paths):
+            return ""
+        accuracies = [json.loads(path.read_text())["acc1"] for path in paths]
+        return self.study.tune[accuracies.index(max(accuracies))]
 
     def stages(self) -> Iterator[list[Command]]:
-        """Lists of commands that do not need each other. First what the others may be made from."""
+        """Lists of commands that do not need each other; first what the others may use."""
         study, groups = self.study, list(self.study.groups)
         every = [(name, row, trial, groups[0]) for name, row in self.rows.items()
                  for trial in self.trials(name, groups[0])]
-        steps = (self.steps.get("teacher"), self.steps.get("generator"), study.features)
+        first = [text for step, text in self.steps.items()
+                 if step not in ("images", "student", "network")]
         yield [self.fill(text, row, trial) for _, row, trial, _ in every
-               for text in (*steps, row.needs) if text]
+               for text in (*first, row.needs) if text]
         for late in (False, True):
             part = [p for p in every if p[1].late == late]
             yield [self.images(*p[1:]) for p in part if p[1].images]
@@ -234,13 +235,12 @@ class Plan:
         made = []
         for group in self.study.groups:
             runs = f"{self.root}/{group}".rstrip("/")
-            flags = {"module": "dm_kd.report", "runs": runs, "out": f"{runs}/report",
-                     "title": f"{self.study.title} ({group})" if group else self.study.title}
+            made.append({"module": "dm_kd.report", "runs": runs, "out": f"{runs}/report",
+                         "title": f"{self.study.title} ({group})" if group else self.study.title})
             if self.study.baseline in self.rows:
-                flags["baseline"] = self.study.baseline
+                made[-1]["baseline"] = self.study.baseline
             if record:
-                flags["record"] = runs.replace("save/", "save/results/", 1)
-            made.append(flags)
+                made[-1]["record"] = runs.replace("save/", "save/results/", 1)
         return made
 
 
@@ -283,7 +283,7 @@ def body(argv: list[str]) -> None:
     args = parse(argv)
     if args.study == "quickstart":
         for text in QUICKSTART:
-            run_stage([command(text)], args)
+            execute_here(command(f"{text} --threads {args.threads}"), args.dry_run)
         return
     plan = Plan(args)
     used = {value for stage in [*plan.stages()][1:] for flags in stage for value in flags.values()}

@@ -1,4 +1,4 @@
-"""Scripts and studies: every command they would run, for every pair and student, and their order."""
+"""Scripts and studies: every command they run, for every pair and student, and its order."""
 
 import functools
 import importlib
