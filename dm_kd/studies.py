@@ -30,7 +30,7 @@ class Study:
     title: str
     rows: dict[str, Row]
     seeds: str
-    baseline: str
+    baseline: str  # the row that others are compared with; A,B: a report for each
     groups: dict[str, str] = field(default_factory=lambda: {"": ""})  # folder: flags of students
     claims: tuple[str, ...] = ()  # rows with all seeds, in all groups; none given: all rows
     few: int = 1  # seeds of the other rows, in the first group only
@@ -207,7 +207,7 @@ DIGITS = {  # times of two cores with bfloat16 instructions
                "--seed {set_seed} --teacher {base}/teacher --weights {base}/generator "
                "--out syn_dataset/digits_fold{fold}_gen{gen}_set{set}_{0}",
                "--weights {base}/gan", ("real_100",)),
-        seeds="0", baseline="real")}
+        seeds="0", baseline="real,dit")}
 
 FASHION = {  # one generator: nothing is claimed beyond it
     "main": Study("Fashion-MNIST", {  # 2 hours; goal: synthetic at least real_10k - 0.5
@@ -236,7 +236,7 @@ FASHION = {  # one generator: nothing is claimed beyond it
     "rivals": Study(  # 1.8 hours, and two for teacher and generator
         "Fashion-MNIST: other methods at an equal number of student steps",
         rivals("fashion_mnist_baselines.sh", FASHION_SET, "", "",
-               ("real_1000", "real_1207")), seeds="0-2", baseline="real")}
+               ("real_1000", "real_1207")), seeds="0-2", baseline="real,dit")}
 
 
 def of_generator(epochs: int, flags: str = "", name: str = "") -> Row:
@@ -296,7 +296,7 @@ def paper_studies(data: str, *, students: tuple, tuned: tuple, usual: str, netwo
         "amount": Study(
             f"{data}: number of images",
             amounts(f"s2_t100_{most} --images-per-class {most}", synthetic, real, "{seed}"),
-            seeds="0", baseline=f"synthetic_{most}", groups={"": f"--steps-per-epoch {steps}"}),
+            seeds="0", baseline=f"synthetic_{most},real_all", groups={"": f"--steps-per-epoch {steps}"}),
         "ways": Study(
             f"{data}: temperature, augmentation, objective, sampler, shared noise",
             ways("s2", other, 0.1, {"no_augmentation": "--augment none", "mixup": "--mixup 0.4",

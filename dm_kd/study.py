@@ -198,7 +198,7 @@ class Plan:
                 for i, flags in enumerate(self.study.tune)]
 
     def tuned(self, name: str, group: str, fold: int | None) -> str:
-        """The flags that were best for a row, of equal ones the first; none before all are tried."""
+        """The flags that were best for a row, of equal ones the first; none before all ran."""
         if not (self.study.tune_row or group.endswith("_tuned")):
             return ""
         paths = [Path(flags["out"]) / "result.json"
@@ -231,16 +231,18 @@ class Plan:
                        for trial in self.trials(name, group)]
 
     def reports(self, record: bool) -> list[Command]:
-        """A report per group, against the baseline where it is among the rows."""
+        """A report per group and baseline."""
         made = []
         for group in self.study.groups:
             runs = f"{self.root}/{group}".rstrip("/")
-            made.append({"module": "dm_kd.report", "runs": runs, "out": f"{runs}/report",
-                         "title": f"{self.study.title} ({group})" if group else self.study.title})
-            if self.study.baseline in self.rows:
-                made[-1]["baseline"] = self.study.baseline
-            if record:
-                made[-1]["record"] = runs.replace("save/", "save/results/", 1)
+            for i, baseline in enumerate(self.study.baseline.split(",")):
+                end = f"/against_{baseline}" if i else ""
+                made.append({"module": "dm_kd.report", "runs": runs, "out": f"{runs}/report{end}",
+                             "title": f"{self.study.title} {group}".strip()})
+                if baseline in self.rows:
+                    made[-1]["baseline"] = baseline
+                if record:
+                    made[-1]["record"] = runs.replace("save/", "save/results/", 1) + end
         return made
 
 

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Fashion-MNIST: the other methods' rows, 1,000 steps of 128. METHOD_set makes the images that METHOD learns from.
 # The pair is LeNet-5 with batch norms (which several methods read) to LeNet-5-half; PAIR=wrn: WRN-16-2 to WRN-16-1.
-# Usage: [PAIR=wrn] sh scripts/fashion_mnist_baselines.sh METHOD [flags of the command it starts, such as --seed 1 or --dry-run]
+# Usage: [PAIR=wrn] sh scripts/fashion_mnist_baselines.sh METHOD [flags of the command it starts, such as --dry-run]
 #   teacher              the pair's
 #   alone                the student on real images and labels
 #   real real_1000       KD on all real images, or on 1,000 a class drawn at random

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Flowers-102: a ResNet-18 teacher on the 2,040 real training images.
-# Table row: teacher, Flowers-102. Published top-1: 87.9 (how it was trained is not known; from random weights, as here, it will be lower).
+# Table row: teacher, Flowers-102. Published top-1: 87.9 (how it was trained is not known; from random weights, as
+# here, it will be lower).
 # Hardware: one GPU.  Time: 1 to 4 hours (an estimate).  Disk: 500 MB.
 # Usage: [NGPU=8] sh scripts/flowers102_teacher.sh [flags of python -m dm_kd.train_teacher, such as --dry-run]
 set -eu

@@ -6,7 +6,7 @@
 # Hardware: one GPU with 16 GB, or NGPU=8.  Time: 6 to 10 hours on an H200 (an estimate).
 # Disk: 40 GB of packed training images and 8 GB of packed validation images in save/cache.
 # Needs: syn_dataset/imagenet_s2_t100 (imagenet_synthesize.sh) and ImageNet's validation set.
-# Usage: [NGPU=8] [MAX_RESTARTS=3] sh scripts/imagenet_distill_function_matching.sh [flags of python -m dm_kd.distill, such as --dry-run]
+# Usage: [NGPU=8] [MAX_RESTARTS=3] sh scripts/imagenet_distill_function_matching.sh [flags of python -m dm_kd.distill]
 set -eu
 cd "$(dirname "$0")/.."
 . scripts/setup_env.sh
