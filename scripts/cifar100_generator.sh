@@ -1,15 +1,12 @@
 #!/bin/sh
-# CIFAR-100: a small DiT (patch 4, 12 M parameters) trained on the task's own 50,000 real images.
-# Not data-free: it shows what survives the detour through synthetic images.
-# Table row: none of the paper's. Expected top-1: none, this step trains no classifier.
-# Hardware: one GPU.  Time: about 2 hours on an H200.  Disk: 400 MB.
-# Hours are estimates from operation counts; nothing was measured on a GPU yet.
-# Use: sh scripts/cifar100_generator.sh [flags of python -m dm_kd.train_generator, such as --dry-run]
+# CIFAR-100: a small DiT (patch 4, 12 M parameters) on the task's own 50,000 real images. Not data-free: it shows what
+# survives the way through synthetic images. Then cifar100_synthesize_own_dit.sh. No row of the paper's.
+# Hardware: one GPU.  Time: 2 hours on an H200 (an estimate).  Disk: 400 MB.
+# Usage: sh scripts/cifar100_generator.sh [flags of python -m dm_kd.train_generator, such as --dry-run]
 set -eu
 cd "$(dirname "$0")/.."
 . scripts/setup_env.sh
-find_python
-exec "$PYTHON" -m dm_kd.train_generator \
+launch dm_kd.train_generator \
     --task cifar100 --patch-size 4 --width 256 --depth 10 --heads 8 --steps 200000 --batch-size 256 \
     --learning-rate 5e-4 --warmup-steps 1000 --ema 0.9999 --augment default \
     --out save/generators/cifar100_dit "$@"

@@ -1,11 +1,10 @@
 #!/bin/sh
-# CIFAR-100: 50,000 images of a text-to-image model prompted with the class names, stored at 32 x 32.
-# Table row: none of the paper's. Expected top-1: none, this step trains no classifier.
-# Hardware: one GPU with 16 GB or more.  Time: about 2 hours on an H200.  Disk: 150 MB, and 7 GB of weights.
-# Hours are estimates from operation counts; nothing was measured on a GPU yet.
-# Needs: pip install transformers; SDXL-Turbo's weights (its own non-commercial licence), downloaded; or
-# --weights with any other text-to-image pipeline of diffusers, a hub id or a folder.
-# Use: [NGPU=n] sh scripts/cifar100_synthesize_text_to_image.sh [flags of python -m dm_kd.synthesize, such as --dry-run]
+# CIFAR-100: 50,000 images from a text-to-image model prompted with the class names, stored at 32 x 32. No row of the
+# paper's.
+# Hardware: one GPU with 16 GB.  Time: 2 hours on an H200 (an estimate).  Disk: 150 MB, and 7 GB of weights.
+# Needs: pip install transformers; SDXL-Turbo's weights (non-commercial licence), downloaded; or --weights with any
+# other text-to-image pipeline of diffusers.
+# Usage: [NGPU=8] sh scripts/cifar100_synthesize_text_to_image.sh [flags of python -m dm_kd.synthesize, such as --dry-run]
 set -eu
 cd "$(dirname "$0")/.."
 . scripts/setup_env.sh

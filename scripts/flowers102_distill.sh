@@ -1,10 +1,9 @@
 #!/bin/sh
-# Flowers-102: ResNet-18 to ResNet-50 on the synthetic ImageNet set; the loss needs no labels.
-# Table row: DM-KD, Flowers-102. Expected top-1: 85.4 (published; its epochs are not: 200 is ours).
-# Hardware: one GPU with 16 GB or more, or NGPU=8.  Time: 2 to 4 hours on an H200.  Disk: 40 GB.
-# Hours are estimates from operation counts; nothing was measured on a GPU yet.
+# Flowers-102: ResNet-18 to ResNet-50 on the synthetic ImageNet set. The loss needs no labels, so all its classes serve.
+# Table row: DM-KD, Flowers-102. Published top-1: 85.4 (its epochs are not published: 200 is ours).
+# Hardware: one GPU with 16 GB, or NGPU=8.  Time: 2 to 4 hours on an H200 (an estimate).  Disk: 40 GB.
 # Needs: imagenet_synthesize.sh and flowers102_teacher.sh.
-# Use: [NGPU=n] sh scripts/flowers102_distill.sh [flags of python -m dm_kd.distill, such as --dry-run]
+# Usage: [NGPU=8] sh scripts/flowers102_distill.sh [flags of python -m dm_kd.distill, such as --dry-run]
 set -eu
 cd "$(dirname "$0")/.."
 . scripts/setup_env.sh

@@ -1,11 +1,8 @@
 #!/bin/sh
-# Flowers-102: 20,400 labelled images (64 x 64) of the small DiT that flowers102_generator.sh trained on the
-# task's own real images (not data-free).
-# Table row: none of the paper's. Expected top-1: none, this step trains no classifier.
-# Hardware: one GPU.  Time: about 1 hour on an H200.  Disk: 600 MB.
-# Hours are estimates from operation counts; nothing was measured on a GPU yet.
-# Needs: flowers102_generator.sh.
-# Use: [NGPU=n] sh scripts/flowers102_synthesize_own_dit.sh [flags of python -m dm_kd.synthesize, such as --dry-run]
+# Flowers-102: 20,400 labelled images of 64 x 64 from the small DiT of flowers102_generator.sh (not data-free).
+# Distil with flowers102_distill.sh --source syn_dataset/flowers102_own_dit and its own --out. No row of the paper's.
+# Hardware: one GPU.  Time: 1 hour on an H200 (an estimate).  Disk: 600 MB.
+# Usage: [NGPU=8] sh scripts/flowers102_synthesize_own_dit.sh [flags of python -m dm_kd.synthesize, such as --dry-run]
 set -eu
 cd "$(dirname "$0")/.."
 . scripts/setup_env.sh

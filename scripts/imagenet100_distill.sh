@@ -1,10 +1,9 @@
 #!/bin/sh
-# ImageNet-100: ResNet-18 to ResNet-50 on the synthetic ImageNet set; the loss needs no labels.
-# Table row: DM-KD, ImageNet-100. Expected top-1: 85.9 (published; its epochs are not: 200 is ours).
-# Hardware: one GPU with 16 GB or more, or NGPU=8.  Time: 2 to 4 hours on an H200.  Disk: 40 GB.
-# Hours are estimates from operation counts; nothing was measured on a GPU yet.
+# ImageNet-100: ResNet-18 to ResNet-50 on the synthetic ImageNet set. The loss needs no labels, so all its classes serve.
+# Table row: DM-KD, ImageNet-100. Published top-1: 85.9 (its epochs are not published: 200 is ours).
+# Hardware: one GPU with 16 GB, or NGPU=8.  Time: 2 to 4 hours on an H200 (an estimate).  Disk: 40 GB.
 # Needs: imagenet_synthesize.sh and imagenet100_teacher.sh.
-# Use: [NGPU=n] sh scripts/imagenet100_distill.sh [flags of python -m dm_kd.distill, such as --dry-run]
+# Usage: [NGPU=8] sh scripts/imagenet100_distill.sh [flags of python -m dm_kd.distill, such as --dry-run]
 set -eu
 cd "$(dirname "$0")/.."
 . scripts/setup_env.sh

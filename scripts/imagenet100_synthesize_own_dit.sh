@@ -1,11 +1,8 @@
 #!/bin/sh
-# ImageNet-100: 50,000 labelled images (64 x 64) of the small DiT that imagenet100_generator.sh trained on the
-# task's own real images (not data-free).
-# Table row: none of the paper's. Expected top-1: none, this step trains no classifier.
-# Hardware: one GPU.  Time: about 1 hour on an H200.  Disk: 600 MB.
-# Hours are estimates from operation counts; nothing was measured on a GPU yet.
-# Needs: imagenet100_generator.sh.
-# Use: [NGPU=n] sh scripts/imagenet100_synthesize_own_dit.sh [flags of python -m dm_kd.synthesize, such as --dry-run]
+# ImageNet-100: 50,000 labelled images of 64 x 64 from the small DiT of imagenet100_generator.sh (not data-free).
+# Distil with imagenet100_distill.sh --source syn_dataset/imagenet100_own_dit and its own --out. No row of the paper's.
+# Hardware: one GPU.  Time: 1 hour on an H200 (an estimate).  Disk: 600 MB.
+# Usage: [NGPU=8] sh scripts/imagenet100_synthesize_own_dit.sh [flags of python -m dm_kd.synthesize, such as --dry-run]
 set -eu
 cd "$(dirname "$0")/.."
 . scripts/setup_env.sh

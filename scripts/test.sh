@@ -1,8 +1,8 @@
 #!/bin/sh
-# Set-up, lint and the test suite (CPU, offline after the install), JOBS=2 processes at a time.
-# Expected: all pass; what needs a GPU is skipped without one. Hardware: 2 CPU cores.
-# Time: about 15 minutes on 2 cores, install included.  Disk: 6 GB for the packages.
-# Use: sh scripts/test.sh [pytest flags]     e.g. sh scripts/test.sh -m slow   or   -k dit
+# Install, lint and the test suite (CPU, offline after the install), JOBS=2 processes at a time. All should pass; what
+# needs a GPU is skipped without one.
+# Hardware: 2 CPU cores.  Time: about 6 minutes after the install.  Disk: 6 GB for packages.
+# Usage: sh scripts/test.sh [pytest flags, such as -m slow or -k dit]
 set -eu
 cd "$(dirname "$0")/.."
 . scripts/setup_env.sh
