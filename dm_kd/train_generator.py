@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from dm_kd import augment, data, dist, image_set, run
+from dm_kd import augment, data, image_set, run
 from dm_kd.generators import diffusion, dit, gan
 from dm_kd.run import UserError
 from dm_kd.tasks import Task, get_task
@@ -98,13 +98,12 @@ def body(argv: list[str]) -> None:
         print(f"would train a {NAMES[args.kind]} of {count:,} parameters on {task.name} for "
               f"{args.steps} steps of {args.batch_size} images, in {args.out}")
         return
-    dist.refuse_ranks("train_generator")
     device = run.use_device(args)
     real = data.load_real(task, "train", args.fold, args.val, args.data)
     real = data.resident(data.pack(real, task, args.cache, crops=True), device)
     source = data.Source(real, augment.plain_view(task), args.batch_size, args.seed, device=device)
     inputs = {"source_images": len(real.labels), "source_sha256": real.sha256}
-    with run.Run(args.out, args, inputs, args.kind, "train_generator") as folder:
+    with run.Run(args.out, args, inputs, args.kind) as folder:
         if folder.result:
             print(f"{args.out} is finished: {folder.result['steps']} steps")
             return

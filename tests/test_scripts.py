@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from dm_kd import study
-from dm_kd.errors import UserError
+from dm_kd.run import UserError
 from dm_kd.studies import STUDIES
 
 ROOT = Path(__file__).parent.parent
