@@ -137,24 +137,9 @@ def test_synthesis_on_two_ranks_makes_the_bytes_of_one_process(tmp_path):
     assert contents(tmp_path / "two") == contents(tmp_path / "one")
 
 
-NAN = """
-import argparse, pathlib, torch
-from dm_kd import dist, engine
-from dm_kd.run import UserError
-dist.start(torch.device("cpu"))
-args = argparse.Namespace(learning_rate=0.1, lr_schedule="cosine", epochs=9, warmup_epochs=0,
-                          batch_size=8, amp="none")
-losses = torch.tensor([1.0, float("nan") if dist.rank() else 3.0])
-try:
-    engine.check_finite(argparse.Namespace(folder=pathlib.Path("nowhere")), losses,
-                        torch.nn.Linear(1, 1), 4, args, {0: torch.zeros(1), 1: torch.zeros(1)})
-except UserError as error:
-    print(error)
-dist.stop()
-"""
-
-
-def test_a_nan_on_one_process_stops_all_with_the_step_named(tmp_path):
-    (tmp_path / "nan.py").write_text(NAN)
-    for child in processes_of(tmp_path / "nan.py", processes=2):
-        assert child.code == 0 and "step 2" in child.out, child.err
+def test_a_nan_loss_stops_all_processes_with_the_step_named(teacher, tmp_path):
+    ended = processes_of("distill", *RECIPE, "--teacher", teacher, "--no-label-check",
+                         "--learning-rate", 1e15, "--weight-decay", 1, "--out", tmp_path / "run",
+                         processes=2)
+    for child in ended:
+        assert child.code == 2 and "step" in child.err, child.err
