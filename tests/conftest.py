@@ -6,18 +6,12 @@
 import argparse
 import os
 
-import hypothesis
 import pytest
 import torch
 
 from dm_kd.tasks import get_task
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-hypothesis.settings.register_profile(
-    "tests", derandomize=True, database=None, deadline=None,
-    suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture,
-                           hypothesis.HealthCheck.too_slow])
-hypothesis.settings.load_profile("tests")
 
 
 def pytest_collection_modifyitems(items):
@@ -80,17 +74,5 @@ def distill_args(tmp_path):
             assert hasattr(args, name), name
             setattr(args, name, value)
         return args
-
-    return make
-
-
-@pytest.fixture
-def random_state(digits):
-    """f(name) -> a state dict of that model with random weights."""
-    from dm_kd import models
-
-    def make(name: str) -> dict:
-        torch.manual_seed(0)
-        return models.build(name, digits).state_dict()
 
     return make

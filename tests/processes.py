@@ -1,8 +1,8 @@
-"""Commands as real processes that a test can kill at an exact point. Not a test itself.
+"""Commands as real processes that a test can kill at an exact point.
 
-Starting Python costs seconds of imports, so one server process imports the package and forks a
-child for each command. A child counts its training steps ("step") and the files that it puts in
-place ("before last.pt", "after last.pt"), and sends itself a signal at the one that a test names.
+One server imports the package, which takes seconds, and forks a child for each command. A child
+counts its training steps ("step") and the files that it puts in place ("before last.pt", "after
+last.pt"), and sends itself a signal at the one that a test names.
 
     ended = processes.run("synthesize", "--task", "digits", ...)
     ended = processes.run("distill", ..., at="before last.pt", count=2)      # kill -9 there
@@ -26,20 +26,16 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
-WAIT_SECONDS = 120.0
 
 
 # --- the tests' side ------------------------------------------------------------------------------
 
-@dataclass(frozen=True)
-class Ended:
-    """How a command ended. code: as a shell shows it (137 = kill -9)."""
-
-    code: int
+class Ended(NamedTuple):
+    code: int  # as a shell shows it: 137 after kill -9
     out: str
     err: str
     seconds: float
@@ -62,11 +58,8 @@ class Child:
 
     def wait_until_stopped(self) -> None:
         """Until a SIGSTOP that was asked for has stopped it."""
-        for _ in range(int(WAIT_SECONDS / 0.01)):
-            if Path(f"/proc/{self.pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "T":
-                return
+        while Path(f"/proc/{self.pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "T":
             time.sleep(0.01)
-        raise AssertionError(f"process {self.pid} did not stop")
 
 
 def start(entry: str, *argv: object, at: str = "", count: int = 1, send: int = signal.SIGKILL,
@@ -98,9 +91,8 @@ def ranks(entry: str, *argv: object, processes: int) -> list[Ended]:
 
 
 def random_kills(entry: str, *argv: object, out: Path, kills: int, seconds: float) -> None:
-    """Run the command and kill -9 it, after a random time below `seconds`, until that has hit a
-    living process `kills` times. Where the command has come to its end before that, its folder is
-    removed and it begins again."""
+    """Run the command and kill -9 it after a random time below `seconds`, until that has hit a
+    living process `kills` times. Where the command has ended before, it begins anew."""
     chance, hit = random.Random(kills), 0
     for _ in range(20 * kills):
         child = start(entry, *argv, "--out", out)
@@ -156,23 +148,13 @@ def serve() -> None:
             answer = os.fork() or _be_child(request)
             children.add(answer)
         else:
-            answer = _wait(request["pid"])
+            _, status = os.waitpid(request["pid"], 0)
+            code = os.waitstatus_to_exitcode(status)
+            answer = 128 - code if code < 0 else code  # as a shell says it
             children.discard(request["pid"])
         print(answer, flush=True)
     for pid in children:
         os.kill(pid, signal.SIGKILL)
-
-
-def _wait(pid: int) -> int:
-    deadline = time.monotonic() + WAIT_SECONDS
-    while True:
-        done, status = os.waitpid(pid, os.WNOHANG)
-        if done:
-            code = os.waitstatus_to_exitcode(status)
-            return 128 - code if code < 0 else code
-        if time.monotonic() > deadline:
-            os.kill(pid, signal.SIGKILL)
-        time.sleep(0.002)
 
 
 def _be_child(request: dict) -> None:

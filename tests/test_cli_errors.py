@@ -218,11 +218,6 @@ def test_a_damaged_or_unfinished_run_folder_is_no_teacher(refused, teacher_folde
     refused("copy", "evaluate", *EVALUATE, "copy")
 
 
-def test_wrapped_and_prefixed_weights_are_loaded():
-    torch.save({"state_dict": {f"module.{k}": v for k, v in STATE.items()}, "epoch": 3}, "w.pth")
-    assert call("evaluate", *EVALUATE, "cnn_w4@w.pth") == 0
-
-
 # --- image sets -----------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("damage", ["truncated", "no image"])
@@ -241,16 +236,3 @@ def test_a_list_line_without_a_file_is_named(refused, noise_folder, teacher_fold
     (tmp_path / "list.txt").write_text("\n".join([*lines[:6], "nowhere.png 3", *lines[6:]]))
     refused(["list.txt", "7", "nowhere.png"], "distill", *DISTILL, "--source", "list.txt",
             "--teacher", teacher_folder, "--out", "out")
-
-
-def test_more_images_than_a_set_has_are_refused(refused, noise_folder, teacher_folder):
-    refused("4", "distill", *DISTILL, "--source", noise_folder, "--teacher", teacher_folder,
-            "--images-per-class", 5, "--out", "out")
-
-
-def test_a_learning_rate_that_diverges_is_named_with_its_step(capsys, tmp_path):
-    assert call("train_teacher", *TINY["train_teacher"], "--device", "cpu", "--learning-rate",
-                "1e14", "--weight-decay", 1, "--out", "out") == 2
-    error = capsys.readouterr().err
-    assert "1e+14" in error and "step" in error
-    assert not list(tmp_path.rglob("*.safetensors"))

@@ -172,17 +172,6 @@ def test_a_file_is_replaced_as_a_whole_or_not_at_all(tmp_path):
     assert path.read_text() == "old" and list(path.parent.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("zipped", [True, False])
-def test_a_truncated_file_is_refused_at_every_length(tmp_path, zipped):
-    path = tmp_path / "w.pt"
-    torch.save({"w": torch.ones(9)}, path, _use_new_zipfile_serialization=zipped)
-    data = path.read_bytes()
-    for length in range(0, len(data) - 1, len(data) // 29):
-        path.write_bytes(data[:length])
-        with pytest.raises(UserError, match="w.pt"):
-            run.load_pt(path)
-
-
 @pytest.mark.parametrize("protocol", [0, 2, 5])
 @pytest.mark.parametrize("zipped", [True, False])
 def test_a_pickle_that_wants_to_run_code_is_refused(tmp_path, protocol, zipped):
@@ -230,10 +219,12 @@ def test_a_run_is_resumed_only_with_the_same_settings(folder, monkeypatch, input
         pass
 
 
-def test_a_second_writer_is_kept_out_while_the_first_one_lives(folder):
+def test_a_second_writer_is_kept_out_while_the_first_one_lives(folder, tmp_path):
     with folder(), pytest.raises(UserError, match="run"), folder():
         pass
+    run.write_file(tmp_path / "run/.last.tmp.77.pt", b"half")  # of a killed process
     with folder() as third:
+        assert not (tmp_path / "run/.last.tmp.77.pt").exists()
         assert yaml.safe_load((third.folder / "config.yaml").read_text())["epochs"] == 2
 
 
@@ -247,12 +238,6 @@ def test_the_last_checkpoint_is_loaded_and_a_damaged_one_is_refused(folder):
         last.write_bytes(last.read_bytes()[:-100])
         with pytest.raises(UserError, match="last.pt"):
             made.load_checkpoint()
-
-
-def test_what_a_killed_process_left_half_written_is_removed(folder, tmp_path):
-    run.write_file(tmp_path / "run/.last.tmp.77.pt", b"half")
-    with folder():
-        assert not (tmp_path / "run/.last.tmp.77.pt").exists()
 
 
 def test_rows_of_repeated_epochs_are_replaced(folder):
@@ -274,12 +259,3 @@ def test_a_finished_run_has_weights_a_card_and_a_result(folder, capsys):
     assert result["versions"]["torch"] == torch.__version__ and result["commit"]
     assert result["command"].startswith("python -m dm_kd.distill --task digits ")
     assert "hello\n" == (made.folder / "log.txt").read_text() == capsys.readouterr().out
-
-
-def test_a_checkpoint_is_due_after_some_seconds(folder):
-    with folder(checkpoint_seconds=60.0) as made:
-        assert not made.due()
-        made.saved_at -= 61
-        assert made.due()
-        made.save_checkpoint({})
-        assert not made.due()
