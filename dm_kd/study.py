@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dm_kd import run
-from dm_kd.errors import UserError, nearest
+from dm_kd.run import UserError, nearest
 from dm_kd.studies import QUICKSTART, STEPS, STUDIES, Row
 
 ROOT = Path(__file__).parent.parent
