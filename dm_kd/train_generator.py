@@ -118,13 +118,13 @@ def fit(folder: run.Run, args: argparse.Namespace, task: Task, model: nn.Module,
     parts, update = (gan_updates if args.kind == "gan" else dit_updates)(args, task, model, device)
     weights = [p for p in model.parameters() if p.requires_grad]
     average = [p.detach().clone() for p in weights]
-    state = folder.load_checkpoint() or {"step": 0, "seconds": 0.0}
+    state = folder.load_checkpoint() or {"step": 0, "seconds": 0.0, "losses": []}
     if state["step"]:
         for name, part in parts.items():
             part.load_state_dict(state[name])
         average = [a.to(device) for a in state["average"]]
         folder.log(f"resumed at step {state['step']}")
-    started, losses = time.monotonic() - state["seconds"], []
+    started, losses = time.monotonic() - state["seconds"], state["losses"]
     bar = run.progress(args.steps, "generator", "steps", done=state["step"])
     batches = batches_from(source, state["step"])
 
@@ -150,7 +150,7 @@ def fit(folder: run.Run, args: argparse.Namespace, task: Task, model: nn.Module,
                 draw_samples(folder, args, task, averaged(model, average), done, device)
             if save:
                 folder.save_checkpoint({
-                    "step": done, "seconds": seconds, "average": average,
+                    "step": done, "seconds": seconds, "losses": losses, "average": average,
                     **{name: part.state_dict() for name, part in parts.items()}})
             if stop():
                 raise run.Stopped(stop())
@@ -169,7 +169,8 @@ def batches_from(source: data.Source, step: int) -> Iterator[tuple[Tensor, Tenso
 def log_row(folder: run.Run, args: argparse.Namespace, step: int, rate: float,
             losses: list[dict[str, Tensor]], seconds: float) -> None:
     """A row of metrics.jsonl for each 100 steps; "epoch" counts the rows."""
-    means = {name: float(torch.stack([row[name] for row in losses]).mean()) for name in losses[0]}
+    means = {name: float(torch.stack([row[name].cpu() for row in losses]).mean())
+             for name in losses[0]}
     speed = step * args.batch_size / seconds
     folder.add_metrics({"epoch": -(-step // LOG_STEPS), "step": step, "lr": rate, **means,
                         "images_seen": step * args.batch_size, "seconds": round(seconds, 3),

@@ -19,7 +19,7 @@ NOISE = ("--task", "digits", "--generator", "noise", "--classes", "0-4", "--imag
          "--batch-size", 3, "--threads", 1, "--device", "cpu")  # 20 images, 7 shards
 GENERATOR = ("--task", "digits", "--steps", 12, "--sample-every", 5, "--batch-size", 8, "--threads",
              1, "--device", "cpu", "--checkpoint-seconds", 1e-6)
-TINY_DIT = ("--kind", "dit", "--width", 16, "--depth", 1, "--heads", 2, "--amp", "none")
+TINY_DIT = ("--kind", "dit", "--width", 16, "--depth", 1, "--heads", 2)
 
 
 @pytest.fixture(scope="module")
