@@ -174,9 +174,9 @@ class Plan:
         """The command that inspects a row's image set, with the teacher of its students."""
         student = self.student(name, row, trial, group)
         fold = "--fold {fold}" if "fold" in student else ""
-        return self.fill(f"inspect_set --task {student['task']} --set {student['source']} --teacher "
-                         f"{student['teacher']} --out {{place}}/inspect_{name}_set{{set}}.json "
-                         f"{fold} {self.study.inspect}", row, trial, group)
+        return self.fill(f"inspect_set --task {student['task']} --set {student['source']} "
+                         f"--teacher {student['teacher']} {fold} {self.study.inspect} "
+                         f"--out {{place}}/inspect_{name}_set{{set}}.json", row, trial, group)
 
     def student(self, name: str, row: Row, trial: tuple, group: str, more: str = "") -> Command:
         """The command of a student: flags of the data set, the group, the row, then `more`."""
