@@ -296,7 +296,8 @@ def paper_studies(data: str, *, students: tuple, tuned: tuple, usual: str, netwo
         "amount": Study(
             f"{data}: number of images",
             amounts(f"s2_t100_{most} --images-per-class {most}", synthetic, real, "{seed}"),
-            seeds="0", baseline=f"synthetic_{most},real_all", groups={"": f"--steps-per-epoch {steps}"}),
+            seeds="0", baseline=f"synthetic_{most},real_all",
+            groups={"": f"--steps-per-epoch {steps}"}),
         "ways": Study(
             f"{data}: temperature, augmentation, objective, sampler, shared noise",
             ways("s2", other, 0.1, {"no_augmentation": "--augment none", "mixup": "--mixup 0.4",

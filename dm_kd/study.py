@@ -78,10 +78,8 @@ def words_of(flags: Command) -> list[str]:
 def finished(flags: Command) -> bool:
     """Whether a run has its result, an image set all its shards, an inspection its file."""
     module, out = flags["module"].removeprefix("dm_kd."), Path(flags["out"])
-    if module != "synthesize":
-        return (out / "result.json" if module != "inspect_set" else out).exists()
-    if not (out / "manifest.json").exists():
-        return False
+    if module != "synthesize" or not (out / "manifest.json").exists():
+        return (out if module == "inspect_set" else out / "result.json").exists()
     manifest = json.loads((out / "manifest.json").read_text())
     images = len(manifest["classes"]) * int(flags["images-per-class"])
     return (manifest["images_per_class"] >= int(flags["images-per-class"])
@@ -118,17 +116,18 @@ def run_stage(stage: list[Command], args: argparse.Namespace) -> None:
     stage = {flags["out"]: flags for flags in reversed(stage)}  # of several for one place the first
     todo = [flags | ({"threads": str(args.threads)} if args.threads else {})
             for flags in reversed(stage.values())]
-    for flags in todo if args.dry_run else ():
-        print(f"python -m {shlex.join(words_of(flags))}")
-    if not args.dry_run:
-        with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
-            futures = [pool.submit(execute, flags) for flags in todo if not finished(flags)]
-            try:
-                for future in concurrent.futures.as_completed(futures):
-                    future.result()
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
+    if args.dry_run:
+        for flags in todo:
+            print(f"python -m {shlex.join(words_of(flags))}")
+        return
+    with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
+        futures = [pool.submit(execute, flags) for flags in todo if not finished(flags)]
+        try:
+            for future in concurrent.futures.as_completed(futures):
+                future.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 # --- the stages of a study ------------------------------------------------------------------------
@@ -174,10 +173,10 @@ class Plan:
     def inspection(self, name: str, row: Row, trial: tuple, group: str) -> Command:
         """The command that inspects a row's image set, with the teacher of its students."""
         student = self.student(name, row, trial, group)
-        text = f"inspect_set --task {student['task']} --teacher {student['teacher']} --set " \
-               f"{student['source']} --out {{place}}/inspect_{name}_set{{set}}.json "
-        text += f"--fold {trial[0]} " * (trial[0] is not None)
-        return self.fill(text + self.study.inspect, row, trial, group)
+        fold = "--fold {fold}" if "fold" in student else ""
+        return self.fill(f"inspect_set --task {student['task']} --set {student['source']} "
+                         f"--teacher {student['teacher']} {fold} {self.study.inspect} "
+                         f"--out {{place}}/inspect_{name}_set{{set}}.json", row, trial, group)
 
     def student(self, name: str, row: Row, trial: tuple, group: str, more: str = "") -> Command:
         """The command of a student: flags of the data set, the group, the row, then `more`."""
@@ -189,9 +188,8 @@ class Plan:
                          f"{source} {dashes}{rest} {more}", row, trial, group)
 
     def tries(self, name: str, fold: int | None) -> list[Command]:
-        """A row's runs with each of the flags to choose from, evaluated on training images that are
-        set aside."""
-        first = next(iter(self.study.groups.values()))
+        """A row's runs with each of the flags to choose from, on training images set aside."""
+        first, *_ = self.study.groups.values()
         first = first.replace("--cache-teacher", "")  # they would write one cache at a time
         return [self.student(f"{name}_try{i}", self.study.rows[name], (fold, self.seeds[0]), "dev",
                              f"{first} {self.study.tune_flags} --val dev {flags}")
@@ -291,8 +289,7 @@ def body(argv: list[str]) -> None:
     used = {value for stage in [*plan.stages()][1:] for flags in stage for value in flags.values()}
     for i, stage in enumerate(plan.stages()):
         run_stage([flags for flags in stage if i or flags["out"] in used], args)
-    for report in plan.reports(args.record):
-        run_stage([report], args)
+    run_stage(plan.reports(args.record), args)
 
 
 def main(argv: list[str] | None = None) -> int:

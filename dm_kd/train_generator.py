@@ -150,7 +150,7 @@ def fit(folder: run.Run, args: argparse.Namespace, task: Task, model: nn.Module,
                 draw_samples(folder, args, task, averaged(model, average), done, device)
             if save:
                 folder.save_checkpoint({
-                    "step": done, "seconds": seconds, "average": average, "losses": losses,
+                    "step": done, "seconds": seconds, "losses": losses, "average": average,
                     **{name: part.state_dict() for name, part in parts.items()}})
             if stop():
                 raise run.Stopped(stop())
@@ -169,7 +169,8 @@ def batches_from(source: data.Source, step: int) -> Iterator[tuple[Tensor, Tenso
 def log_row(folder: run.Run, args: argparse.Namespace, step: int, rate: float,
             losses: list[dict[str, Tensor]], seconds: float) -> None:
     """A row of metrics.jsonl for each 100 steps; "epoch" counts the rows."""
-    means = {name: float(torch.stack([row[name].cpu() for row in losses]).mean()) for name in losses[0]}
+    means = {name: float(torch.stack([row[name].cpu() for row in losses]).mean())
+             for name in losses[0]}
     speed = step * args.batch_size / seconds
     folder.add_metrics({"epoch": -(-step // LOG_STEPS), "step": step, "lr": rate, **means,
                         "images_seen": step * args.batch_size, "seconds": round(seconds, 3),

@@ -1,6 +1,6 @@
 #!/bin/sh
 # CIFAR-100, step 2: cifar_resnet34 to cifar_resnet18, 240 epochs of 50,000 synthetic images.
-# Table row: DM-KD, CIFAR-100, this pair. Published top-1: 76.58, with 0.9 x KD at temperature 4 and no labels; 1 x KD here.
+# Table row: DM-KD, CIFAR-100, this pair. Published top-1: 76.58 (0.9 x KD, no labels; 1 x KD here).
 # Hardware: one GPU.  Time: 1 to 2 hours (an estimate).  Disk: 200 MB.
 # Needs: cifar100_synthesize.sh; cifar100_teacher.sh --model cifar_resnet34 --out save/models/cifar100_cifar_resnet34.
 # Usage: [NGPU=8] sh scripts/cifar100_distill_r34_r18.sh [flags of python -m dm_kd.distill, such as --dry-run]

@@ -1,6 +1,6 @@
 #!/bin/sh
 # CIFAR-100, step 2: wrn_40_2 to wrn_16_1, 240 epochs of 50,000 synthetic images.
-# Table row: DM-KD, CIFAR-100, this pair. Published top-1: 56.29, with 0.9 x KD at temperature 4 and no labels; 1 x KD here.
+# Table row: DM-KD, CIFAR-100, this pair. Published top-1: 56.29 (0.9 x KD, no labels; 1 x KD here).
 # Hardware: one GPU.  Time: 1 to 2 hours (an estimate).  Disk: 200 MB.
 # Needs: cifar100_synthesize.sh; cifar100_teacher.sh.
 # Usage: [NGPU=8] sh scripts/cifar100_distill_w40_2_w16_1.sh [flags of python -m dm_kd.distill, such as --dry-run]

@@ -3,7 +3,7 @@
 # Hardware: one GPU with 16 GB.  Time: 1 hour on an H200 (an estimate).  Disk: 6 GB, and 7 GB of weights.
 # Needs: pip install transformers; SDXL-Turbo's weights (non-commercial licence), downloaded; or --weights with any
 # other text-to-image pipeline of diffusers.
-# Usage: [NGPU=8] sh scripts/flowers102_synthesize_text_to_image.sh [flags of python -m dm_kd.synthesize, such as --dry-run]
+# Usage: [NGPU=8] sh scripts/flowers102_synthesize_text_to_image.sh [flags of dm_kd.synthesize, such as --dry-run]
 set -eu
 cd "$(dirname "$0")/.."
 . scripts/setup_env.sh

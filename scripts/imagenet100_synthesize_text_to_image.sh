@@ -1,9 +1,9 @@
 #!/bin/sh
-# ImageNet-100: 50,000 images of 256 x 256 from a text-to-image model prompted with the class names. No row of the paper's.
+# ImageNet-100: 50,000 images of 256 x 256 from a text-to-image model prompted with the class names.
 # Hardware: one GPU with 16 GB.  Time: 3 hours on an H200 (an estimate).  Disk: 6 GB, and 7 GB of weights.
 # Needs: pip install transformers; SDXL-Turbo's weights (non-commercial licence), downloaded; or --weights with any
 # other text-to-image pipeline of diffusers.
-# Usage: [NGPU=8] sh scripts/imagenet100_synthesize_text_to_image.sh [flags of python -m dm_kd.synthesize, such as --dry-run]
+# Usage: [NGPU=8] sh scripts/imagenet100_synthesize_text_to_image.sh [flags of dm_kd.synthesize, such as --dry-run]
 set -eu
 cd "$(dirname "$0")/.."
 . scripts/setup_env.sh

@@ -36,7 +36,7 @@
 # for fastdfkd_reptile and adi, which run in one process.
 # Time on an H200 (estimates): the students 2 to 20 hours, places365 30; biggan_set 2 hours, one_image_set 3 on one
 # core, diffdfkd_set 2 to 5 days, deepinversion_set 10, fastdfkd_reptile 5 to 10, adi 10 to 15.
-# Disk: sets 17 to 22 GB, 20 to 43 GB more packed; fastdfkd_reptile 15 GB; places365 25 GB and 360 GB packed (--cache DIR).
+# Disk: sets 17 to 22 GB, 20 to 43 GB packed; fastdfkd_reptile 15 GB; places365 25 GB, 360 GB packed (--cache DIR).
 # Needs: ImageNet's validation set; alone, real: its training set; places365: true_dataset/places365; biggan_set:
 # config.json and pytorch_model.bin of BigGAN-deep-256 in save/generators/biggan-deep-256.
 set -eu

@@ -27,8 +27,7 @@ def test_quickstart_teaches_a_student_without_real_images_and_a_second_call_chan
     shutil.copy(ROOT / "requirements.txt", tmp_path)
     printed = run_quickstart(tmp_path)
     out = tmp_path / "save" / "quickstart"
-    for name in ("report.html", "results.json", "student_synthetic/student.safetensors"):
-        assert (out / name).stat().st_size > 500, name
+    assert (out / "report.html").stat().st_size > 5000
     rows = json.loads((out / "results.json").read_text())["rows"]
     acc = {row["name"]: row["acc1_mean"] for row in rows}
     assert acc["teacher"] > 95 and acc["student_real"] > 93

@@ -85,7 +85,6 @@ def test_the_gpu_size_of_fashion_mnist_runs_dry(dry_run):
                  "fashion_mnist_distill.sh"):
         dry_run(words(name, SIZE="gpu"))
         assert flags(name, SIZE="gpu")["out"].endswith("_gpu")
-    assert run_script("fashion_mnist_distill.sh", SIZE="huge").returncode == 2
 
 
 @pytest.mark.parametrize(("name", "method"), BASELINES)
@@ -133,11 +132,10 @@ def test_fastdfkd_has_its_published_rates_and_weights():
             assert (command["adv-dad-weight"], command["ce-target-weight"]) == weights
 
 
-@pytest.mark.parametrize("arguments", [
-    ("cifar100_baselines.sh", "dafl", "r34_r99"), ("imagenet_baselines.sh", "real", "resnet99")])
-def test_an_unknown_pair_or_student_is_refused(arguments):
-    done = run_script(*arguments)
-    assert done.returncode == 2 and arguments[2] in done.stderr
+def test_an_unknown_pair_or_student_is_refused():
+    for name in ("cifar100_baselines.sh", "imagenet_baselines.sh"):
+        done = run_script(name, "real", "resnet99")
+        assert done.returncode == 2 and "resnet99" in done.stderr
 
 
 def test_with_ngpu_torchrun_is_launched():
