@@ -242,7 +242,7 @@ def use_device(args: argparse.Namespace, deterministic: bool = True) -> torch.de
         args.device = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(args.device)
     if device.type == "cuda":
-        if dist.world_size() > 1:
+        if device.index is None or dist.world_size() > 1:  # each rank has a GPU
             device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
         torch.cuda.set_device(device)  # before anything is allocated, else on GPU 0 too
         if deterministic:

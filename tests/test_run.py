@@ -133,17 +133,19 @@ def test_a_signal_is_noted_and_a_second_one_stops_at_once():
             os.kill(os.getpid(), signal.SIGINT)
 
 
-@pytest.mark.parametrize("deterministic", [True, False])
-def test_each_rank_takes_its_own_gpu_with_kernels_as_asked(monkeypatch, deterministic):
+@pytest.mark.parametrize(("ranks", "asked", "index", "deterministic"), [
+    ("1", "cuda", 0, True), ("1", "cuda:2", 2, False), ("2", "cuda", 1, True)])
+def test_each_rank_takes_its_own_gpu(monkeypatch, ranks, asked, index, deterministic):
     chosen = []
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", ranks)
+    if ranks == "2":
+        monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
     fill = torch.utils.deterministic.fill_uninitialized_memory
     try:
-        args = argparse.Namespace(device="cuda", threads=1)
-        assert run.use_device(args, deterministic) == torch.device("cuda:1") == chosen[0]
+        args = argparse.Namespace(device=asked, threads=1)
+        assert run.use_device(args, deterministic) == torch.device("cuda", index) == chosen[0]
         assert torch.are_deterministic_algorithms_enabled() == deterministic
     finally:
         torch.use_deterministic_algorithms(False)
