@@ -5,13 +5,13 @@
 
 distillation: a KD step (CPU: WRN-40-2 to WRN-16-1 at 32 pixels; GPU: ResNet-18 to ResNet-18 at 224)
 as the original DM-KD does it (the teacher keeps its graph, float32, NCHW, numbers read back in each
-step), as a good simple loop, ours, and ours with kept logits; and reading training crops from a
-packed map against PNG files and Pillow. synthesis: a DiT's DDIM loop (CPU: 2.4 M parameters; GPU:
-DiT-XL/2) against diffusers' module, and our exact ancestral sampler with PNG encoding.
+step), as a good simple loop, ours, and ours with kept logits; and training crops from a packed map
+against PNG files and Pillow. synthesis: a DiT's DDIM loop (CPU: 2.4 M parameters; GPU: DiT-XL/2)
+against diffusers' module, and our exact ancestral sampler with PNG encoding.
 
-The other loops are written anew here. Results are compared before anything is timed. Variants take
-turns (A B C A B C ...), so that a busy machine slows all of them; figures are ratios within a round,
-as median and quartiles. save/bench/NAME.json is written after each row.
+Results are compared before anything is timed. Variants take turns (A B C A B C ...), so that a busy
+machine slows all of them; ratios are of one round, as median and quartiles. save/bench/NAME.json is
+written after each row.
 """
 
 import argparse
@@ -196,7 +196,7 @@ def distillation(args: argparse.Namespace, device: torch.device, record: Record)
     error = relative_error(gradients(steps.pop("ours in float32"), students["ours in float32"]),
                            expected)
     record.check("student's gradients in float32 against the original's", error, 1e-2)
-    record.time(f"KD step, {names[0]} to {names[1]}, {task.resolution} px, batch {batch}, amp {amp}",
+    record.time(f"KD step, {' to '.join(names)}, {task.resolution} px, batch {batch}, amp {amp}",
                 steps, batch, {("simple", "ours"): 0.9, ("original", "ours"): 4.0,
                                ("original", "ours, kept logits"): 15.0 if amp == "bf16" else 10.0})
     loader(record, torch.device("cpu"))

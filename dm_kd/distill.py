@@ -111,7 +111,7 @@ def body(argv: list[str]) -> None:
     objective = objectives.OBJECTIVES[args.objective]
     if args.label_weight:
         objective = objectives.with_labels(objective, args.label_weight)
-    card = {"model": models.full_name(args.student, task), **task_card(task), "fold": args.fold, "val": args.val,
+    card = {**models.card(args.student, task), "fold": args.fold, "val": args.val,
             "teacher": teacher_card, "source": args.source,
             "generator": images and images.generator}
     notes = [] if (args.out / "result.json").exists() else check_teacher(
@@ -128,13 +128,6 @@ def body(argv: list[str]) -> None:
         cache = args.cache_teacher and TeacherCache(args, task, view, source, teacher, images)
         engine.fit(folder, args, view, student, teacher, source, objective, val, device, card,
                    cache or None)
-
-
-def task_card(task: Task) -> dict:
-    """What a classifier's card says of its task."""
-    return {"task": task.name, "num_classes": task.num_classes,
-            "class_names": list(task.class_names), "mean": task.mean, "std": task.std,
-            "resolution": task.resolution}
 
 
 def check_teacher(args: argparse.Namespace, task: Task, teacher: nn.Module,

@@ -22,14 +22,14 @@ from dm_kd.augment import View, send
 from dm_kd.run import Run, UserError
 
 EVAL_BATCH = 512
-POLL_STEPS, POLL_SECONDS = 50, 3.0  # ranks agree on saving and stopping at least this often
+POLL_STEPS = 20  # several processes agree on saving and stopping every so many steps
 LR_DECAY_EPOCHS = (30, 60, 90)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The recipe's flags; the defaults are the paper's ImageNet recipe."""
     group = parser.add_argument_group("recipe")
-    add = functools.partial(group.add_argument)
+    add = group.add_argument
     add("--epochs", type=run.positive_int, default=100, metavar="N", help="default: %(default)s")
     add("--steps-per-epoch", type=run.positive_int, default=None, metavar="N",
         help="steps that count as an epoch (default: one pass over the images)")
@@ -208,17 +208,14 @@ def accuracy(logits: Tensor, labels: Tensor) -> tuple[float, float]:
 def fit(folder: Run, args: argparse.Namespace, view: View, student: nn.Module,
         teacher: nn.Module | None, source, objective: Callable, val, device: torch.device,
         card: dict, cache=None) -> dict:
-    """Train `student` for args.epochs, from the run folder's checkpoint if there is one.
+    """Train `student` for args.epochs, from the run folder's checkpoint if there is one; returns
+    the run's result, as in result.json.
 
     Args:
         source: `steps_per_epoch` and `batches(epoch, first_step, student)`; a source that learns
             also has `state_dict()` and `load_state_dict()`.
         val: Images to evaluate on after each epoch, or None.
-        card: what the weights' card says (model, task, ...).
         cache: `logits(teacher, epoch, step, x)` in place of the teacher's forward pass.
-
-    Returns:
-        The run's result, as in result.json.
 
     Raises:
         UserError: the loss became NaN or infinite; the last checkpoint is from before.
@@ -236,16 +233,19 @@ def fit(folder: Run, args: argparse.Namespace, view: View, student: nn.Module,
             folder.log(f"teacher Acc@1 {accuracy(teacher_logits, val.labels)[0]:.2f} on "
                        f"{len(val.labels)} validation images")
     optimizer = make_optimizer(student, args)
-    state = folder.load_checkpoint() or {"epoch": 0, "step": 0, "seconds": 0.0, "losses": [],
-                                         "best_acc1": -1.0, "best_epoch": 0}
-    if "model" in state:
-        student.load_state_dict(state.pop("model"))
-        optimizer.load_state_dict(state.pop("optimizer"))
-        if (source_state := state.pop("source", None)) is not None:
-            source.load_state_dict(source_state)
-        folder.log(f"resumed at epoch {state['epoch'] + 1}, step {state['step']}")
+    state = restore(folder, student, optimizer, source)
     network = compiled(parallel(student, device), args, device)
     clock = time.monotonic() - state["seconds"]
+
+    def update(epoch: int, step: int, images: Tensor, labels: Tensor, ids: Tensor) -> Tensor:
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(epoch + step / source.steps_per_epoch, args)
+        x, labels = view.train(images, send(labels, device), ids, args.seed, epoch, step)
+        if args.compile == "on":
+            torch.compiler.cudagraph_mark_step_begin()
+        asked = teach if cache is None else functools.partial(cache.logits, teach, epoch, step)
+        return train_step(network, asked, optimizer, objective, x, labels,
+                          getattr(args, "temperature", 1.0), args.amp)
 
     def save() -> None:
         state["seconds"] = time.monotonic() - clock
@@ -257,8 +257,9 @@ def fit(folder: Run, args: argparse.Namespace, view: View, student: nn.Module,
     logits = None
     with run.stoppable() as stop:
         for epoch in range(state["epoch"], args.epochs):
-            losses = train_one_epoch(folder, args, view, network, student, teach, cache, optimizer,
-                                     source, objective, device, epoch, state, save, stop)
+            network.train()
+            losses = train_one_epoch(folder, args, source, student, update, device, epoch, state,
+                                     save, stop)
             dist.copy_from_main(student.buffers())  # each rank has its own batch statistics
             state |= {"epoch": epoch + 1, "step": 0, "losses": [],
                       "seconds": time.monotonic() - clock}
@@ -273,6 +274,20 @@ def fit(folder: Run, args: argparse.Namespace, view: View, student: nn.Module,
     return finish(folder, args, state, student, source, logits, teacher_logits, val, device, card)
 
 
+def restore(folder: Run, student: nn.Module, optimizer: torch.optim.Optimizer, source) -> dict:
+    """Load the checkpoint, if there is one; returns what `fit` counts."""
+    state = folder.load_checkpoint()
+    if state is None:
+        return {"epoch": 0, "step": 0, "seconds": 0.0, "losses": [], "best_acc1": -1.0,
+                "best_epoch": 0}
+    student.load_state_dict(state.pop("model"))
+    optimizer.load_state_dict(state.pop("optimizer"))
+    if (source_state := state.pop("source")) is not None:
+        source.load_state_dict(source_state)
+    folder.log(f"resumed at epoch {state['epoch'] + 1}, step {state['step']}")
+    return state
+
+
 def parallel(student: nn.Module, device: torch.device) -> nn.Module:
     """The student wrapped for several processes; itself in one."""
     if dist.world_size() == 1:
@@ -282,36 +297,23 @@ def parallel(student: nn.Module, device: torch.device) -> nn.Module:
         broadcast_buffers=False)  # fit copies rank 0's statistics at the end of an epoch
 
 
-def train_one_epoch(folder: Run, args: argparse.Namespace, view: View, network: nn.Module,
-                    student: nn.Module, teacher: nn.Module | None, cache,
-                    optimizer: torch.optim.Optimizer, source, objective: Callable,
-                    device: torch.device, epoch: int, state: dict, save: Callable,
-                    stop: Callable) -> Tensor:
+def train_one_epoch(folder: Run, args: argparse.Namespace, source, student: nn.Module,
+                    update: Callable, device: torch.device, epoch: int, state: dict,
+                    save: Callable, stop: Callable) -> Tensor:
     """Train from state["step"] to the end of the epoch; nothing is read back from the device
     before a checkpoint. Returns the losses [steps], averaged over the ranks.
 
-    network: the student, compiled or wrapped for several processes."""
-    network.train()
+    update: f(epoch, step, images, labels, ids) -> loss.  save(): writes a checkpoint.  stop() > 0:
+    a signal came."""
     steps, first = source.steps_per_epoch, state["step"]
     losses = torch.zeros(steps, device=device)
     losses[:first] = torch.tensor(state["losses"], device=device)
     bar = run.progress(steps, f"epoch {epoch + 1}/{args.epochs}", "steps", done=first)
-    poll, since = first, time.monotonic()
-    for step, (images, labels, ids) in enumerate(source.batches(epoch, first, student), first):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(epoch + step / steps, args)
-        x, labels = view.train(images, send(labels, device), ids, args.seed, epoch, step)
-        if args.compile == "on":
-            torch.compiler.cudagraph_mark_step_begin()
-        teach = teacher if cache is None else functools.partial(cache.logits, teacher, epoch, step)
-        losses[step] = train_step(network, teach, optimizer, objective, x, labels,
-                                  getattr(args, "temperature", 1.0), args.amp)
+    for step, batch in enumerate(source.batches(epoch, first, student), first):
+        losses[step] = update(epoch, step, *batch)
         bar.update(1)
-        if step + 1 < steps and (dist.world_size() == 1 or step == poll):
-            stopping, due, milliseconds = dist.totals(
-                int(bool(stop())), int(folder.due()), int(1000 * (time.monotonic() - since)))
-            step_seconds = milliseconds / 1000 / dist.world_size() / (step + 1 - first)
-            poll = step + max(1, min(POLL_STEPS, int(POLL_SECONDS / max(step_seconds, 1e-6))))
+        if step + 1 < steps and (dist.world_size() == 1 or step % POLL_STEPS == 0):
+            stopping, due = dist.totals(int(bool(stop())), int(folder.due()))
             if stopping or due:
                 done = mean_losses(losses[:step + 1], student, epoch, steps, args)
                 state |= {"step": step + 1, "losses": done.tolist()}

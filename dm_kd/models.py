@@ -103,6 +103,13 @@ def build(name: str, task: Task) -> nn.Module:
     return model
 
 
+def card(name: str, task: Task) -> dict:
+    """What a trained network's card says of the network and its task."""
+    return {"model": full_name(name, task), "task": task.name, "num_classes": task.num_classes,
+            "class_names": list(task.class_names), "mean": task.mean, "std": task.std,
+            "resolution": task.resolution}
+
+
 def full_name(name: str, task: Task) -> str:
     """The unambiguous name of a model: on a task with large images `resnet18` is
     `torchvision:resnet18`.

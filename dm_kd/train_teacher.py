@@ -54,9 +54,7 @@ def body(argv: list[str]) -> None:
     source = data.Source(data.resident(images, device), augment.make_view(task, args, True),
                          args.batch_size, args.seed, args.steps_per_epoch, device, dist.rank(),
                          dist.world_size())
-    card = {"model": models.full_name(args.model, task), "task": task.name, "num_classes": task.num_classes,
-            "class_names": list(task.class_names), "mean": task.mean, "std": task.std,
-            "resolution": task.resolution, "fold": args.fold, "val": args.val, "seed": args.seed}
+    card = {**models.card(args.model, task), "fold": args.fold, "val": args.val, "seed": args.seed}
     inputs = {"source_images": len(images.labels), "source_sha256": images.sha256}
     with run.Run(args.out, args, inputs, "model") as folder:
         if folder.result:

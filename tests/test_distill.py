@@ -41,7 +41,8 @@ def test_a_finished_run_says_so_and_trains_no_more(distilled, capsys):
 
 
 def test_real_images_are_a_source_with_labels_or_without(tmp_path, teacher_folder):
-    for name, flags in (("labels", ["--label-weight", "0.1"]), ("none", ["--source-labels", "none"]),
+    for name, flags in (("labels", ["--label-weight", "0.1"]),
+                        ("none", ["--source-labels", "none"]),
                         ("some", ["--images-per-class", "5", "--subset-seed", "1"])):
         assert distill.main([*SMALL, "--teacher", str(teacher_folder), "--source", "real", "--out",
                              str(tmp_path / name), *flags]) == 0
