@@ -30,8 +30,6 @@ class Diffusion:
         betas = 1 - kept / before
         variance = betas * (1 - before) / (1 - kept)  # of the posterior, Ho et al. eq. 7
         clipped = np.append(variance[1:2], variance[1:])  # 0 at the last step: its log is unusable
-        if steps == 1:
-            clipped = betas
         tables = {
             "signal": np.sqrt(kept), "noise": np.sqrt(1 - kept),
             "recip": np.sqrt(1 / kept), "recip_noise": np.sqrt(1 / kept - 1),
@@ -44,9 +42,8 @@ class Diffusion:
         self.network_times = torch.from_numpy(self.timesteps).to(device)
 
     def at(self, name: str, i: Tensor | int) -> Tensor:
-        """A coefficient for each of the steps i [B], shaped [B, 1, 1, 1]; or one number's."""
-        value = self.tables[name][i]
-        return value.view(-1, 1, 1, 1) if value.ndim else value
+        """A coefficient for each of the steps i [B], shaped [B, 1, 1, 1]; or for one step."""
+        return self.tables[name][i].view(-1, 1, 1, 1)
 
     def add_noise(self, x0: Tensor, i: Tensor, noise: Tensor) -> Tensor:
         """x_t of step i (Ho et al. eq. 4)."""

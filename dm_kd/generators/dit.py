@@ -21,7 +21,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dm_kd import models
 from dm_kd.generators import guidance, latent, weights
 from dm_kd.generators.diffusion import (
     TRAIN_STEPS,
@@ -31,12 +30,10 @@ from dm_kd.generators.diffusion import (
     sample_ddpm,
     sample_dpm,
 )
-from dm_kd.rivals import terms
 from dm_kd.run import UserError, nonnegative_float, positive_int
 from dm_kd.tasks import Task
 
 SAMPLERS = ("ddpm", "ddim", "dpm++")
-TABLE_TOLERANCE = 1e-3  # of a stored position table; float16 rounds it by 5e-4
 
 
 # --- network --------------------------------------------------------------------------------------
@@ -46,13 +43,15 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 
 class TimestepEmbedder(nn.Module):
+    """Sinusoid of t, cosines first, through two layers."""
+
     def __init__(self, width: int, frequencies: int = 256):
         super().__init__()
         self.frequencies = frequencies
         self.mlp = nn.Sequential(nn.Linear(frequencies, width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, t: Tensor) -> Tensor:
-        # float32 sinusoid, cosines first: the original's rounding
+        # float32, the original's rounding
         angles = t.float()[:, None] * timestep_rates(self.frequencies // 2, t.device)
         sinusoid = torch.cat([angles.cos(), angles.sin()], -1)  # [B, 256]
         return self.mlp(sinusoid.to(self.mlp[0].weight.dtype))
@@ -247,28 +246,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--guided-channels", choices=("3", "all"), default="3",
         help="channels that guidance acts on; the original DiT guides 3 of 4 latent ones "
              "(default: %(default)s)")
-    add("--teacher-guidance", type=nonnegative_float, default=0.0, metavar="W",
-        help="move x_t at each step by W sqrt(1 - alpha bar) along the gradient of --teacher's "
-             "cross-entropy and batch statistics (DiffDFKD); --sampler ddpm only "
-             "(default: %(default)s)")
-    add("--teacher", default=None, metavar="SPEC",
-        help="the teacher of --teacher-guidance, as in distill")
-    guidance.add_teacher_dtype(group)
-    add("--student", default=None, metavar="SPEC",
-        help="a student of an earlier set, such as its run's folder: --teacher-guidance also moves "
-             "to images on which it differs from the teacher (default: none)")
-    add("--latent-cutmix", action="store_true",
-        help="at every fifth of the sampling put boxes of other images of the batch into x_t "
-             "(DiffDFKD); labels are then unknown; --sampler ddpm only")
+    guidance.add_arguments(group)
 
 
 def build(args: argparse.Namespace, task: Task, device: torch.device) -> DiTGenerator:
     """The generator of the flags."""
-    if not 2 <= args.steps <= TRAIN_STEPS and args.sampler != "dpm++":
-        raise UserError(f"--steps {args.steps} of --sampler {args.sampler} must be 2 to "
-                        f"{TRAIN_STEPS}")
-    if args.teacher_guidance and not args.teacher:
-        raise UserError("--teacher-guidance needs --teacher SPEC")
+    if not 2 <= args.steps <= TRAIN_STEPS:
+        raise UserError(f"--steps {args.steps} must be 2 to {TRAIN_STEPS}")
     if (args.teacher_guidance or args.latent_cutmix) and args.sampler != "ddpm":
         raise UserError("--teacher-guidance and --latent-cutmix need --sampler ddpm")
     model, card = load(args.weights)
@@ -278,32 +262,14 @@ def build(args: argparse.Namespace, task: Task, device: torch.device) -> DiTGene
                 "steps": args.steps, "sampler": args.sampler,
                 "guided_channels": args.guided_channels,
                 **latent.generator_classes(model.num_classes, task, args.weights)}
-    settings |= {"weights_hub_id": card["hub_id"]} if "hub_id" in card else {}
-    settings |= {"latent_cutmix": True} if args.latent_cutmix else {}
+    if args.latent_cutmix:
+        settings["latent_cutmix"] = True
     if args.sampler == "dpm++":
         settings["diffusers"] = importlib.metadata.version("diffusers")
-    placed, vae = latent.prepare(args, model, device, card["pipeline"])
-    teacher = load_guide(args, task, device, settings) if args.teacher_guidance else None
-    return DiTGenerator(model, settings | placed, device, card["clip"], vae, teacher)
-
-
-def load_guide(args: argparse.Namespace, task: Task, device: torch.device, settings: dict
-               ) -> guidance.TeacherGuidance:
-    """What --teacher-guidance asks for; adds it to the settings."""
-    example = torch.zeros(2, task.channels, task.resolution, task.resolution, device=device)
-    networks, teacher_dtype = [], guidance.teacher_dtype(args, device)
-    for role, spec, needed in (("teacher", args.teacher, {"bn"}), ("student", args.student, set())):
-        if spec:
-            network, card = models.load_frozen(spec, task)
-            network.to(device, memory_format=torch.channels_last)
-            terms.require(network, needed, example, spec)
-            settings |= {role: card["name"], f"{role}_sha256": card["sha256"]}
-            networks.append(network)
-    guide = guidance.TeacherGuidance(networks[0], task, args.teacher_guidance, device,
-                                     *networks[1:], bf16=teacher_dtype == "bf16")
-    settings |= {"teacher_guidance": args.teacher_guidance, "teacher_terms": guide.terms,
-                 "teacher_dtype": teacher_dtype}
-    return guide
+    placed, vae = latent.prepare(args, model, device, card.get("vae"))
+    settings |= placed
+    teacher = guidance.load(args, task, device, settings) if args.teacher_guidance else None
+    return DiTGenerator(model, settings, device, clip=vae is None, vae=vae, teacher=teacher)
 
 
 def load(spec: str) -> tuple[DiT, dict]:
@@ -313,26 +279,9 @@ def load(spec: str) -> tuple[DiT, dict]:
 
 
 def assemble(config: dict, state: dict[str, Tensor], where: object) -> DiT:
-    """A network in eval mode with these weights in float32 (each is copied in turn: XL/2 needs
-    2.7 GB) and the computed position table, with which one in the file must agree, so that all
-    layouts give the same bits.
-
-    Raises:
-        UserError: a key or shape differs; names the first."""
+    """A network with these weights and the computed position table, with which one in the file must
+    agree, so that all layouts give the same bits."""
     table = position_embedding(config["input_size"] // config["patch_size"], config["width"])[None]
-    given = state.get("pos_embed", table)
-    if given.shape != table.shape or not (given - table).abs().max() < TABLE_TOLERANCE:
-        raise weights.not_a_dit(where, "pos_embed is not DiT's table of sines and cosines")
-    state["pos_embed"] = table
-    with torch.device("meta"):
-        model = DiT(**config)
-    expected = model.state_dict()
-    for key in sorted(expected.keys() | state.keys()):
-        theirs, ours = (list(v.shape) if v is not None else None
-                        for v in (state.get(key), expected.get(key)))
-        if theirs != ours:
-            raise weights.not_a_dit(where, f"{key} is {theirs or 'missing'}, not "
-                                           f"{ours or 'part of it'}")
-        state[key] = state[key].to(torch.float32, copy=True)
-    model.load_state_dict(state, assign=True)
-    return model.eval().requires_grad_(False)
+    if not torch.allclose(state.get("pos_embed", table).float(), table, atol=1e-3):
+        raise UserError(f"{where}: pos_embed is not DiT's table of sines and cosines")
+    return weights.fill(lambda: DiT(**config), {**state, "pos_embed": table}, where)

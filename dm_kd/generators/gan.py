@@ -146,7 +146,7 @@ def truncated_normal(seed: int, count: int) -> Tensor:
 
 
 class GanGenerator:
-    """A trained generator with its truncation: `sample(labels, seeds) -> uint8 images`."""
+    """A trained generator with its truncation."""
 
     labels_known = True
 
@@ -164,14 +164,6 @@ class GanGenerator:
 
 # --- flags and files ------------------------------------------------------------------------------
 
-def truncation(text: str) -> float:
-    """A number in (0, 1]."""
-    value = float(text)
-    if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"must be above 0 and at most 1, got {text}")
-    return value
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("gan")
     group.add_argument("--weights", required=True, metavar="FOLDER",
@@ -180,7 +172,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_truncation(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--truncation", type=truncation, default=1.0, metavar="X",
+    group.add_argument("--truncation", type=run.probability, default=1.0, metavar="X",
                        help="size of the latent noise, 0 to 1: less is more alike and more "
                             "typical, 1 the most varied (default: %(default)s)")
 

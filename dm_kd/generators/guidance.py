@@ -21,13 +21,51 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dm_kd import augment, image_set
+from dm_kd import augment, image_set, models
 from dm_kd.rivals import terms
-from dm_kd.run import multiplies_bf16
+from dm_kd.run import UserError, multiplies_bf16, nonnegative_float
 from dm_kd.tasks import Task
 
 WEIGHTS, ADVERSARY = {"ce_target": 1.0, "bn": 0.1}, {"adv_dad": 1.0}  # the public program's
 MIXES = 5  # parts of the sampling with a latent cutmix between them
+
+
+def add_arguments(group: argparse._ArgumentGroup) -> None:
+    """The flags of a guided DiT."""
+    add = group.add_argument
+    add("--teacher-guidance", type=nonnegative_float, default=0.0, metavar="W",
+        help="move x_t at each step by W sqrt(1 - alpha bar) along the gradient of --teacher's "
+             "cross-entropy and batch statistics (DiffDFKD); --sampler ddpm only "
+             "(default: %(default)s)")
+    add("--teacher", default=None, metavar="SPEC",
+        help="the teacher of --teacher-guidance, as in distill")
+    add_teacher_dtype(group)
+    add("--student", default=None, metavar="SPEC",
+        help="a student of an earlier set, such as its run's folder: --teacher-guidance also moves "
+             "to images on which it differs from the teacher (default: none)")
+    add("--latent-cutmix", action="store_true",
+        help="at every fifth of the sampling put boxes of other images of the batch into x_t "
+             "(DiffDFKD); labels are then unknown; --sampler ddpm only")
+
+
+def load(args: argparse.Namespace, task: Task, device: torch.device, settings: dict
+         ) -> "TeacherGuidance":
+    """What --teacher-guidance asks for; adds it to the settings."""
+    if not args.teacher:
+        raise UserError("--teacher-guidance needs --teacher SPEC")
+    networks, dtype = [], teacher_dtype(args, device)
+    for role, spec in (("teacher", args.teacher), ("student", args.student)):
+        if spec:
+            network, card = models.load_frozen(spec, task)
+            networks.append(network.to(device, memory_format=torch.channels_last))
+            settings |= {role: card["name"], f"{role}_sha256": card["sha256"]}
+    example = torch.zeros(2, task.channels, task.resolution, task.resolution, device=device)
+    terms.require(networks[0], {"bn"}, example, args.teacher)
+    guide = TeacherGuidance(networks[0], task, args.teacher_guidance, device, *networks[1:],
+                            bf16=dtype == "bf16")
+    settings |= {"teacher_guidance": args.teacher_guidance, "teacher_terms": guide.terms,
+                 "teacher_dtype": dtype}
+    return guide
 
 
 def add_teacher_dtype(group: argparse._ArgumentGroup) -> None:

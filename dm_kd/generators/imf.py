@@ -16,7 +16,7 @@ The layout read is that of the official `torch` branch (github.com/Lyy-iiis/imea
 `net.`..., linear layers under `_flax_linear`, the embedding under `_flax_embedding`. It was taken
 from the branch's public source, not from a weights file: the shapes of all four published sizes
 agree with the paper's parameter counts, images have not been compared. Latents are taken to be
-sd-vae-ft-mse's times 0.18215, as DiT's. Every other layout (the JAX checkpoints too) is refused.
+sd-vae-ft-mse's times 0.18215, as DiT's.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from dm_kd import run
 from dm_kd.generators import dit, latent, weights
-from dm_kd.run import UserError, positive_int
+from dm_kd.run import positive_float, positive_int
 from dm_kd.tasks import Task
 
 HEAD_WIDTH, HEAD_DEPTH = 64, 8  # of all published sizes: channels per head, blocks of the u head
@@ -180,21 +180,13 @@ class IMFGenerator(latent.LatentGenerator):
 
 # --- flags and files ------------------------------------------------------------------------------
 
-def omega(text: str) -> float:
-    """A number of 1 or more."""
-    value = float(text)
-    if not 1 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"must be a number of 1 or more, got {text}")
-    return value
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("imf")
     latent.add_arguments(group, "FILE.pth", "a checkpoint of the official PyTorch branch")
     add = group.add_argument
     add("--steps", type=positive_int, default=1, metavar="T",
         help="network evaluations; the paper takes 1 or 2 (default: %(default)s)")
-    add("--network-guidance", type=omega, default=8.0, metavar="OMEGA",
+    add("--network-guidance", type=positive_float, default=8.0, metavar="OMEGA",
         help="the network's guidance input, 1 (none) to 8; not DM-KD's s (default: %(default)s, "
              "its authors' for B/2)")
     add("--network-guidance-interval", type=latent.interval, default=(0.4, 0.65), metavar="A-B",
@@ -217,27 +209,16 @@ def load(path: str) -> IMF:
     """Network in eval mode, float32, on the CPU. The files hold no picture size: published ones
     are 32."""
     state = from_official(weights.read_state(Path(path)))
-    try:
-        width, channels, patch_size, _ = state["x_embedder.proj.weight"].shape
-        depth = len({key.split(".")[1] for key in state if key.startswith("shared_blocks.")})
-        with torch.device("meta"):
-            model = IMF(32, patch_size, channels, width, len(state["u_heads.0.mlp.w1.weight"]),
-                        depth + HEAD_DEPTH, len(state["y_embedder.embedding_table.weight"]) - 1)
-        model.load_state_dict(state, assign=True)
-    except (KeyError, RuntimeError) as error:
-        raise UserError(f"{path}: the weights are not those of iMF's PyTorch branch: "
-                        f"{' '.join(str(error).split())[:300]}",
-                        "a file such as MiT_XL_2.pth of github.com/Lyy-iiis/imeanflow, branch torch"
-                        ) from error
-    return model.eval().requires_grad_(False)
+    width, channels, patch_size, _ = state["x_embedder.proj.weight"].shape
+    depth = len({key.split(".")[1] for key in state if key.startswith("shared_blocks.")})
+    hidden = len(state["u_heads.0.mlp.w1.weight"])
+    classes = len(state["y_embedder.embedding_table.weight"]) - 1
+    return weights.fill(lambda: IMF(32, patch_size, channels, width, hidden, depth + HEAD_DEPTH,
+                                    classes), state, path)
 
 
 def from_official(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The official keys as ours, in float32: without the wrappers' names and the second head."""
-    renamed = {}
-    for key, value in state.items():
-        key = key.removeprefix("net.")
-        if not key.startswith(TRAINING_ONLY):
-            key = key.replace("._flax_linear.", ".").replace("._flax_embedding.", ".")
-            renamed[key] = value.to(torch.float32, copy=True)
-    return renamed
+    """The official keys as ours: without the wrappers' names and the second head."""
+    state = {key.removeprefix("net."): value for key, value in state.items()}
+    return {key.replace("._flax_linear.", ".").replace("._flax_embedding.", "."): value
+            for key, value in state.items() if not key.startswith(TRAINING_ONLY)}
