@@ -183,11 +183,14 @@ class DiT(nn.Module):
         condition = self.t_embedder(t) + self.y_embedder(labels)  # [B, width]
         for block in self.blocks:
             x = block(x, condition)
-        x = self.final_layer(x, condition)  # [B, N, p * p * out]
-        b, n, p, side = len(x), x.shape[1], self.patch_size, math.isqrt(x.shape[1])
-        assert side * side == n, n
-        x = x.view(b, side, side, p, p, self.out_channels)
-        return x.permute(0, 5, 1, 3, 2, 4).reshape(b, self.out_channels, side * p, side * p)
+        return unpatchify(self.final_layer(x, condition), self.patch_size)
+
+
+def unpatchify(x: Tensor, patch_size: int) -> Tensor:
+    """Tokens [B, N, p * p * C] -> images [B, C, H, H]."""
+    b, p, side = len(x), patch_size, math.isqrt(x.shape[1])
+    x = x.view(b, side, side, p, p, -1)
+    return x.permute(0, 5, 1, 3, 2, 4).reshape(b, -1, side * p, side * p)
 
 
 def position_embedding(side: int, width: int) -> Tensor:

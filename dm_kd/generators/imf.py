@@ -21,7 +21,6 @@ sd-vae-ft-mse's times 0.18215, as DiT's.
 
 import argparse
 import functools
-import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -148,9 +147,7 @@ class IMF(nn.Module):
         for block in self.blocks:
             x = block(x, turns)
         x = self.u_final_layer(x[:, sum(TOKENS.values()):])
-        b, p, side = len(x), self.patch_size, math.isqrt(x.shape[1])
-        x = x.view(b, side, side, p, p, self.channels)
-        return x.permute(0, 5, 1, 3, 2, 4).reshape(b, self.channels, side * p, side * p)
+        return dit.unpatchify(x, self.patch_size)
 
 
 # --- sampling -------------------------------------------------------------------------------------

@@ -87,7 +87,7 @@ def build(args: argparse.Namespace, task: Task, device: torch.device) -> TextToI
     if args.prompt.count("{}") != 1:
         raise UserError(f"--prompt '{args.prompt}' needs one {{}} for the class name")
     folder = Path(args.weights)
-    if not folder.parent.exists():
+    if not folder.parent.exists():  # a hub id
         folder = Path(snapshot_download(args.weights, allow_patterns=WANTED,
                                         ignore_patterns=UNWANTED))
     bf16 = device.type == "cuda" and multiplies_bf16(device)
@@ -97,12 +97,14 @@ def build(args: argparse.Namespace, task: Task, device: torch.device) -> TextToI
     call = {name: value for name, value in flags.items() if value is not None}
     prompts = [args.prompt.replace("{}", name.replace("_", " ")) for name in task.class_names]
     settings = {
-        "name": "text_to_image", "pipeline": type(pipeline).__name__, "weights": args.weights,
+        "name": "text_to_image", "pipeline": type(pipeline).__name__,
         "weights_sha256": digest(folder, ["*/*.safetensors"]),
         "configs_sha256": digest(folder, CONFIGS),  # scheduler and tokenizers make bytes too
         "licence": weights.model_card_licence(folder), "prompt": args.prompt,
         "prompts": prompts, **call, "dtype": "bf16" if bf16 else "fp32",
         "diffusers": diffusers.__version__, "transformers": transformers.__version__}
+    if not Path(args.weights).exists():
+        settings["weights"] = args.weights  # a hub id
     return TextToImageGenerator(pipeline, prompts, call,
                                 LARGE_SIDE if task.large else task.resolution, task.channels,
                                 settings)
