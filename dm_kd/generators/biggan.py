@@ -8,12 +8,11 @@ Brock et al. 2019 (arXiv 1809.11096); networks and weights of pytorch-pretrained
 
 FOLDER holds config.json and pytorch_model.bin of one size (files biggan-deep-256-config.json and
 biggan-deep-256-pytorch_model.bin, renamed). They are read here as plain tensors, since the
-package's own loader unpickles whatever the file holds; and the tables of statistics of 51
-truncations are interpolated here, since the package swaps the two weights and rounds downwards.
+package's own loader unpickles whatever the file holds. Between the 51 truncations whose statistics
+a file holds, the package swaps the weights of the two nearest: take multiples of 0.02.
 """
 
 import argparse
-import math
 from pathlib import Path
 
 import torch
@@ -60,21 +59,8 @@ def build(args: argparse.Namespace, task: Task, device: torch.device) -> BigGANG
     config = run.read_json(file.with_name("config.json"))
     model = package.BigGAN(package.BigGANConfig.from_dict(config))
     model.load_state_dict(run.load_pt(file))
-    set_truncation(model, args.truncation)
     settings = {"name": "biggan", "weights_sha256": run.sha256_file(file), "licence": LICENCE,
                 "truncation": args.truncation,
                 "package": f"pytorch-pretrained-biggan {package.__version__}",
                 **latent.generator_classes(model.config.num_classes, task, args.weights)}
     return BigGANGenerator(model.eval().requires_grad_(False).to(device), settings, device)
-
-
-def set_truncation(model: torch.nn.Module, truncation: float) -> None:
-    """Replace every layer's table of statistics, whose row i holds for the truncation i / 50, by
-    the interpolated ones of this truncation."""
-    for module in model.modules():
-        for name in ("running_means", "running_vars"):
-            table = getattr(module, name, None)
-            if table is not None:
-                place = truncation * (len(table) - 1)
-                low = min(math.floor(place + 1e-9), len(table) - 2)
-                table.copy_(torch.lerp(table[low], table[low + 1], place - low).expand_as(table))

@@ -4,10 +4,9 @@ that it remembers (Yin et al. 2020, arXiv 1912.08795).
     python -m dm_kd.synthesize --task digits --generator deepinversion --teacher SPEC \\
         --images-per-class 200 --batch-size 250 --out syn_dataset/digits_deepinversion
 
-A shard is one batch of the optimisation, so --batch-size matters: larger is better (published: 256
-at 32 x 32, 84 to 152 at 224 x 224). The presets are the authors': CIFAR-10's "paper" settings for
-small images; for 224 pixels setting 0 with their README's weights: 2,000 iterations on pixels at
-half the size, then 1,000 at full.
+A shard is one batch of the optimisation; larger is better (published: 256 at 32 x 32, 84 to 152 at
+224 x 224). The presets are the authors': CIFAR-10's "paper" settings for small images; for 224
+pixels setting 0 with their README's weights: 2,000 iterations at half the size, then 1,000 at full.
 
 Differences from their programs: pixels are clipped after each step in both, as in setting 0 (their
 CIFAR program lets them leave the range; what is written is 8-bit). The batch of the lowest loss of

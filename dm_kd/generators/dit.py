@@ -21,15 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dm_kd.generators import guidance, latent, weights
-from dm_kd.generators.diffusion import (
-    TRAIN_STEPS,
-    Diffusion,
-    guided,
-    sample_ddim,
-    sample_ddpm,
-    sample_dpm,
-)
+from dm_kd import models
+from dm_kd.generators import diffusion, guidance, latent, weights
+from dm_kd.rivals import terms
 from dm_kd.run import UserError, nonnegative_float, positive_int
 from dm_kd.tasks import Task
 
@@ -214,21 +208,23 @@ class DiTGenerator(latent.LatentGenerator):
                  vae: latent.Vae | None = None, teacher: guidance.TeacherGuidance | None = None):
         super().__init__(model, settings, device, vae)
         self.clip, self.teacher = clip, teacher
-        self.diffusion = Diffusion(settings["steps"], device)
+        self.diffusion = diffusion.Diffusion(settings["steps"], device)
         # without guidance by a class, an image's class is unknown; mixed images have two
         self.labels_known = settings["guidance_scale"] > 0 and "latent_cutmix" not in settings
         self.mixes_classes = teacher is not None  # it looks at the statistics of a batch
 
     def denoise(self, labels: Tensor, seeds: list[int], draw: Callable[[], Tensor]) -> Tensor:
+        settings = self.settings
         predict = functools.partial(
-            guided, self.model, labels=self.network_labels(labels), null=self.model.num_classes,
-            scale=self.settings["guidance_scale"], guided_channels=self.guided_channels())
-        if self.settings["sampler"] == "dpm++":
-            return sample_dpm(predict, self.diffusion.steps, draw())
-        if self.settings["sampler"] == "ddim":
-            return sample_ddim(predict, self.diffusion, draw(), self.clip)
+            diffusion.guided, self.model, labels=self.network_labels(labels),
+            null=self.model.num_classes, scale=settings["guidance_scale"],
+            guided_channels=self.guided_channels())
+        if settings["sampler"] == "dpm++":
+            return diffusion.sample_dpm(predict, settings["steps"], draw())
+        if settings["sampler"] == "ddim":
+            return diffusion.sample_ddim(predict, self.diffusion, draw(), self.clip)
         steer = guidance.steering(self, predict, labels.to(self.device), seeds)
-        return sample_ddpm(predict, self.diffusion, draw(), draw, self.clip, steer)
+        return diffusion.sample_ddpm(predict, self.diffusion, draw(), draw, self.clip, steer)
 
 
 # --- flags and files ------------------------------------------------------------------------------
@@ -254,8 +250,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def build(args: argparse.Namespace, task: Task, device: torch.device) -> DiTGenerator:
     """The generator of the flags."""
-    if not 2 <= args.steps <= TRAIN_STEPS:
-        raise UserError(f"--steps {args.steps} must be 2 to {TRAIN_STEPS}")
+    if not 2 <= args.steps <= diffusion.TRAIN_STEPS:
+        raise UserError(f"--steps {args.steps} must be 2 to {diffusion.TRAIN_STEPS}")
+    if args.teacher_guidance and not args.teacher:
+        raise UserError("--teacher-guidance needs --teacher SPEC")
     if (args.teacher_guidance or args.latent_cutmix) and args.sampler != "ddpm":
         raise UserError("--teacher-guidance and --latent-cutmix need --sampler ddpm")
     model, card = load(args.weights)
@@ -271,8 +269,26 @@ def build(args: argparse.Namespace, task: Task, device: torch.device) -> DiTGene
         settings["diffusers"] = importlib.metadata.version("diffusers")
     placed, vae = latent.prepare(args, model, device, card.get("vae"))
     settings |= placed
-    teacher = guidance.load(args, task, device, settings) if args.teacher_guidance else None
+    teacher = load_guide(args, task, device, settings) if args.teacher_guidance else None
     return DiTGenerator(model, settings, device, clip=vae is None, vae=vae, teacher=teacher)
+
+
+def load_guide(args: argparse.Namespace, task: Task, device: torch.device, settings: dict
+               ) -> guidance.TeacherGuidance:
+    """What --teacher-guidance asks for; adds it to the settings."""
+    networks, dtype = [], guidance.teacher_dtype(args, device)
+    for role, spec in (("teacher", args.teacher), ("student", args.student)):
+        if spec:
+            network, card = models.load_frozen(spec, task)
+            networks.append(network.to(device, memory_format=torch.channels_last))
+            settings |= {role: card["name"], f"{role}_sha256": card["sha256"]}
+    example = torch.zeros(2, task.channels, task.resolution, task.resolution, device=device)
+    terms.require(networks[0], {"bn"}, example, args.teacher)
+    guide = guidance.TeacherGuidance(networks[0], task, args.teacher_guidance, device,
+                                     *networks[1:], bf16=dtype == "bf16")
+    settings |= {"teacher_guidance": args.teacher_guidance, "teacher_terms": guide.terms,
+                 "teacher_dtype": dtype}
+    return guide
 
 
 def load(spec: str) -> tuple[DiT, dict]:

@@ -21,9 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dm_kd import augment, image_set, models
+from dm_kd import augment, image_set
 from dm_kd.rivals import terms
-from dm_kd.run import UserError, multiplies_bf16, nonnegative_float
+from dm_kd.run import multiplies_bf16, nonnegative_float
 from dm_kd.tasks import Task
 
 WEIGHTS, ADVERSARY = {"ce_target": 1.0, "bn": 0.1}, {"adv_dad": 1.0}  # the public program's
@@ -46,26 +46,6 @@ def add_arguments(group: argparse._ArgumentGroup) -> None:
     add("--latent-cutmix", action="store_true",
         help="at every fifth of the sampling put boxes of other images of the batch into x_t "
              "(DiffDFKD); labels are then unknown; --sampler ddpm only")
-
-
-def load(args: argparse.Namespace, task: Task, device: torch.device, settings: dict
-         ) -> "TeacherGuidance":
-    """What --teacher-guidance asks for; adds it to the settings."""
-    if not args.teacher:
-        raise UserError("--teacher-guidance needs --teacher SPEC")
-    networks, dtype = [], teacher_dtype(args, device)
-    for role, spec in (("teacher", args.teacher), ("student", args.student)):
-        if spec:
-            network, card = models.load_frozen(spec, task)
-            networks.append(network.to(device, memory_format=torch.channels_last))
-            settings |= {role: card["name"], f"{role}_sha256": card["sha256"]}
-    example = torch.zeros(2, task.channels, task.resolution, task.resolution, device=device)
-    terms.require(networks[0], {"bn"}, example, args.teacher)
-    guide = TeacherGuidance(networks[0], task, args.teacher_guidance, device, *networks[1:],
-                            bf16=dtype == "bf16")
-    settings |= {"teacher_guidance": args.teacher_guidance, "teacher_terms": guide.terms,
-                 "teacher_dtype": dtype}
-    return guide
 
 
 def add_teacher_dtype(group: argparse._ArgumentGroup) -> None:
@@ -99,7 +79,7 @@ class TeacherGuidance:
         if images.shape[2] != self.side:
             images = F.interpolate(images, (self.side, self.side), mode="bicubic", antialias=True)
         x = (images - self.mean) / self.std
-        of_teacher = {name: self.terms[name] for name in WEIGHTS if name in self.terms}
+        of_teacher = {name: self.terms[name] for name in WEIGHTS}
         parts, _ = terms.weighted(of_teacher, self.teacher, x, targets=labels, bf16=self.bf16)
         if self.student is not None:
             # the teacher's logits are constants, as in the public program

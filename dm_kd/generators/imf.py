@@ -6,7 +6,7 @@ z_r = z_t - (t - r) u(z_t, t - r, ...). It is not DiT's backbone: all conditions
 of the image's, with rotary positions, RMS norms, gated MLPs and no modulation.
 
     python -m dm_kd.synthesize --task imagenet --generator imf --weights MiT_XL_2.pth --steps 1 \\
-        --network-guidance 8 --network-guidance-interval 0.4-0.65 --out syn_dataset/NAME
+        --network-guidance 8 --network-guidance-interval 0.4 0.65 --out syn_dataset/NAME
 
 The guidance is an input of the network, trained in, with the interval of times in which it acts. It
 is not DM-KD's s (no second forward, no extrapolation): compare the two at equal recall or teacher
@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from dm_kd import run
 from dm_kd.generators import dit, latent, weights
-from dm_kd.run import positive_float, positive_int
+from dm_kd.run import positive_float, positive_int, probability
 from dm_kd.tasks import Task
 
 HEAD_WIDTH, HEAD_DEPTH = 64, 8  # of all published sizes: channels per head, blocks of the u head
@@ -78,8 +78,9 @@ def rotate(x: Tensor, turns: tuple[Tensor, Tensor]) -> Tensor:
 class Mlp(nn.Module):
     """SwiGLU."""
 
-    def __init__(self, width: int, hidden: int):
+    def __init__(self, width: int):
         super().__init__()
+        hidden = int(width * 8 / 3)
         self.w1, self.w3 = (nn.Linear(width, hidden, bias=False) for _ in range(2))
         self.w2 = nn.Linear(hidden, width, bias=False)
 
@@ -88,10 +89,10 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    def __init__(self, width: int, hidden: int):
+    def __init__(self, width: int):
         super().__init__()
         self.norm1, self.norm2 = (nn.RMSNorm(width, eps=1e-6) for _ in range(2))
-        self.attn, self.mlp = Attention(width), Mlp(width, hidden)
+        self.attn, self.mlp = Attention(width), Mlp(width)
         self.attn_scale, self.mlp_scale = (nn.Parameter(torch.zeros(width)) for _ in range(2))
 
     def forward(self, x: Tensor, turns: tuple[Tensor, Tensor]) -> Tensor:
@@ -111,12 +112,9 @@ class FinalLayer(nn.Module):
 class IMF(nn.Module):
     """The network without its training-only second head. XL/2 has width 1024, depth 48."""
 
-    def __init__(self, input_size: int, patch_size: int, channels: int, width: int, hidden: int,
-                 depth: int, num_classes: int):
+    def __init__(self, patch_size: int, channels: int, width: int, depth: int, num_classes: int):
         super().__init__()
-        self.config = {"input_size": input_size, "patch_size": patch_size, "channels": channels,
-                       "width": width, "hidden": hidden, "depth": depth,
-                       "num_classes": num_classes}
+        self.config = {"input_size": 32, "width": width}  # the files hold no picture size
         self.channels, self.patch_size, self.num_classes = channels, patch_size, num_classes
         self.x_embedder = dit.PatchEmbedder(patch_size, channels, width)
         self.h_embedder, self.omega_embedder, self.cfg_t_start_embedder, self.cfg_t_end_embedder = (
@@ -124,8 +122,8 @@ class IMF(nn.Module):
         self.y_embedder = dit.LabelEmbedder(num_classes, width)
         for name, count in TOKENS.items():
             setattr(self, f"{name}_tokens", nn.Parameter(torch.zeros(count, width)))
-        self.shared_blocks = nn.ModuleList(Block(width, hidden) for _ in range(depth - HEAD_DEPTH))
-        self.u_heads = nn.ModuleList(Block(width, hidden) for _ in range(HEAD_DEPTH))
+        self.shared_blocks = nn.ModuleList(Block(width) for _ in range(depth - HEAD_DEPTH))
+        self.u_heads = nn.ModuleList(Block(width) for _ in range(HEAD_DEPTH))
         self.u_final_layer = FinalLayer(width, patch_size ** 2 * channels)
 
     @property
@@ -186,9 +184,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--network-guidance", type=positive_float, default=8.0, metavar="OMEGA",
         help="the network's guidance input, 1 (none) to 8; not DM-KD's s (default: %(default)s, "
              "its authors' for B/2)")
-    add("--network-guidance-interval", type=latent.interval, default=(0.4, 0.65), metavar="A-B",
-        help="the network's input for the times at which its guidance acts, 0 the image, 1 the "
-             "noise (default: 0.4-0.65)")
+    add("--network-guidance-interval", type=probability, nargs=2, default=(0.4, 0.65),
+        metavar=("A", "B"), help="the network's input for the times at which its guidance acts, "
+                                 "0 the image, 1 the noise (default: 0.4 0.65)")
 
 
 def build(args: argparse.Namespace, task: Task, device: torch.device) -> IMFGenerator:
@@ -203,15 +201,13 @@ def build(args: argparse.Namespace, task: Task, device: torch.device) -> IMFGene
 
 
 def load(path: str) -> IMF:
-    """Network in eval mode, float32, on the CPU. The files hold no picture size: published ones
-    are 32."""
+    """Network in eval mode, float32, on the CPU."""
     state = from_official(weights.read_state(Path(path)))
     width, channels, patch_size, _ = state["x_embedder.proj.weight"].shape
     depth = len({key.split(".")[1] for key in state if key.startswith("shared_blocks.")})
-    hidden = len(state["u_heads.0.mlp.w1.weight"])
     classes = len(state["y_embedder.embedding_table.weight"]) - 1
-    return weights.fill(lambda: IMF(32, patch_size, channels, width, hidden, depth + HEAD_DEPTH,
-                                    classes), state, path)
+    return weights.fill(lambda: IMF(patch_size, channels, width, depth + HEAD_DEPTH, classes),
+                        state, path)
 
 
 def from_official(state: dict[str, Tensor]) -> dict[str, Tensor]:

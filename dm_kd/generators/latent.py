@@ -75,15 +75,6 @@ def to_images(x: Tensor) -> Tensor:
 
 # --- classes --------------------------------------------------------------------------------------
 
-def check_classes(card: dict, task: Task, where: object) -> None:
-    """Raise UserError if the card names another task, or other classes (every folder is the task
-    "folder")."""
-    names = list(task.class_names)
-    if card.get("task", task.name) != task.name or card.get("class_names", names) != names:
-        raise UserError(f"{where}: the generator was trained on {card['task']}, or on other "
-                        f"classes than those of {task.name}")
-
-
 def generator_classes(num_classes: int, task: Task, where: str) -> dict:
     """The setting "generator_classes", the generator's class for each of the task's, where the task
     has some of ImageNet's classes; {} where both have the same."""
@@ -93,6 +84,14 @@ def generator_classes(num_classes: int, task: Task, where: str) -> dict:
         return {"generator_classes": list(task.imagenet_classes)}
     raise UserError(f"{where}: the generator has {num_classes} classes, {task.name} has "
                     f"{task.num_classes}")
+
+
+def check_classes(card: dict, task: Task, where: object) -> None:
+    """Raise UserError if the card of train_generator names other classes."""
+    names = list(task.class_names)
+    if card.get("task", task.name) != task.name or card.get("class_names", names) != names:
+        raise UserError(f"{where}: the generator was trained on {card['task']}, or on other "
+                        f"classes than those of {task.name}")
 
 
 def as_generator_classes(labels: Tensor, settings: dict) -> Tensor:
@@ -110,14 +109,6 @@ def add_arguments(group: argparse._ArgumentGroup, metavar: str, weights_help: st
     group.add_argument("--dtype", choices=("bf16", "fp32"), default=None,
                        help="of the network; the sampler's state and the VAE stay fp32 (default: "
                             f"bf16 on GPUs, and from width {BF16_WIDTH} on on CPUs, that have it)")
-
-
-def interval(text: str) -> tuple[float, float]:
-    """'0.2-0.8' -> (0.2, 0.8)."""
-    low, high = map(float, text.split("-"))
-    if not 0 <= low < high <= 1:
-        raise ValueError
-    return low, high
 
 
 def fastest_dtype(width: int, device: torch.device) -> str:

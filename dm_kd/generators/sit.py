@@ -1,4 +1,4 @@
-"""SiT and REPA's SiT: DiT's network trained to predict a velocity, and its ODE and SDE samplers.
+"""SiT and REPA's SiT: DiT's network trained to predict a velocity, and its SDE sampler.
 
 Ma et al. 2024, "SiT" (arXiv 2401.08740), linear path; Yu et al. 2024, "REPA" (arXiv 2410.06940).
 Here x_t = (1 - t) x_0 + t eps: t = 0 is the image, t = 1 the noise, and the velocity is
@@ -24,29 +24,17 @@ from torch import Tensor
 
 from dm_kd import run
 from dm_kd.generators import diffusion, dit, latent, weights
-from dm_kd.run import nonnegative_float, positive_int
+from dm_kd.run import nonnegative_float, positive_int, probability
 from dm_kd.tasks import Task
 
 LAST_STEP = 0.04  # time of the SDE's last step, taken without noise (both papers)
+GUIDED_CHANNELS = {"sit": "3", "repa": "all"}  # as their authors
 LICENCES = {"sit": "MIT (willisma/SiT)", "repa": "MIT (sihyun-yu/REPA)"}
-SAMPLERS = ("sde", "ode")
-
-
-def ode_times(steps: int) -> list[float]:
-    """steps + 1 times from 1 (noise) to 0 (image), evenly spread."""
-    return [1 - i / steps for i in range(steps + 1)]
 
 
 def sde_times(steps: int) -> list[float]:
     """steps - 1 even steps from 1 to LAST_STEP, and one from there to 0."""
     return [1 - (1 - LAST_STEP) * i / max(steps - 1, 1) for i in range(steps)] + [0.0]
-
-
-def sample_ode(velocity: Callable, x: Tensor, times: list[float]) -> Tensor:
-    """Integrate dx/dt = v(x, t) along falling times by Euler's steps."""
-    for now, after in itertools.pairwise(times):
-        x = x + (after - now) * velocity(x, now)
-    return x
 
 
 def score(v: Tensor, x: Tensor, t: float) -> Tensor:
@@ -95,10 +83,7 @@ class SiTGenerator(latent.LatentGenerator):
             self.model, settings["velocity"], self.network_labels(labels), self.model.num_classes,
             settings["guidance_scale"], self.guided_channels(),
             tuple(settings["guidance_interval"]))
-        x, steps = draw(), settings["steps"]
-        if settings["sampler"] == "sde":
-            return sample_sde(velocity, x, sde_times(steps), draw)
-        return sample_ode(velocity, x, ode_times(steps))
+        return sample_sde(velocity, draw(), sde_times(settings["steps"]), draw)
 
 
 # --- flags and files ------------------------------------------------------------------------------
@@ -110,15 +95,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--guidance-scale", type=nonnegative_float, default=2.0, metavar="S",
         help="classifier-free guidance of the velocity; 1 = one conditional forward, 0 = "
              "unconditional (default: %(default)s)")
-    add("--guidance-interval", type=latent.interval, default=(0.0, 1.0), metavar="A-B",
-        help="times at which guidance acts, 0 the image, 1 the noise; REPA's best is 0-0.7 "
-             "(default: 0-1)")
+    add("--guidance-interval", type=probability, nargs=2, default=(0.0, 1.0), metavar=("A", "B"),
+        help="times at which guidance acts, 0 the image, 1 the noise; REPA's best is 0 0.7 "
+             "(default: 0 1)")
     add("--steps", type=positive_int, default=100, metavar="T",
         help="sampling steps; the papers take 250 (default: %(default)s)")
-    add("--sampler", choices=SAMPLERS, default="sde",
-        help="Euler-Maruyama, or the ODE by Euler's steps (default: %(default)s)")
-    add("--guided-channels", choices=("3", "all"), default=None,
-        help="channels that guidance acts on (default: as their authors, 3 for SiT, all for REPA)")
 
 
 def build(args: argparse.Namespace, task: Task, device: torch.device) -> SiTGenerator:
@@ -127,8 +108,7 @@ def build(args: argparse.Namespace, task: Task, device: torch.device) -> SiTGene
     settings = {"name": "sit", "weights_sha256": card["sha256"], "licence": card["licence"],
                 "velocity": card["velocity"], "guidance_scale": args.guidance_scale,
                 "guidance_interval": list(args.guidance_interval), "steps": args.steps,
-                "sampler": args.sampler, "guided_channels": args.guided_channels or (
-                    "3" if card["velocity"] == "sit" else "all"),
+                "guided_channels": GUIDED_CHANNELS[card["velocity"]],
                 **latent.generator_classes(model.num_classes, task, args.weights)}
     placed, vae = latent.prepare(args, model, device)
     generator = SiTGenerator(model, settings | placed, device, vae)

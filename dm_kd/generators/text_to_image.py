@@ -30,9 +30,6 @@ CHECKERS = {"safety_checker": None, "requires_safety_checker": False}
 GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow's
 # newer tokenizers keep the template that a prompt is put into as chat_template.jinja
 CONFIGS = ("model_index.json", "*/*.json", "*/*.txt", "*/*.model", "*/*.jinja")
-# a repository's root may hold the same weights once more, as one file; fp16 copies too
-WANTED = [*CONFIGS, "README.md", "*/*.safetensors"]
-UNWANTED = ["*.fp16.*", "*fp16*/*"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -82,14 +79,10 @@ def build(args: argparse.Namespace, task: Task, device: torch.device) -> TextToI
     """The generator of the flags."""
     import diffusers
     import transformers
-    from huggingface_hub import snapshot_download
 
     if args.prompt.count("{}") != 1:
         raise UserError(f"--prompt '{args.prompt}' needs one {{}} for the class name")
-    folder = Path(args.weights)
-    if not folder.parent.exists():  # a hub id
-        folder = Path(snapshot_download(args.weights, allow_patterns=WANTED,
-                                        ignore_patterns=UNWANTED))
+    folder = weights.local(args.weights, (*CONFIGS, "README.md", "*/*.safetensors"))
     bf16 = device.type == "cuda" and multiplies_bf16(device)
     pipeline = load(folder, torch.bfloat16 if bf16 else torch.float32).to(device)
     flags = {"num_inference_steps": args.steps, "guidance_scale": args.guidance_scale,

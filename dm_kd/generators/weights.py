@@ -11,7 +11,7 @@ Three layouts become one state dict with the original's keys, so that all make t
 import argparse
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -22,6 +22,7 @@ from dm_kd.run import UserError
 
 NAME = "dit"  # train_generator writes dit.safetensors and dit.json
 MODEL_FILE = "diffusion_pytorch_model"
+FILES = ("README.md", "*config.json", f"*{MODEL_FILE}.safetensors", f"*{MODEL_FILE}.bin")
 # What the network was trained for; a sampler of another process would make other images.
 PROCESS = {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02, "trained_betas": None,
            "num_train_timesteps": 1000, "prediction_type": "epsilon"}
@@ -50,15 +51,14 @@ def licence(config: dict, published: str) -> str:
     return published if PUBLISHED.items() <= config.items() else "unknown"
 
 
-def local(spec: str) -> Path:
-    """The path of --weights or --vae. OWNER/NAME, where no folder OWNER is here, is a hub id, and
-    downloaded first."""
+def local(spec: str, patterns: Sequence[str] = FILES) -> Path:
+    """The path of --weights or --vae. OWNER/NAME, where no folder OWNER is here, is a hub id, of
+    which the files of these patterns are downloaded first."""
     if Path(spec).parent.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", spec):
         return Path(spec)
     from huggingface_hub import snapshot_download
 
-    return Path(snapshot_download(spec, allow_patterns=[
-        "README.md", "*config.json", f"*{MODEL_FILE}.safetensors", f"*{MODEL_FILE}.bin"]))
+    return Path(snapshot_download(spec, allow_patterns=list(patterns), ignore_patterns=["*fp16*"]))
 
 
 def read_tensors(file: Path) -> dict:
