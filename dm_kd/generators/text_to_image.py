@@ -27,7 +27,6 @@ from dm_kd.tasks import Task
 
 LARGE_SIDE = 256  # pixels of an image for tasks of large images, as DiT's
 CHECKERS = {"safety_checker": None, "requires_safety_checker": False}
-GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow's
 # newer tokenizers keep the template that a prompt is put into as chat_template.jinja
 CONFIGS = ("model_index.json", "*/*.json", "*/*.txt", "*/*.model", "*/*.jinja")
 
@@ -50,12 +49,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 class TextToImageGenerator:
     """A pipeline with its prompts, by class index, and the other keywords of its call."""
 
-    labels_known = True
+    labels_known, channels = True, 3
 
-    def __init__(self, pipeline, prompts: list[str], call: dict, resolution: int, channels: int,
-                 settings: dict):
+    def __init__(self, pipeline, prompts: list[str], call: dict, resolution: int, settings: dict):
         self.pipeline, self.prompts, self.call = pipeline, prompts, call
-        self.resolution, self.channels, self.settings = resolution, channels, settings
+        self.resolution, self.settings = resolution, settings
 
     @torch.no_grad()
     def sample(self, labels: Tensor, seeds: list[int]) -> Tensor:
@@ -67,8 +65,6 @@ class TextToImageGenerator:
         images = torch.from_numpy(images).permute(0, 3, 1, 2).float()  # [B, 3, H, W] in [0, 1]
         if not torch.isfinite(images).all():
             raise UserError("the pipeline made NaN or infinite values")
-        if self.channels == 1:
-            images = (images * torch.tensor(GREY).view(1, 3, 1, 1)).sum(1, keepdim=True)
         images = (images * 255 + 0.5).clamp(0, 255).to(torch.uint8)
         if images.shape[2:] != (self.resolution, self.resolution):
             images = augment.resize(images, self.resolution, self.resolution)
@@ -98,9 +94,8 @@ def build(args: argparse.Namespace, task: Task, device: torch.device) -> TextToI
         "diffusers": diffusers.__version__, "transformers": transformers.__version__}
     if not Path(args.weights).exists():
         settings["weights"] = args.weights  # a hub id
-    return TextToImageGenerator(pipeline, prompts, call,
-                                LARGE_SIDE if task.large else task.resolution, task.channels,
-                                settings)
+    resolution = LARGE_SIDE if task.large else task.resolution
+    return TextToImageGenerator(pipeline, prompts, call, resolution, settings)
 
 
 def digest(folder: Path, patterns: list[str] | tuple[str, ...]) -> str:
