@@ -90,8 +90,7 @@ def saved(tmp_path):
 
 
 def change_json(file: Path, **changes) -> None:
-    value = json.loads(file.read_text()) | changes
-    file.write_text(json.dumps({k: v for k, v in value.items() if v != "absent"}))
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
 
 
 def outputs(model: dit.DiT) -> torch.Tensor:
@@ -129,15 +128,6 @@ def test_a_diffusers_folder_gives_the_same_bits_in_both_formats(model, tmp_path,
     for folder in (pipeline, write_folder(model, tmp_path, safe_serialization=False)):
         loaded, _ = dit.load(folder)
         assert torch.equal(outputs(loaded), outputs(model)) and loaded.config == model.config
-
-
-def test_the_key_map_there_and_back_gives_the_same_weights_in_memory_of_their_own(model):
-    state = model.state_dict()
-    theirs = weights.to_diffusers(state)
-    back = weights.from_diffusers(theirs)
-    assert back.keys() == state.keys() - {"pos_embed"}  # computed in diffusers
-    assert all(torch.equal(value, state[key]) for key, value in back.items())
-    assert len({value.data_ptr() for value in theirs.values()}) == len(theirs)
 
 
 def test_weights_of_our_own_are_read_with_their_card_whichever_way_they_are_named(tmp_path):
@@ -199,14 +189,8 @@ def test_a_hostile_file_is_refused_and_runs_nothing(model, tmp_path, saved, copi
     assert not (tmp_path / "canary").exists()
 
 
-@pytest.mark.parametrize("content", [{}, {"weight": torch.ones(3, 3)}], ids=repr)
-def test_a_file_that_holds_no_dit_is_refused(content, saved):
-    with pytest.raises(UserError, match="not those of a DiT"):
-        dit.load(saved(content))
-
-
 @pytest.mark.parametrize(("key", "value"), [
-    ("blocks.1.attn.qkv.bias", None), ("blocks.0.attn.q_norm.weight", torch.ones(64)),
+    ("x_embedder.proj.weight", None), ("blocks.0.attn.q_norm.weight", torch.ones(64)),
     ("blocks.0.mlp.fc1.weight", torch.ones(256, 128)), ("pos_embed", torch.zeros(1, 16, 128))])
 def test_the_first_key_that_differs_is_named(model, saved, key, value):
     state = {k: v for k, v in (dict(model.state_dict()) | {key: value}).items() if v is not None}
@@ -219,9 +203,7 @@ def test_an_unknown_number_of_heads_is_refused():
         dit.load(DATA / "dit_tiny_weights.safetensors")
 
 
-@pytest.mark.parametrize("change", [
-    {"beta_start": 0.00085}, {"prediction_type": "v_prediction"}, {"beta_schedule": "absent"},
-    {"trained_betas": [0.1]}])
+@pytest.mark.parametrize("change", [{"beta_start": 0.00085}, {"prediction_type": "v_prediction"}])
 def test_another_process_is_refused_by_name(copied, change):
     change_json(copied / "scheduler" / "scheduler_config.json", **change)
     with pytest.raises(UserError, match=next(iter(change))):
@@ -233,12 +215,6 @@ def test_a_truncated_file_is_named(copied):
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(UserError, match=file.name):
         build(copied)
-
-
-def test_another_number_of_classes_is_refused(pipeline):
-    args = synthesize.parse(["--task", "imagenet100", *command(pipeline)[2:]])
-    with pytest.raises(UserError, match="10 classes"):
-        dit.build(args, get_task("imagenet100"), CPU)
 
 
 # --- latents and their decoder --------------------------------------------------------------------
