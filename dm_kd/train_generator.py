@@ -27,13 +27,13 @@ from dm_kd.generators import diffusion, dit, gan
 from dm_kd.run import UserError
 from dm_kd.tasks import Task, get_task
 
-LOG_STEPS = 100
+LOG_STEPS = 100  # between rows of metrics.jsonl, whose "epoch" counts them
 GRID_COLUMNS, GRID_STEPS = 8, 20
 LABEL_DROPOUT = 0.1  # share of labels that become the null class, for guidance
 LATENT_SIZE = 32  # numbers of noise per image of the GAN
 R1_EVERY = 4  # steps from one penalty to the next, of weight R1_EVERY (StyleGAN2's lazy
 # regularisation, arXiv 1912.04958, takes 16)
-NAMES = {"dit": "DiT", "gan": "GAN"}  # --kind; the weights' file has its name
+# --kind, which names the weights' file too -> defaults
 DEFAULTS = {"dit": {"width": 96, "steps": 1000, "learning_rate": 6e-3},
             "gan": {"width": 32, "steps": 3000, "learning_rate": 1e-3}}
 
@@ -42,7 +42,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     kind = run.peek(argv, "kind", "dit")
     parser = run.Parser("train_generator", __doc__)
     run.add_data_arguments(parser)
-    parser.add_argument("--kind", choices=NAMES, default="dit",
+    parser.add_argument("--kind", choices=DEFAULTS, default="dit",
                         help="diffusion transformer or GAN (default: %(default)s)")
     parser.add_argument("--out", type=Path, required=True, metavar="save/generators/NAME",
                         help="the run: generator, log, sample grids, checkpoint")
@@ -53,7 +53,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         group.add_argument(flag, type=kind, default=default, metavar="N",
                            help=f"{text} (default: %(default)s)")
 
-    group = parser.add_argument_group(kind if kind in NAMES else "dit")
+    group = parser.add_argument_group("network and training")
     if kind != "gan":
         add("--patch-size", run.positive_int, 2, "pixels per token and side")
         add("--depth", run.positive_int, 4, "blocks")
@@ -61,7 +61,6 @@ def parse(argv: list[str]) -> argparse.Namespace:
         add("--warmup-steps", run.nonnegative_int, 50, "steps of linear warm-up")
         group.add_argument("--augment", choices=("default", "none"), default="none",
                            help="the task's pad-and-crop and mirroring (default: %(default)s)")
-    group = parser.add_argument_group("both kinds")
     add("--width", run.positive_int, None, "channels")
     add("--steps", run.positive_int, None, "training steps")
     add("--learning-rate", run.positive_float, None,
@@ -87,7 +86,7 @@ def body(argv: list[str]) -> None:
     model = build_gan(args, task) if args.kind == "gan" else build_dit(args, task)
     count = sum(p.numel() for p in model.parameters())
     if args.dry_run:
-        print(f"would train a {NAMES[args.kind]} of {count:,} parameters on {task.name} for "
+        print(f"would train a {args.kind} of {count:,} parameters on {task.name} for "
               f"{args.steps} steps of {args.batch_size} images, in {args.out}")
         return
     device = run.use_device(args)
@@ -99,8 +98,8 @@ def body(argv: list[str]) -> None:
         if folder.result:
             print(f"{args.out} is finished: {folder.result['steps']} steps")
             return
-        folder.log(f"{NAMES[args.kind]}, {count:,} parameters, on {len(real.labels)} real images "
-                   f"of {task.name}, {device}")
+        folder.log(f"{args.kind}, {count:,} parameters, on {len(real.labels)} real images of "
+                   f"{task.name}, {device}")
         fit(folder, args, task, model.to(device), source, device)
 
 
@@ -135,7 +134,12 @@ def fit(folder: run.Run, args: argparse.Namespace, task: Task, model: nn.Module,
                 raise UserError(f"NaN or infinite loss or weights at step {done}, learning rate "
                                 f"{row['lr']:g}", "a lower --learning-rate, in another --out")
             if log:
-                log_row(folder, args, done, row, seconds)
+                row = {name: float(value) for name, value in row.items()}
+                folder.add_metrics({"epoch": -(-done // LOG_STEPS), "step": done, **row,
+                                    "images_seen": done * args.batch_size,
+                                    "seconds": round(seconds, 3)})
+                folder.log(f"step {done}/{args.steps}  loss {row['train_loss']:.4f}  "
+                           f"{done * args.batch_size / seconds:.0f} images/s")
             if draw:
                 draw_samples(folder, args, task, average, done, device)
             if save:
@@ -153,16 +157,6 @@ def batches_from(source: data.Source, step: int) -> Iterator[tuple[Tensor, Tenso
     for epoch in itertools.count(first_epoch):
         for batch in source.batches(epoch, first_step if epoch == first_epoch else 0):
             yield *batch, epoch
-
-
-def log_row(folder: run.Run, args: argparse.Namespace, step: int, row: dict, seconds: float
-            ) -> None:
-    """A row of metrics.jsonl for each 100 steps; "epoch" counts the rows."""
-    row, seen = {name: float(value) for name, value in row.items()}, step * args.batch_size
-    folder.add_metrics({"epoch": -(-step // LOG_STEPS), "step": step, **row, "images_seen": seen,
-                        "seconds": round(seconds, 3)})
-    folder.log(f"step {step}/{args.steps}  loss {row['train_loss']:.4f}  "
-               f"{seen / seconds:.0f} images/s")
 
 
 def draw_samples(folder: run.Run, args: argparse.Namespace, task: Task, model: nn.Module, step: int,

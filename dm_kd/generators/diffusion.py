@@ -125,14 +125,9 @@ def guided(model: Callable, x: Tensor, t: Tensor, labels: Tensor, null: int, sca
 
 def sample_ddpm(predict: Callable, diffusion: Diffusion, x: Tensor, draw: Callable[[], Tensor],
                 clip: bool = False, steer: Callable[[Tensor, int], Tensor] | None = None) -> Tensor:
-    """Ancestral sampling from x = x_T down to x_0, state in x's own precision.
-
-    Args:
-        predict: (x, network time [B]) -> output [B, C or 2C, H, W].
-        draw: one step's noise; called at each step but the last.
-        clip: clamp the predicted x_0 to [-1, 1]; for pixels only.
-        steer: (x, i) -> x, before each step; see `guidance.steering`.
-    """
+    """Ancestral sampling from x = x_T down to x_0, state in x's own precision. predict: (x, network
+    time [B]) -> output [B, C or 2C, H, W]; draw: one step's noise; clip: clamp the predicted x_0,
+    for pixels only; steer: (x, i) -> x, before each step (`guidance.steering`)."""
     channels = x.shape[1]
     for i in reversed(range(diffusion.steps)):
         x = steer(x, i) if steer else x

@@ -9,8 +9,7 @@ times 1, whose size depends on the loss's; here it has unit length for each imag
 sqrt(1 - alpha bar_t), so that the weight means the same at every step and for every teacher. Its
 batches are of one class and it trains a student between them; here a shard is of many classes, the
 student stays as it is, and after a cutmix the cross-entropy takes each class by its share of the
-area. It leaves out the last of its T steps. An image depends on its shard, by the batch statistics;
-on GPUs a second run can differ in the last bits of the gradients.
+area. It leaves out the last of its T steps. An image depends on its shard, by the batch statistics.
 """
 
 import argparse
@@ -115,12 +114,8 @@ def latent_cutmix(x: Tensor, done: int, steps: int, seeds: list[int]
 
 def steering(generator, predict: Callable, labels: Tensor, seeds: list[int]) -> Callable:
     """(x_t, i) -> x_t moved by the teacher of a DiTGenerator, then mixed if its settings say so; to
-    be called once before each step, the noisiest (the largest i) first.
-
-    Args:
-        predict: (x, network time [B]) -> the network's guided output.
-        labels: int64 [B], the task's, which the teacher knows.
-    """
+    be called once before each step. predict: (x, network time [B]) -> the network's output; labels:
+    int64 [B], the task's, which the teacher knows."""
     teacher, process = generator.teacher, generator.diffusion
     mixing = "latent_cutmix" in generator.settings
     shares = F.one_hot(labels, teacher.num_classes).float() if mixing and teacher else labels

@@ -22,12 +22,8 @@ BF16_WIDTH = 128  # from here on bf16 products pay on a CPU that has them
 
 
 class LatentGenerator:
-    """A trained network with its sampler, which a subclass implements as `denoise`.
-
-    Args:
-        settings: all that makes the bytes, for the manifest; the sampler reads its own there.
-        vae: decoder of the network's latents; None if it makes pixels.
-    """
+    """A trained network with its sampler, which a subclass implements as `denoise`. settings: all
+    that makes the bytes, for the manifest; vae: decoder of latents, None for pixels."""
 
     labels_known = True
 
@@ -38,13 +34,9 @@ class LatentGenerator:
         self.channels = vae.channels if vae else model.channels
 
     def sample(self, labels: Tensor, seeds: list[int]) -> Tensor:
-        """uint8 [B, channels, resolution, resolution] on the CPU.
-
-        Args:
-            labels: int64 [B], the task's classes.
-            seeds: a 64-bit number per image, which all its noise depends on (the start and every
-                step), so that it does not depend on its batch.
-        """
+        """uint8 [B, channels, resolution, resolution] on the CPU. labels: int64 [B], the task's
+        classes; seeds: a 64-bit number per image, which all its noise depends on, so that it does
+        not depend on its batch."""
         size = self.model.config["input_size"]
         draw = noise_source(seeds, (self.model.channels, size, size), self.device)
         with torch.no_grad():
@@ -113,7 +105,7 @@ def add_arguments(group: argparse._ArgumentGroup, metavar: str, weights_help: st
 
 def fastest_dtype(width: int, device: torch.device) -> str:
     """"bf16" on GPUs, and where it pays on CPUs: 1.24 times as fast as "fp32" at width 128, 1.8 at
-    256, measured on an AMD EPYC with avx512_bf16; slower without such instructions."""
+    256 (an AMD EPYC with avx512_bf16)."""
     pays = (device.type == "cuda" or width >= BF16_WIDTH) and multiplies_bf16(device)
     return "bf16" if pays else "fp32"
 
