@@ -47,14 +47,6 @@ def checkpoint(tmp_path):
 
 # --- the sampler, where the answer is known -------------------------------------------------------
 
-@pytest.mark.parametrize("t", [0.05, 1.0])
-def test_the_score_of_the_velocity_is_the_gaussians(t):
-    x = torch.randn(50, dtype=torch.float64)
-    variance = (1 - t) ** 2 * STD ** 2 + t ** 2
-    expected = -(x - (1 - t) * MEAN) / variance
-    assert torch.allclose(sit.score(exact_velocity(x, t), x, t), expected)
-
-
 def test_the_sde_ends_in_the_datas_distribution():
     noise = torch.randn(20_000, 1, 1, 1, dtype=torch.float64)
     draws = torch.Generator().manual_seed(1)
