@@ -10,6 +10,7 @@ card, a checkpoint, and a grid of samples every --sample-every steps.
 """
 
 import argparse
+import copy
 import dataclasses
 import itertools
 import math
@@ -26,13 +27,13 @@ from dm_kd.generators import diffusion, dit, gan
 from dm_kd.run import UserError
 from dm_kd.tasks import Task, get_task
 
-LOG_STEPS = 100
+LOG_STEPS = 100  # between rows of metrics.jsonl, whose "epoch" counts them
 GRID_COLUMNS, GRID_STEPS = 8, 20
 LABEL_DROPOUT = 0.1  # share of labels that become the null class, for guidance
 LATENT_SIZE = 32  # numbers of noise per image of the GAN
-R1_EVERY = 4  # steps from one penalty to the next, R1_EVERY times its weight (StyleGAN2's lazy
+R1_EVERY = 4  # steps from one penalty to the next, of weight R1_EVERY (StyleGAN2's lazy
 # regularisation, arXiv 1912.04958, takes 16)
-NAMES = {"dit": "DiT", "gan": "GAN"}  # --kind; the weights' file has its name
+# --kind, which names the weights' file too -> defaults
 DEFAULTS = {"dit": {"width": 96, "steps": 1000, "learning_rate": 6e-3},
             "gan": {"width": 32, "steps": 3000, "learning_rate": 1e-3}}
 
@@ -41,7 +42,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     kind = run.peek(argv, "kind", "dit")
     parser = run.Parser("train_generator", __doc__)
     run.add_data_arguments(parser)
-    parser.add_argument("--kind", choices=NAMES, default="dit",
+    parser.add_argument("--kind", choices=DEFAULTS, default="dit",
                         help="diffusion transformer or GAN (default: %(default)s)")
     parser.add_argument("--out", type=Path, required=True, metavar="save/generators/NAME",
                         help="the run: generator, log, sample grids, checkpoint")
@@ -52,18 +53,14 @@ def parse(argv: list[str]) -> argparse.Namespace:
         group.add_argument(flag, type=kind, default=default, metavar="N",
                            help=f"{text} (default: %(default)s)")
 
-    group = parser.add_argument_group(kind if kind in NAMES else "dit")
-    if kind == "gan":
-        add("--r1-weight", run.nonnegative_float, 1.0,
-            "penalty on the discriminator's slope at real images")
-    else:
+    group = parser.add_argument_group("network and training")
+    if kind != "gan":
         add("--patch-size", run.positive_int, 2, "pixels per token and side")
         add("--depth", run.positive_int, 4, "blocks")
         add("--heads", run.positive_int, 4, "attention heads")
         add("--warmup-steps", run.nonnegative_int, 50, "steps of linear warm-up")
         group.add_argument("--augment", choices=("default", "none"), default="none",
                            help="the task's pad-and-crop and mirroring (default: %(default)s)")
-    group = parser.add_argument_group("both kinds")
     add("--width", run.positive_int, None, "channels")
     add("--steps", run.positive_int, None, "training steps")
     add("--learning-rate", run.positive_float, None,
@@ -77,25 +74,19 @@ def parse(argv: list[str]) -> argparse.Namespace:
     return run.parse(parser, argv)
 
 
-def at_resolution(task: Task, resolution: int | None) -> Task:
-    """The task with images of the generator's size: small images keep theirs."""
-    if task.large and resolution is None:
-        raise UserError(f"{task.name}'s images are too large for a generator trained here",
-                        "--resolution 64 --patch-size 4")
-    if not task.large and resolution not in (None, task.resolution):
-        raise UserError(f"{task.name}'s images have {task.resolution} pixels per side")
-    return dataclasses.replace(task, resolution=resolution or task.resolution)
-
-
 # --- one run --------------------------------------------------------------------------------------
 
 def body(argv: list[str]) -> None:
     args = parse(argv)
-    task = at_resolution(get_task(args.task, args.data), args.resolution)
+    task = get_task(args.task, args.data)
+    if task.large and not args.resolution:
+        raise UserError(f"{task.name}'s images are too large for a generator trained here",
+                        "--resolution 64 --patch-size 4")
+    task = dataclasses.replace(task, resolution=args.resolution or task.resolution)
     model = build_gan(args, task) if args.kind == "gan" else build_dit(args, task)
     count = sum(p.numel() for p in model.parameters())
     if args.dry_run:
-        print(f"would train a {NAMES[args.kind]} of {count:,} parameters on {task.name} for "
+        print(f"would train a {args.kind} of {count:,} parameters on {task.name} for "
               f"{args.steps} steps of {args.batch_size} images, in {args.out}")
         return
     device = run.use_device(args)
@@ -107,8 +98,8 @@ def body(argv: list[str]) -> None:
         if folder.result:
             print(f"{args.out} is finished: {folder.result['steps']} steps")
             return
-        folder.log(f"{NAMES[args.kind]}, {count:,} parameters, on {len(real.labels)} real images "
-                   f"of {task.name}, {device}")
+        folder.log(f"{args.kind}, {count:,} parameters, on {len(real.labels)} real images of "
+                   f"{task.name}, {device}")
         fit(folder, args, task, model.to(device), source, device)
 
 
@@ -116,46 +107,48 @@ def fit(folder: run.Run, args: argparse.Namespace, task: Task, model: nn.Module,
         source: data.Source, device: torch.device) -> None:
     """Train to --steps, from the folder's checkpoint if it has one."""
     parts, update = (gan_updates if args.kind == "gan" else dit_updates)(args, task, model, device)
-    weights = [p for p in model.parameters() if p.requires_grad]
-    average = [p.detach().clone() for p in weights]
-    state = folder.load_checkpoint() or {"step": 0, "seconds": 0.0, "losses": []}
+    average = copy.deepcopy(model).eval().requires_grad_(False)
+    parts["average"] = average
+    state = folder.load_checkpoint() or {"step": 0, "seconds": 0.0}
     if state["step"]:
         for name, part in parts.items():
             part.load_state_dict(state[name])
-        average = [a.to(device) for a in state["average"]]
         folder.log(f"resumed at step {state['step']}")
-    started, losses = time.monotonic() - state["seconds"], state["losses"]
+    started = time.monotonic() - state["seconds"]
     bar = run.progress(args.steps, "generator", "steps", done=state["step"])
     batches = batches_from(source, state["step"])
 
     with run.stoppable() as stop:
         for step in range(state["step"], args.steps):
             images, labels, ids, epoch = next(batches)
-            rate, loss = update(images.to(device), labels.to(device), ids, epoch, step)
+            row = update(images.to(device), labels.to(device), ids, epoch, step)
             decay = min(args.ema, (1 + step) / (10 + step))  # short memory while all is young
-            torch._foreach_lerp_(average, [p.detach() for p in weights], 1 - decay)
-            losses.append(loss)  # of the steps since the last row
+            torch._foreach_lerp_(list(average.parameters()),
+                                 [p.detach() for p in model.parameters()], 1 - decay)
             bar.update()
             done = step + 1
             last, seconds = done == args.steps, time.monotonic() - started
             log, draw = done % LOG_STEPS == 0 or last, done % args.sample_every == 0 or last
             save = folder.due() or stop() or last
-            if (log or draw or save) and not all(a.isfinite().all() for a in average):
+            if (log or draw or save) and not all(p.isfinite().all() for p in average.parameters()):
                 raise UserError(f"NaN or infinite loss or weights at step {done}, learning rate "
-                                f"{rate:g}", "a lower --learning-rate, in another --out")
+                                f"{row['lr']:g}", "a lower --learning-rate, in another --out")
             if log:
-                log_row(folder, args, done, rate, losses, seconds)
-                losses.clear()
+                row = {name: float(value) for name, value in row.items()}
+                folder.add_metrics({"epoch": -(-done // LOG_STEPS), "step": done, **row,
+                                    "images_seen": done * args.batch_size,
+                                    "seconds": round(seconds, 3)})
+                folder.log(f"step {done}/{args.steps}  loss {row['train_loss']:.4f}  "
+                           f"{done * args.batch_size / seconds:.0f} images/s")
             if draw:
-                draw_samples(folder, args, task, averaged(model, average), done, device)
+                draw_samples(folder, args, task, average, done, device)
             if save:
-                folder.save_checkpoint({
-                    "step": done, "seconds": seconds, "losses": losses, "average": average,
-                    **{name: part.state_dict() for name, part in parts.items()}})
+                folder.save_checkpoint({"step": done, "seconds": seconds, **{
+                    name: part.state_dict() for name, part in parts.items()}})
             if stop():
                 raise run.Stopped(stop())
     bar.close()
-    finish(folder, args, task, averaged(model, average), time.monotonic() - started, device)
+    finish(folder, args, task, average, time.monotonic() - started, device)
 
 
 def batches_from(source: data.Source, step: int) -> Iterator[tuple[Tensor, Tensor, Tensor, int]]:
@@ -164,29 +157,6 @@ def batches_from(source: data.Source, step: int) -> Iterator[tuple[Tensor, Tenso
     for epoch in itertools.count(first_epoch):
         for batch in source.batches(epoch, first_step if epoch == first_epoch else 0):
             yield *batch, epoch
-
-
-def log_row(folder: run.Run, args: argparse.Namespace, step: int, rate: float,
-            losses: list[dict[str, Tensor]], seconds: float) -> None:
-    """A row of metrics.jsonl for each 100 steps; "epoch" counts the rows."""
-    means = {name: float(torch.stack([row[name].cpu() for row in losses]).mean())
-             for name in losses[0]}
-    speed = step * args.batch_size / seconds
-    folder.add_metrics({"epoch": -(-step // LOG_STEPS), "step": step, "lr": rate, **means,
-                        "images_seen": step * args.batch_size, "seconds": round(seconds, 3),
-                        "images_per_second": round(speed, 1)})
-    folder.log(f"step {step}/{args.steps}  loss {' '.join(f'{v:.4f}' for v in means.values())}  "
-               f"{speed:.0f} images/s")
-
-
-def averaged(model: nn.Module, average: list[Tensor]) -> nn.Module:
-    """A copy in eval mode with the averaged weights in place of the trained ones."""
-    copy = type(model)(**model.config).to(average[0].device)
-    copy.load_state_dict(model.state_dict())
-    for parameter, value in zip((p for p in copy.parameters() if p.requires_grad), average,
-                                strict=True):
-        parameter.data.copy_(value)
-    return copy.eval()
 
 
 def draw_samples(folder: run.Run, args: argparse.Namespace, task: Task, model: nn.Module, step: int,
@@ -208,7 +178,7 @@ def draw_samples(folder: run.Run, args: argparse.Namespace, task: Task, model: n
 def finish(folder: run.Run, args: argparse.Namespace, task: Task, model: nn.Module,
            seconds: float, device: torch.device) -> None:
     card = {"model": args.kind, "task": task.name, "class_names": list(task.class_names),
-            "config": model.config, "clip": True,
+            "config": model.config,
             "trained_on": f"real training images of {task.name}, fold {args.fold} "
                           f"(--val {args.val})",
             "fold": args.fold, "val": args.val, "licence": "that of the training data and of dm_kd"}
@@ -222,9 +192,6 @@ def finish(folder: run.Run, args: argparse.Namespace, task: Task, model: nn.Modu
 
 def build_dit(args: argparse.Namespace, task: Task) -> dit.DiT:
     """The network of the flags, initialised from --seed."""
-    if task.resolution % args.patch_size or args.width % (4 * args.heads):
-        raise UserError(f"--patch-size must divide {task.resolution}, and --width be a multiple of "
-                        f"{4 * args.heads}, 4 x --heads")
     torch.manual_seed(args.seed)
     model = dit.DiT(task.resolution, args.patch_size, task.channels, args.width, args.depth,
                     args.heads, task.num_classes, learn_sigma=False)  # better in few steps
@@ -238,7 +205,7 @@ def build_dit(args: argparse.Namespace, task: Task) -> dit.DiT:
 
 def dit_updates(args: argparse.Namespace, task: Task, model: dit.DiT, device: torch.device
                 ) -> tuple[dict, Callable]:
-    """What a checkpoint holds, and update(images, labels, ids, epoch, step) -> (rate, losses)."""
+    """What a checkpoint holds, and update(images, labels, ids, epoch, step) -> rate and losses."""
     process = diffusion.Diffusion(device=device)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad],
                                   lr=args.learning_rate, weight_decay=0.0, betas=(0.9, 0.99),
@@ -246,8 +213,7 @@ def dit_updates(args: argparse.Namespace, task: Task, model: dit.DiT, device: to
     # on CPUs bfloat16 does not pay for tiny transformers
     bf16 = device.type == "cuda" and run.multiplies_bf16(device)
 
-    def update(images: Tensor, labels: Tensor, ids: Tensor, epoch: int, step: int
-               ) -> tuple[float, dict]:
+    def update(images: Tensor, labels: Tensor, ids: Tensor, epoch: int, step: int) -> dict:
         if args.augment == "default":
             images = augment.pad_crop_flip(
                 images, augment.crop_offsets(args.seed, epoch, ids, task.pad),
@@ -259,7 +225,7 @@ def dit_updates(args: argparse.Namespace, task: Task, model: dit.DiT, device: to
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
-        return rate, {"train_loss": loss.detach()}
+        return {"lr": rate, "train_loss": loss.detach()}
 
     return {"model": model, "optimizer": optimizer}, update
 
@@ -291,8 +257,6 @@ def step_inputs(images: Tensor, labels: Tensor, num_classes: int, seed: int, ste
 
 def build_gan(args: argparse.Namespace, task: Task) -> gan.Generator:
     """The generator of the flags, initialised from --seed."""
-    if args.width % gan.GROUPS:
-        raise UserError(f"--width {args.width} is no multiple of {gan.GROUPS}")
     torch.manual_seed(args.seed)
     return gan.Generator(task.resolution, task.channels, task.num_classes, args.width, LATENT_SIZE)
 
@@ -307,8 +271,7 @@ def gan_updates(args: argparse.Namespace, task: Task, model: gan.Generator, devi
     optimizer = torch.optim.Adam(model.parameters(), lr=args.learning_rate, **adam)
     judge_optimizer = torch.optim.Adam(judge.parameters(), lr=args.learning_rate, **adam)
 
-    def update(images: Tensor, labels: Tensor, ids: Tensor, epoch: int, step: int
-               ) -> tuple[float, dict]:
+    def update(images: Tensor, labels: Tensor, ids: Tensor, epoch: int, step: int) -> dict:
         images = images.float() / 127.5 - 1
         draws = torch.Generator().manual_seed(image_set.image_seed(args.seed, -1, step))
         z = torch.randn(2, len(images), LATENT_SIZE, generator=draws).to(device)
@@ -316,14 +279,14 @@ def gan_updates(args: argparse.Namespace, task: Task, model: gan.Generator, devi
         rate = args.learning_rate * min(1.0, 2 * (1 - step / args.steps))
         optimizer.param_groups[0]["lr"] = judge_optimizer.param_groups[0]["lr"] = rate
 
-        r1_weight = args.r1_weight * R1_EVERY if step % R1_EVERY == 0 else 0.0
+        penalised = step % R1_EVERY == 0
         with torch.no_grad():
             fake = model(z[0], labels)
-        verdicts = judge(images.requires_grad_(r1_weight > 0), labels)
+        verdicts = judge(images.requires_grad_(penalised), labels)
         judge_loss = gan.discriminator_loss(verdicts, judge(fake, labels))
-        penalty = gan.r1_penalty(verdicts, images) if r1_weight > 0 else 0.0
+        penalty = R1_EVERY * gan.r1_penalty(verdicts, images) if penalised else 0.0
         judge_optimizer.zero_grad(set_to_none=True)
-        (judge_loss + r1_weight * penalty).backward()
+        (judge_loss + penalty).backward()
         judge_optimizer.step()
 
         judge.requires_grad_(False)
@@ -332,7 +295,7 @@ def gan_updates(args: argparse.Namespace, task: Task, model: gan.Generator, devi
         loss.backward()
         optimizer.step()
         judge.requires_grad_(True)
-        return rate, {"train_loss": judge_loss.detach(), "generator_loss": loss.detach()}
+        return {"lr": rate, "train_loss": judge_loss.detach(), "generator_loss": loss.detach()}
 
     return {"model": model, "optimizer": optimizer, "judge": judge,
             "judge_optimizer": judge_optimizer}, update

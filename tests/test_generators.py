@@ -46,20 +46,6 @@ def test_noise_has_the_tasks_mean_and_deviation():
 
 # --- BigGAN ---------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("truncation", [0.02, 0.58, 0.999, 1.0])
-def test_statistics_are_interpolated_between_the_two_nearest_truncations(truncation):
-    """Row i of the tables holds i and i^2. Also where 0.58 / 0.02 comes out below 29."""
-    table, rows = nn.Module(), torch.arange(51.0)[:, None].repeat(1, 2)
-    table.register_buffer("running_means", rows.clone())
-    table.register_buffer("running_vars", rows ** 2)
-    biggan.set_truncation(table, truncation)
-    assert torch.allclose(table.running_means, torch.full((51, 2), 50 * truncation), atol=1e-4)
-    low = int(50 * truncation + 1e-9)
-    share = 50 * truncation - low
-    expected = (1 - share) * low ** 2 + share * (low + 1) ** 2
-    assert torch.allclose(table.running_vars, torch.full((51, 2), expected), rtol=1e-5)
-
-
 @pytest.fixture(scope="module")
 def biggan_folder(tmp_path_factory):
     package = pytest.importorskip("pytorch_pretrained_biggan")
@@ -154,10 +140,6 @@ def test_a_pipeline_makes_what_it_makes_of_the_prompt_resized(pipeline):
                                          antialias=True)
     images = made.sample(torch.tensor([1]), [7])
     assert (images.float() - expected).abs().max() <= 2
-    grey = prompted(pipeline, "--resolution", 32, task="digits")
-    grey.prompts = made.prompts
-    luminance = (images * torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1, keepdim=True)
-    assert (grey.sample(torch.tensor([1]), [7]) - luminance).abs().max() <= 2
     assert prompted(pipeline, task="imagenet").resolution == 256
 
 
@@ -165,37 +147,29 @@ def test_flags_reach_the_pipeline_and_all_that_makes_the_bytes_is_recorded(pipel
     settings = prompted(pipeline).settings
     assert settings["pipeline"] == "StableDiffusionPipeline" and settings["licence"] == "openrail++"
     assert settings["prompts"][1] == "a photo of a aquarium fish"
-    assert settings["num_inference_steps"] == 2 and settings["guidance_scale"] == 7.5
-    other = prompted(pipeline, "--guidance-scale", 1, "--render-size", 8, "--resolution", 20,
-                     "--prompt", "{} on a table")
+    assert settings["num_inference_steps"] == 2
+    other = prompted(pipeline, "--guidance-scale", 1, "--render-size", 8, "--prompt",
+                     "{} on a table")
     assert other.call["guidance_scale"] == 1 and other.call["height"] == 8
-    images = other.sample(torch.tensor([0]), [1])
-    assert images.shape == (1, 3, 20, 20) and other.prompts[0] == "apple on a table"
+    assert other.prompts[0] == "apple on a table"
+    assert other.sample(torch.tensor([0]), [1]).shape == (1, 3, 32, 32)
     file = shutil.copytree(pipeline, tmp_path / "copy") / "scheduler" / "scheduler_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"beta_end": 0.013}))
     changed = prompted(tmp_path / "copy").settings
     assert {k for k, v in changed.items() if v != settings[k]} == {"configs_sha256"}
 
 
-def test_what_could_run_code_or_is_no_text_to_image_pipeline_is_refused(pipeline, tmp_path):
+def test_what_could_run_code_is_refused(pipeline, tmp_path):
     copy = shutil.copytree(pipeline, tmp_path / "copy")
-    index = json.loads((copy / "model_index.json").read_text())
-    (copy / "unet" / "evil.py").write_text("raise SystemExit('ran')")
-    for change in ({"unet": ["evil", "Evil"]}, {"_class_name": "DDPMPipeline"},
-                   {"_class_name": "StableDiffusionImg2ImgPipeline"}):
-        (copy / "model_index.json").write_text(json.dumps({**index, **change}))
-        with pytest.raises(UserError):
-            prompted(copy)
-    (copy / "model_index.json").write_text(json.dumps(index))
+    (copy / "unet" / "diffusers.py").write_text("raise SystemExit('ran')")  # imported by diffusers
+    with pytest.raises(UserError, match="diffusers.py"):
+        prompted(copy)
+    (copy / "unet" / "diffusers.py").unlink()
     file = next((copy / "unet").glob("*.safetensors"))
     torch.save({"a": torch.zeros(1)}, file.with_suffix(".bin"))
     file.unlink()
     with pytest.raises(OSError):  # pickled weights are not read
         prompted(copy)
-    with pytest.raises(FileNotFoundError, match="model_index.json"):
-        prompted(tmp_path)
-    with pytest.raises(UserError, match="class name"):
-        prompted(pipeline, "--prompt", "no class")
 
 
 # --- One-Image ------------------------------------------------------------------------------------
@@ -221,44 +195,21 @@ def test_patches_come_from_all_over_the_picture_and_from_within_half_of_it(pictu
     assert (red.amax((1, 2)) - red.amin((1, 2))).max() <= 62  # half of 120 pixels, and rounding
 
 
-def test_half_of_the_patches_keep_their_colours_and_turning_leaves_black_corners(picture):
-    centres = patches(picture, 400)[:, 2, 8, 8]  # blue is 50 everywhere
-    assert 0.4 < float((centres == 50).float().mean()) < 0.62
-    dark = patches(Image.new("RGB", (64, 64), (200, 200, 200)), 100).amin((1, 2, 3)) < 60
-    assert 0.02 < float(dark.float().mean()) < 0.9
-
-
-def test_the_default_picture_is_scikit_learns_and_a_file_of_ones_own_comes_first(
-        tmp_path, picture, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_the_default_picture_is_scikit_learns_or_a_file_of_ones_own(tmp_path, picture):
     made = built(one_image, "cifar100")
     assert made.picture.size == (640, 427) and "CC BY 2.0" in made.settings["licence"]
     assert torch.equal(made.sample(torch.zeros(4), [5, 6, 7, 8])[2],
                        made.sample(torch.zeros(1), [7])[0]) and not made.labels_known
     assert built(one_image, "digits").sample(torch.zeros(1), [1]).shape == (1, 1, 8, 8)
-    assert built(one_image, "imagenet").resolution == 256
-    picture.save("china.jpg")
-    assert built(one_image, "cifar100").picture.size == (200, 120)
-    (tmp_path / "bad.png").write_bytes(b"no picture")
-    Image.new("RGB", (15, 100)).save("small.png")
-    for name in ("bad.png", "small.png", "none.png"):
-        with pytest.raises((UserError, FileNotFoundError), match=name):
-            built(one_image, "cifar100", "--picture", name)
+    picture.save(tmp_path / "own.png")
+    own = built(one_image, "imagenet", "--picture", tmp_path / "own.png")
+    assert own.picture.size == (200, 120) and own.resolution == 256
 
 
 # --- DeepInversion --------------------------------------------------------------------------------
 
 def inverted(teacher, *argv) -> deepinversion.DeepInversion:
     return built(deepinversion, "digits", "--teacher", teacher, "--iterations", 3, *argv)
-
-
-def test_the_presets_are_the_published_ones(teacher_folder):
-    wanted = {"iterations": 3, "pixel_rate": 0.05, "bn_weight": 10.0, "tv_l2_weight": 2.5e-5,
-              "l2_weight": 0.0}
-    assert wanted.items() <= inverted(teacher_folder).settings.items()
-    assert deepinversion.SMALL["iterations"] == 2000
-    assert deepinversion.LARGE == {"iterations": 3000, "pixel_rate": 0.25, "bn_weight": 0.01,
-                                   "tv_l2_weight": 1e-4, "l2_weight": 1e-5}
 
 
 def test_images_are_of_the_class_and_the_statistics_that_the_teacher_remembers(teacher_folder):
@@ -277,23 +228,14 @@ def test_images_are_of_the_class_and_the_statistics_that_the_teacher_remembers(t
     assert made.settings["teacher_sha256"] == card["sha256"] and made.mixes_classes
 
 
-def test_a_batch_has_the_same_bits_each_time_and_others_with_another_seed(teacher_folder):
-    labels = torch.arange(4)
-    one, again, other = (inverted(teacher_folder).sample(labels, seeds)
-                         for seeds in ([1, 2, 3, 4], [1, 2, 3, 4], [1, 2, 3, 5]))
-    assert torch.equal(one, again) and not torch.equal(one[3], other[3])
-
-
 def test_the_teacher_needs_batch_norms_and_computes_in_what_was_asked_for():
     with pytest.raises(UserError, match="BatchNorm2d"):
         inverted("lenet5@none")
-    inverted("lenet5@none", "--bn-weight", 0)
-    for name, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
-        made, seen = inverted("cnn_w4@none", "--teacher-dtype", name), []
-        next(m for m in made.teacher.modules() if isinstance(m, nn.Conv2d)).register_forward_hook(
-            lambda module, inputs, output, seen=seen: seen.append(output.dtype))
-        made.sample(torch.tensor([1, 2]), [1, 2])
-        assert set(seen) == {dtype} and made.settings["teacher_dtype"] == name
+    made, seen = inverted("cnn_w4@none", "--teacher-dtype", "bf16"), []
+    next(m for m in made.teacher.modules() if isinstance(m, nn.Conv2d)).register_forward_hook(
+        lambda module, inputs, output: seen.append(output.dtype))
+    made.sample(torch.tensor([1, 2]), [1, 2])
+    assert set(seen) == {torch.bfloat16} and made.settings["teacher_dtype"] == "bf16"
 
 
 def test_224_pixels_begin_at_half_the_size_with_half_the_jitter(monkeypatch):

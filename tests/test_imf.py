@@ -1,6 +1,5 @@
 """iMF: its sampler where the answer is known, its network piece by piece, its keys."""
 
-import json
 import math
 
 import pytest
@@ -17,8 +16,8 @@ CPU = torch.device("cpu")
 
 def network(**changes) -> imf.IMF:
     torch.manual_seed(0)
-    model = imf.IMF(**{"input_size": 32, "patch_size": 8, "channels": 3, "width": 64, "hidden": 96,
-                       "depth": 9, "num_classes": 100} | changes)
+    model = imf.IMF(**{"patch_size": 8, "channels": 3, "width": 64, "depth": 9,
+                       "num_classes": 100} | changes)
     for parameter in model.parameters():  # the gates start at zero
         torch.nn.init.normal_(parameter, std=0.1)
     return model.eval().requires_grad_(False)
@@ -42,9 +41,9 @@ def official(state: dict) -> dict:
 
 @pytest.fixture
 def checkpoint(tmp_path):
-    def make(change=lambda state: state, **changes):
+    def make(change=lambda state: state):
         file = tmp_path / "MiT_tiny.pth"
-        torch.save(change(official(network(**changes).state_dict())), file)
+        torch.save(change(official(network().state_dict())), file)
         return file
 
     return make
@@ -56,7 +55,7 @@ def built(file, *argv) -> imf.IMFGenerator:
     return imf.build(args, get_task("cifar100"), CPU)
 
 
-@pytest.mark.parametrize("steps", [1, 2, 3])
+@pytest.mark.parametrize("steps", [1, 3])
 def test_the_exact_average_velocity_of_gaussian_data_needs_one_step(steps):
     """Along the flow z_t = mean_t + std_t z; the average velocity is the way over the time."""
     def spread(t):
@@ -75,7 +74,7 @@ def test_the_exact_average_velocity_of_gaussian_data_needs_one_step(steps):
 def test_the_conditions_are_what_the_network_was_trained_with(checkpoint):
     """Guidance enters as 1 - 1 / omega, beside its interval; the time as the span."""
     generator, seen = built(checkpoint(), "--network-guidance", "4", "--steps", "2",
-                            "--network-guidance-interval", "0.2-0.9"), {}
+                            "--network-guidance-interval", "0.2", "0.9"), {}
     for name in ("omega_embedder", "cfg_t_start_embedder", "cfg_t_end_embedder", "h_embedder"):
         getattr(generator.model, name).register_forward_pre_hook(
             lambda _, x, name=name: seen.update({name: float(x[0][0])}))
@@ -84,34 +83,29 @@ def test_the_conditions_are_what_the_network_was_trained_with(checkpoint):
                                   "cfg_t_end_embedder": 0.9, "h_embedder": 0.5})
 
 
-def test_rotary_positions_turn_complex_pairs():
-    x = torch.randn(1, 2, 5, 64, dtype=torch.float64)
-    rates = 10000.0 ** (-torch.arange(0, 64, 2, dtype=torch.float64) / 64)
-    turns = torch.exp(1j * torch.arange(5, dtype=torch.float64)[:, None] * rates)
-    expected = torch.view_as_real(torch.view_as_complex(x.unflatten(3, (32, 2))) * turns).flatten(3)
-    assert torch.allclose(imf.rotate(x, imf.rotary_turns(5, CPU)), expected, atol=1e-6)
-
-
-def test_attention_equals_the_written_out_product():
+def test_attention_equals_the_written_out_product_with_turned_complex_pairs():
     torch.manual_seed(1)
     layer, x = imf.Attention(128).double(), torch.randn(2, 7, 128, dtype=torch.float64)
-    turns = imf.rotary_turns(7, CPU)
+    rates = 10000.0 ** (-torch.arange(0, 64, 2, dtype=torch.float64) / 64)
+    turns = torch.exp(1j * torch.arange(7, dtype=torch.float64)[:, None] * rates)
 
     def heads(projection):
         return projection(x).view(2, 7, 2, 64).permute(0, 2, 1, 3)
 
-    def normed(v):  # the norms' weights are ones here
-        return imf.rotate(v / (v.square().mean(-1, keepdim=True) + 1e-6).sqrt(), turns)
+    def turned(v):  # the norms' weights are ones here
+        v = v / (v.square().mean(-1, keepdim=True) + 1e-6).sqrt()
+        pairs = torch.view_as_complex(v.unflatten(3, (32, 2)).contiguous())
+        return torch.view_as_real(pairs * turns).flatten(3)
 
-    q, k, v = normed(heads(layer.q_proj)), normed(heads(layer.k_proj)), heads(layer.v_proj)
+    q, k, v = turned(heads(layer.q_proj)), turned(heads(layer.k_proj)), heads(layer.v_proj)
     weights = torch.softmax(q @ k.transpose(2, 3) / 8, -1)
     expected = layer.out_proj((weights @ v).permute(0, 2, 1, 3).reshape(2, 7, 128))
-    assert torch.allclose(layer(x, turns), expected, atol=1e-6)
+    assert torch.allclose(layer(x, imf.rotary_turns(7, CPU)), expected, atol=1e-5)
 
 
 def test_a_block_adds_gated_branches():
     torch.manual_seed(1)
-    block, x = imf.Block(64, 96), torch.randn(2, 5, 64)
+    block, x = imf.Block(64), torch.randn(2, 5, 64)
     turns = imf.rotary_turns(5, CPU)
     assert torch.equal(block(x, turns), x)  # gates of zero
     block.mlp_scale.data.fill_(2.0)
@@ -136,46 +130,22 @@ def test_the_conditions_stand_before_the_image_in_their_order():
     assert torch.allclose(seen[0], torch.cat(expected), atol=1e-6)
 
 
-@pytest.mark.parametrize(("width", "depth", "millions"), [
-    (768, 12, 89), (768, 24, 174), (1024, 32, 409), (1024, 48, 610)])
+@pytest.mark.parametrize(("width", "depth", "millions"), [(768, 12, 89), (1024, 48, 610)])
 def test_the_published_sizes_have_the_papers_parameter_counts(width, depth, millions):
     with torch.device("meta"):
-        model = imf.IMF(32, 2, 4, width, int(width * 8 / 3), depth, 1000)
+        model = imf.IMF(2, 4, width, depth, 1000)
     assert round(sum(p.numel() for p in model.parameters()) / 1e6) == millions
 
 
 # --- checkpoints and images -----------------------------------------------------------------------
 
-def test_the_official_keys_become_ours(checkpoint):
+def test_the_official_keys_become_ours_and_others_are_named(checkpoint):
     loaded, expected = imf.load(str(checkpoint())).state_dict(), network().state_dict()
     assert loaded.keys() == expected.keys()
     assert all(torch.equal(loaded[key], expected[key]) for key in expected)
-
-
-def test_the_networks_guidance_is_apart_from_dm_kds(checkpoint):
-    settings = built(checkpoint()).settings
-    assert settings["name"] == "imf" and settings["licence"].startswith("MIT")
-    assert settings["network_guidance"] == 8
-    assert settings["network_guidance_interval"] == [0.4, 0.65]
-    assert "guidance_scale" not in settings and json.dumps(settings)
-    for flags in (["--guidance-scale", "2"], ["--network-guidance", "0.5"]):
-        with pytest.raises(UserError):
-            built(checkpoint(), *flags)
-
-
-def without(name):
-    return lambda state: {k: v for k, v in state.items() if name not in k}
-
-
-@pytest.mark.parametrize("change", [
-    without("omega_tokens"), without("x_embedder"), without("u_heads.7."),
-    lambda state: state | {"net.extra": torch.zeros(1)},
-    lambda state: {k.replace("_flax_linear", "layer"): v for k, v in state.items()},
-    lambda state: state | {"net.omega_tokens": torch.zeros(5, 64)}],
-    ids=["a token", "the patches", "a block", "one more", "other names", "other shapes"])
-def test_another_layout_is_refused(checkpoint, change):
-    with pytest.raises(UserError, match="not those of iMF's PyTorch branch"):
-        built(checkpoint(change))
+    for value in ({"net.extra": torch.zeros(1)}, {"net.omega_tokens": torch.zeros(5, 64)}):
+        with pytest.raises(UserError, match=next(iter(value)).removeprefix("net.")):
+            built(checkpoint(lambda state: state | value))
 
 
 def test_an_image_depends_on_its_seed_and_class_and_not_on_its_batch(checkpoint):

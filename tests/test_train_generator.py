@@ -6,10 +6,9 @@ import pytest
 import torch
 from PIL import Image
 
-from dm_kd import data, synthesize, train_generator
+from dm_kd import synthesize, train_generator
 from dm_kd.generators import diffusion, gan
 from dm_kd.run import UserError
-from dm_kd.tasks import get_task
 
 SMALL = {"dit": ["--width", "16", "--depth", "1", "--heads", "1"], "gan": ["--width", "8"]}
 KINDS = pytest.mark.parametrize("kind", SMALL)
@@ -93,20 +92,6 @@ def test_a_generator_of_large_images_learns_their_resized_centres(
     assert "real training images of folder" in manifest["generator"]["trained_on"]
 
 
-def test_the_gan_does_not_collapse_to_one_picture_a_class(tmp_path):
-    """Spread of a pixel within a class, beside that of real images. A spectrally normalised
-    discriminator with the hinge loss left half of it."""
-    assert train_generator.main(["--kind", "gan", "--task", "digits", "--steps", "300", "--device",
-                                 "cpu", "--threads", "1", "--out", str(tmp_path)]) == 0
-    model, _ = gan.load(tmp_path)
-    made = gan.GanGenerator(model, {"truncation": 1.0}, torch.device("cpu")).sample(
-        torch.arange(10).repeat_interleave(20), list(range(200)))
-    real = data.load_real(get_task("digits"), "train", 0, "val")
-    kept = torch.cat([real.images[real.labels == c][:20] for c in range(10)])
-    spreads = [images.float().view(10, 20, -1).std(1).mean() for images in (made, kept)]
-    assert spreads[0] > 0.75 * spreads[1]
-
-
 @pytest.mark.parametrize(("kind", "module", "loss"), [
     ("dit", diffusion, "diffusion_loss"), ("gan", gan, "generator_loss")])
 def test_a_generator_that_diverged_is_not_saved(tmp_path, monkeypatch, capsys, kind, module, loss):
@@ -127,10 +112,6 @@ def test_step_inputs_depend_on_the_seed_and_step_and_drop_a_tenth_of_the_labels(
     assert torch.equal(i // 250, torch.arange(4000) // 1000)  # spread evenly over the process
 
 
-@pytest.mark.parametrize(("task", "more"), [
-    ("imagenet100", []), ("digits", ["--resolution", "16"]), ("digits", ["--patch-size", "3"]),
-    ("digits", ["--width", "10"]), ("digits", ["--kind", "gan", "--width", "12"]),
-    ("digits", ["--kind", "gan", "--patch-size", "2"])])
-def test_sizes_and_flags_that_do_not_fit_are_refused(task, more):
-    with pytest.raises(UserError):
-        train_generator.body(["--task", task, "--out", "unused", "--dry-run", *more])
+def test_large_images_need_a_resolution():
+    with pytest.raises(UserError, match="too large"):
+        train_generator.body(["--task", "imagenet100", "--out", "unused", "--dry-run"])

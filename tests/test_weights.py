@@ -4,7 +4,6 @@ import argparse
 import json
 import os
 import shutil
-import types
 from pathlib import Path
 
 import huggingface_hub
@@ -83,16 +82,15 @@ def copied(pipeline, tmp_path):
 def saved(tmp_path):
     """f(content) -> a .pt file of it."""
 
-    def save(content, name="dit.pt", **options) -> Path:
-        torch.save(content, tmp_path / name, **options)
+    def save(content, name="dit.pt") -> Path:
+        torch.save(content, tmp_path / name)
         return tmp_path / name
 
     return save
 
 
 def change_json(file: Path, **changes) -> None:
-    value = json.loads(file.read_text()) | changes
-    file.write_text(json.dumps({k: v for k, v in value.items() if v != "absent"}))
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
 
 
 def outputs(model: dit.DiT) -> torch.Tensor:
@@ -120,37 +118,16 @@ def test_every_form_of_the_original_gives_the_same_bits(model, saved, tmp_path):
     flags = argparse.Namespace(model="DiT-S/2", num_classes=10)  # training checkpoints hold them
     for path in (
             tmp_path / "plain.safetensors", saved(state, "bare.pt"),
-            saved(state, "old.pt", _use_new_zipfile_serialization=False),
-            saved({"model": state, "epoch": 3}, "model.pt"),
-            saved({"model": other, "ema": state, "opt": {"state": {}}, "args": flags}, "ema.pt"),
-            saved({f"module.{key}": value for key, value in state.items()}, "ddp.pt")):
+            saved({"model": other, "ema": state, "opt": {"state": {}}, "args": flags}, "ema.pt")):
         loaded, card = dit.load(path)
         assert torch.equal(outputs(loaded), outputs(model)) and loaded.config == model.config, path
         assert card["sha256"] == run.sha256_file(path) and card["licence"] == "unknown"
 
 
-def test_half_precision_weights_become_float32(model, saved):
-    loaded, _ = dit.load(saved({k: v.half() for k, v in model.state_dict().items()}))
-    assert {p.dtype for p in loaded.parameters()} == {torch.float32}
-    assert torch.equal(loaded.pos_embed, model.pos_embed)  # computed, as for the other layout
-    assert (outputs(loaded) - outputs(model)).abs().max() < 1e-2 * outputs(model).abs().max()
-
-
-@pytest.mark.parametrize("save", [{}, {"safe_serialization": False}, {"max_shard_size": "300KB"}])
-def test_a_diffusers_folder_gives_the_same_bits_in_every_format(model, tmp_path, save):
-    loaded, card = dit.load(write_folder(model, tmp_path, **save))
-    assert torch.equal(outputs(loaded), outputs(model)) and loaded.config == model.config
-    shards = len(list((tmp_path / "transformer").glob(f"{NAME}*"))) - 1
-    assert (shards > 1) == ("max_shard_size" in save) and len(card["sha256"]) == 64
-
-
-def test_the_key_map_there_and_back_gives_the_same_weights_in_memory_of_their_own(model):
-    state = model.state_dict()
-    theirs = weights.to_diffusers(state)
-    back = weights.from_diffusers(theirs)
-    assert back.keys() == state.keys() - {"pos_embed"}  # computed in diffusers
-    assert all(torch.equal(value, state[key]) for key, value in back.items())
-    assert len({value.data_ptr() for value in theirs.values()}) == len(theirs)
+def test_a_diffusers_folder_gives_the_same_bits_in_both_formats(model, tmp_path, pipeline):
+    for folder in (pipeline, write_folder(model, tmp_path, safe_serialization=False)):
+        loaded, _ = dit.load(folder)
+        assert torch.equal(outputs(loaded), outputs(model)) and loaded.config == model.config
 
 
 def test_weights_of_our_own_are_read_with_their_card_whichever_way_they_are_named(tmp_path):
@@ -170,21 +147,20 @@ def test_weights_of_our_own_are_read_with_their_card_whichever_way_they_are_name
 
 
 @pytest.mark.parametrize(("width", "depth", "heads", "millions"), [
-    (384, 12, 6, 33.0), (768, 12, 12, 130.5), (1024, 24, 16, 458), (1152, 28, 16, 675.1)])
+    (384, 12, 6, 33.0), (1152, 28, 16, 675.1)])
 def test_sizes_and_parameters_of_the_published_models(width, depth, heads, millions):
     with torch.device("meta"):
         network = dit.DiT(32, 2, 4, width, depth, heads, 1000)
     count = sum(p.numel() for p in network.parameters()) / 1e6
-    assert abs(count - millions) < (0.5 if millions == 458 else 0.05)
+    assert abs(count - millions) < 0.05
     assert weights.sizes(network.state_dict(), "a file") == network.config
 
 
-def test_the_licence_is_the_cards_else_that_of_the_published_sizes(copied):
+def test_the_licence_is_the_model_cards_or_that_of_the_published_size(copied):
     assert dit.load(copied)[1]["licence"] == "unknown"
-    (copied / "README.md").write_text("---\ntags: [a]\nlicense: mit\n---\nlicense: other\n")
+    (copied / "README.md").write_text("---\ntags: [a]\nlicense: mit\n---\n")
     assert dit.load(copied)[1]["licence"] == "mit"
-    card = weights._card({**weights.PUBLISHED, "input_size": 32}, [copied / "README.md"], None)
-    assert card["licence"] == "CC-BY-NC 4.0" and not card["clip"]
+    assert weights.licence({**weights.PUBLISHED, "input_size": 32}, "ours") == "ours"
 
 
 # --- what is refused ------------------------------------------------------------------------------
@@ -199,33 +175,22 @@ class Touch:
         return os.system, (f"touch '{self.path}'",)
 
 
-@pytest.mark.parametrize("zipped", [True, False])
-def test_a_hostile_file_is_refused_and_runs_nothing(model, tmp_path, saved, copied, zipped):
+def test_a_hostile_file_is_refused_and_runs_nothing(model, tmp_path, saved, copied):
     hostile = Touch(tmp_path / "canary")
     for name, content in (("args.pt", {"ema": model.state_dict(), "args": hostile}),
-                          ("edm2.pkl", hostile),
-                          ("flags.pt", {"args": argparse.Namespace(out=hostile)})):
-        path = saved(content, name, _use_new_zipfile_serialization=zipped)
+                          ("edm2.pkl", hostile)):
         with pytest.raises(UserError, match="run|code"):
-            dit.load(path)
+            dit.load(saved(content, name))
     for part in ("vae", "transformer"):
         (copied / part / f"{NAME}.safetensors").unlink()
         torch.save({"a": hostile}, copied / part / f"{NAME}.bin")
-        with pytest.raises(UserError, match="run|code"):
+        with pytest.raises((UserError, OSError)):
             build(copied)
     assert not (tmp_path / "canary").exists()
 
 
-@pytest.mark.parametrize("content", [
-    [1, 2], torch.ones(3), {}, {"ema": {"a": 1}}, {"weight": torch.ones(3, 3)},
-    {"x_embedder.proj.weight": torch.ones(3)}], ids=repr)
-def test_a_file_that_holds_no_dit_is_refused(content, saved):
-    with pytest.raises(UserError, match="not those of a DiT"):
-        dit.load(saved(content))
-
-
 @pytest.mark.parametrize(("key", "value"), [
-    ("blocks.1.attn.qkv.bias", None), ("blocks.0.attn.q_norm.weight", torch.ones(64)),
+    ("x_embedder.proj.weight", None), ("blocks.0.attn.q_norm.weight", torch.ones(64)),
     ("blocks.0.mlp.fc1.weight", torch.ones(256, 128)), ("pos_embed", torch.zeros(1, 16, 128))])
 def test_the_first_key_that_differs_is_named(model, saved, key, value):
     state = {k: v for k, v in (dict(model.state_dict()) | {key: value}).items() if v is not None}
@@ -238,41 +203,18 @@ def test_an_unknown_number_of_heads_is_refused():
         dit.load(DATA / "dit_tiny_weights.safetensors")
 
 
-@pytest.mark.parametrize("change", [
-    {"beta_start": 0.00085}, {"beta_schedule": "scaled_linear"}, {"num_train_timesteps": 4000},
-    {"prediction_type": "v_prediction"}, {"beta_schedule": "absent"}, {"trained_betas": [0.1]},
-    {"rescale_betas_zero_snr": True}])
+@pytest.mark.parametrize("change", [{"beta_start": 0.00085}, {"prediction_type": "v_prediction"}])
 def test_another_process_is_refused_by_name(copied, change):
     change_json(copied / "scheduler" / "scheduler_config.json", **change)
     with pytest.raises(UserError, match=next(iter(change))):
         dit.load(copied)
 
 
-@pytest.mark.parametrize("change", [{"activation_fn": "gelu"}, {"norm_type": "ada_norm"},
-                                    {"attention_head_dim": 72}])
-def test_another_network_is_refused_by_name(copied, change):
-    change_json(copied / "transformer" / "config.json", **change)
-    with pytest.raises(UserError, match=next(iter(change))):
-        dit.load(copied)
-
-
-@pytest.mark.parametrize("part", [
-    "transformer/config.json", f"transformer/{NAME}.safetensors", "vae/config.json",
-    f"vae/{NAME}.safetensors", "scheduler/scheduler_config.json"])
-def test_a_truncated_or_missing_file_is_named(copied, part):
-    file = copied / part
+def test_a_truncated_file_is_named(copied):
+    file = copied / "transformer" / f"{NAME}.safetensors"
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(UserError, match=file.name):
         build(copied)
-    file.unlink()
-    with pytest.raises(FileNotFoundError, match=file.name):
-        build(copied)
-
-
-def test_another_number_of_classes_is_refused(pipeline):
-    args = synthesize.parse(["--task", "imagenet100", *command(pipeline)[2:]])
-    with pytest.raises(UserError, match="10 classes"):
-        dit.build(args, get_task("imagenet100"), CPU)
 
 
 # --- latents and their decoder --------------------------------------------------------------------
@@ -301,8 +243,6 @@ def test_the_vae_stays_in_float32_beside_a_bfloat16_network_and_is_in_the_settin
         assert made.settings[name] == run.sha256_file(copied / part / f"{NAME}.safetensors")
     assert made.settings["vae_scaling_factor"] == 0.18215
     assert str(copied) not in json.dumps(made.settings)
-    change_json(copied / "vae" / "config.json", scaling_factor=0.13025)
-    assert build(copied).settings["vae_scaling_factor"] == 0.13025
 
 
 def test_files_of_older_diffusers_are_read(copied, model):
@@ -324,64 +264,35 @@ def test_files_of_older_diffusers_are_read(copied, model):
         assert torch.equal(made.vae.decode(latents), vae.decode(latents / 0.18215).sample)
 
 
-def test_a_teachers_gradient_goes_through_the_decoder_into_the_latents(pipeline):
-    made, gradients = build(pipeline, "--dtype", "fp32"), []
-
-    def move(x, labels, clean, noise):
-        with torch.enable_grad():
-            x = x.detach().requires_grad_()
-            images = clean(x)
-            assert images.shape == (2, 3, 16, 16)
-            gradients.append(torch.autograd.grad(images.square().mean(), x)[0])
-        return x.detach()
-
-    made.teacher = types.SimpleNamespace(move=move)
-    made.sample(torch.arange(2), [1, 2])
-    assert len(gradients) == 3 and all(gradient.any() for gradient in gradients)
-
-
 # --- the hub --------------------------------------------------------------------------------------
 
-@pytest.fixture
-def hub(monkeypatch, pipeline, model, tmp_path):
-    """A hub with two repositories; gives the list of (repository, file) that were copied."""
-    write_folder(model, tmp_path / "hub" / "dit", safe_serialization=False)  # as facebook's: .bin
-    shutil.copytree(pipeline / "vae", tmp_path / "hub" / "dit" / "vae")
-    shutil.copytree(pipeline / "vae", tmp_path / "hub" / "vae")
-    (tmp_path / "hub" / "dit" / "transformer" / f"{NAME}.fp16.bin").write_bytes(b"not needed")
-    (tmp_path / "hub" / "dit" / "README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\n# DiT\n")
-    repositories = {"facebook/DiT-XL-2-256": "dit", "stabilityai/sd-vae-ft-mse": "vae"}
-    asked = []
+def test_a_hub_id_downloads_what_is_needed_and_is_recorded(monkeypatch, pipeline, model, tmp_path):
+    place = tmp_path / "cache" / "facebook"
+    write_folder(model, place, safe_serialization=False)  # as facebook's: .bin
+    shutil.copytree(pipeline / "vae", place / "vae")
+    (place / "transformer" / f"{NAME}.fp16.bin").write_bytes(b"not needed")
+    (place / "README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\n# DiT\n")
+    wanted = []
 
-    def download(repository, allow_patterns):
-        source, copy = tmp_path / "hub" / repositories[repository], tmp_path / "cache" / repository
-        for name in huggingface_hub.utils.filter_repo_objects(
-                [str(p.relative_to(source)) for p in source.rglob("*") if p.is_file()],
-                allow_patterns=allow_patterns):
-            (copy / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(source / name, copy / name)
-            asked.append((repository, name))
-        return str(copy)
+    def download(repository, **patterns):
+        assert repository == "facebook/DiT-XL-2-256"
+        wanted.extend(huggingface_hub.utils.filter_repo_objects(
+            [str(p.relative_to(place)) for p in place.rglob("*") if p.is_file()], **patterns))
+        return str(place)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     monkeypatch.chdir(tmp_path)
-    return asked
-
-
-def test_a_hub_id_downloads_what_is_needed_and_is_recorded(hub, model):
     made = build("facebook/DiT-XL-2-256", "--dtype", "fp32")  # some processors: bf16
     assert torch.equal(outputs(made.model), outputs(model))
-    assert {name for _, name in hub} == {
+    assert set(wanted) == {
         "transformer/config.json", f"transformer/{NAME}.bin", "README.md",
         "scheduler/scheduler_config.json", "vae/config.json", f"vae/{NAME}.safetensors"}
-    assert made.settings["weights_hub_id"] == made.settings["vae_hub_id"] == "facebook/DiT-XL-2-256"
+    assert made.settings["weights"] == "facebook/DiT-XL-2-256"
     assert made.settings["licence"] == "cc-by-nc-4.0"
 
 
-@pytest.mark.parametrize(("spec", "is_id"), [
-    ("facebook/DiT-XL-2-256", True), ("folder/missing", False), ("./facebook", False),
-    ("a/b/c", False), ("facebook", False), ("nowhere/DiT.pt", False), ("/facebook/dit", False)])
-def test_a_path_under_a_folder_that_exists_is_no_hub_id(spec, is_id, tmp_path, monkeypatch):
+def test_a_path_under_a_folder_that_exists_is_no_hub_id(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder").mkdir()
-    assert weights.is_hub_id(spec) == is_id
+    for spec in ("folder/missing", "./facebook", "a/b/c", "facebook", "/facebook/dit"):
+        assert weights.local(spec) == Path(spec)

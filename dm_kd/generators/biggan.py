@@ -7,13 +7,12 @@ Brock et al. 2019 (arXiv 1809.11096); networks and weights of pytorch-pretrained
         --truncation 1 --images-per-class 215 --out syn_dataset/imagenet_biggan
 
 FOLDER holds config.json and pytorch_model.bin of one size (files biggan-deep-256-config.json and
-biggan-deep-256-pytorch_model.bin, renamed). Weights are read here as plain tensors, since the
-package's own loader unpickles whatever the file holds. The statistics that the checkpoints hold for
-51 truncations are interpolated here too: the package swaps the two weights and rounds downwards.
+biggan-deep-256-pytorch_model.bin, renamed). They are read here as plain tensors, since the
+package's own loader unpickles whatever the file holds. Between the 51 truncations whose statistics
+a file holds, the package swaps the weights of the two nearest: take multiples of 0.02.
 """
 
 import argparse
-import math
 from pathlib import Path
 
 import torch
@@ -23,7 +22,6 @@ from dm_kd import run
 from dm_kd.generators import gan, latent
 from dm_kd.tasks import Task
 
-PACKAGE = "pytorch-pretrained-biggan"
 LICENCE = "Apache-2.0 as the package says; converted from DeepMind's TF Hub modules"
 
 
@@ -35,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 class BigGANGenerator:
-    """A BigGAN-deep with its truncation: `sample(labels, seeds) -> uint8 images`."""
+    """A BigGAN-deep with its truncation."""
 
     labels_known, channels = True, 3
 
@@ -57,25 +55,12 @@ def build(args: argparse.Namespace, task: Task, device: torch.device) -> BigGANG
     """The generator of the flags."""
     import pytorch_pretrained_biggan as package
 
-    folder = Path(args.weights)
-    config_file, file = folder / "config.json", folder / "pytorch_model.bin"
-    model = package.BigGAN(package.BigGANConfig.from_dict(run.read_json(config_file)))
+    file = Path(args.weights) / "pytorch_model.bin"
+    config = run.read_json(file.with_name("config.json"))
+    model = package.BigGAN(package.BigGANConfig.from_dict(config))
     model.load_state_dict(run.load_pt(file))
-    set_truncation(model, args.truncation)
     settings = {"name": "biggan", "weights_sha256": run.sha256_file(file), "licence": LICENCE,
-                "config_sha256": run.sha256_file(config_file), "truncation": args.truncation,
-                "package": f"{PACKAGE} {package.__version__}",
+                "truncation": args.truncation,
+                "package": f"pytorch-pretrained-biggan {package.__version__}",
                 **latent.generator_classes(model.config.num_classes, task, args.weights)}
     return BigGANGenerator(model.eval().requires_grad_(False).to(device), settings, device)
-
-
-def set_truncation(model: torch.nn.Module, truncation: float) -> None:
-    """Replace every layer's table of statistics, whose row i holds for the truncation i / 50, by
-    the interpolated ones of this truncation."""
-    for module in model.modules():
-        for name in ("running_means", "running_vars"):
-            table = getattr(module, name, None)
-            if table is not None:
-                place = truncation * (len(table) - 1)
-                low = min(math.floor(place + 1e-9), len(table) - 2)
-                table.copy_(torch.lerp(table[low], table[low + 1], place - low).expand_as(table))

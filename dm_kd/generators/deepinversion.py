@@ -4,20 +4,15 @@ that it remembers (Yin et al. 2020, arXiv 1912.08795).
     python -m dm_kd.synthesize --task digits --generator deepinversion --teacher SPEC \\
         --images-per-class 200 --batch-size 250 --out syn_dataset/digits_deepinversion
 
-A shard is one batch of the optimisation, so --batch-size matters: larger is better (published: 256
-at 32 x 32, 84 to 152 at 224 x 224). The presets are the authors': CIFAR-10's "paper" settings for
-small images; for 224 pixels setting 0 with their README's weights: 2,000 iterations on pixels at
-half the size, then 1,000 at full.
+A shard is one batch of the optimisation; larger is better (published: 256 at 32 x 32, 84 to 152 at
+224 x 224). The presets are the authors': CIFAR-10's "paper" settings for small images; for 224
+pixels setting 0 with their README's weights: 2,000 iterations at half the size, then 1,000 at full.
 
 Differences from their programs: pixels are clipped after each step in both, as in setting 0 (their
 CIFAR program lets them leave the range; what is written is 8-bit). The batch of the lowest loss of
 the last stage is kept; their ImageNet program compares losses of both resolutions, their CIFAR
-program keeps an alias of the tensor that it goes on changing, so the last iterate. Fast-Datafree's
-version subtracts 0.001 x the student's batch-norm term, CMI's does not; nor does this one. The
-adaptive kind, which needs the student, is distill's `--source adi`.
-
-Where a batch has fewer images than there are classes, --seed draws the order of the classes in the
-set, so that a batch has classes from all over, not neighbours.
+program keeps an alias of the tensor that it goes on changing, so the last iterate. The adaptive
+kind, which needs the student, is distill's `--source adi`.
 """
 
 import argparse
@@ -40,23 +35,17 @@ SMALL = {"iterations": 2000, "pixel_rate": 0.05, "bn_weight": 10.0, "tv_l2_weigh
          "l2_weight": 0.0}
 LARGE = {"iterations": 3000, "pixel_rate": 0.25, "bn_weight": 0.01, "tv_l2_weight": 1e-4,
          "l2_weight": 1e-5}
-HELP = {"iterations": (positive_int, "updates of each batch; at 224 pixels two thirds of them at "
-                                     "half the size"),
-        "pixel_rate": (positive_float, "Adam's learning rate of the pixels"),
-        "bn_weight": (nonnegative_float, "weight of the match with the teacher's batch statistics"),
-        "tv_l2_weight": (nonnegative_float, "weight of total variation"),
-        "l2_weight": (nonnegative_float, "weight of the images' norm")}
+KINDS = {"iterations": positive_int, "pixel_rate": positive_float}  # the others are weights
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags; None stands for the preset of the task's size of images."""
     group = parser.add_argument_group("deepinversion")
     group.add_argument("--teacher", required=True, metavar="SPEC",
                        help="a run folder, NAME@FILE, torchvision:NAME, timm:NAME; with batch norm")
-    for name, (kind, text) in HELP.items():
-        group.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar="X", default=None,
-                           help=f"{text} (default: {SMALL[name]:g}, for 224 pixels "
-                                f"{LARGE[name]:g})")
+    for name in SMALL:
+        group.add_argument(f"--{name.replace('_', '-')}", type=KINDS.get(name, nonnegative_float),
+                           metavar="X", help=f"default: {SMALL[name]:g}, for 224 pixels "
+                                             f"{LARGE[name]:g}")
     add_teacher_dtype(group)
 
 

@@ -30,8 +30,6 @@ class Diffusion:
         betas = 1 - kept / before
         variance = betas * (1 - before) / (1 - kept)  # of the posterior, Ho et al. eq. 7
         clipped = np.append(variance[1:2], variance[1:])  # 0 at the last step: its log is unusable
-        if steps == 1:
-            clipped = betas
         tables = {
             "signal": np.sqrt(kept), "noise": np.sqrt(1 - kept),
             "recip": np.sqrt(1 / kept), "recip_noise": np.sqrt(1 / kept - 1),
@@ -44,9 +42,8 @@ class Diffusion:
         self.network_times = torch.from_numpy(self.timesteps).to(device)
 
     def at(self, name: str, i: Tensor | int) -> Tensor:
-        """A coefficient for each of the steps i [B], shaped [B, 1, 1, 1]; or one number's."""
-        value = self.tables[name][i]
-        return value.view(-1, 1, 1, 1) if value.ndim else value
+        """A coefficient for each of the steps i [B], shaped [B, 1, 1, 1]; or for one step."""
+        return self.tables[name][i].view(-1, 1, 1, 1)
 
     def add_noise(self, x0: Tensor, i: Tensor, noise: Tensor) -> Tensor:
         """x_t of step i (Ho et al. eq. 4)."""
@@ -128,14 +125,9 @@ def guided(model: Callable, x: Tensor, t: Tensor, labels: Tensor, null: int, sca
 
 def sample_ddpm(predict: Callable, diffusion: Diffusion, x: Tensor, draw: Callable[[], Tensor],
                 clip: bool = False, steer: Callable[[Tensor, int], Tensor] | None = None) -> Tensor:
-    """Ancestral sampling from x = x_T down to x_0, state in x's own precision.
-
-    Args:
-        predict: (x, network time [B]) -> output [B, C or 2C, H, W].
-        draw: one step's noise; called at each step but the last.
-        clip: clamp the predicted x_0 to [-1, 1]; for pixels only.
-        steer: (x, i) -> x, before each step; see `guidance.steering`.
-    """
+    """Ancestral sampling from x = x_T down to x_0, state in x's own precision. predict: (x, network
+    time [B]) -> output [B, C or 2C, H, W]; draw: one step's noise; clip: clamp the predicted x_0,
+    for pixels only; steer: (x, i) -> x, before each step (`guidance.steering`)."""
     channels = x.shape[1]
     for i in reversed(range(diffusion.steps)):
         x = steer(x, i) if steer else x

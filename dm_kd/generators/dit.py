@@ -22,21 +22,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dm_kd import models
-from dm_kd.generators import guidance, latent, weights
-from dm_kd.generators.diffusion import (
-    TRAIN_STEPS,
-    Diffusion,
-    guided,
-    sample_ddim,
-    sample_ddpm,
-    sample_dpm,
-)
+from dm_kd.generators import diffusion, guidance, latent, weights
 from dm_kd.rivals import terms
 from dm_kd.run import UserError, nonnegative_float, positive_int
 from dm_kd.tasks import Task
 
 SAMPLERS = ("ddpm", "ddim", "dpm++")
-TABLE_TOLERANCE = 1e-3  # of a stored position table; float16 rounds it by 5e-4
 
 
 # --- network --------------------------------------------------------------------------------------
@@ -46,13 +37,15 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 
 class TimestepEmbedder(nn.Module):
+    """Sinusoid of t, cosines first, through two layers."""
+
     def __init__(self, width: int, frequencies: int = 256):
         super().__init__()
         self.frequencies = frequencies
         self.mlp = nn.Sequential(nn.Linear(frequencies, width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, t: Tensor) -> Tensor:
-        # float32 sinusoid, cosines first: the original's rounding
+        # float32, the original's rounding
         angles = t.float()[:, None] * timestep_rates(self.frequencies // 2, t.device)
         sinusoid = torch.cat([angles.cos(), angles.sin()], -1)  # [B, 256]
         return self.mlp(sinusoid.to(self.mlp[0].weight.dtype))
@@ -184,11 +177,14 @@ class DiT(nn.Module):
         condition = self.t_embedder(t) + self.y_embedder(labels)  # [B, width]
         for block in self.blocks:
             x = block(x, condition)
-        x = self.final_layer(x, condition)  # [B, N, p * p * out]
-        b, n, p, side = len(x), x.shape[1], self.patch_size, math.isqrt(x.shape[1])
-        assert side * side == n, n
-        x = x.view(b, side, side, p, p, self.out_channels)
-        return x.permute(0, 5, 1, 3, 2, 4).reshape(b, self.out_channels, side * p, side * p)
+        return unpatchify(self.final_layer(x, condition), self.patch_size)
+
+
+def unpatchify(x: Tensor, patch_size: int) -> Tensor:
+    """Tokens [B, N, p * p * C] -> images [B, C, H, H]."""
+    b, p, side = len(x), patch_size, math.isqrt(x.shape[1])
+    x = x.view(b, side, side, p, p, -1)
+    return x.permute(0, 5, 1, 3, 2, 4).reshape(b, -1, side * p, side * p)
 
 
 def position_embedding(side: int, width: int) -> Tensor:
@@ -212,21 +208,23 @@ class DiTGenerator(latent.LatentGenerator):
                  vae: latent.Vae | None = None, teacher: guidance.TeacherGuidance | None = None):
         super().__init__(model, settings, device, vae)
         self.clip, self.teacher = clip, teacher
-        self.diffusion = Diffusion(settings["steps"], device)
+        self.diffusion = diffusion.Diffusion(settings["steps"], device)
         # without guidance by a class, an image's class is unknown; mixed images have two
         self.labels_known = settings["guidance_scale"] > 0 and "latent_cutmix" not in settings
         self.mixes_classes = teacher is not None  # it looks at the statistics of a batch
 
     def denoise(self, labels: Tensor, seeds: list[int], draw: Callable[[], Tensor]) -> Tensor:
+        settings = self.settings
         predict = functools.partial(
-            guided, self.model, labels=self.network_labels(labels), null=self.model.num_classes,
-            scale=self.settings["guidance_scale"], guided_channels=self.guided_channels())
-        if self.settings["sampler"] == "dpm++":
-            return sample_dpm(predict, self.diffusion.steps, draw())
-        if self.settings["sampler"] == "ddim":
-            return sample_ddim(predict, self.diffusion, draw(), self.clip)
+            diffusion.guided, self.model, labels=self.network_labels(labels),
+            null=self.model.num_classes, scale=settings["guidance_scale"],
+            guided_channels=self.guided_channels())
+        if settings["sampler"] == "dpm++":
+            return diffusion.sample_dpm(predict, settings["steps"], draw())
+        if settings["sampler"] == "ddim":
+            return diffusion.sample_ddim(predict, self.diffusion, draw(), self.clip)
         steer = guidance.steering(self, predict, labels.to(self.device), seeds)
-        return sample_ddpm(predict, self.diffusion, draw(), draw, self.clip, steer)
+        return diffusion.sample_ddpm(predict, self.diffusion, draw(), draw, self.clip, steer)
 
 
 # --- flags and files ------------------------------------------------------------------------------
@@ -247,26 +245,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--guided-channels", choices=("3", "all"), default="3",
         help="channels that guidance acts on; the original DiT guides 3 of 4 latent ones "
              "(default: %(default)s)")
-    add("--teacher-guidance", type=nonnegative_float, default=0.0, metavar="W",
-        help="move x_t at each step by W sqrt(1 - alpha bar) along the gradient of --teacher's "
-             "cross-entropy and batch statistics (DiffDFKD); --sampler ddpm only "
-             "(default: %(default)s)")
-    add("--teacher", default=None, metavar="SPEC",
-        help="the teacher of --teacher-guidance, as in distill")
-    guidance.add_teacher_dtype(group)
-    add("--student", default=None, metavar="SPEC",
-        help="a student of an earlier set, such as its run's folder: --teacher-guidance also moves "
-             "to images on which it differs from the teacher (default: none)")
-    add("--latent-cutmix", action="store_true",
-        help="at every fifth of the sampling put boxes of other images of the batch into x_t "
-             "(DiffDFKD); labels are then unknown; --sampler ddpm only")
+    guidance.add_arguments(group)
 
 
 def build(args: argparse.Namespace, task: Task, device: torch.device) -> DiTGenerator:
     """The generator of the flags."""
-    if not 2 <= args.steps <= TRAIN_STEPS and args.sampler != "dpm++":
-        raise UserError(f"--steps {args.steps} of --sampler {args.sampler} must be 2 to "
-                        f"{TRAIN_STEPS}")
+    if not 2 <= args.steps <= diffusion.TRAIN_STEPS:
+        raise UserError(f"--steps {args.steps} must be 2 to {diffusion.TRAIN_STEPS}")
     if args.teacher_guidance and not args.teacher:
         raise UserError("--teacher-guidance needs --teacher SPEC")
     if (args.teacher_guidance or args.latent_cutmix) and args.sampler != "ddpm":
@@ -278,31 +263,31 @@ def build(args: argparse.Namespace, task: Task, device: torch.device) -> DiTGene
                 "steps": args.steps, "sampler": args.sampler,
                 "guided_channels": args.guided_channels,
                 **latent.generator_classes(model.num_classes, task, args.weights)}
-    settings |= {"weights_hub_id": card["hub_id"]} if "hub_id" in card else {}
-    settings |= {"latent_cutmix": True} if args.latent_cutmix else {}
+    if args.latent_cutmix:
+        settings["latent_cutmix"] = True
     if args.sampler == "dpm++":
         settings["diffusers"] = importlib.metadata.version("diffusers")
-    placed, vae = latent.prepare(args, model, device, card["pipeline"])
+    placed, vae = latent.prepare(args, model, device, card.get("vae"))
+    settings |= placed
     teacher = load_guide(args, task, device, settings) if args.teacher_guidance else None
-    return DiTGenerator(model, settings | placed, device, card["clip"], vae, teacher)
+    return DiTGenerator(model, settings, device, clip=vae is None, vae=vae, teacher=teacher)
 
 
 def load_guide(args: argparse.Namespace, task: Task, device: torch.device, settings: dict
                ) -> guidance.TeacherGuidance:
     """What --teacher-guidance asks for; adds it to the settings."""
-    example = torch.zeros(2, task.channels, task.resolution, task.resolution, device=device)
-    networks, teacher_dtype = [], guidance.teacher_dtype(args, device)
-    for role, spec, needed in (("teacher", args.teacher, {"bn"}), ("student", args.student, set())):
+    networks, dtype = [], guidance.teacher_dtype(args, device)
+    for role, spec in (("teacher", args.teacher), ("student", args.student)):
         if spec:
             network, card = models.load_frozen(spec, task)
-            network.to(device, memory_format=torch.channels_last)
-            terms.require(network, needed, example, spec)
+            networks.append(network.to(device, memory_format=torch.channels_last))
             settings |= {role: card["name"], f"{role}_sha256": card["sha256"]}
-            networks.append(network)
+    example = torch.zeros(2, task.channels, task.resolution, task.resolution, device=device)
+    terms.require(networks[0], {"bn"}, example, args.teacher)
     guide = guidance.TeacherGuidance(networks[0], task, args.teacher_guidance, device,
-                                     *networks[1:], bf16=teacher_dtype == "bf16")
+                                     *networks[1:], bf16=dtype == "bf16")
     settings |= {"teacher_guidance": args.teacher_guidance, "teacher_terms": guide.terms,
-                 "teacher_dtype": teacher_dtype}
+                 "teacher_dtype": dtype}
     return guide
 
 
@@ -313,26 +298,9 @@ def load(spec: str) -> tuple[DiT, dict]:
 
 
 def assemble(config: dict, state: dict[str, Tensor], where: object) -> DiT:
-    """A network in eval mode with these weights in float32 (each is copied in turn: XL/2 needs
-    2.7 GB) and the computed position table, with which one in the file must agree, so that all
-    layouts give the same bits.
-
-    Raises:
-        UserError: a key or shape differs; names the first."""
+    """A network with these weights and the computed position table, with which one in the file must
+    agree, so that all layouts give the same bits."""
     table = position_embedding(config["input_size"] // config["patch_size"], config["width"])[None]
-    given = state.get("pos_embed", table)
-    if given.shape != table.shape or not (given - table).abs().max() < TABLE_TOLERANCE:
-        raise weights.not_a_dit(where, "pos_embed is not DiT's table of sines and cosines")
-    state["pos_embed"] = table
-    with torch.device("meta"):
-        model = DiT(**config)
-    expected = model.state_dict()
-    for key in sorted(expected.keys() | state.keys()):
-        theirs, ours = (list(v.shape) if v is not None else None
-                        for v in (state.get(key), expected.get(key)))
-        if theirs != ours:
-            raise weights.not_a_dit(where, f"{key} is {theirs or 'missing'}, not "
-                                           f"{ours or 'part of it'}")
-        state[key] = state[key].to(torch.float32, copy=True)
-    model.load_state_dict(state, assign=True)
-    return model.eval().requires_grad_(False)
+    if not torch.allclose(state.get("pos_embed", table).float(), table, atol=1e-3):
+        raise UserError(f"{where}: pos_embed is not DiT's table of sines and cosines")
+    return weights.fill(lambda: DiT(**config), {**state, "pos_embed": table}, where)

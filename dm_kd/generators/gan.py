@@ -4,8 +4,7 @@ Networks after Miyato & Koyama 2018 (arXiv 1802.05637: projection discriminator)
 2019, "BigGAN" (arXiv 1809.11096: class-conditional gains, truncation), losses after Goodfellow et
 al. 2014 (arXiv 1406.2661: non-saturating) with the penalty of Mescheder et al. 2018 (arXiv
 1801.04406: R1). BigGAN's spectral norm and hinge loss left the discriminator blind at this size:
-every class became one picture. `train_generator --kind gan` trains it on the task's own images, so
-a study with it is not data-free.
+every class became one picture.
 
     python -m dm_kd.train_generator --kind gan --task digits --out save/generators/digits_gan
     python -m dm_kd.synthesize --task digits --generator gan --weights save/generators/digits_gan \\
@@ -41,8 +40,7 @@ def start_size(resolution: int) -> tuple[int, int]:
 
 
 class ConditionalNorm(nn.Module):
-    """Group norm with a gain and a bias per class. Not BigGAN's batch norm: an image must not
-    depend on its batch, and the averaged weights need no statistics of their own."""
+    """Group norm (an image must not depend on its batch) with a gain and a bias per class."""
 
     def __init__(self, width: int, num_classes: int):
         super().__init__()
@@ -117,8 +115,7 @@ class Discriminator(nn.Module):
 
 
 def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
-    """Cross-entropy of the discriminator's outputs [B] each, as logits of "real" (Goodfellow et
-    al., eq. 1)."""
+    """Cross-entropy of the discriminator's logits of "real" (Goodfellow et al., eq. 1)."""
     return F.softplus(-real).mean() + F.softplus(fake).mean()
 
 
@@ -137,8 +134,7 @@ def r1_penalty(verdicts: Tensor, images: Tensor) -> Tensor:
 # --- sampling -------------------------------------------------------------------------------------
 
 def truncated_normal(seed: int, count: int) -> Tensor:
-    """Unit normal numbers cut at +-CUT, float32 [count], by the inverse of the distribution: a
-    fixed number of draws from the seed's generator."""
+    """Unit normal numbers cut at +-CUT, float32 [count], by the inverse of the distribution."""
     low = 0.5 * (1 + math.erf(-CUT / math.sqrt(2)))
     uniform = torch.rand(count, generator=torch.Generator().manual_seed(seed),
                          dtype=torch.float64)
@@ -146,7 +142,7 @@ def truncated_normal(seed: int, count: int) -> Tensor:
 
 
 class GanGenerator:
-    """A trained generator with its truncation: `sample(labels, seeds) -> uint8 images`."""
+    """A trained generator with its truncation."""
 
     labels_known = True
 
@@ -164,14 +160,6 @@ class GanGenerator:
 
 # --- flags and files ------------------------------------------------------------------------------
 
-def truncation(text: str) -> float:
-    """A number in (0, 1]."""
-    value = float(text)
-    if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"must be above 0 and at most 1, got {text}")
-    return value
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("gan")
     group.add_argument("--weights", required=True, metavar="FOLDER",
@@ -180,7 +168,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_truncation(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--truncation", type=truncation, default=1.0, metavar="X",
+    group.add_argument("--truncation", type=run.probability, default=1.0, metavar="X",
                        help="size of the latent noise, 0 to 1: less is more alike and more "
                             "typical, 1 the most varied (default: %(default)s)")
 

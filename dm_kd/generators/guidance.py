@@ -9,8 +9,7 @@ times 1, whose size depends on the loss's; here it has unit length for each imag
 sqrt(1 - alpha bar_t), so that the weight means the same at every step and for every teacher. Its
 batches are of one class and it trains a student between them; here a shard is of many classes, the
 student stays as it is, and after a cutmix the cross-entropy takes each class by its share of the
-area. It leaves out the last of its T steps. An image depends on its shard, by the batch statistics;
-on GPUs a second run can differ in the last bits of the gradients.
+area. It leaves out the last of its T steps. An image depends on its shard, by the batch statistics.
 """
 
 import argparse
@@ -23,11 +22,29 @@ from torch import Tensor, nn
 
 from dm_kd import augment, image_set
 from dm_kd.rivals import terms
-from dm_kd.run import multiplies_bf16
+from dm_kd.run import multiplies_bf16, nonnegative_float
 from dm_kd.tasks import Task
 
 WEIGHTS, ADVERSARY = {"ce_target": 1.0, "bn": 0.1}, {"adv_dad": 1.0}  # the public program's
 MIXES = 5  # parts of the sampling with a latent cutmix between them
+
+
+def add_arguments(group: argparse._ArgumentGroup) -> None:
+    """The flags of a guided DiT."""
+    add = group.add_argument
+    add("--teacher-guidance", type=nonnegative_float, default=0.0, metavar="W",
+        help="move x_t at each step by W sqrt(1 - alpha bar) along the gradient of --teacher's "
+             "cross-entropy and batch statistics (DiffDFKD); --sampler ddpm only "
+             "(default: %(default)s)")
+    add("--teacher", default=None, metavar="SPEC",
+        help="the teacher of --teacher-guidance, as in distill")
+    add_teacher_dtype(group)
+    add("--student", default=None, metavar="SPEC",
+        help="a student of an earlier set, such as its run's folder: --teacher-guidance also moves "
+             "to images on which it differs from the teacher (default: none)")
+    add("--latent-cutmix", action="store_true",
+        help="at every fifth of the sampling put boxes of other images of the batch into x_t "
+             "(DiffDFKD); labels are then unknown; --sampler ddpm only")
 
 
 def add_teacher_dtype(group: argparse._ArgumentGroup) -> None:
@@ -61,7 +78,7 @@ class TeacherGuidance:
         if images.shape[2] != self.side:
             images = F.interpolate(images, (self.side, self.side), mode="bicubic", antialias=True)
         x = (images - self.mean) / self.std
-        of_teacher = {name: self.terms[name] for name in WEIGHTS if name in self.terms}
+        of_teacher = {name: self.terms[name] for name in WEIGHTS}
         parts, _ = terms.weighted(of_teacher, self.teacher, x, targets=labels, bf16=self.bf16)
         if self.student is not None:
             # the teacher's logits are constants, as in the public program
@@ -97,12 +114,8 @@ def latent_cutmix(x: Tensor, done: int, steps: int, seeds: list[int]
 
 def steering(generator, predict: Callable, labels: Tensor, seeds: list[int]) -> Callable:
     """(x_t, i) -> x_t moved by the teacher of a DiTGenerator, then mixed if its settings say so; to
-    be called once before each step, the noisiest (the largest i) first.
-
-    Args:
-        predict: (x, network time [B]) -> the network's guided output.
-        labels: int64 [B], the task's, which the teacher knows.
-    """
+    be called once before each step. predict: (x, network time [B]) -> the network's output; labels:
+    int64 [B], the task's, which the teacher knows."""
     teacher, process = generator.teacher, generator.diffusion
     mixing = "latent_cutmix" in generator.settings
     shares = F.one_hot(labels, teacher.num_classes).float() if mixing and teacher else labels

@@ -6,7 +6,7 @@ z_r = z_t - (t - r) u(z_t, t - r, ...). It is not DiT's backbone: all conditions
 of the image's, with rotary positions, RMS norms, gated MLPs and no modulation.
 
     python -m dm_kd.synthesize --task imagenet --generator imf --weights MiT_XL_2.pth --steps 1 \\
-        --network-guidance 8 --network-guidance-interval 0.4-0.65 --out syn_dataset/NAME
+        --network-guidance 8 --network-guidance-interval 0.4 0.65 --out syn_dataset/NAME
 
 The guidance is an input of the network, trained in, with the interval of times in which it acts. It
 is not DM-KD's s (no second forward, no extrapolation): compare the two at equal recall or teacher
@@ -16,12 +16,11 @@ The layout read is that of the official `torch` branch (github.com/Lyy-iiis/imea
 `net.`..., linear layers under `_flax_linear`, the embedding under `_flax_embedding`. It was taken
 from the branch's public source, not from a weights file: the shapes of all four published sizes
 agree with the paper's parameter counts, images have not been compared. Latents are taken to be
-sd-vae-ft-mse's times 0.18215, as DiT's. Every other layout (the JAX checkpoints too) is refused.
+sd-vae-ft-mse's times 0.18215, as DiT's.
 """
 
 import argparse
 import functools
-import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,7 +30,7 @@ from torch import Tensor, nn
 
 from dm_kd import run
 from dm_kd.generators import dit, latent, weights
-from dm_kd.run import UserError, positive_int
+from dm_kd.run import positive_float, positive_int, probability
 from dm_kd.tasks import Task
 
 HEAD_WIDTH, HEAD_DEPTH = 64, 8  # of all published sizes: channels per head, blocks of the u head
@@ -79,8 +78,9 @@ def rotate(x: Tensor, turns: tuple[Tensor, Tensor]) -> Tensor:
 class Mlp(nn.Module):
     """SwiGLU."""
 
-    def __init__(self, width: int, hidden: int):
+    def __init__(self, width: int):
         super().__init__()
+        hidden = int(width * 8 / 3)
         self.w1, self.w3 = (nn.Linear(width, hidden, bias=False) for _ in range(2))
         self.w2 = nn.Linear(hidden, width, bias=False)
 
@@ -89,10 +89,10 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    def __init__(self, width: int, hidden: int):
+    def __init__(self, width: int):
         super().__init__()
         self.norm1, self.norm2 = (nn.RMSNorm(width, eps=1e-6) for _ in range(2))
-        self.attn, self.mlp = Attention(width), Mlp(width, hidden)
+        self.attn, self.mlp = Attention(width), Mlp(width)
         self.attn_scale, self.mlp_scale = (nn.Parameter(torch.zeros(width)) for _ in range(2))
 
     def forward(self, x: Tensor, turns: tuple[Tensor, Tensor]) -> Tensor:
@@ -112,12 +112,9 @@ class FinalLayer(nn.Module):
 class IMF(nn.Module):
     """The network without its training-only second head. XL/2 has width 1024, depth 48."""
 
-    def __init__(self, input_size: int, patch_size: int, channels: int, width: int, hidden: int,
-                 depth: int, num_classes: int):
+    def __init__(self, patch_size: int, channels: int, width: int, depth: int, num_classes: int):
         super().__init__()
-        self.config = {"input_size": input_size, "patch_size": patch_size, "channels": channels,
-                       "width": width, "hidden": hidden, "depth": depth,
-                       "num_classes": num_classes}
+        self.config = {"input_size": 32, "width": width}  # the files hold no picture size
         self.channels, self.patch_size, self.num_classes = channels, patch_size, num_classes
         self.x_embedder = dit.PatchEmbedder(patch_size, channels, width)
         self.h_embedder, self.omega_embedder, self.cfg_t_start_embedder, self.cfg_t_end_embedder = (
@@ -125,8 +122,8 @@ class IMF(nn.Module):
         self.y_embedder = dit.LabelEmbedder(num_classes, width)
         for name, count in TOKENS.items():
             setattr(self, f"{name}_tokens", nn.Parameter(torch.zeros(count, width)))
-        self.shared_blocks = nn.ModuleList(Block(width, hidden) for _ in range(depth - HEAD_DEPTH))
-        self.u_heads = nn.ModuleList(Block(width, hidden) for _ in range(HEAD_DEPTH))
+        self.shared_blocks = nn.ModuleList(Block(width) for _ in range(depth - HEAD_DEPTH))
+        self.u_heads = nn.ModuleList(Block(width) for _ in range(HEAD_DEPTH))
         self.u_final_layer = FinalLayer(width, patch_size ** 2 * channels)
 
     @property
@@ -148,9 +145,7 @@ class IMF(nn.Module):
         for block in self.blocks:
             x = block(x, turns)
         x = self.u_final_layer(x[:, sum(TOKENS.values()):])
-        b, p, side = len(x), self.patch_size, math.isqrt(x.shape[1])
-        x = x.view(b, side, side, p, p, self.channels)
-        return x.permute(0, 5, 1, 3, 2, 4).reshape(b, self.channels, side * p, side * p)
+        return dit.unpatchify(x, self.patch_size)
 
 
 # --- sampling -------------------------------------------------------------------------------------
@@ -180,26 +175,18 @@ class IMFGenerator(latent.LatentGenerator):
 
 # --- flags and files ------------------------------------------------------------------------------
 
-def omega(text: str) -> float:
-    """A number of 1 or more."""
-    value = float(text)
-    if not 1 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"must be a number of 1 or more, got {text}")
-    return value
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("imf")
     latent.add_arguments(group, "FILE.pth", "a checkpoint of the official PyTorch branch")
     add = group.add_argument
     add("--steps", type=positive_int, default=1, metavar="T",
         help="network evaluations; the paper takes 1 or 2 (default: %(default)s)")
-    add("--network-guidance", type=omega, default=8.0, metavar="OMEGA",
+    add("--network-guidance", type=positive_float, default=8.0, metavar="OMEGA",
         help="the network's guidance input, 1 (none) to 8; not DM-KD's s (default: %(default)s, "
              "its authors' for B/2)")
-    add("--network-guidance-interval", type=latent.interval, default=(0.4, 0.65), metavar="A-B",
-        help="the network's input for the times at which its guidance acts, 0 the image, 1 the "
-             "noise (default: 0.4-0.65)")
+    add("--network-guidance-interval", type=probability, nargs=2, default=(0.4, 0.65),
+        metavar=("A", "B"), help="the network's input for the times at which its guidance acts, "
+                                 "0 the image, 1 the noise (default: 0.4 0.65)")
 
 
 def build(args: argparse.Namespace, task: Task, device: torch.device) -> IMFGenerator:
@@ -214,30 +201,17 @@ def build(args: argparse.Namespace, task: Task, device: torch.device) -> IMFGene
 
 
 def load(path: str) -> IMF:
-    """Network in eval mode, float32, on the CPU. The files hold no picture size: published ones
-    are 32."""
+    """Network in eval mode, float32, on the CPU."""
     state = from_official(weights.read_state(Path(path)))
-    try:
-        width, channels, patch_size, _ = state["x_embedder.proj.weight"].shape
-        depth = len({key.split(".")[1] for key in state if key.startswith("shared_blocks.")})
-        with torch.device("meta"):
-            model = IMF(32, patch_size, channels, width, len(state["u_heads.0.mlp.w1.weight"]),
-                        depth + HEAD_DEPTH, len(state["y_embedder.embedding_table.weight"]) - 1)
-        model.load_state_dict(state, assign=True)
-    except (KeyError, RuntimeError) as error:
-        raise UserError(f"{path}: the weights are not those of iMF's PyTorch branch: "
-                        f"{' '.join(str(error).split())[:300]}",
-                        "a file such as MiT_XL_2.pth of github.com/Lyy-iiis/imeanflow, branch torch"
-                        ) from error
-    return model.eval().requires_grad_(False)
+    width, channels, patch_size, _ = state["x_embedder.proj.weight"].shape
+    depth = len({key.split(".")[1] for key in state if key.startswith("shared_blocks.")})
+    classes = len(state["y_embedder.embedding_table.weight"]) - 1
+    return weights.fill(lambda: IMF(patch_size, channels, width, depth + HEAD_DEPTH, classes),
+                        state, path)
 
 
 def from_official(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The official keys as ours, in float32: without the wrappers' names and the second head."""
-    renamed = {}
-    for key, value in state.items():
-        key = key.removeprefix("net.")
-        if not key.startswith(TRAINING_ONLY):
-            key = key.replace("._flax_linear.", ".").replace("._flax_embedding.", ".")
-            renamed[key] = value.to(torch.float32, copy=True)
-    return renamed
+    """The official keys as ours: without the wrappers' names and the second head."""
+    state = {key.removeprefix("net."): value for key, value in state.items()}
+    return {key.replace("._flax_linear.", ".").replace("._flax_embedding.", "."): value
+            for key, value in state.items() if not key.startswith(TRAINING_ONLY)}

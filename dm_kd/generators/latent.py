@@ -1,5 +1,5 @@
 """What DiT, SiT and iMF share: noise from each image's own seed, decoding, rounding to uint8, and
-the flags --weights, --vae, --dtype and --compile. Their modules hold network and sampler.
+the flags --weights, --vae and --dtype. Their modules hold network and sampler.
 """
 
 import argparse
@@ -22,12 +22,8 @@ BF16_WIDTH = 128  # from here on bf16 products pay on a CPU that has them
 
 
 class LatentGenerator:
-    """A trained network with its sampler, which a subclass implements as `denoise`.
-
-    Args:
-        settings: all that makes the bytes, for the manifest; the sampler reads its own there.
-        vae: decoder of the network's latents; None if it makes pixels.
-    """
+    """A trained network with its sampler, which a subclass implements as `denoise`. settings: all
+    that makes the bytes, for the manifest; vae: decoder of latents, None for pixels."""
 
     labels_known = True
 
@@ -38,13 +34,9 @@ class LatentGenerator:
         self.channels = vae.channels if vae else model.channels
 
     def sample(self, labels: Tensor, seeds: list[int]) -> Tensor:
-        """uint8 [B, channels, resolution, resolution] on the CPU.
-
-        Args:
-            labels: int64 [B], the task's classes.
-            seeds: a 64-bit number per image, which all its noise depends on (the start and every
-                step), so that it does not depend on its batch.
-        """
+        """uint8 [B, channels, resolution, resolution] on the CPU. labels: int64 [B], the task's
+        classes; seeds: a 64-bit number per image, which all its noise depends on, so that it does
+        not depend on its batch."""
         size = self.model.config["input_size"]
         draw = noise_source(seeds, (self.model.channels, size, size), self.device)
         with torch.no_grad():
@@ -67,10 +59,7 @@ class LatentGenerator:
 
 
 def to_images(x: Tensor) -> Tensor:
-    """Pixels in [-1, 1] -> uint8 on the CPU.
-
-    Raises:
-        UserError: NaN or infinite values."""
+    """Pixels in [-1, 1] -> uint8 on the CPU; a UserError if some are NaN or infinite."""
     if not torch.isfinite(x).all():
         raise UserError("the generator made NaN or infinite values", "--dtype fp32")
     return to_uint8(x).cpu()
@@ -78,29 +67,23 @@ def to_images(x: Tensor) -> Tensor:
 
 # --- classes --------------------------------------------------------------------------------------
 
-def check_classes(card: dict, task: Task, where: object) -> None:
-    """Raise UserError if the card names another task, or other classes (every folder is the task
-    "folder")."""
-    ours, theirs = list(task.class_names), card.get("class_names")
-    if card.get("task") not in (None, task.name) or theirs not in (None, ours):
-        other = [name for name in theirs or [] if name not in ours][:3]
-        raise UserError(f"{where}: the generator was trained on {card['task']}, not on "
-                        f"{task.name} with these classes {other or ''}")
-
-
 def generator_classes(num_classes: int, task: Task, where: str) -> dict:
     """The setting "generator_classes", the generator's class for each of the task's, where the task
-    has some of ImageNet's classes; {} where both have the same.
-
-    Raises:
-        UserError: the generator has another number of classes."""
+    has some of ImageNet's classes; {} where both have the same."""
     if num_classes == task.num_classes:
         return {}
     if num_classes == 1000 and task.imagenet_classes:
         return {"generator_classes": list(task.imagenet_classes)}
     raise UserError(f"{where}: the generator has {num_classes} classes, {task.name} has "
-                    f"{task.num_classes}", "--task with the generator's classes; distill takes its "
-                    "images for another task, labels unknown")
+                    f"{task.num_classes}")
+
+
+def check_classes(card: dict, task: Task, where: object) -> None:
+    """Raise UserError if the card of train_generator names other classes."""
+    names = list(task.class_names)
+    if card.get("task", task.name) != task.name or card.get("class_names", names) != names:
+        raise UserError(f"{where}: the generator was trained on {card['task']}, or on other "
+                        f"classes than those of {task.name}")
 
 
 def as_generator_classes(labels: Tensor, settings: dict) -> Tensor:
@@ -117,27 +100,12 @@ def add_arguments(group: argparse._ArgumentGroup, metavar: str, weights_help: st
                             f"the one beside the weights, else {DEFAULT_VAE})")
     group.add_argument("--dtype", choices=("bf16", "fp32"), default=None,
                        help="of the network; the sampler's state and the VAE stay fp32 (default: "
-                            "bf16 on GPUs that have it, and from width "
-                            f"{BF16_WIDTH} on on CPUs that do; else fp32)")
-    group.add_argument("--compile", choices=("auto", "on", "off"), default="auto",
-                       help="torch.compile the network's blocks (default: auto = on GPUs)")
-
-
-def interval(text: str) -> tuple[float, float]:
-    """'0.2-0.8' -> (0.2, 0.8)."""
-    low, _, high = text.partition("-")
-    try:
-        times = float(low), float(high)
-    except ValueError:
-        times = 1.0, 0.0
-    if not 0 <= times[0] < times[1] <= 1:
-        raise argparse.ArgumentTypeError(f"must be LOW-HIGH with 0 <= LOW < HIGH <= 1, got {text}")
-    return times
+                            f"bf16 on GPUs, and from width {BF16_WIDTH} on on CPUs, that have it)")
 
 
 def fastest_dtype(width: int, device: torch.device) -> str:
     """"bf16" on GPUs, and where it pays on CPUs: 1.24 times as fast as "fp32" at width 128, 1.8 at
-    256, measured on an AMD EPYC with avx512_bf16; slower without such instructions."""
+    256 (an AMD EPYC with avx512_bf16)."""
     pays = (device.type == "cuda" or width >= BF16_WIDTH) and multiplies_bf16(device)
     return "bf16" if pays else "fp32"
 
@@ -155,68 +123,50 @@ def compile_blocks(model: nn.Module) -> None:
         block.compile(dynamic=False)
 
 
-def prepare(args: argparse.Namespace, model: nn.Module, device: torch.device, pipeline: bool = False
-            ) -> tuple[dict, "Vae | None"]:
-    """Put the network on the device as --dtype and --compile say, and load its decoder. Returns
-    the settings that say so, and the decoder (None for pixels). pipeline: args.weights has a VAE.
-    """
+def prepare(args: argparse.Namespace, model: nn.Module, device: torch.device,
+            own_vae: Path | None = None) -> tuple[dict, "Vae | None"]:
+    """Put the network on the device in --dtype, compiled on GPUs, and load its decoder (None for
+    pixels; own_vae: the folder that came with the weights). Returns the settings that say so, and
+    the decoder."""
     vae = None
+    settings = {} if Path(args.weights).exists() else {"weights": args.weights}  # a hub id
+    settings["dtype"] = args.dtype or fastest_dtype(model.config["width"], device)
     if model.channels == LATENT_CHANNELS:
-        own = pipeline and not args.vae
-        vae = load_vae(args.weights if own else args.vae or DEFAULT_VAE, "vae/" if own else "")
-        vae.model.to(device)
-        if device.type == "cuda":
-            vae.model.to(memory_format=torch.channels_last)
-    settings = {"dtype": args.dtype or fastest_dtype(model.config["width"], device)}
+        folder = own_vae if own_vae and not args.vae else weights.local(args.vae or DEFAULT_VAE)
+        vae = Vae(folder, device)
+        settings |= vae.settings
     if settings["dtype"] == "bf16":
         lower_precision(model)
     model.to(device)
-    if args.compile == "on" or args.compile == "auto" and device.type == "cuda":
+    if device.type == "cuda":
         compile_blocks(model)
         settings["compiled"] = True
-    return settings | (vae.settings if vae else {}), vae
+    return settings, vae
 
-
-# --- the decoder ----------------------------------------------------------------------------------
 
 class Vae:
-    """Decoder of Stable Diffusion's latents, diffusers' AutoencoderKL."""
+    """Decoder of Stable Diffusion's latents, diffusers' AutoencoderKL in float32."""
 
-    def __init__(self, model: nn.Module, settings: dict):
-        self.model, self.settings = model, settings
-        self.channels = model.config.out_channels
-        self.factor = 2 ** (len(model.config.block_out_channels) - 1)  # pixels per latent cell
+    def __init__(self, folder: Path, device: torch.device):
+        import diffusers
+
+        self.model, loaded = diffusers.AutoencoderKL.from_pretrained(
+            folder, torch_dtype=torch.float32, low_cpu_mem_usage=False, output_loading_info=True)
+        unfit = [*loaded["missing_keys"], *loaded["unexpected_keys"]]  # diffusers only warns
+        if unfit:
+            raise UserError(f"{folder}: config.json does not fit the weights, first key: "
+                            f"{unfit[0]}")
+        self.model.eval().requires_grad_(False).to(device)
+        if device.type == "cuda":
+            self.model.to(memory_format=torch.channels_last)
+        config = self.model.config
+        self.channels = config.out_channels
+        self.factor = 2 ** (len(config.block_out_channels) - 1)  # pixels per latent cell
+        self.settings = {"vae_sha256": run.sha256_file(weights.weight_file(folder)),
+                         "vae_scaling_factor": config.scaling_factor,
+                         "diffusers": diffusers.__version__}
 
     def decode(self, latents: Tensor) -> Tensor:
         """float32 [B, 4, h, w] -> [B, 3, 8 h, 8 w], about -1 to 1."""
         latents = latents / self.settings["vae_scaling_factor"]
         return torch.cat([self.model.decode(part).sample for part in latents.split(VAE_CHUNK)])
-
-
-def load_vae(spec: str, part: str = "") -> Vae:
-    """The autoencoder of a folder or hub id, or of its `part` "vae/", in float32 on the CPU.
-
-    Raises:
-        UserError: another kind of model, or bad files."""
-    import diffusers
-
-    hub = weights.is_hub_id(spec)
-    folder = (weights.fetch(spec, part) if hub else Path(spec)) / part
-    config = run.read_json(folder / "config.json")
-    if config.get("_class_name") != "AutoencoderKL" or (
-            config.get("latent_channels", LATENT_CHANNELS) != LATENT_CHANNELS):
-        raise UserError(f"{folder}: {config.get('_class_name')} with "
-                        f"{config.get('latent_channels')} latent channels is not an AutoencoderKL "
-                        "with 4", f"--vae {DEFAULT_VAE}")
-    paths = weights.weight_files(folder)
-    for path in paths:
-        weights.read_tensors(path)  # damaged and hostile files fail before diffusers reads them
-    model, loaded = diffusers.AutoencoderKL.from_pretrained(
-        folder, torch_dtype=torch.float32, low_cpu_mem_usage=False, output_loading_info=True)
-    unfit = [*loaded["missing_keys"], *loaded["unexpected_keys"]]  # diffusers only warns
-    if unfit:
-        raise UserError(f"{folder}: config.json does not fit the weights, first key: {unfit[0]}")
-    settings = {"vae_sha256": weights.digest(paths), "diffusers": diffusers.__version__,
-                "vae_scaling_factor": model.config.scaling_factor}
-    model.requires_grad_(False)
-    return Vae(model.eval(), settings | ({"vae_hub_id": spec} if hub else {}))

@@ -1,9 +1,5 @@
-"""Noise: independent Gaussian pixels with the task's mean and deviation, clipped to 0..255.
-
-The lower line of every study: what a student learns from images that carry nothing.
-
-    python -m dm_kd.synthesize --task digits --generator noise --images-per-class 200 \\
-        --out syn_dataset/digits_noise
+"""Noise: independent Gaussian pixels with the task's mean and deviation, clipped to 0..255; what a
+student learns from images that carry nothing.
 """
 
 import argparse

@@ -3,7 +3,7 @@
 Asano & Saeed 2022, "The augmented image prior" (arXiv 2112.00725): the paper's patches - a square
 half as wide as the picture, of that a crop of 1/500 to all of its area, resized to sqrt(2) times
 the size, turned and sheared by up to 30 degrees, the centre cut out, colours jittered in half of
-them. They are stored as PNG, not JPEG. The default pictures come with scikit-learn.
+them. They are stored as PNG, not JPEG. The default picture comes with scikit-learn.
 
     python -m dm_kd.synthesize --task cifar100 --generator one_image --picture FILE \\
         --images-per-class 500 --out syn_dataset/cifar100_one_image
@@ -16,15 +16,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from dm_kd import run
-from dm_kd.run import UserError
 from dm_kd.tasks import Task
 
-BUNDLED = ("china.jpg", "flower.jpg")  # scikit-learn's
-BUNDLED_LICENCE = "CC BY 2.0, as shipped by scikit-learn (its datasets/images/README.txt)"
+LICENCE = "CC BY 2.0, as shipped by scikit-learn (its datasets/images/README.txt)"  # of china.jpg
 SMALLEST_AREA, ASPECT = 1 / 500, (3 / 4, 4 / 3)  # of the inner crop
 DEGREES = 30.0  # of turning and of shearing
 JITTER, HUE, JITTER_SHARE = 0.4, 0.1, 0.5  # brightness, contrast and saturation; hue; of images
@@ -33,13 +31,12 @@ LARGE_SIDE = 256  # pixels of a patch for tasks of large images, as the paper's
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("one_image")
-    group.add_argument("--picture", default=BUNDLED[0], metavar="FILE",
-                       help=f"any picture; {' and '.join(BUNDLED)} are scikit-learn's own where no "
-                            "such file is here (default: %(default)s)")
+    group.add_argument("--picture", type=Path, default=None, metavar="FILE",
+                       help="any picture (default: scikit-learn's china.jpg)")
 
 
 class OneImageGenerator:
-    """Patches of `picture` (RGB or grey PIL image): `sample(labels, seeds) -> uint8 images`."""
+    """Patches of `picture`, an RGB or grey PIL image."""
 
     labels_known = False
 
@@ -101,20 +98,11 @@ def inner_size(outer: int, uniform) -> tuple[int, int]:
 
 def build(args: argparse.Namespace, task: Task, device: torch.device) -> OneImageGenerator:
     """The generator of the flags."""
-    path = Path(args.picture)
-    bundled = not path.exists() and args.picture in BUNDLED
-    if bundled:
-        import sklearn.datasets
+    import sklearn.datasets
 
-        path = Path(sklearn.datasets.__file__).parent / "images" / args.picture
-    try:
-        picture = Image.open(path).convert("L" if task.channels == 1 else "RGB")
-    except UnidentifiedImageError as error:
-        raise UserError(f"--picture {path} is not an image") from error
-    if min(picture.size) < 16:
-        raise UserError(f"--picture {path} has fewer than 16 pixels per side",
-                        "the larger and the more varied the picture, the better")
+    path = args.picture or Path(sklearn.datasets.__file__).parent / "images" / "china.jpg"
+    picture = Image.open(path).convert("L" if task.channels == 1 else "RGB")
     settings = {"name": "one_image", "picture_sha256": run.sha256_file(path),
-                "licence": BUNDLED_LICENCE if bundled else "that of the picture",
+                "licence": "that of the picture" if args.picture else LICENCE,
                 **{name: importlib.metadata.version(name) for name in ("pillow", "torchvision")}}
     return OneImageGenerator(picture, LARGE_SIDE if task.large else task.resolution, settings)

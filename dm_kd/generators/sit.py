@@ -1,4 +1,4 @@
-"""SiT and REPA's SiT: DiT's network trained to predict a velocity, and its ODE and SDE samplers.
+"""SiT and REPA's SiT: DiT's network trained to predict a velocity, and its SDE sampler.
 
 Ma et al. 2024, "SiT" (arXiv 2401.08740), linear path; Yu et al. 2024, "REPA" (arXiv 2410.06940).
 Here x_t = (1 - t) x_0 + t eps: t = 0 is the image, t = 1 the noise, and the velocity is
@@ -10,9 +10,8 @@ A checkpoint of SiT has the keys and shapes of DiT's, so it must be asked for by
     python -m dm_kd.synthesize --task imagenet --generator sit --weights SiT-XL-2-256.pt \\
         --guidance-scale 2 --steps 100 --images-per-class 200 --out syn_dataset/NAME
 
-Which of the two a file is shows in its keys: REPA's holds `projectors.` (used in training only,
-left out here), the published SiT has twice as many output channels as input ones. Where neither
-holds, --velocity must say it.
+Which of the two a file is shows in its shapes: the published SiT has twice as many output channels
+as input ones, REPA's has as many (and `projectors.`, for training only, left out here).
 """
 
 import argparse
@@ -25,34 +24,17 @@ from torch import Tensor
 
 from dm_kd import run
 from dm_kd.generators import diffusion, dit, latent, weights
-from dm_kd.run import UserError, nonnegative_float, positive_int
+from dm_kd.run import nonnegative_float, positive_int, probability
 from dm_kd.tasks import Task
 
 LAST_STEP = 0.04  # time of the SDE's last step, taken without noise (both papers)
-VELOCITIES = ("sit", "repa")
+GUIDED_CHANNELS = {"sit": "3", "repa": "all"}  # as their authors
 LICENCES = {"sit": "MIT (willisma/SiT)", "repa": "MIT (sihyun-yu/REPA)"}
-SAMPLERS = ("sde", "ode", "heun")
-
-
-def ode_times(steps: int) -> list[float]:
-    """steps + 1 times from 1 (noise) to 0 (image), evenly spread."""
-    return [1 - i / steps for i in range(steps + 1)]
 
 
 def sde_times(steps: int) -> list[float]:
     """steps - 1 even steps from 1 to LAST_STEP, and one from there to 0."""
     return [1 - (1 - LAST_STEP) * i / max(steps - 1, 1) for i in range(steps)] + [0.0]
-
-
-def sample_ode(velocity: Callable, x: Tensor, times: list[float], heun: bool = False) -> Tensor:
-    """Integrate dx/dt = v(x, t) along falling times by Euler's steps, or Heun's second-order ones;
-    the step to t = 0 is Euler's in both, as in REPA: networks never saw t = 0 in training."""
-    for now, after in itertools.pairwise(times):
-        v = velocity(x, now)
-        if heun and after > 0:
-            v = (v + velocity(x + (after - now) * v, after)) / 2
-        x = x + (after - now) * v
-    return x
 
 
 def score(v: Tensor, x: Tensor, t: float) -> Tensor:
@@ -101,10 +83,7 @@ class SiTGenerator(latent.LatentGenerator):
             self.model, settings["velocity"], self.network_labels(labels), self.model.num_classes,
             settings["guidance_scale"], self.guided_channels(),
             tuple(settings["guidance_interval"]))
-        x, steps = draw(), settings["steps"]
-        if settings["sampler"] == "sde":
-            return sample_sde(velocity, x, sde_times(steps), draw)
-        return sample_ode(velocity, x, ode_times(steps), heun=settings["sampler"] == "heun")
+        return sample_sde(velocity, draw(), sde_times(settings["steps"]), draw)
 
 
 # --- flags and files ------------------------------------------------------------------------------
@@ -113,31 +92,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("sit")
     latent.add_arguments(group, "FILE.pt", "a checkpoint of SiT or of REPA's SiT")
     add = group.add_argument
-    add("--velocity", choices=VELOCITIES, default=None,
-        help="which way round the network runs (default: seen in the file's keys)")
     add("--guidance-scale", type=nonnegative_float, default=2.0, metavar="S",
         help="classifier-free guidance of the velocity; 1 = one conditional forward, 0 = "
              "unconditional (default: %(default)s)")
-    add("--guidance-interval", type=latent.interval, default=(0.0, 1.0), metavar="A-B",
-        help="times at which guidance acts, 0 the image, 1 the noise; REPA's best is 0-0.7 "
-             "(default: 0-1)")
+    add("--guidance-interval", type=probability, nargs=2, default=(0.0, 1.0), metavar=("A", "B"),
+        help="times at which guidance acts, 0 the image, 1 the noise; REPA's best is 0 0.7 "
+             "(default: 0 1)")
     add("--steps", type=positive_int, default=100, metavar="T",
         help="sampling steps; the papers take 250 (default: %(default)s)")
-    add("--sampler", choices=SAMPLERS, default="sde",
-        help="Euler-Maruyama, or the ODE by Euler's or Heun's steps (these take two forwards each) "
-             "(default: %(default)s)")
-    add("--guided-channels", choices=("3", "all"), default=None,
-        help="channels that guidance acts on (default: as their authors, 3 for SiT, all for REPA)")
 
 
 def build(args: argparse.Namespace, task: Task, device: torch.device) -> SiTGenerator:
     """The generator of the flags."""
-    model, card = load(args.weights, args.velocity)
+    model, card = load(args.weights)
     settings = {"name": "sit", "weights_sha256": card["sha256"], "licence": card["licence"],
                 "velocity": card["velocity"], "guidance_scale": args.guidance_scale,
                 "guidance_interval": list(args.guidance_interval), "steps": args.steps,
-                "sampler": args.sampler, "guided_channels": args.guided_channels or (
-                    "3" if card["velocity"] == "sit" else "all"),
+                "guided_channels": GUIDED_CHANNELS[card["velocity"]],
                 **latent.generator_classes(model.num_classes, task, args.weights)}
     placed, vae = latent.prepare(args, model, device)
     generator = SiTGenerator(model, settings | placed, device, vae)
@@ -145,29 +116,12 @@ def build(args: argparse.Namespace, task: Task, device: torch.device) -> SiTGene
     return generator
 
 
-def load(path: str, convention: str | None = None) -> tuple[dit.DiT, dict]:
+def load(path: str) -> tuple[dit.DiT, dict]:
     """Network in eval mode, float32, on the CPU, and card: sha256, licence, velocity."""
-    whole = weights.read_state(Path(path))
-    state = _renumbered({k: v for k, v in whole.items() if not k.startswith("projectors.")})
+    state = {key: value for key, value in weights.read_state(Path(path)).items()
+             if not key.startswith("projectors.")}
     config = weights.sizes(state, path)
-    convention = convention or ("repa" if len(state) < len(whole) else
-                                "sit" if config["learn_sigma"] else None)
-    if convention is None:
-        raise UserError(f"{path} does not show which way round its velocity runs",
-                        "--velocity repa (time 1 is noise) or sit (time 0 is noise)")
-    published = {k: v for k, v in weights.PUBLISHED.items() if k != "learn_sigma"}
-    licence = LICENCES[convention] if published.items() <= config.items() else "unknown"
-    return dit.assemble(config, state, path), {"sha256": run.sha256_file(Path(path)),
-                                               "licence": licence, "velocity": convention}
-
-
-def _renumbered(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """REPA's first checkpoints count the blocks past its encoder anew, as decoder_blocks."""
-    first = len({k.split(".")[1] for k in state if k.startswith("blocks.")})
-    renamed = {}
-    for key, value in state.items():
-        if key.startswith("decoder_blocks."):
-            _, number, rest = key.split(".", 2)
-            key = f"blocks.{int(number) + first}.{rest}"
-        renamed[key] = value
-    return renamed
+    velocity = "sit" if config["learn_sigma"] else "repa"
+    return dit.assemble(config, state, path), {
+        "sha256": run.sha256_file(Path(path)), "velocity": velocity,
+        "licence": weights.licence(config, LICENCES[velocity])}
