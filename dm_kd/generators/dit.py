@@ -290,13 +290,12 @@ def build(args: argparse.Namespace, task: Task, device: torch.device) -> DiTGene
 def load_guide(args: argparse.Namespace, task: Task, device: torch.device, settings: dict
                ) -> guidance.TeacherGuidance:
     """What --teacher-guidance asks for; adds it to the settings."""
-    example = torch.zeros(2, task.channels, task.resolution, task.resolution, device=device)
     networks, teacher_dtype = [], guidance.teacher_dtype(args, device)
     for role, spec, needed in (("teacher", args.teacher, {"bn"}), ("student", args.student, set())):
         if spec:
             network, card = models.load_frozen(spec, task)
             network.to(device, memory_format=torch.channels_last)
-            terms.require(network, needed, example, spec)
+            terms.require(network, needed, spec)
             settings |= {role: card["name"], f"{role}_sha256": card["sha256"]}
             networks.append(network)
     guide = guidance.TeacherGuidance(networks[0], task, args.teacher_guidance, device,
