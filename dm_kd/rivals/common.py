@@ -242,7 +242,7 @@ def to_uint8(x: Tensor) -> Tensor:
     return (x.detach() * 255 + 0.5).clamp(0, 255).to(torch.uint8)
 
 
-# --- the source ------------------------------------------------------------------------------------
+# --- the source -----------------------------------------------------------------------------------
 
 class Source:
     """A pool of images and the calls that fill it, each with the student of that moment: `warmup`
