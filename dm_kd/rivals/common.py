@@ -176,7 +176,7 @@ class Context:
         self.mean, self.std = (torch.tensor(v, device=device).view(-1, 1, 1)
                                for v in (task.mean, task.std))
         self.pad = task.resolution // 8  # of the views; 4 of 32 pixels, as published
-        self.pool: Tensor | None = None  # the images kept so far, set by PoolSource
+        self.pool: Tensor | None = None  # the images kept so far, set by Source
         self.averages: terms.Statistics = []  # of bn_ema, over past calls
         terms.require(teacher, set(self.terms), args.teacher,
                       "a method without the term (dafl, zskt); or its weight 0")
