@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from dm_kd import augment, data, dist, engine, models, objectives, run
+from dm_kd.rivals import common as rivals
 from dm_kd.run import UserError
 from dm_kd.tasks import TASKS, Task, get_task
 
@@ -68,7 +69,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     method, name = run.peek(argv, "source", ""), run.peek(argv, "task", "")
     if method in RIVALS:
         large = name == "folder" or name in TASKS and TASKS[name].large
-        importlib.import_module(RIVALS[method]).add_arguments(parser, method, large)
+        rivals.add_arguments(parser, method, importlib.import_module(RIVALS[method]), large)
         parser.set_defaults(steps_per_epoch=RIVAL_STEPS_PER_EPOCH["large" if large else "small"])
     return run.parse(parser, argv)
 
@@ -95,7 +96,8 @@ def body(argv: list[str]) -> None:
         if dist.world_size() > 1 or args.label_weight or args.cache_teacher:
             raise UserError(f"--source {args.source} runs in one process, without --label-weight "
                             "and --cache-teacher")
-        source = importlib.import_module(RIVALS[args.source]).build(args, task, teacher, device)
+        source = importlib.import_module(RIVALS[args.source]).build(
+            rivals.Context(args, task, teacher, device))
         inputs = {}
     else:
         images = data.load_source(args, task)

@@ -112,10 +112,9 @@ def build(args: argparse.Namespace, task: Task, device: torch.device) -> DeepInv
     """The generator of the flags."""
     teacher, card = models.load_frozen(args.teacher, task)
     teacher = teacher.to(device, memory_format=torch.channels_last)
-    example = torch.zeros(2, task.channels, task.resolution, task.resolution, device=device)
     chosen = {name: value if getattr(args, name) is None else getattr(args, name)
               for name, value in (LARGE if task.large else SMALL).items()}
-    terms.require(teacher, {"bn"} if chosen["bn_weight"] else set(), example, args.teacher,
+    terms.require(teacher, {"bn"} if chosen["bn_weight"] else set(), args.teacher,
                   "--bn-weight 0")
     settings = {"name": "deepinversion", "licence": "as the teacher's weights",
                 "teacher": card["name"], "teacher_sha256": card["sha256"],

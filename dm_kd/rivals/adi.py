@@ -7,46 +7,27 @@ tables call the row "DeepInv-2k"; the scripts have 1,000 iterations. At 224 pixe
 weights, Adam and jitter, but all updates at full size and one learning rate: its own program starts
 at half the size and lets the rate rise and fall (synthesize's --generator deepinversion does too).
 
-The batch of the lowest loss is kept; the CIFAR programs mean to keep it, but return the last one.
+The batch of the lowest loss is kept, as in NVIDIA's program for ImageNet; the CIFAR programs mean
+to keep it, but return the last one: what they keep is an alias of the pixels.
 """
 
-import argparse
-from dataclasses import dataclass
-
-import torch
 from torch import Tensor, nn
 
 from dm_kd.rivals import common, terms
-from dm_kd.tasks import Task
+
+POOL = {"calls_per_epoch": 1, "warmup_calls": 0}
+SMALL = {"adi": {
+    "bn_weight": 10.0, "ce_target_weight": 1.0, "adv_js_weight": 1.0, "tv_l1_weight": 1e-3,
+    "pixel_rate": 0.1, "inner_steps": 1000, "synthesis_batch": 256, "pool_images": 60_000, **POOL}}
+LARGE = {"adi": {
+    "bn_weight": 0.01, "ce_target_weight": 1.0, "adv_js_weight": 0.2, "tv_l2_weight": 1e-4,
+    "l2_weight": 1e-5, "pixel_rate": 0.25, "inner_steps": 2000, "synthesis_batch": 84,
+    "pool_images": 20_000, **POOL}}
+HELP = {"pixel_rate": "Adam's learning rate of the pixels"}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Preset(common.PoolPreset):
-    bn_weight: float
-    ce_target_weight: float
-    adv_js_weight: float
-    tv_l1_weight: float | None = None
-    tv_l2_weight: float | None = None
-    l2_weight: float | None = None
-    pixel_rate: float = common.setting("Adam's learning rate of the pixels")
-
-
-SMALL = Preset(bn_weight=10.0, ce_target_weight=1.0, adv_js_weight=1.0, tv_l1_weight=1e-3,
-               pixel_rate=0.1, inner_steps=1000, synthesis_batch=256, calls_per_epoch=1,
-               warmup_calls=0, pool_images=60_000)
-LARGE = Preset(bn_weight=0.01, ce_target_weight=1.0, adv_js_weight=0.2, tv_l2_weight=1e-4,
-               l2_weight=1e-5, pixel_rate=0.25, inner_steps=2000, synthesis_batch=84,
-               calls_per_epoch=1, warmup_calls=0, pool_images=20_000)
-
-
-def add_arguments(parser: argparse.ArgumentParser, name: str, large: bool) -> None:
-    common.add_arguments(parser, name, LARGE if large else SMALL)
-
-
-def build(args: argparse.Namespace, task: Task, teacher: nn.Module, device: torch.device
-          ) -> common.PoolSource:
-    context = common.Context(args, LARGE if task.large else SMALL, task, teacher, device)
-    return common.PoolSource(context, AdaptiveDeepInversion(context))
+def build(context: common.Context) -> common.Source:
+    return common.growing(context, AdaptiveDeepInversion(context))
 
 
 class AdaptiveDeepInversion:
@@ -56,8 +37,8 @@ class AdaptiveDeepInversion:
         self.context = context
 
     def make_batch(self, student: nn.Module, call: int) -> tuple[Tensor, Tensor]:
-        context, task, settings = self.context, self.context.task, self.context.settings
-        active = context.terms_of(adversarial=call >= settings.warmup_calls)
+        context, task, args = self.context, self.context.task, self.context.args
+        active = context.terms_of(adversarial=call >= args.warmup_calls)
         targets, x = context.draws(call, (task.channels, task.resolution, task.resolution))
         draw = common.numbers(context.seed, call, common.VIEW)
         # DeepInversion's ImageNet recipe: weight of the first layer, Adam's betas, most jitter
@@ -69,7 +50,6 @@ class AdaptiveDeepInversion:
                                   student, targets, first=first, bf16=context.bf16)[0]
 
         black, white = ((shade - context.mean) / context.std for shade in (0, 1))
-        best = common.optimise_pixels(x, losses, settings.inner_steps,
-                                      lambda step: settings.pixel_rate, betas, (black, white),
-                                      f"in call {call + 1}")
+        best = common.optimise_pixels(x, losses, args.inner_steps, lambda step: args.pixel_rate,
+                                      betas, (black, white), f"in call {call + 1}")
         return (best - black) / (white - black), targets

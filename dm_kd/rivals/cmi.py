@@ -3,16 +3,12 @@ other and from those made before (Fang et al. 2021, arXiv 2105.08584).
 
 The preset is its program's for training from scratch. The published numbers of some pairs start
 from 50,000 images inverted before and train 40 epochs of 2,000 steps; the tables say "CMI-500", the
-scripts have 200 updates a batch. No preset is published for 224 pixels.
+scripts have 200 updates a batch.
 
 What differs from the program: its memory bank keeps features of old images; here the bank is the
 pool itself, features of `bank_images` of its images are computed anew at each call (two passes of
 the teacher each). For the views the program rounds crops to whole pixels.
 """
-
-import argparse
-import dataclasses
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -20,43 +16,23 @@ from torch import Tensor, nn
 
 from dm_kd import augment
 from dm_kd.rivals import common, terms
-from dm_kd.run import positive_int
-from dm_kd.tasks import Task
 
 HEAD_WIDTH = 256  # of the contrastive head's output
 LOCAL_AREA = 0.25  # least area of the local view
 BANK, LOCAL = 15, 16  # what random numbers are for, see common.py
-setting = common.setting
+SMALL = {"cmi": {
+    "bn_weight": 1.0, "ce_target_weight": 1.0, "adv_dad_weight": 0.5, "contrastive_weight": 0.8,
+    "latent_size": 256, "generator_width": 128, "generator_rate": 1e-3, "latent_rate": 1e-3,
+    "head_rate": 1e-3, "contrast_temperature": 0.2, "bank_images": 4096, "synthesis_batch": 256,
+    "inner_steps": 200, "calls_per_epoch": 1, "warmup_calls": 0, "pool_images": 60_000}}
+HELP = {
+    "head_rate": "Adam's learning rate of the contrastive head",
+    "contrast_temperature": "temperature of the contrastive term",
+    "bank_images": "images of the pool that a call is contrasted with"}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Preset(common.PoolPreset, common.GeneratorPreset):
-    bn_weight: float
-    ce_target_weight: float
-    adv_dad_weight: float
-    contrastive_weight: float
-    latent_rate: float = setting("Adam's learning rate of the noise vectors")
-    head_rate: float = setting("Adam's learning rate of the contrastive head")
-    contrast_temperature: float = setting("temperature of the contrastive term")
-    bank_images: int = setting("images of the pool that a call is contrasted with", positive_int)
-
-
-SMALL = Preset(bn_weight=1.0, ce_target_weight=1.0, adv_dad_weight=0.5, contrastive_weight=0.8,
-               latent_size=256, generator_width=128, generator_rate=1e-3, latent_rate=1e-3,
-               head_rate=1e-3, contrast_temperature=0.2, bank_images=4096, synthesis_batch=256,
-               inner_steps=200, calls_per_epoch=1, warmup_calls=0, pool_images=60_000)
-LARGE = dataclasses.replace(SMALL, generator_width=None, bank_images=1000, synthesis_batch=100,
-                            calls_per_epoch=10, pool_images=20_000)
-
-
-def add_arguments(parser: argparse.ArgumentParser, name: str, large: bool) -> None:
-    common.add_arguments(parser, name, LARGE if large else SMALL)
-
-
-def build(args: argparse.Namespace, task: Task, teacher: nn.Module, device: torch.device
-          ) -> common.PoolSource:
-    context = common.Context(args, LARGE if task.large else SMALL, task, teacher, device)
-    return common.PoolSource(context, CMI(context))
+def build(context: common.Context) -> common.Source:
+    return common.growing(context, CMI(context))
 
 
 class CMI:
@@ -66,16 +42,12 @@ class CMI:
 
     def __init__(self, context: common.Context):
         self.context, self.layers, task = context, feature_layers(context.teacher), context.task
-        self.weight = context.terms.get("contrastive", 0.0)
-        size = 1
-        if self.weight:
-            size = self.features(torch.zeros(2, task.channels, task.resolution, task.resolution,
-                                             device=context.device)).shape[1]
+        black = torch.zeros(2, task.channels, task.resolution, task.resolution)
+        size = self.features(black.to(context.device)).shape[1]
         with common.initialised_by(context.seed, common.INIT):
             self.head = nn.Sequential(nn.Linear(size, size), nn.ReLU(),
                                       nn.Linear(size, HEAD_WIDTH)).to(context.device)
-        self.head_optimizer = torch.optim.Adam(self.head.parameters(),
-                                               lr=context.settings.head_rate)
+        self.head_optimizer = torch.optim.Adam(self.head.parameters(), lr=context.args.head_rate)
 
     def features(self, x: Tensor) -> Tensor:
         """Standardised images -> [B, d]."""
@@ -91,60 +63,67 @@ class CMI:
     @torch.no_grad()
     def bank(self, call: int) -> tuple[Tensor, Tensor]:
         """Features [N, d] of crops and wholes of some of the pool's images (N may be 0)."""
-        context, settings = self.context, self.context.settings
+        context, args = self.context, self.context.args
         chosen = torch.randperm(len(context.pool), generator=common.numbers(
-            context.seed, call, BANK))[:settings.bank_images]
+            context.seed, call, BANK))[:args.bank_images]
         local = [torch.zeros(0, self.head[0].in_features, device=context.device)]
         whole = [local[0]]
-        for i, index in enumerate(chosen.split(settings.synthesis_batch) if len(chosen) else ()):
+        for i, index in enumerate(chosen.split(args.synthesis_batch) if len(chosen) else ()):
             images = context.pool[index].to(context.device).float() / 255
             local.append(self.features(self.local(images, call, BANK, i, LOCAL)))
-            whole.append(self.features(context.view(images, call, settings.inner_steps + i)))
+            whole.append(self.features(context.view(images, call, args.inner_steps + i)))
         return torch.cat(local), torch.cat(whole)
 
     def contrast(self, local: Tensor, whole: Tensor, bank: tuple[Tensor, Tensor]) -> Tensor:
         unit = [F.normalize(self.head(torch.cat(pair)), dim=1)
                 for pair in ((local, bank[0]), (whole, bank[1]))]
-        return terms.contrastive(*unit, self.context.settings.contrast_temperature, len(local))
+        return contrastive(*unit, self.context.args.contrast_temperature, len(local))
 
     def make_batch(self, student: nn.Module, call: int) -> tuple[Tensor, Tensor]:
-        context, settings = self.context, self.context.settings
-        active = context.terms_of(adversarial=call >= settings.warmup_calls)
-        network = context.generator(call, common.INIT)
+        context, args = self.context, self.context.args
+        active = context.terms_of(adversarial=call >= args.warmup_calls)
+        network, bank = context.generator(call, common.INIT), self.bank(call)
         draw_weights(network, common.numbers(context.seed, call, common.INIT))
         targets, z = context.draws(call, network.shape)
-        z.requires_grad_()
-        optimizers = [torch.optim.Adam([
-            {"params": list(network.parameters()), "lr": settings.generator_rate},
-            {"params": [z], "lr": settings.latent_rate}], **common.ADAM)]
-        if self.weight:  # generator and head minimise the same loss
-            optimizers.append(self.head_optimizer)
-            bank = self.bank(call)
+        optimizer = torch.optim.Adam([
+            {"params": list(network.parameters()), "lr": args.generator_rate},
+            {"params": [z.requires_grad_()], "lr": args.latent_rate}], **common.ADAM)
 
         def losses(images: Tensor, step: int) -> dict[str, Tensor]:
             parts, read = terms.weighted(
                 active, context.teacher, context.view(images, call, step), student, targets,
                 means_of=self.layers, bf16=context.bf16)
-            if self.weight:
-                local = self.features(self.local(images, call, step, LOCAL))
-                whole = torch.cat(read.means, 1)
-                parts["contrastive"] = self.weight * self.contrast(local, whole, bank)
-            return parts
+            local = self.features(self.local(images, call, step, LOCAL))
+            contrast = self.contrast(local, torch.cat(read.means, 1), bank)
+            return parts | {"contrastive": args.contrastive_weight * contrast}
 
-        images = common.optimise(optimizers, lambda step: network(z), losses,
-                                 settings.inner_steps, f"in call {call + 1}")
+        # generator and head minimise the same loss
+        images = common.optimise([optimizer, self.head_optimizer], lambda: network(z), losses,
+                                 args.inner_steps, f"in call {call + 1}")
         return images, targets
+
+
+def contrastive(local: Tensor, whole: Tensor, temperature: float, current: int) -> Tensor:
+    """Match the crop of each image with its own image among all images: cross-entropy of
+    local wholeᵀ / temperature with the diagonal, the mean over the first `current` images plus the
+    mean over the others, which come from the pool. No gradient flows through `whole`.
+
+    Args:
+        local, whole: unit vectors [N, d] of the crops and of the whole images.
+    """
+    logits = local.float() @ whole.detach().float().T / temperature
+    each = F.cross_entropy(logits, torch.arange(len(logits), device=logits.device),
+                           reduction="none")
+    own = each[:current].mean()
+    return own if current == len(each) else own + each[current:].mean()
 
 
 def feature_layers(teacher: nn.Module) -> list[nn.Module]:
     """Layers whose inputs, averaged over space, are the features: as in the program all batch
     norms, of a ResNet with four stages (layer1 to layer4) the stages: 512 numbers of a ResNet-34,
     which the program tells by its name."""
-    layers = []
-    for network in terms.networks(teacher):
-        stages = [getattr(network, f"layer{i}", None) for i in range(1, 5)]
-        layers += terms.batch_norms(network) if None in stages else stages
-    return layers
+    stages = [getattr(teacher, f"layer{i}", None) for i in range(1, 5)]
+    return terms.batch_norms(teacher) if None in stages else stages
 
 
 @torch.no_grad()

@@ -1,21 +1,20 @@
 """What the rivals share: presets as flags, random numbers as functions of the seed, the one
-optimisation loop, and the two sources of batches for engine.fit.
+optimisation loop, and the source of batches for engine.fit.
 
-    StreamSource   a generator that is trained beside the student; no image is kept (dafl dfq zskt)
-    PoolSource     a call makes a batch now and then; the student draws from all of them (the rest)
-
-A method of the second kind is a class with `make_batch(student, call) -> (images float in [0, 1]
-[B, C, H, W], the classes they were made for int64 [B])` and `KEPT`, the names of its attributes
-that go into a checkpoint. To add one: a file here, a line in RIVALS of distill.py.
+A method's file has its presets SMALL and, where one is published for 224 pixels, LARGE: {method:
+{setting: value}}; each setting is a flag, one that ends in _weight the weight of a loss term. HELP
+explains settings that are not in HELP below. `build(context)` returns the Source. A method is a
+class with `make_batch(student, call) -> (images float in [0, 1] [B, C, H, W], the classes they were
+made for int64 [B])` and `KEPT`, the names of its modules and optimizers that go into a checkpoint.
+To add one: a file here, a line in RIVALS of distill.py.
 """
 
 import argparse
 import contextlib
-import dataclasses
 import math
+import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -23,71 +22,49 @@ from torch import Tensor, nn
 
 from dm_kd import augment, image_set, run
 from dm_kd.rivals import terms
-from dm_kd.rivals.networks import LargeGenerator, NormalOutput, SmallGenerator
-from dm_kd.run import UserError, nonnegative_float, nonnegative_int, positive_float, positive_int
+from dm_kd.rivals.networks import Generator, large_generator, small_generator
+from dm_kd.run import UserError, nonnegative_float, nonnegative_int
 from dm_kd.tasks import Task
 
 ADAM = {"betas": (0.5, 0.999)}  # of every generator, in every published preset
-PICTURE_EPOCHS = 5
 LARGE_AREA = 0.75  # least area of the views at 224 pixels (FastDFKD's program)
+HELP = {
+    "latent_size": "numbers in the generator's noise vector (224 pixels: channels of its map)",
+    "generator_width": "channels of the generator's first map",
+    "generator_rate": "Adam's learning rate of the generator",
+    "latent_rate": "Adam's learning rate of the noise",
+    "synthesis_batch": "images in a batch of the method's updates",
+    "student_steps": "student steps after each update of the generator",
+    "generator_output": "last layer of the generator: a sigmoid, whose first images are grey; or "
+                        "norm, a batch norm without weights, whose images have the task's contrast "
+                        "from the start",
+    "inner_steps": "updates that make one batch of images",
+    "calls_per_epoch": "calls for new images in an epoch, a divisor of --steps-per-epoch",
+    "warmup_calls": "calls before the first student step, without the adversarial term",
+    "pool_images": "most images kept; then the oldest are replaced",
+    "bn_momentum": "share of the past calls in the batch statistics"}
+CHOICES = {"generator_output": ("sigmoid", "norm")}
 
-# The last number of a random generator's key: what it is for. Unlike for streams and pools.
-GENERATOR, UPDATE, BATCH = 1, 2, 3
+# The last number of a random generator's key: what it is for.
 INIT, DRAW, VIEW, ORDER = 11, 12, 13, 14
 
 
-# --- presets and flags ----------------------------------------------------------------------------
+def add_arguments(parser: argparse.ArgumentParser, method: str, module: ModuleType, large: bool
+                  ) -> None:
+    """A preset as flags.
 
-def setting(text: str, kind: Callable = positive_float) -> dataclasses.Field:
-    """A field of a preset that becomes a flag with this help and type."""
-    return dataclasses.field(metadata={"help": text, "type": kind})
-
-
-@dataclass(frozen=True, kw_only=True)
-class GeneratorPreset:
-    """Settings of a generator. In every preset None means that there is no such setting for images
-    of this size, and fields that end in _weight are weights of terms."""
-
-    latent_size: int = setting("numbers in the generator's noise vector (224 pixels: channels of "
-                               "its noise map)", positive_int)
-    generator_width: int | None = setting("channels of the generator's first map", positive_int)
-    generator_rate: float = setting("Adam's learning rate of the generator")
-
-
-@dataclass(frozen=True, kw_only=True)
-class StreamPreset(GeneratorPreset):
-    """Settings of the methods without a pool."""
-
-    synthesis_batch: int = setting("images in a batch of the generator's updates", positive_int)
-    student_steps: int = setting("student steps after each update of the generator", positive_int)
-
-
-@dataclass(frozen=True, kw_only=True)
-class PoolPreset:
-    """Settings of the methods with a pool."""
-
-    synthesis_batch: int = setting("images in a batch of the method's updates", positive_int)
-    inner_steps: int = setting("updates that make one batch of images", positive_int)
-    calls_per_epoch: int = setting("calls for new images in an epoch, a divisor of "
-                                   "--steps-per-epoch", positive_int)
-    warmup_calls: int = setting("calls before the first student step, without the adversarial term",
-                                nonnegative_int)
-    pool_images: int = setting("most images kept; then the oldest are replaced", positive_int)
-
-
-def add_arguments(parser: argparse.ArgumentParser, method: str, preset) -> None:
-    """A preset's fields as flags, whose defaults are the preset's values."""
-    group = parser.add_argument_group(f"source {method}", "Defaults: for the task's image size.")
-    for field in dataclasses.fields(preset):
-        value = getattr(preset, field.name)
-        if value is None:
-            continue
-        term = field.name.removesuffix("_weight")
-        text = field.metadata.get("help", f"weight of the term {term}")
-        group.add_argument(f"--{field.name.replace('_', '-')}", default=value,
-                           type=field.metadata.get("type", nonnegative_float),
-                           metavar="N" if isinstance(value, int) else "X",
-                           help=f"{text} (default: %(default)s)")
+    Raises:
+        UserError: none is published for large images.
+    """
+    presets = getattr(module, "LARGE", {}) if large else module.SMALL
+    if method not in presets:
+        raise UserError(f"no published preset for large images: --source {method}")
+    group, texts = parser.add_argument_group(f"source {method}"), HELP | getattr(module, "HELP", {})
+    for name, value in presets[method].items():
+        text = texts.get(name) or f"weight of the term {name.removesuffix('_weight')}"
+        kind = {int: nonnegative_int, float: nonnegative_float}.get(type(value), str)
+        group.add_argument(f"--{name.replace('_', '-')}", default=value, type=kind,
+                           choices=CHOICES.get(name), help=f"{text} (default: %(default)s)")
 
 
 # --- random numbers -------------------------------------------------------------------------------
@@ -109,21 +86,16 @@ def initialised_by(*key: int) -> Iterator[None]:
 
 # --- the optimisation loop ------------------------------------------------------------------------
 
-def optimise(optimizers: list[torch.optim.Optimizer], images_of: Callable[[int], Tensor],
+def optimise(optimizers: list[torch.optim.Optimizer], images_of: Callable[[], Tensor],
              losses: Callable[[Tensor, int], dict[str, Tensor]], steps: int, where: str,
-             rate: Callable[[int], float] | None = None,
-             after: Callable[[], None] | None = None) -> Tensor:
-    """Minimise a sum of terms; returns a copy of the batch of images with the lowest loss.
-
-    Nothing but the optimizers' parameters gets a gradient. The public programs' DeepInversion for
-    CIFAR keeps an alias of the pixels under the name of the best, so that it returns the last
-    batch; NVIDIA's for ImageNet keeps a copy.
+             after: Callable[[], None] = lambda: None) -> Tensor:
+    """Minimise a sum of terms; returns a copy of the batch of images with the lowest loss. Nothing
+    but the optimizers' parameters gets a gradient.
 
     Args:
-        images_of: step -> images, a function of the parameters.
+        images_of: () -> images, a function of the parameters.
         losses: (images, step) -> {term: weighted scalar}.
         where: which batch this is, for the error.
-        rate: step -> learning rate of the first optimizer (default: as it is).
         after: runs after each step.
 
     Raises:
@@ -132,9 +104,7 @@ def optimise(optimizers: list[torch.optim.Optimizer], images_of: Callable[[int],
     parameters = [p for o in optimizers for group in o.param_groups for p in group["params"]]
     best, lowest = None, math.inf
     for step in range(steps):
-        if rate is not None:
-            optimizers[0].param_groups[0]["lr"] = rate(step)
-        images = images_of(step)
+        images = images_of()
         parts = losses(images, step)
         loss = sum(parts.values())
         value = loss.item()
@@ -147,8 +117,7 @@ def optimise(optimizers: list[torch.optim.Optimizer], images_of: Callable[[int],
             parameter.grad = gradient
         for optimizer in optimizers:
             optimizer.step()
-        if after is not None:
-            after()
+        after()
     return best
 
 
@@ -159,17 +128,18 @@ def optimise_pixels(x: Tensor, losses: Callable[[Tensor, int], dict[str, Tensor]
 
     Args:
         x: standardised images [B, C, H, W]; not changed.
+        rate: step -> learning rate.
         bounds: the standardised black and white, each [C, 1, 1].
     """
     x = x.detach().clone().requires_grad_()
+    optimizer = torch.optim.Adam([x], lr=1.0, betas=betas)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
 
-    def clip() -> None:
-        with torch.no_grad():
-            x.copy_(torch.maximum(torch.minimum(x, bounds[1]), bounds[0]))
+    def after() -> None:
+        schedule.step()
+        x.data = x.data.clamp(*bounds)
 
-    best = optimise([torch.optim.Adam([x], betas=betas)], lambda step: x, losses, steps, where,
-                    rate, clip)
-    return torch.maximum(torch.minimum(best, bounds[1]), bounds[0])
+    return optimise([optimizer], lambda: x, losses, steps, where, after).clamp(*bounds)
 
 
 @contextlib.contextmanager
@@ -177,14 +147,11 @@ def still(student: nn.Module) -> Iterator[nn.Module]:
     """Inside the block the student is in eval mode and its weights want no gradient: gradients flow
     through it, and not a bit of it changes."""
     training = student.training
-    wanted = [(p, p.requires_grad) for p in student.parameters()]
     student.eval().requires_grad_(False)
     try:
         yield student
     finally:
-        for parameter, wants in wanted:
-            parameter.requires_grad_(wants)
-        student.train(training)
+        student.train(training).requires_grad_()
 
 
 # --- what a method works with ---------------------------------------------------------------------
@@ -193,30 +160,25 @@ class Context:
     """Settings, task, teacher and what follows from them.
 
     Args:
-        args: of distill, with the preset's flags.
+        args: of distill, with the method's flags.
         teacher: in eval mode on `device`; its input must have gradients.
 
     Raises:
         UserError: the teacher lacks what a term reads.
     """
 
-    def __init__(self, args: argparse.Namespace, preset, task: Task, teacher: nn.Module,
+    def __init__(self, args: argparse.Namespace, task: Task, teacher: nn.Module,
                  device: torch.device):
         self.args, self.task, self.teacher, self.device = args, task, teacher, device
         self.seed, self.bf16, self.large = args.seed, args.amp == "bf16", task.large
-        self.settings = dataclasses.replace(preset, **{
-            field.name: getattr(args, field.name) for field in dataclasses.fields(preset)
-            if hasattr(args, field.name)})
-        weights = {name.removesuffix("_weight"): value for name, value
-                   in vars(self.settings).items() if name.endswith("_weight")}
-        self.terms = {name: weight for name, weight in weights.items() if weight}
+        self.terms = {name: weight for name in terms.NAMES
+                      if (weight := getattr(args, f"{name}_weight", 0.0))}
         self.mean, self.std = (torch.tensor(v, device=device).view(-1, 1, 1)
                                for v in (task.mean, task.std))
         self.pad = task.resolution // 8  # of the views; 4 of 32 pixels, as published
-        self.pool = torch.empty(0, task.channels, task.resolution, task.resolution,
-                                dtype=torch.uint8)  # the images kept so far, set by PoolSource
-        example = torch.zeros(2, *self.pool.shape[1:], device=device)
-        terms.require(teacher, set(self.terms), example, args.teacher,
+        self.pool: Tensor | None = None  # the images kept so far, set by Source
+        self.averages: terms.Statistics = []  # of bn_ema, over past calls
+        terms.require(teacher, set(self.terms), args.teacher,
                       "a method without the term (dafl, zskt); or its weight 0")
 
     def standardize(self, x: Tensor) -> Tensor:
@@ -225,22 +187,21 @@ class Context:
 
     def terms_of(self, adversarial: bool) -> dict[str, float]:
         """{term: weight} of a call: the student is not looked at during the warm-up."""
-        return {name: weight for name, weight in self.terms.items() if name != "contrastive"
-                and (adversarial or name not in terms.OF_STUDENT)}
+        return {name: weight for name, weight in self.terms.items()
+                if adversarial or name not in terms.OF_STUDENT}
 
-    def generator(self, *key: int, output: nn.Module | None = None) -> nn.Module:
+    def generator(self, *key: int, output: nn.Module | None = None) -> Generator:
         """A new one, its weights a function of the key."""
-        task, settings = self.task, self.settings
+        side, channels, latent = self.task.resolution, self.task.channels, self.args.latent_size
         with initialised_by(self.seed, *key):
-            network = (LargeGenerator(settings.latent_size, task.resolution, task.channels, output,
-                                      self.bf16) if self.large else
-                       SmallGenerator(settings.latent_size, settings.generator_width,
-                                      task.resolution, task.channels, output, self.bf16))
+            network = (large_generator(latent, side, channels, self.bf16) if self.large else
+                       small_generator(latent, self.args.generator_width, side, channels,
+                                       self.bf16, output))
         return network.to(self.device, memory_format=torch.channels_last)
 
     def draws(self, call: int, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         """A call's classes, uniform int64 [B], and noise [B, *shape]."""
-        draw, size = numbers(self.seed, call, DRAW), self.settings.synthesis_batch
+        draw, size = numbers(self.seed, call, DRAW), self.args.synthesis_batch
         targets = torch.randint(self.task.num_classes, (size,), generator=draw)
         return targets.to(self.device), torch.randn(size, *shape, generator=draw).to(self.device)
 
@@ -255,130 +216,52 @@ class Context:
         mirrored = augment.flips(self.seed, moment, ids) & self.task.flip
         return self.standardize(augment.pad_crop_flip(images, offsets, mirrored, self.pad))
 
+    def make_images(self, optimizer: torch.optim.Optimizer, images_of: Callable[[], Tensor],
+                    targets: Tensor, student: nn.Module, call: int, adversarial: bool,
+                    first_view: int = 0, after: Callable[[], None] = lambda: None) -> Tensor:
+        """`optimise` over views of the images, with running averages of the batch statistics
+        (fastdfkd, nayer)."""
+        active, momentum, read = self.terms_of(adversarial), self.args.bn_momentum, None
+
+        def losses(images: Tensor, step: int) -> dict[str, Tensor]:
+            nonlocal read
+            x = self.view(images, call, first_view + step)
+            parts, read = terms.weighted(active, self.teacher, x, student, targets, self.averages,
+                                         momentum, bf16=self.bf16)
+            return parts
+
+        images = optimise([optimizer], images_of, losses, self.args.inner_steps,
+                          f"in call {call + 1}", after)
+        last = [(mean.detach(), variance.detach()) for mean, variance in read.statistics]
+        self.averages = terms.blend(self.averages, last, momentum)
+        return images
+
 
 def to_uint8(x: Tensor) -> Tensor:
     """[0, 1] -> 0 .. 255, rounded to the nearest (Fast-Datafree truncates)."""
     return (x.detach() * 255 + 0.5).clamp(0, 255).to(torch.uint8)
 
 
-def write_samples(args: argparse.Namespace, epoch: int, images: Tensor) -> None:
-    """samples.png in the run's folder after the first, each fifth and the last epoch: rows of ten
-    of `images`, uint8 [N, C, H, W]."""
-    if epoch and (epoch + 1) % PICTURE_EPOCHS and epoch + 1 != args.epochs:
-        return
-    rows = [list(row) for row in images.cpu().contiguous()[:100].split(10)]
-    sheet = image_set.tile(rows, scale=max(1, 32 // images.shape[2]))
-    run.write_file(Path(args.out) / "samples.png", image_set.encode_png(sheet))
+# --- the source -----------------------------------------------------------------------------------
 
-
-def state_of(owner) -> dict:
-    """The attributes in `owner.KEPT`: modules, optimizers, tensors, batch statistics or None."""
-    values = {name: getattr(owner, name) for name in owner.KEPT}
-    return {name: value.state_dict() if hasattr(value, "state_dict") else value
-            for name, value in values.items()}
-
-
-def load_state(owner, state: dict, device: torch.device) -> None:
-    """Put back what `state_of` gave."""
-    for name, value in state.items():
-        current = getattr(owner, name)
-        if hasattr(current, "load_state_dict"):
-            current.load_state_dict(value)
-        elif isinstance(current, Tensor):
-            current.copy_(value)  # in place: an optimizer may hold it
-        elif value is not None:  # batch statistics
-            setattr(owner, name, [tuple(v.to(device) for v in pair) for pair in value])
-
-
-# --- sources --------------------------------------------------------------------------------------
-
-class StreamSource:
-    """Batches of a generator that learns between them: one update, then `student_steps` batches of
-    fresh noise for the student, which sees 8-bit images; the updates do not round."""
-
-    KEPT = ("generator", "optimizer")
-
-    def __init__(self, context: Context):
-        self.context, self.steps_per_epoch = context, context.args.steps_per_epoch
-        norm = context.args.generator_output == "norm"
-        self.generator = context.generator(
-            GENERATOR, output=NormalOutput(context.task.mean, context.task.std) if norm else None)
-        self.optimizer = torch.optim.Adam(self.generator.parameters(),
-                                          lr=context.settings.generator_rate, **ADAM)
-
-    def noise(self, count: int, moment: int, purpose: int) -> Tensor:
-        draw = numbers(self.context.seed, moment, purpose)
-        return torch.randn(count, *self.generator.shape, generator=draw).to(self.context.device)
-
-    def update(self, student: nn.Module, moment: int) -> None:
-        """One step of the generator; nothing of student and teacher changes."""
-        context = self.context
-        noise = self.noise(context.settings.synthesis_batch, moment, UPDATE)
-
-        def losses(images: Tensor, step: int) -> dict[str, Tensor]:
-            return terms.weighted(context.terms, context.teacher, context.standardize(images),
-                                  student, bf16=context.bf16)[0]
-
-        with still(student):
-            optimise([self.optimizer], lambda step: self.generator(noise), losses, 1,
-                     f"in the update before student step {moment + 1}")
-
-    def batches(self, epoch: int, first_step: int = 0, student: nn.Module | None = None
-                ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """(images uint8 [B, C, H, W], labels -1, ids). The generator normalises over the batch, as
-        in its updates. Everything that changes does so before a batch is handed out, so that
-        `state_dict` belongs to the moment after it."""
-        size = self.context.args.batch_size
-        for step in range(first_step, self.steps_per_epoch):
-            moment = epoch * self.steps_per_epoch + step
-            if moment % self.context.settings.student_steps == 0:
-                self.update(student, moment)
-            with torch.no_grad():
-                images = to_uint8(self.generator(self.noise(size, moment, BATCH)))
-            if step + 1 == self.steps_per_epoch:
-                write_samples(self.context.args, epoch, images)
-            yield images, torch.full((size,), -1), moment * size + torch.arange(size)
-
-    def state_dict(self) -> dict:
-        return state_of(self)
-
-    def load_state_dict(self, state: dict) -> None:
-        load_state(self, state, self.context.device)
-
-
-def add_stream_arguments(parser: argparse.ArgumentParser, method: str, preset: StreamPreset
-                         ) -> None:
-    """The flags of a method without a pool."""
-    add_arguments(parser, method, preset)
-    parser.add_argument("--generator-output", choices=("sigmoid", "norm"), default="sigmoid",
-                        help="last layer of the generator: a sigmoid, whose first images are grey; "
-                             "or a batch norm without weights, whose images have the task's "
-                             "contrast from the start (default: %(default)s)")
-
-
-class PoolSource:
-    """The pool, and the calls that fill it: `warmup_calls` before the first student step, then
-    `calls_per_epoch` an epoch, each with the student of that moment.
-
-    The pool is uint8 in memory and part of every checkpoint: 3 kB an image at 32 x 32, 150 kB at
-    224 x 224 (where --pool-images and --checkpoint-seconds matter).
+class Source:
+    """A pool of images and the calls that fill it, each with the student of that moment: `warmup`
+    calls before the first student step, then one before each `length` steps. uint8 in memory and
+    part of every checkpoint: 3 kB an image at 32 x 32, 150 kB at 224 x 224 (where --pool-images and
+    --checkpoint-seconds matter).
 
     Args:
         method: see the top of this file.
-
-    Raises:
-        UserError: an epoch can't be divided into the calls.
+        size: most images kept.
     """
 
-    def __init__(self, context: Context, method):
-        args, settings, task = context.args, context.settings, context.task
-        if args.steps_per_epoch % settings.calls_per_epoch:
-            raise UserError(f"--calls-per-epoch {settings.calls_per_epoch} does not divide "
-                            f"--steps-per-epoch {args.steps_per_epoch}")
-        self.context, self.method, self.steps_per_epoch = context, method, args.steps_per_epoch
-        self.pool = torch.empty(settings.pool_images, task.channels, task.resolution,
-                                task.resolution, dtype=torch.uint8)
-        self.labels = torch.empty(settings.pool_images, dtype=torch.int64)
+    def __init__(self, context: Context, method, length: int, warmup: int, size: int):
+        task = context.task
+        self.context, self.method, self.length, self.warmup = context, method, length, warmup
+        self.steps_per_epoch = context.args.steps_per_epoch
+        self.pool = torch.empty(size, task.channels, task.resolution, task.resolution,
+                                dtype=torch.uint8)
+        self.labels = torch.empty(size, dtype=torch.int64)
         self.calls, self.total = 0, 0  # total: images ever made
 
     @property
@@ -395,58 +278,61 @@ class PoolSource:
         self.pool[places], self.labels[places] = images, classes.cpu()[-len(images):]
         self.total, self.calls = self.total + len(images), self.calls + 1
 
-    def warm_up(self, student: nn.Module) -> None:
-        """The calls before the first student step that have not been made."""
-        calls = self.context.settings.warmup_calls
-        if self.calls < calls:
-            bar = run.progress(calls, "first images", "calls", self.calls)
-            while self.calls < calls:
-                self.call(student)
-                bar.update(1)
-            bar.close()
-
-    def order(self, epoch: int, cycle: int, count: int) -> Tensor:
-        """Ids between two calls, int64 [count], from permutations of all images, one after the
-        other: place in the pool + size of the pool x number of the permutation."""
+    def order(self, cycle: int, count: int) -> Tensor:
+        """Ids after the cycle-th call, int64 [count], from permutations of all images, one after
+        the other: place in the pool + size of the pool x number of the permutation."""
         rounds = [np.random.Generator(np.random.PCG64(
-            [self.context.seed, epoch, cycle, r, ORDER])).permutation(self.kept)
+            [self.context.seed, cycle, r, ORDER])).permutation(self.kept)
             + len(self.pool) * (r + (cycle << 20)) for r in range(-(-count // self.kept))]
         return torch.from_numpy(np.concatenate(rounds)[:count])
 
-    def batches(self, epoch: int, first_step: int = 0, student: nn.Module | None = None
+    def batches(self, epoch: int, first_step: int, student: nn.Module
                 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """(images uint8 [B, C, H, W], the classes they were made for, ids unique in the epoch).
+        """(images uint8 [B, C, H, W], the classes they were made for, ids never seen before).
         Everything that changes does so before a batch is handed out, so that `state_dict` belongs
         to the moment after it."""
         size, order = self.context.args.batch_size, None
-        length = self.steps_per_epoch // self.context.settings.calls_per_epoch
         for step in range(first_step, self.steps_per_epoch):
-            cycle, at = divmod(step, length)
-            if at == 0:
-                self.warm_up(student)
+            cycle, at = divmod(epoch * self.steps_per_epoch + step, self.length)
+            due = self.warmup + cycle + 1
+            if self.calls + 1 < due:
+                print(f"making the first images: {due - self.calls} calls", file=sys.stderr)
+            while self.calls < due:
                 self.call(student)
             if at == 0 or order is None:
-                order = self.order(epoch, cycle, length * size)
+                order = self.order(cycle, self.length * size)
             ids = order[at * size:(at + 1) * size]
             places = ids % len(self.pool)
-            if step + 1 == self.steps_per_epoch:
-                newest = (self.total - 1 - torch.arange(min(100, self.kept))) % len(self.pool)
-                write_samples(self.context.args, epoch, self.pool[newest])
             yield self.pool[places], self.labels[places], ids
+        newest = (self.total - 1 - torch.arange(min(100, self.kept))) % len(self.pool)
+        sheet = image_set.tile([list(row) for row in self.pool[newest].split(10)])
+        run.write_file(self.context.args.out / "samples.png", image_set.encode_png(sheet))
 
     def state_dict(self) -> dict:
-        """The pool's images are not copied: write it before the next call."""
-        return {"pool": first_rows(self.pool, self.kept),
-                "labels": first_rows(self.labels, self.kept), "calls": self.calls,
-                "total": self.total, "method": state_of(self.method)}
+        """Clones, since torch.save writes all the memory that a view looks into."""
+        return {"pool": self.pool[:self.kept].clone(), "labels": self.labels[:self.kept].clone(),
+                "calls": self.calls, "total": self.total, "averages": self.context.averages,
+                "method": {name: getattr(self.method, name).state_dict()
+                           for name in self.method.KEPT}}
 
     def load_state_dict(self, state: dict) -> None:
         self.calls, self.total = state["calls"], state["total"]
         self.pool[:self.kept], self.labels[:self.kept] = state["pool"], state["labels"]
-        load_state(self.method, state["method"], self.context.device)
+        self.context.averages = [tuple(value.to(self.context.device) for value in pair)
+                                 for pair in state["averages"]]
+        for name, value in state["method"].items():
+            getattr(self.method, name).load_state_dict(value)
 
 
-def first_rows(tensor: Tensor, count: int) -> Tensor:
-    """The same memory as tensor[:count], as a tensor of its own size: torch.save writes all that a
-    view looks into."""
-    return torch.from_numpy(tensor.numpy()[:count])
+def growing(context: Context, method) -> Source:
+    """The source of a method whose images are all kept.
+
+    Raises:
+        UserError: an epoch can't be divided into the calls.
+    """
+    args = context.args
+    if args.steps_per_epoch % args.calls_per_epoch:
+        raise UserError(f"--calls-per-epoch {args.calls_per_epoch} does not divide "
+                        f"--steps-per-epoch {args.steps_per_epoch}")
+    return Source(context, method, args.steps_per_epoch // args.calls_per_epoch, args.warmup_calls,
+                  args.pool_images)

@@ -5,41 +5,60 @@ The preset is Fast-Datafree's, whose numbers the published CIFAR tables quote; i
 wide (CMI's, for the same table, 256). It differs from DAFL's own program, which updates generator
 and student on one batch, takes log10 in the balance term and larger learning rates and batches:
 generator and student in turn are Fast-Datafree's simplification. Both programs that made the tables
-take temperature 1 whatever is asked for: pass --temperature 1 for the published numbers. Larger
-images than 64 pixels have no published preset: FastDFKD's generator, the same weights.
+take temperature 1 whatever is asked for: pass --temperature 1 for the published numbers.
 
 The programs' generator ends in a sigmoid, so that its first images are grey with hardly any
 contrast. In short runs the student then learns to answer with one class and, at a high learning
 rate, never recovers. DAFL's own generator ends in a batch norm: --generator-output norm.
 """
 
-import argparse
-import dataclasses
-from dataclasses import dataclass
-
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from dm_kd.rivals import common
-from dm_kd.tasks import Task
+from dm_kd.rivals import common, terms
+from dm_kd.rivals.networks import NormalOutput
 
-
-@dataclass(frozen=True, kw_only=True)
-class Preset(common.StreamPreset):
-    onehot_weight: float
-    act_weight: float
-    balance_weight: float
-
-
-SMALL = Preset(onehot_weight=1.0, act_weight=1e-3, balance_weight=20.0, latent_size=512,
-               generator_width=128, generator_rate=1e-3, synthesis_batch=256, student_steps=5)
-LARGE = dataclasses.replace(SMALL, generator_width=None)
+INIT, UPDATE, BATCH = 1, 2, 3  # what random numbers are for, see common.py
+SMALL = {"dafl": {
+    "onehot_weight": 1.0, "act_weight": 1e-3, "balance_weight": 20.0, "latent_size": 512,
+    "generator_width": 128, "generator_rate": 1e-3, "generator_output": "sigmoid",
+    "synthesis_batch": 256, "student_steps": 5}}
 
 
-def add_arguments(parser: argparse.ArgumentParser, name: str, large: bool) -> None:
-    common.add_stream_arguments(parser, name, LARGE if large else SMALL)
+def build(context: common.Context) -> common.Source:
+    steps = context.args.student_steps
+    return common.Source(context, Stream(context), steps, 0, steps * context.args.batch_size)
 
 
-def build(args: argparse.Namespace, task: Task, teacher: nn.Module, device: torch.device
-          ) -> common.StreamSource:
-    return common.StreamSource(common.Context(args, SMALL, task, teacher, device))
+class Stream:
+    """A generator that learns between the student's steps (DAFL, DFQ, ZSKT). A call is one update,
+    then fresh images for `student_steps` steps, which replace all of those before."""
+
+    KEPT = ("generator", "optimizer")
+
+    def __init__(self, context: common.Context):
+        self.context, args, task = context, context.args, context.task
+        norm = NormalOutput(task.mean, task.std) if args.generator_output == "norm" else None
+        self.generator = context.generator(INIT, output=norm)
+        self.optimizer = torch.optim.Adam(self.generator.parameters(), lr=args.generator_rate,
+                                          **common.ADAM)
+
+    def noise(self, count: int, call: int, purpose: int) -> Tensor:
+        draw = common.numbers(self.context.seed, call, purpose)
+        return torch.randn(count, *self.generator.shape, generator=draw).to(self.context.device)
+
+    def make_batch(self, student: nn.Module, call: int) -> tuple[Tensor, Tensor]:
+        """The generator normalises over each batch of the images, as in its updates. Label -1."""
+        context, args = self.context, self.context.args
+        noise = self.noise(args.synthesis_batch, call, UPDATE)
+
+        def losses(images: Tensor, step: int) -> dict[str, Tensor]:
+            return terms.weighted(context.terms, context.teacher, context.standardize(images),
+                                  student, bf16=context.bf16)[0]
+
+        common.optimise([self.optimizer], lambda: self.generator(noise), losses, 1,
+                        f"in call {call + 1}")
+        fresh = self.noise(args.student_steps * args.batch_size, call, BATCH)
+        with torch.no_grad():
+            images = torch.cat([self.generator(z) for z in fresh.split(args.batch_size)])
+        return images, torch.full((len(images),), -1)

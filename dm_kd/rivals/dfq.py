@@ -7,35 +7,11 @@ so that the adversarial term is 0; here it is the student. See dafl.py for the g
 its output and the temperature.
 """
 
-import argparse
-import dataclasses
-from dataclasses import dataclass
+from dm_kd.rivals.dafl import build
 
-import torch
-from torch import nn
+SMALL = {"dfq": {
+    "adv_kl_weight": 1.0, "bn_weight": 1.0, "onehot_weight": 1.0, "balance_weight": 20.0,
+    "latent_size": 256, "generator_width": 128, "generator_rate": 1e-3,
+    "generator_output": "sigmoid", "synthesis_batch": 256, "student_steps": 10}}
 
-from dm_kd.rivals import common
-from dm_kd.tasks import Task
-
-
-@dataclass(frozen=True, kw_only=True)
-class Preset(common.StreamPreset):
-    adv_kl_weight: float
-    bn_weight: float
-    onehot_weight: float
-    balance_weight: float
-
-
-SMALL = Preset(adv_kl_weight=1.0, bn_weight=1.0, onehot_weight=1.0, balance_weight=20.0,
-               latent_size=256, generator_width=128, generator_rate=1e-3, synthesis_batch=256,
-               student_steps=10)
-LARGE = dataclasses.replace(SMALL, generator_width=None)
-
-
-def add_arguments(parser: argparse.ArgumentParser, name: str, large: bool) -> None:
-    common.add_stream_arguments(parser, name, LARGE if large else SMALL)
-
-
-def build(args: argparse.Namespace, task: Task, teacher: nn.Module, device: torch.device
-          ) -> common.StreamSource:
-    return common.StreamSource(common.Context(args, SMALL, task, teacher, device))
+__all__ = ["SMALL", "build"]

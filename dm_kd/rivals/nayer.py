@@ -2,125 +2,85 @@
 each batch and learn with it, so that the diversity comes from them (Tran et al. 2024,
 arXiv 2310.00258).
 
-SMALL is its program's CIFAR-100 preset. A call makes `loops` batches, each the best of
+The preset is its program's for CIFAR-100. A call makes `loops` batches, each the best of
 `inner_steps` updates with an Adam of its own; the generator is drawn anew each `life` calls,
-counted from the first call and from the end of the warm-up. No preset is published for 224 pixels:
-FastDFKD's weights there.
+counted from the first call and from the end of the warm-up.
 
 What differs from the program: its classes are CLIP vectors of "a image of NAME" with _ and - as
-blanks (--label-embeddings openai/clip-vit-base-patch32 gives these), here one-hot vectors by
-default; it compares a call's later batches with the lowest loss of its earlier ones, so that it may
-keep their first images, here each batch is compared with itself.
+blanks, here one-hot vectors by default; it compares a call's later batches with the lowest loss of
+its earlier ones, so that it may keep their first images, here each batch is compared with itself.
+A file of its vectors for --label-embeddings: CLIPTextModelWithProjection of transformers, weights
+openai/clip-vit-base-patch32, `text_embeds` of the prompts, written by
+safetensors.torch.save_file({"embeddings": text_embeds}, FILE).
 """
 
-import argparse
-import dataclasses
-import re
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from dm_kd import run
-from dm_kd.rivals import common, terms
-from dm_kd.run import UserError, nonnegative_int, positive_int, probability
-from dm_kd.tasks import Task
+from dm_kd.rivals import common
 
-setting = common.setting
-
-
-@dataclass(frozen=True, kw_only=True)
-class Preset(common.PoolPreset, common.GeneratorPreset):
-    bn_ema_weight: float
-    ce_target_weight: float
-    adv_dad_weight: float
-    bn_momentum: float = setting("share of the past calls in the batch statistics", probability)
-    loops: int = setting("batches of a call, each with noisy layers of its own", positive_int)
-    warmup_loops: int = setting("the same for a call of the warm-up", positive_int)
-    life: int = setting("calls after which the whole generator is drawn anew; 0 = never",
-                        nonnegative_int)
+SMALL = {"nayer": {
+    "bn_ema_weight": 10.0, "ce_target_weight": 0.5, "adv_dad_weight": 1.33, "bn_momentum": 0.9,
+    "latent_size": 1000, "generator_width": 128, "generator_rate": 4e-3, "inner_steps": 40,
+    "loops": 2, "warmup_loops": 10, "life": 10, "synthesis_batch": 400, "calls_per_epoch": 1,
+    "warmup_calls": 20, "pool_images": 240_000,  # all that 20 + 200 calls make
+    "label_embeddings": "onehot"}}
+HELP = {
+    "loops": "batches of a call, each with noisy layers of its own",
+    "warmup_loops": "the same for a call of the warm-up",
+    "life": "calls after which the whole generator is drawn anew; 0 = never",
+    "label_embeddings": "vectors of the classes: onehot, or a .safetensors file with `embeddings` "
+                        "[classes, e]"}
 
 
-SMALL = Preset(bn_ema_weight=10.0, ce_target_weight=0.5, adv_dad_weight=1.33, bn_momentum=0.9,
-               latent_size=1000, generator_width=128, generator_rate=4e-3, inner_steps=40, loops=2,
-               warmup_loops=10, life=10, synthesis_batch=400, calls_per_epoch=1, warmup_calls=20,
-               pool_images=240_000)  # all that 20 + 200 calls make
-LARGE = dataclasses.replace(SMALL, bn_ema_weight=0.1, ce_target_weight=0.1, adv_dad_weight=0.1,
-                            latent_size=256, generator_width=None, synthesis_batch=100,
-                            calls_per_epoch=10, pool_images=20_000)
-
-
-def add_arguments(parser: argparse.ArgumentParser, name: str, large: bool) -> None:
-    common.add_arguments(parser, name, LARGE if large else SMALL)
-    parser.add_argument("--label-embeddings", default="onehot", metavar="onehot|FILE|HUB_ID",
-                        help="vectors of the classes: one-hot; a .safetensors file with "
-                             "`embeddings` [classes, e]; or a CLIP text model's of the class names "
-                             "(default: %(default)s)")
-
-
-def build(args: argparse.Namespace, task: Task, teacher: nn.Module, device: torch.device
-          ) -> common.PoolSource:
-    context = common.Context(args, LARGE if task.large else SMALL, task, teacher, device)
-    return common.PoolSource(context, Nayer(context))
+def build(context: common.Context) -> common.Source:
+    return common.growing(context, Nayer(context))
 
 
 class Nayer:
-    KEPT = ("generator", "embeddings", "averages")
+    KEPT = ("generator",)
 
     def __init__(self, context: common.Context):
-        self.context = context
-        self.embeddings = class_embeddings(context.args.label_embeddings, context.task)
-        self.copies = -(-context.settings.synthesis_batch // context.task.num_classes)
+        self.context, args, classes = context, context.args, context.task.num_classes
+        self.embeddings = (torch.eye(classes) if args.label_embeddings == "onehot" else
+                           run.load_safetensors(Path(args.label_embeddings))["embeddings"].float())
+        self.copies = -(-args.synthesis_batch // classes)
         self.generator = self.new_generator(0)
-        self.averages: terms.Statistics | None = None
 
     def new_generator(self, call: int) -> "LabelGenerator":
         """Its weights are a function of the call."""
-        context, size = self.context, self.context.settings.latent_size
+        context = self.context
         body = context.generator(call, common.INIT)
         with common.initialised_by(context.seed, call, common.INIT, 1):
-            if context.large:  # its body takes maps
-                body = nn.Sequential(MapLayer(size, context.task.resolution // 16), body)
-            generator = LabelGenerator(self.embeddings, self.copies, size, body)
+            generator = LabelGenerator(self.embeddings, self.copies, context.args.latent_size, body)
         return generator.to(context.device)
 
     def make_batch(self, student: nn.Module, call: int) -> tuple[Tensor, Tensor]:
         """All batches of a call, one after the other."""
-        settings = self.context.settings
-        late = call - settings.warmup_calls  # below 0 in the warm-up
-        if settings.life and call and 0 in (call % settings.life, late % settings.life):
+        args = self.context.args
+        late = call - args.warmup_calls  # below 0 in the warm-up
+        if args.life and call and 0 in (call % args.life, late % args.life):
             self.generator = self.new_generator(call)
-        loops = settings.loops if late >= 0 else settings.warmup_loops
+        loops = args.loops if late >= 0 else args.warmup_loops
         batches = [self.batch(student, call, loop) for loop in range(loops)]
         return tuple(torch.cat(values) for values in zip(*batches, strict=True))
 
     def batch(self, student: nn.Module, call: int, loop: int) -> tuple[Tensor, Tensor]:
         """(images, classes) of fresh noisy layers."""
-        context, settings = self.context, self.context.settings
-        active = context.terms_of(adversarial=call >= settings.warmup_calls)
+        context, args = self.context, self.context.args
         draw = common.numbers(context.seed, call, loop, common.DRAW)
         self.generator.draw_noisy(draw)
-        optimizer = torch.optim.Adam(self.generator.parameters(), lr=settings.generator_rate,
+        optimizer = torch.optim.Adam(self.generator.parameters(), lr=args.generator_rate,
                                      **common.ADAM)
         # each noisy layer's part is a permutation of all classes, the last one's cut off
         orders = [torch.randperm(context.task.num_classes, generator=draw)
                   for _ in range(self.copies)]
-        targets = torch.cat(orders)[:settings.synthesis_batch].to(context.device)
-        first, read = loop * settings.inner_steps, None
-
-        def losses(images: Tensor, step: int) -> dict[str, Tensor]:
-            nonlocal read
-            parts, read = terms.weighted(
-                active, context.teacher, context.view(images, call, first + step), student, targets,
-                self.averages, settings.bn_momentum, bf16=context.bf16)
-            return parts
-
-        images = common.optimise([optimizer], lambda step: self.generator(targets), losses,
-                                 settings.inner_steps, f"in call {call + 1}, loop {loop + 1}")
-        if read.statistics:
-            self.averages = terms.update_averages(self.averages, read.statistics,
-                                                  settings.bn_momentum)
+        targets = torch.cat(orders)[:args.synthesis_batch].to(context.device)
+        images = context.make_images(optimizer, lambda: self.generator(targets), targets, student,
+                                     call, call >= args.warmup_calls, loop * args.inner_steps)
         return images, targets
 
 
@@ -148,45 +108,9 @@ class LabelGenerator(nn.Module):
         z = [layer(part) for layer, part in zip(self.noisy, x.split(size), strict=True)]
         return self.body(torch.cat(z))
 
+    @torch.no_grad()
     def draw_noisy(self, draw: torch.Generator) -> None:
         """New weights N(0, 1), biases 0."""
-        with torch.no_grad():
-            for layer in self.noisy:
-                layer.weight.copy_(torch.randn(layer.weight.shape, generator=draw))
-                layer.bias.zero_()
-
-
-class MapLayer(nn.Module):
-    """A vector [B, n] -> a map [B, n, side, side]: a trained bias for each place, the vector's
-    numbers scaled by a trained weight there."""
-
-    def __init__(self, size: int, side: int):
-        super().__init__()
-        self.scale = nn.Parameter(torch.randn(size, side, side))
-        self.bias = nn.Parameter(torch.zeros(size, side, side))
-
-    def forward(self, z: Tensor) -> Tensor:
-        return z[:, :, None, None] * self.scale + self.bias
-
-
-def class_embeddings(choice: str, task: Task) -> Tensor:
-    """float32 [classes, e].
-
-    Raises:
-        UserError: embeddings of another number of classes."""
-    if choice == "onehot":
-        return torch.eye(task.num_classes)
-    if choice.endswith(".safetensors"):
-        embeddings = run.load_safetensors(Path(choice))["embeddings"].float()
-        if len(embeddings) != task.num_classes:
-            raise UserError(f"{choice} has embeddings of {len(embeddings)} classes, the task has "
-                            f"{task.num_classes}")
-        return embeddings
-    import transformers
-
-    tokenizer = transformers.AutoTokenizer.from_pretrained(choice)
-    model = transformers.CLIPTextModelWithProjection.from_pretrained(
-        choice, use_safetensors=True).eval()
-    prompts = [f"a image of {re.sub('[_-]', ' ', name)}" for name in task.class_names]
-    with torch.no_grad():
-        return model(**tokenizer(prompts, padding=True, return_tensors="pt")).text_embeds.float()
+        for layer in self.noisy:
+            layer.weight.copy_(torch.randn(layer.weight.shape, generator=draw))
+            layer.bias.zero_()

@@ -5,20 +5,8 @@ sizes other than 32 x 32 the first map is a quarter of the side. With bf16 all b
 in bfloat16 autocast, a quarter of the time at 28 pixels on a CPU with such instructions.
 """
 
-import math
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-
-
-def up(x: Tensor) -> Tensor:
-    return F.interpolate(x, scale_factor=2, mode="nearest")
-
-
-def conv(inputs: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, 1, 1, bias=False), nn.BatchNorm2d(outputs),
-                         nn.LeakyReLU(0.2))
 
 
 class NormalOutput(nn.Module):
@@ -40,53 +28,43 @@ class NormalOutput(nn.Module):
         return (self.norm(x) * self.std + self.mean).clamp(0, 1)
 
 
-class SmallGenerator(nn.Module):
-    """A vector -> a map of side / 4 -> two stages that double its side.
-
-    Args:
-        latent: numbers in a vector.
-        width: channels of the first map.
-        side: pixels, a multiple of 4.
-        output: last layer, whose images are in [0, 1] (default: a sigmoid).
+class Generator(nn.Module):
+    """Noise [B, *shape] -> body -> output, images in [0, 1]. bf16: the body in bfloat16 autocast.
     """
 
-    def __init__(self, latent: int, width: int, side: int, channels: int,
-                 output: nn.Module | None = None, bf16: bool = False):
+    def __init__(self, shape: tuple[int, ...], body: list[nn.Module], bf16: bool = False,
+                 output: nn.Module | None = None):
         super().__init__()
-        assert side % 4 == 0, side
-        self.bf16 = bf16
-        self.shape, self.base = (latent,), (width, side // 4, side // 4)
-        self.first = nn.Linear(latent, math.prod(self.base))
-        self.norm = nn.BatchNorm2d(width)
-        self.block1, self.block2 = conv(width, 128), conv(128, 64)
-        self.last, self.output = nn.Conv2d(64, channels, 3, 1, 1), output or nn.Sigmoid()
+        self.shape, self.bf16 = shape, bf16
+        self.body, self.output = nn.Sequential(*body), output or nn.Sigmoid()
 
     def forward(self, z: Tensor) -> Tensor:
         with torch.autocast(z.device.type, torch.bfloat16, enabled=self.bf16):
-            x = self.norm(self.first(z).view(-1, *self.base))  # [B, width, side/4, side/4]
-            x = self.last(self.block2(up(self.block1(up(x)))))
-        return self.output(x.float())  # [B, channels, side, side]
+            x = self.body(z)
+        return self.output(x.float())
 
 
-class LargeGenerator(nn.Module):
-    """A map of noise [latent, side/16, side/16] -> four stages that double its side (FastDFKD,
-    ImageNet)."""
+def conv(inputs: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, 1, 1, bias=False), nn.BatchNorm2d(outputs),
+                         nn.LeakyReLU(0.2))
 
-    def __init__(self, latent: int, side: int, channels: int, output: nn.Module | None = None,
-                 bf16: bool = False):
-        super().__init__()
-        assert side % 16 == 0, side
-        self.bf16 = bf16
-        self.shape = (latent, side // 16, side // 16)
-        self.first = conv(latent, 128)
-        self.blocks = nn.ModuleList([conv(a, b) for a, b in ((128, 128), (128, 64), (64, 64),
-                                                             (64, 64))])
-        self.last, self.output = nn.Conv2d(64, channels, 3, 1, 1), output or nn.Sigmoid()
 
-    def forward(self, z: Tensor) -> Tensor:
-        with torch.autocast(z.device.type, torch.bfloat16, enabled=self.bf16):
-            x = self.first(z)
-            for block in self.blocks:
-                x = block(up(x))
-            x = self.last(x)
-        return self.output(x.float())  # [B, channels, side, side]
+def up(inputs: int, outputs: int) -> nn.Sequential:
+    """A stage that doubles the side."""
+    return nn.Sequential(nn.Upsample(scale_factor=2), conv(inputs, outputs))
+
+
+def small_generator(latent: int, width: int, side: int, channels: int, bf16: bool = False,
+                    output: nn.Module | None = None) -> Generator:
+    """A vector -> a map [width, side / 4, side / 4] -> two stages."""
+    base = (width, side // 4, side // 4)
+    body = [nn.Linear(latent, width * (side // 4) ** 2), nn.Unflatten(1, base),
+            nn.BatchNorm2d(width), up(width, 128), up(128, 64), nn.Conv2d(64, channels, 3, 1, 1)]
+    return Generator((latent,), body, bf16, output)
+
+
+def large_generator(latent: int, side: int, channels: int, bf16: bool = False) -> Generator:
+    """A map of noise [latent, side / 16, side / 16] -> four stages (FastDFKD, ImageNet)."""
+    body = [conv(latent, 128), up(128, 128), up(128, 64), up(64, 64), up(64, 64),
+            nn.Conv2d(64, channels, 3, 1, 1)]
+    return Generator((latent, side // 16, side // 16), body, bf16)

@@ -27,21 +27,11 @@ class Reading:
     statistics: Statistics = field(default_factory=list)  # of each batch norm's input
     running: Statistics = field(default_factory=list)  # the running statistics of the same layers
     means: list[Tensor] = field(default_factory=list)  # spatial means [B, C] of chosen layers
-    features: list[Tensor] = field(default_factory=list)  # [B, d] of each network: the input of
-    # its last linear layer
+    features: Tensor | None = None  # [B, d], the input of the last linear layer
 
 
 def batch_norms(model: nn.Module) -> list[nn.BatchNorm2d]:
     return [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
-
-
-def networks(model: nn.Module) -> list[nn.Module]:
-    """The networks of a teacher that is several in one (distill's, in `teachers`), else itself."""
-    return list(getattr(model, "teachers", [model]))
-
-
-def last_linear(model: nn.Module) -> nn.Linear | None:
-    return next((m for m in reversed(list(model.modules())) if isinstance(m, nn.Linear)), None)
 
 
 @contextlib.contextmanager
@@ -52,48 +42,33 @@ def reading(model: nn.Module, statistics: bool = True, means_of: Sequence[nn.Mod
     read, handles = Reading(), []
 
     def at_norm(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        read.statistics.append(ChannelStatistics.apply(inputs[0].float()))
+        read.statistics.append(channel_statistics(inputs[0].float()))
         read.running.append((module.running_mean, module.running_var))
 
     def at_layer(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         read.means.append(inputs[0].float().mean((2, 3)))
 
     def at_head(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        read.features.append(inputs[0])
+        read.features = inputs[0]
 
     try:
         if statistics:
             handles += [m.register_forward_pre_hook(at_norm) for m in batch_norms(model)]
         handles += [m.register_forward_pre_hook(at_layer) for m in means_of]
         if features:
-            handles += [last_linear(n).register_forward_pre_hook(at_head) for n in networks(model)]
+            last = [m for m in model.modules() if isinstance(m, nn.Linear)][-1]
+            handles.append(last.register_forward_pre_hook(at_head))
         yield read
     finally:
         for handle in handles:
             handle.remove()
 
 
-class ChannelStatistics(torch.autograd.Function):
-    """x [B, C, H, W] -> (mean, variance) of each channel [C], the variance with division by N.
-
-    The values of torch.var_mean, which takes four times as long on channels_last memory on a CPU (a
-    third of an update of DeepInversion). The gradient is written out, in one pass:
-    d mean / dx = 1 / N, d variance / dx = 2 (x - mean) / N.
-    """
-
-    @staticmethod
-    def forward(ctx, x: Tensor) -> tuple[Tensor, Tensor]:
-        mean = x.mean((0, 2, 3))
-        ctx.save_for_backward(x, mean)
-        return mean, (x - mean.view(-1, 1, 1)).square_().mean((0, 2, 3))
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, of_mean: Tensor, of_variance: Tensor) -> Tensor:
-        x, mean = ctx.saved_tensors
-        n = x.numel() // x.shape[1]
-        slope = 2 / n * of_variance
-        return torch.addcmul((of_mean / n - slope * mean).view(-1, 1, 1), x, slope.view(-1, 1, 1))
+def channel_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
+    """x [B, C, H, W] -> mean and biased variance of each channel [C]; torch.var_mean takes longer
+    on channels_last memory on a CPU."""
+    mean = x.mean((0, 2, 3))
+    return mean, (x - mean.view(-1, 1, 1)).square().mean((0, 2, 3))
 
 
 # --- terms of batch statistics --------------------------------------------------------------------
@@ -103,36 +78,26 @@ def bn(statistics: Statistics, running: Statistics, first: float = 1.0) -> Tenso
     norms, not squared (DeepInversion, Yin et al. 2020, arXiv 1912.08795).
 
     first: weight of the first layer (10 in its ImageNet recipe)."""
-    total = 0.0
-    for i, ((mean, variance), (run_mean, run_variance)) in enumerate(
-            zip(statistics, running, strict=True)):
-        layer = vector_norm(mean - run_mean) + vector_norm(variance - run_variance)
-        total = total + (first if i == 0 else 1.0) * layer
-    return total
+    layers = [vector_norm(mean - run_mean) + vector_norm(variance - run_variance)
+              for (mean, variance), (run_mean, run_variance)
+              in zip(statistics, running, strict=True)]
+    return sum(layers) + (first - 1) * layers[0]
 
 
-def bn_ema(statistics: Statistics, averages: Statistics | None, m: float,
-           running: Statistics) -> Tensor:
+def bn_ema(statistics: Statistics, averages: Statistics, m: float, running: Statistics) -> Tensor:
     """`bn` of (1 - m) batch + m average over past calls, so that a small batch need not have the
     statistics of all classes (FastDFKD, Fang et al. 2022, arXiv 2112.06253).
 
-    averages: None = none yet; then the batch's alone."""
-    if averages is None:
-        return bn(statistics, running)
+    averages: [] = none yet; then the batch's alone."""
     return bn(blend(averages, statistics, m), running)
 
 
 def blend(averages: Statistics, statistics: Statistics, m: float) -> Statistics:
-    """m averages + (1 - m) statistics."""
+    """m averages + (1 - m) statistics; of no averages the statistics."""
+    if not averages:
+        return statistics
     return [tuple(m * old + (1 - m) * new for old, new in zip(a, b, strict=True))
             for a, b in zip(averages, statistics, strict=True)]
-
-
-def update_averages(averages: Statistics | None, statistics: Statistics, m: float) -> Statistics:
-    """The averages after a call whose last batch had these statistics; the first call's are its
-    own."""
-    detached = [(mean.detach(), variance.detach()) for mean, variance in statistics]
-    return detached if averages is None else blend(averages, detached, m)
 
 
 # --- terms of the teacher's outputs ---------------------------------------------------------------
@@ -189,10 +154,9 @@ def adv_dad(teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
 def adv_js(teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
     """- Jensen-Shannon divergence at temperature 3, between - ln 2 and 0 (adaptive DeepInversion).
 
-    The authors' program, with which the published numbers were made, swaps the arguments of both KL
-    divergences and clamps all probabilities to 0.01 .. 0.99: with many classes small differences
-    vanish in the clamp. Its 1 - clamp(JS, 0, 1) has no gradient where the networks differ most.
-    Neither clamp is here."""
+    The authors' program swaps the arguments of both KL divergences and clamps all probabilities to
+    0.01 .. 0.99, where with many classes small differences vanish. Its 1 - clamp(JS, 0, 1) has no
+    gradient where the networks differ most. Neither clamp is here."""
     p = F.softmax(student_logits.float() / JS_TEMPERATURE, 1)
     q = F.softmax(teacher_logits.float() / JS_TEMPERATURE, 1)
     middle = (p + q) / 2
@@ -225,39 +189,23 @@ def l2(x: Tensor) -> Tensor:
     return vector_norm(x.flatten(1), dim=1).mean()
 
 
-# --- contrast between images ----------------------------------------------------------------------
-
-def contrastive(local: Tensor, whole: Tensor, temperature: float, current: int) -> Tensor:
-    """Match the crop of each image with its own image among all images: cross-entropy of
-    local wholeᵀ / temperature with the diagonal, the mean over the first `current` images plus the
-    mean over the others, which come from the pool (CMI). No gradient flows through `whole`.
-
-    Args:
-        local, whole: unit vectors [N, d] of the crops and of the whole images.
-    """
-    logits = local.float() @ whole.detach().float().T / temperature
-    each = F.cross_entropy(logits, torch.arange(len(logits), device=logits.device),
-                           reduction="none")
-    own = each[:current].mean()
-    return own if current == len(each) else own + each[current:].mean()
-
-
 # --- a method's loss ------------------------------------------------------------------------------
 
 OF_STATISTICS, OF_STUDENT = {"bn", "bn_ema"}, {"adv_kl", "adv_dad", "adv_js"}
+NAMES = ("bn", "bn_ema", "ce_target", "onehot", "act", "balance", "adv_kl", "adv_dad", "adv_js",
+         "tv_l1", "tv_l2", "l2")  # what `weighted` knows
 
 
 def weighted(terms: dict[str, float], teacher: nn.Module, x: Tensor,
              student: Callable[[Tensor], Tensor] | None = None, targets: Tensor | None = None,
-             averages: Statistics | None = None, momentum: float = 0.0, first: float = 1.0,
+             averages: Statistics = (), momentum: float = 0.0, first: float = 1.0,
              means_of: Sequence[nn.Module] = (), bf16: bool = False
              ) -> tuple[dict[str, Tensor], Reading]:
     """({term: weighted scalar}, what the teacher's forward pass showed) of a batch. Terms of weight
-    0 are not computed; the student runs only where a term looks at it. Terms of the layers of a
-    teacher of several networks are the mean over the networks.
+    0 are not computed; the student runs only where a term looks at it.
 
     Args:
-        terms: {name of a function here: weight}.
+        terms: {one of NAMES: weight}.
         x: standardised float32 [B, C, H, W].
         momentum, averages: of bn_ema.  first: of bn.
         means_of: layers whose spatial means are recorded too, see `reading`.
@@ -267,13 +215,12 @@ def weighted(terms: dict[str, float], teacher: nn.Module, x: Tensor,
     with reading(teacher, bool(OF_STATISTICS & active.keys()), means_of, "act" in active) as read:
         of_teacher = logits(teacher, x, bf16)
     of_student = logits(student, x, bf16) if OF_STUDENT & active.keys() else None
-    count = len(networks(teacher))
     values = {
-        "bn": lambda: bn(read.statistics, read.running, first) / count,
-        "bn_ema": lambda: bn_ema(read.statistics, averages, momentum, read.running) / count,
+        "bn": lambda: bn(read.statistics, read.running, first),
+        "bn_ema": lambda: bn_ema(read.statistics, averages, momentum, read.running),
         "ce_target": lambda: ce_target(of_teacher, targets),
         "onehot": lambda: onehot(of_teacher),
-        "act": lambda: sum(map(act, read.features)) / count,
+        "act": lambda: act(read.features),
         "balance": lambda: balance(of_teacher),
         "adv_kl": lambda: adv_kl(of_teacher, of_student),
         "adv_dad": lambda: adv_dad(of_teacher, of_student),
@@ -302,27 +249,18 @@ def check_finite(parts: dict[str, Tensor], where: str) -> None:
                             "of that term; in another --out")
 
 
-def require(teacher: nn.Module, terms: set[str], example: Tensor, spec: str, without: str = ""
-            ) -> None:
-    """Check that the teacher has what the terms (or "contrastive") need.
-
-    Args:
-        example: standardised images [B, C, H, W].
-        without: how the caller does without terms of batch norms, for the hint.
+def require(teacher: nn.Module, terms: set[str], spec: str, without: str = "") -> None:
+    """Check that the teacher has what the terms need. without: how the caller does without terms of
+    batch norms, for the hint.
 
     Raises:
-        UserError: no batch norm with running statistics, or no gradient of its input.
-    """
-    needed = sorted((OF_STATISTICS | {"contrastive"}) & terms)
+        UserError: not a batch norm with running statistics."""
+    needed = sorted(OF_STATISTICS & terms)
     running = [m.running_mean is not None for m in batch_norms(teacher)]
     if needed and not (running and all(running)):
         raise UserError(f"the term {needed[0]} reads batch norms, the teacher {spec} has no "
                         "BatchNorm2d with running statistics",
                         "; ".join(filter(None, ("a teacher with batch norm", without))))
-    with torch.enable_grad():
-        if not teacher(example.clone().requires_grad_()).requires_grad:
-            raise UserError(f"the teacher {spec} gives no gradient of its input",
-                            "a teacher that torch can differentiate")
 
 
 def jitter(x: Tensor, most: int, flip: bool, draw: torch.Generator) -> Tensor:

@@ -7,31 +7,10 @@ here. The program passes the teacher as the student, so that the term is 0; here
 See dafl.py for the generator's width, its output and the temperature.
 """
 
-import argparse
-import dataclasses
-from dataclasses import dataclass
+from dm_kd.rivals.dafl import build
 
-import torch
-from torch import nn
+SMALL = {"zskt": {
+    "adv_kl_weight": 1.0, "latent_size": 256, "generator_width": 128, "generator_rate": 1e-3,
+    "generator_output": "sigmoid", "synthesis_batch": 256, "student_steps": 5}}
 
-from dm_kd.rivals import common
-from dm_kd.tasks import Task
-
-
-@dataclass(frozen=True, kw_only=True)
-class Preset(common.StreamPreset):
-    adv_kl_weight: float
-
-
-SMALL = Preset(adv_kl_weight=1.0, latent_size=256, generator_width=128, generator_rate=1e-3,
-               synthesis_batch=256, student_steps=5)
-LARGE = dataclasses.replace(SMALL, generator_width=None)
-
-
-def add_arguments(parser: argparse.ArgumentParser, name: str, large: bool) -> None:
-    common.add_stream_arguments(parser, name, LARGE if large else SMALL)
-
-
-def build(args: argparse.Namespace, task: Task, teacher: nn.Module, device: torch.device
-          ) -> common.StreamSource:
-    return common.StreamSource(common.Context(args, SMALL, task, teacher, device))
+__all__ = ["SMALL", "build"]
