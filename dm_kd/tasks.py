@@ -8,7 +8,6 @@ training a teacher, training a small generator, and evaluating the student.
 import functools
 import gzip
 import itertools
-import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -55,8 +54,6 @@ class Task:
     def large(self) -> bool:
         return self.size_class == "large"
 
-    crop = large  # old name, until its last caller is rewritten
-
     @property
     def class_names(self) -> tuple[str, ...]:
         return self.names()
@@ -92,17 +89,10 @@ def load_digits(split: str, root: Path | None) -> Raw:
 
 
 def torchvision_set(name: str, root: Path | None, **options):
-    """torchvision's data set of that name, downloaded on first use; of processes that start
-    together one downloads and the others wait."""
-    from filelock import FileLock
+    """torchvision's data set of that name, downloaded on first use."""
     from torchvision import datasets
 
-    root = root or ROOT
-    if root.exists() and not os.access(root, os.W_OK):
-        return getattr(datasets, name)(root, download=False, **options)
-    root.mkdir(parents=True, exist_ok=True)
-    with FileLock(root / f".{name}.lock"):
-        return getattr(datasets, name)(root, download=True, **options)
+    return getattr(datasets, name)(root or ROOT, download=True, **options)
 
 
 def load_fashion_mnist(split: str, root: Path | None) -> Raw:
@@ -237,29 +227,18 @@ def folder_classes(root: Path | None) -> tuple[str, ...]:
     if root is None or not root.is_dir():
         raise UserError(f"--task folder needs a folder of class folders, not {root}", hint)
     place = split_folder(root, "train") or root
-    names = sorted(p.name for p in place.iterdir() if p.is_dir() and is_visible(p.name))
-    if len(names) < 2:
-        raise UserError(f"{place} has {len(names)} class folders, at least 2 are needed", hint)
-    if {name.lower() for name in names} <= set(sum(SPLIT_NAMES.values(), ())):
-        raise UserError(f"{place} holds {' and '.join(names)}: splits, not classes", hint)
+    names = sorted(p.name for p in place.iterdir()
+                   if p.is_dir() and not re.match(r"\.|__MACOSX$", p.name))
+    if len(names) < 2 or {name.lower() for name in names} <= set(sum(SPLIT_NAMES.values(), ())):
+        raise UserError(f"{place} holds no two class folders, but: {', '.join(names)}", hint)
     return tuple(names)
 
 
-def is_visible(name: str) -> bool:
-    """Whether a file or folder is the user's, not a system's: .thumbnails, __MACOSX, ._1.png."""
-    return not re.match(r"\.|__MACOSX$", name)
-
-
-def refuse_other_names(names: list[str] | None, task: Task, whose: str, hint: str = "",
-                       **where: object) -> None:  # where: of OLD CALLERS
-    """Compare the class names that a card records (None: not recorded) with the task's, in index
-    order.
-
-    Raises:
-        UserError: they differ; the first difference is named."""
-    if not isinstance(names, list):
-        return
-    for i, (theirs, ours) in enumerate(itertools.zip_longest(names, task.class_names)):
+def refuse_other_names(names: list[str] | None, task: Task, whose: str, hint: str = "") -> None:
+    """Raises a UserError that names the first class in which the names that a card records (None:
+    not recorded) differ from the task's."""
+    for i, (theirs, ours) in enumerate(itertools.zip_longest(names or task.class_names,
+                                                             task.class_names)):
         if theirs != ours:
             raise UserError(f"{whose} was trained on other classes: class {i} is '{theirs}', in "
                             f"{task.name} it is '{ours}'", hint)
