@@ -117,19 +117,16 @@ def split_by_group(groups: np.ndarray, fold: int, val: str, folds: int) -> tuple
 
 
 def class_folders(task: Task, part: str, val: str, root: Path | None) -> Images:
-    """A split from class folders, or from a `path label` list with ImageNet's labels.
-
-    Raises:
-        UserError: not there, other classes, or training and validation images are the same."""
+    """A split from class folders, or from a `path label` list with ImageNet's labels."""
     root = root or ROOT / "imagenet"
     lists = [root / f"imagenet_{part}.txt", root.parent / f"imagenet_{part}.txt"]
     place = next((path for path in lists if path.is_file()), None)
     if place is None and root.is_dir():
-        place = split_folder(root, part) or root
+        other = split_folder(root, "val" if part == "train" else "train")
+        place = split_folder(root, part) or (None if other else root)
     if place is None:
         raise UserError(f"no {part} images of {task.name} in {root}",
-                        f"--data FOLDER with {part}/<class>/ or imagenet_{part}.txt in it, or "
-                        "--val none; torchvision.datasets.ImageNet unpacks ImageNet's archives")
+                        f"--data FOLDER with {part}/<class>/ or imagenet_{part}.txt; --val none")
     if place == root and (part, val) == ("train", "val"):
         raise UserError(f"{root} would be both trained on and evaluated on",
                         "--data FOLDER with train/ and val/ in it; --val dev or none")
@@ -205,12 +202,9 @@ def other_task(other: Task, task: Task) -> Images:
 
 
 def load_set(folder: Path, task: Task, cache: Path, images_per_class: int | None = None) -> Images:
-    """An image set as one array, in the order of its positions. images_per_class: of each class the
-    first so many (default: all).
-
-    Raises:
-        UserError: not complete, too few images, or one is damaged."""
-    opened = image_set.open_set(folder)
+    """An image set as one array, in the order of its positions; of each class all images, or the
+    first `images_per_class`."""
+    opened = image_set.ImageSet(folder)
     plan, manifest = opened.plan, opened.manifest
     if (images_per_class or 0) > plan.images_per_class:
         raise UserError(f"{folder} has {plan.images_per_class} images per class",
@@ -233,10 +227,7 @@ def load_set(folder: Path, task: Task, cache: Path, images_per_class: int | None
 
 def first_per_class(labels: Tensor, per_class: int, seed: int | None = None) -> Tensor:
     """Positions of the first `per_class` images of each class, class by class; with a seed, of the
-    first in an order drawn with it, so that fewer images are part of more.
-
-    Raises:
-        UserError: a class has fewer, or labels are unknown."""
+    first in an order drawn with it, so that fewer images are part of more."""
     chosen = []
     for c in labels.unique().tolist():
         own = (labels == c).nonzero()[:, 0]
@@ -253,13 +244,10 @@ def first_per_class(labels: Tensor, per_class: int, seed: int | None = None) -> 
 
 def folder_images(folder: Path, task: Task, labelled: bool = True) -> Images:
     """The images below a folder, sorted. Labels are those of file names with `class_<label>_`, else
-    of the class folders, else -1.
-
-    Raises:
-        UserError: no images, or labels of other classes."""
-    if split_folder(folder, "train") and split_folder(folder, "val"):
-        raise UserError(f"{folder} holds images to train on and images to evaluate on",
-                        f"{split_folder(folder, 'train')}")
+    of the class folders, else -1."""
+    if split_folder(folder, "val") and (train := split_folder(folder, "train")):
+        raise UserError(f"{folder} holds images to train on and to evaluate on",
+                        f"--source {train}")
     names = [Path(name) for name in glob.glob("**", root_dir=folder, recursive=True)]  # not hidden
     paths = sorted(name for name in names if name.suffix.lower() in IMG_EXTENSIONS)
     skipped = [name for name in names if name.suffix.lower() not in IMG_EXTENSIONS
@@ -280,7 +268,7 @@ def folder_images(folder: Path, task: Task, labelled: bool = True) -> Images:
 
 
 def in_range(labels: list[int], task: Task, where: Path) -> Tensor:
-    """The labels as int64 [N].  Raises UserError: one is no class."""
+    """The labels as int64 [N], where all are classes of the task."""
     if max(labels) >= task.num_classes:
         raise UserError(f"{where}: label {max(labels)} is out of range: {task.name} has classes 0 "
                         f"to {task.num_classes - 1}",
@@ -290,10 +278,7 @@ def in_range(labels: list[int], task: Task, where: Path) -> Tensor:
 
 def class_indices(folders: set[str], task: Task, where: Path) -> dict[str, int]:
     """Class folder -> class index. Folders are named by class, by index, or (ImageNet) by WordNet
-    id. Folders of ImageNet beside the classes of a part of it have -1.
-
-    Raises:
-        UserError: one is no class."""
+    id. Folders of ImageNet beside the classes of a part of it have -1."""
     index = {name: i for i, name in enumerate(task.class_names)}
     if task.wnids and folders <= set(WNIDS):
         index = dict.fromkeys(WNIDS, -1) | {wnid: i for i, wnid in enumerate(task.wnids)}
@@ -344,10 +329,7 @@ def list_images(path: Path, task: Task, root: Path | None = None, labelled: bool
 def pack(images: Images, task: Task, cache: Path, crops: bool = False) -> Images:
     """Files as one memory map in `cache`, wherever all images then have one size: small images are
     resized to the task's, and with `crops` large ones become centre crops. Large images of several
-    sizes stay files.
-
-    Raises:
-        UserError: a file is damaged; it is named."""
+    sizes stay files. A damaged file is named."""
     source, side = images.images, task.resolution
     if isinstance(source, Tensor):
         return images

@@ -88,11 +88,21 @@ class Plan:
 
 
 class ImageSet:
-    """An image set on disk. `manifest` is read by `open_set`, or given by whoever makes it."""
+    """An image set on disk.
 
-    def __init__(self, folder: Path, manifest: dict):
-        self.folder, self.manifest = Path(folder), manifest
-        self.plan = Plan(tuple(manifest["classes"]), *(manifest[name] for name in (
+    Raises:
+        UserError: no set there, or made by another version."""
+
+    def __init__(self, folder: Path):
+        self.folder = Path(folder)
+        if not (self.folder / "manifest.json").exists():
+            raise UserError(f"{folder} holds no image set (no manifest.json)",
+                            "make one with `python -m dm_kd.synthesize --out FOLDER`")
+        self.manifest = run.read_json(self.folder / "manifest.json")
+        if self.manifest["format_version"] != FORMAT_VERSION:
+            raise UserError(f"{folder} was written by another version of dm_kd",
+                            f"--source {folder}/images reads it as a folder of images")
+        self.plan = Plan(tuple(self.manifest["classes"]), *(self.manifest[name] for name in (
             "images_per_class", "shard_size", "base_seed", "shared_noise")))
 
     def rows(self, j: int) -> list[dict]:
@@ -148,39 +158,21 @@ def write_over(path: Path, data: bytes) -> None:
         file.truncate()
 
 
-def open_set(folder: Path) -> ImageSet:
-    """An existing set.
-
-    Raises:
-        UserError: no set there, or made by another version."""
-    path = Path(folder) / "manifest.json"
-    if not path.exists():
-        raise UserError(f"{folder} holds no image set (no manifest.json)",
-                        "make one with `python -m dm_kd.synthesize --out FOLDER`")
-    manifest = run.read_json(path)
-    if manifest["format_version"] != FORMAT_VERSION:
-        raise UserError(f"{folder} was written by another version of dm_kd",
-                        f"--source {folder}/images reads it as a folder of images")
-    return ImageSet(folder, manifest)
-
-
 def begin(folder: Path, manifest: dict) -> ImageSet:
     """Begin a set, resume it, or let it grow; the manifest is on disk afterwards.
 
     Raises:
         UserError: the folder holds a set with other settings (named), or a larger one."""
-    path = folder / "manifest.json"
-    if path.exists():
-        old = open_set(folder).manifest
+    if (folder / "manifest.json").exists():
+        old = ImageSet(folder).manifest
         run.refuse_difference(settings(old), settings(manifest), folder, "a set of other settings")
         if old["images_per_class"] > manifest["images_per_class"]:
             raise UserError(f"{folder} has {old['images_per_class']} images per class already",
                             "--images-per-class can only grow; distill --images-per-class N uses "
                             "fewer")
-        if old["images_per_class"] == manifest["images_per_class"]:
-            return ImageSet(folder, old)
-    run.write_json(path, manifest)
-    return ImageSet(folder, manifest)
+        manifest["made_on"] = old["made_on"]
+    run.write_json(folder / "manifest.json", manifest)
+    return ImageSet(folder)
 
 
 def settings(manifest: dict) -> dict:

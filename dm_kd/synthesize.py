@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from dm_kd import dist, image_set, run
-from dm_kd.run import UserError, nearest
+from dm_kd.run import UserError
 from dm_kd.tasks import Task, get_task
 
 GENERATORS = {  # name -> module with add_arguments(parser) and build(args, task, device)
@@ -46,9 +46,6 @@ def class_list(text: str) -> tuple[int, ...]:
 def parse(argv: list[str]) -> argparse.Namespace:
     """The flags; those of the chosen generator come from its module."""
     name = run.peek(argv, "generator", "dit")
-    if name not in GENERATORS:
-        raise UserError(f"unknown generator '{name}'",
-                        f"--generator: {nearest(name, GENERATORS)}")
     parser = run.Parser("synthesize", __doc__)
     add = parser.add_argument
     add("--task", required=True, metavar="NAME", help="label space, e.g. digits")
@@ -71,23 +68,17 @@ def parse(argv: list[str]) -> argparse.Namespace:
         help="number of processes (default: torchrun's, else 1)")
     add("--verify", action="store_true",
         help="only compare every file of the set with its digest, and name the damaged ones")
-    importlib.import_module(GENERATORS[name]).add_arguments(parser)
+    importlib.import_module(GENERATORS.get(name, GENERATORS["dit"])).add_arguments(parser)
     run.add_common_arguments(parser)
     args = run.parse(parser, argv)
     args.rank = dist.rank() if args.rank is None else args.rank
     args.world_size = dist.world_size() if args.world_size is None else args.world_size
-    if args.rank >= args.world_size:
-        raise UserError(f"--rank {args.rank} of --world-size {args.world_size}",
-                        "ranks run from 0 to W-1")
     return args
 
 
 def make_manifest(args: argparse.Namespace, task: Task, generator, device: torch.device) -> dict:
     """Every setting that makes the bytes; no dates or paths, so that it is the same anywhere."""
     classes = args.classes or tuple(range(task.num_classes))
-    if classes[-1] >= task.num_classes:
-        raise UserError(f"class {classes[-1]} is out of range: {task.name} has {task.num_classes} "
-                        "classes", f"--classes 0-{task.num_classes - 1}")
     if getattr(generator, "mixes_classes", False) and len(classes) > args.batch_size:
         # what looks at a batch's statistics gets classes from all over, not neighbours
         classes = sorted(classes, key=lambda c: image_set.image_seed(args.seed, c, 0))
@@ -132,7 +123,7 @@ def verify(folder: Path) -> None:
 
     Raises:
         UserError: some are damaged or missing; all are printed."""
-    images = image_set.open_set(folder)
+    images = image_set.ImageSet(folder)
     wrong = []
     with run.progress(images.plan.shards, "verify", "shards") as bar:
         for j in range(images.plan.shards):

@@ -432,7 +432,7 @@ def digits_set():
 
 def test_a_set_is_its_images_in_the_order_of_positions(digits_set):
     images = load_source(source_args(digits_set), DIGITS)
-    opened = image_set.open_set(digits_set)
+    opened = image_set.ImageSet(digits_set)
     for i, image in enumerate(images.images):
         label, k = opened.plan.at(i)
         assert images.labels[i] == label
