@@ -133,7 +133,7 @@ def load_flowers102(split: str, root: Path | None) -> Raw:
 
 # --- class names ----------------------------------------------------------------------------------
 
-CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck"
 CIFAR100 = """
 apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly
 camel can castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile
@@ -170,10 +170,6 @@ def imagenet_names() -> tuple[str, ...]:
     return tuple(ResNet18_Weights.IMAGENET1K_V1.meta["categories"])
 
 
-def imagenet100_names() -> tuple[str, ...]:
-    return tuple(imagenet_names()[i] for i in IMAGENET100)
-
-
 # --- the table ------------------------------------------------------------------------------------
 
 LARGE = {"resolution": 224, "channels": 3, "mean": IMAGENET_MEAN, "std": IMAGENET_STD,
@@ -184,12 +180,13 @@ TASKS = {task.name: task for task in (
          folds=5),
     Task("fashion_mnist", lambda: torchvision_names("FashionMNIST"), 28, 1, (0.2860,), (0.3530,),
          load_fashion_mnist, pad=2, flip=True),
-    Task("cifar10", lambda: CIFAR10, 32, 3, (0.4914, 0.4822, 0.4465),
+    Task("cifar10", lambda: tuple(CIFAR10.split()), 32, 3, (0.4914, 0.4822, 0.4465),
          (0.2470, 0.2435, 0.2616), functools.partial(load_cifar, "CIFAR10"), pad=4, flip=True),
     Task("cifar100", lambda: tuple(CIFAR100.split()), 32, 3, (0.5071, 0.4867, 0.4408),
          (0.2675, 0.2565, 0.2761), functools.partial(load_cifar, "CIFAR100"), pad=4, flip=True),
     Task("imagenet", imagenet_names, wnids=WNIDS, **LARGE),
-    Task("imagenet100", imagenet100_names, wnids=tuple(WNIDS[i] for i in IMAGENET100), **LARGE),
+    Task("imagenet100", lambda: tuple(imagenet_names()[i] for i in IMAGENET100),
+         wnids=tuple(WNIDS[i] for i in IMAGENET100), **LARGE),
     Task("flowers102", lambda: torchvision_names("Flowers102"), load=load_flowers102, **LARGE),
 )}
 

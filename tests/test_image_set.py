@@ -135,14 +135,6 @@ def test_a_file_that_is_written_again_is_whole_at_every_moment(tmp_path):
     assert seen == {data}
 
 
-def test_a_csv_that_ends_in_the_middle_of_a_line_is_not_there_yet(copy, finished):
-    path = copy / "shards/00002.csv"
-    whole = path.read_bytes()
-    for length in range(0, len(whole), 17):
-        path.write_bytes(whole[:length])
-        assert image_set.ImageSet(copy).missing() == [2]
-
-
 # --- settings and damage --------------------------------------------------------------------------
 
 @pytest.mark.parametrize(("change", "shown"), [
