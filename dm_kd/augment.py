@@ -111,7 +111,7 @@ def crop_offsets(seed: int, epoch: int, ids: Tensor, pad: int) -> Tensor:
 
 
 def flips(seed: int, epoch: int, ids: Tensor) -> Tensor:
-    """Which images are mirrored: bool [B], half of them on average."""
+    """Which half of the images is mirrored: bool [B]."""
     return uniform(seed, epoch, ids, 3)[:, 2] < 0.5
 
 

@@ -35,10 +35,8 @@ MAY_DIFFER = ("images_per_class", "made_on")  # when a set is resumed
 
 
 def image_seed(base_seed: int, label: int, k: int, shared_noise: bool = False) -> int:
-    """The 64-bit seed of image k of a class: the first 8 bytes of SHA-256("base/class/k").
-
-    With shared_noise the class is left out, so that all classes start from the same noise, as in
-    the original DM-KD."""
+    """The 64-bit seed of image k of a class: the first 8 bytes of SHA-256("base/class/k"), or with
+    shared_noise "base/k", so that all classes start from the same noise, as in the original."""
     name = f"{base_seed}/{k}" if shared_noise else f"{base_seed}/{label}/{k}"
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") >> 1
 

@@ -1,12 +1,7 @@
 """Image sets: what is where, the same bytes by any route and after any kill, damage named."""
 
 import hashlib
-import multiprocessing
-import random
 import shutil
-import signal
-import sys
-import time
 import types
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -195,39 +190,6 @@ def test_a_generator_that_reads_batch_statistics_gets_classes_from_all_over(tmp_
                                       mixes_classes=True)
     mixed = synthesize.make_manifest(args, digits, generator, torch.device("cpu"))["classes"]
     assert sorted(mixed) == list(range(10)) and mixed != list(range(10))
-
-
-def started(folder, *more, per_class=60):
-    process = multiprocessing.get_context("fork").Process(
-        target=lambda: sys.exit(synthesize.main(flags(folder, *more, per_class=per_class))))
-    process.start()
-    return process
-
-
-def test_killed_five_times_the_same_command_ends_in_the_same_bytes(tmp_path, monkeypatch):
-    """Kills come at random moments of slowed writes, so that files are left half written."""
-    assert synthesize.main(flags(tmp_path / "one", per_class=60)) == 0
-    out, draw, real = tmp_path / "killed", random.Random(0), image_set.write_over
-
-    def slow(path, data):
-        if not path.exists():
-            real(path, data[:len(data) // 2])
-        time.sleep(0.002)
-        real(path, data)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(image_set, "write_over", slow)
-        for _ in range(5):
-            process, before = started(out), len(list(out.glob("images/*/*")))
-            while process.is_alive() and len(list(out.glob("images/*/*"))) == before:
-                time.sleep(0.01)
-            time.sleep(draw.random() * 0.15)
-            process.kill()
-            process.join()
-            assert process.exitcode == -signal.SIGKILL
-    assert image_set.ImageSet(out).missing()
-    assert synthesize.main(flags(out, per_class=60)) == 0
-    assert contents(out) == contents(tmp_path / "one")
 
 
 # --- pictures -------------------------------------------------------------------------------------
