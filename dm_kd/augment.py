@@ -1,12 +1,10 @@
 """Augmentation as a pure function of (seed, epoch, image id): the same view after any restart, on
 any number of processes. Mixing is keyed by (seed, epoch, step).
 
-`View` puts the functions of this file together. A new augmentation, such as ColorJitter, goes into
-`View.train`.
+A new augmentation, such as ColorJitter, goes into `View.train`.
 """
 
 import argparse
-import functools
 import math
 from dataclasses import dataclass
 
@@ -14,9 +12,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torchvision.transforms.v2 import functional
 
-TRIES = 10  # boxes drawn for a random-resized crop
 RESIZE_RATIO = 8 / 7  # shorter side before the centre crop: 256 for 224 (He et al. 2016)
+
 
 @dataclass(frozen=True)
 class View:
@@ -51,8 +50,8 @@ class View:
         return x, labels
 
     def cut(self, images: Tensor, ids: Tensor, seed: int, epoch: int) -> Tensor:
-        """Crops for training, uint8 [B, C, size, size]: random-resized and mirrored ones, or with
-        `crop` off centre crops."""
+        """Training crops uint8 [B, C, size, size]: random-resized and mirrored, or with `crop` off
+        centre crops."""
         if not self.crop:
             return centre_crops(images, self.size)
         sizes = torch.tensor(images.shape[2:]).expand(len(images), 2)
@@ -83,7 +82,6 @@ def plain_view(task) -> View:
 
 # --- keyed draws ----------------------------------------------------------------------------------
 
-
 def send(values: Tensor, device: torch.device | str) -> Tensor:
     """On the device, without waiting for what that still does."""
     if torch.device(device).type == "cuda" and values.device.type == "cpu":
@@ -113,7 +111,7 @@ def crop_offsets(seed: int, epoch: int, ids: Tensor, pad: int) -> Tensor:
 
 
 def flips(seed: int, epoch: int, ids: Tensor) -> Tensor:
-    """Which images are mirrored: bool [B], half of them on average."""
+    """Which half of the images is mirrored: bool [B]."""
     return uniform(seed, epoch, ids, 3)[:, 2] < 0.5
 
 
@@ -133,19 +131,11 @@ def pad_crop_flip(images: Tensor, offsets: Tensor, mirrored: Tensor, pad: int) -
 
 
 def boxes_and_flips(seed: int, epoch: int, ids: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
-    """Boxes as torchvision's RandomResizedCrop draws them (Szegedy et al. 2015): 8 to 100 % of the
-    area, sides 3/4 to 4/3, ten tries, then the largest centred box of that shape; and `flips`. The
-    numbers of both are drawn at one go: on the host that is a quarter of the time.
-
-    Args:
-        sizes: int64 [B, 2], height and width of each image.
-
-    Returns:
-        int64 [B, 4]: top, left, height, width; bool [B].
-    """
+    """Boxes int64 [B, 4] (top, left, height, width) as torchvision's RandomResizedCrop draws them
+    (Szegedy et al. 2015): 8 to 100 % of the area, sides 3/4 to 4/3, ten tries, then the largest
+    centred box of that shape; and `flips` bool [B]. sizes: int64 [B, 2], height and width."""
     drawn = uniform(seed, epoch, ids, 25)
-    draws = drawn[:, 3:]  # after those of crop_offsets and flips
-    area, ratio = draws[:, :10], draws[:, 10:20]
+    area, ratio, place = drawn[:, 3:13], drawn[:, 13:23], drawn[:, 23:]  # after those of `flips`
     height, width = sizes.double().unbind(1)
     area = (height * width)[:, None] * (0.08 + 0.92 * area)
     low, high = math.log(3 / 4), math.log(4 / 3)
@@ -157,34 +147,27 @@ def boxes_and_flips(seed: int, epoch: int, ids: Tensor, sizes: Tensor) -> tuple[
     w = torch.where(some, w.gather(1, first)[:, 0], torch.minimum(width, (height * 4 / 3).round()))
     h = torch.where(some, h.gather(1, first)[:, 0], torch.minimum(height, (width * 4 / 3).round()))
     free = torch.stack([height - h, width - w], 1)
-    corner = torch.where(some[:, None], (draws[:, 20:22] * (free + 1)).floor(), (free / 2).floor())
+    corner = torch.where(some[:, None], (place * (free + 1)).floor(), (free / 2).floor())
     return torch.cat([corner, torch.stack([h, w], 1)], 1).long(), drawn[:, 2] < 0.5
 
 
 def resized_crops(images: Tensor, boxes: Tensor, mirrored: Tensor, size: int) -> Tensor:
-    """Cut the boxes out, resize them to size x size, mirror: uint8 [B, C, H, W] -> uint8
-    [B, C, size, size], on CPUs in channels_last memory.
-
-    Bilinear with antialiasing, as Pillow's: on CPUs by torch's own kernel, on GPUs as two batched
-    matrix products."""
+    """Cut the boxes out, resize them to size x size (bilinear with antialiasing, as Pillow's),
+    mirror: uint8 [B, C, H, W] -> uint8 [B, C, size, size]."""
     if images.device.type != "cpu":
         return _crops_by_products(images, send(boxes, images.device),
                                   send(mirrored, images.device), size, torch.float16)
-    out = torch.empty(len(images), images.shape[1], size, size, dtype=torch.uint8,
-                      memory_format=torch.channels_last)
-    for image, (top, left, h, w), mirror, place in zip(images, boxes.tolist(), mirrored.tolist(),
-                                                       out, strict=True):
-        cut = image[None, :, top:top + h, left:left + w].contiguous(
-            memory_format=torch.channels_last)
-        cut = F.interpolate(cut, (size, size), mode="bilinear", antialias=True)[0]
-        place.copy_(cut.flip(2) if mirror else cut)
-    return out
+    cuts = []
+    for image, (top, left, h, w), mirror in zip(images, boxes.tolist(), mirrored, strict=True):
+        cut = resize(image[None, :, top:top + h, left:left + w], size, size)
+        cuts.append(cut.flip(3) if mirror else cut)
+    return torch.cat(cuts)
 
 
 def _crops_by_products(images: Tensor, boxes: Tensor, mirrored: Tensor, size: int,
                        dtype: torch.dtype = torch.float32) -> Tensor:
-    """rows [B, size, H] @ image [B, C, H, W] @ columns [B, W, size]. dtype: of the products; GPUs
-    take float16, which holds grey levels exactly."""
+    """`resized_crops` for GPUs, as two batched products: rows [B, size, H] @ image [B, C, H, W] @
+    columns [B, W, size]. float16 holds grey levels exactly."""
     rows = resize_weights(boxes[:, 0], boxes[:, 2], images.shape[2], size).to(dtype)
     columns = resize_weights(boxes[:, 1], boxes[:, 3], images.shape[3], size).to(dtype)
     columns = torch.where(mirrored[:, None, None], columns.flip(1), columns)
@@ -194,9 +177,8 @@ def _crops_by_products(images: Tensor, boxes: Tensor, mirrored: Tensor, size: in
 
 
 def resize_weights(start: Tensor, length: Tensor, inputs: int, outputs: int) -> Tensor:
-    """Weights float32 [B, outputs, inputs] of an antialiased bilinear resize of the stretch
-    [start, start + length) to `outputs` values: Pillow's triangle filter, as wide as the scale when
-    it shrinks; rows sum to 1."""
+    """Weights float32 [B, outputs, inputs] that resize [start, start + length) to `outputs` values:
+    Pillow's antialiased bilinear filter, a triangle as wide as the scale when it shrinks."""
     scale = length.float()[:, None, None] / outputs
     centre = start.float()[:, None, None] + scale * (
         torch.arange(outputs, device=start.device)[:, None] + 0.5)
@@ -210,33 +192,22 @@ def resize_weights(start: Tensor, length: Tensor, inputs: int, outputs: int) -> 
 def centre_crops(images: Tensor, size: int) -> Tensor:
     """Resize the shorter side to 8/7 of `size` (256 for 224), cut the centre out: uint8
     [B, C, H, W] -> uint8 [B, C, size, size]. Images of `size` x `size` are such crops already."""
-    h, w = images.shape[2:]
-    if (h, w) == (size, size):
+    if images.shape[2:] == (size, size):
         return images
     short = round(size * RESIZE_RATIO)
-    if min(h, w) != short:
-        h, w = (short, int(short * w / h)) if h <= w else (int(short * h / w), short)
-        images = resize(images, h, w)
-    top, left = round((h - size) / 2), round((w - size) / 2)
-    return images[:, :, top:top + size, left:left + size]
+    return functional.center_crop(functional.resize(images, [short]), [size])
 
 
 def resize(images: Tensor, height: int, width: int) -> Tensor:
     """Bilinear with antialiasing. uint8 [B, C, H, W] -> uint8 [B, C, height, width]."""
-    if images.device.type == "cpu":
-        images = images.contiguous(memory_format=torch.channels_last)
-        return F.interpolate(images, (height, width), mode="bilinear", antialias=True)
-    images = F.interpolate(images.float(), (height, width), mode="bilinear", antialias=True)
-    return images.add_(0.5).clamp_(0, 255).to(torch.uint8)
+    return functional.resize(images, [height, width])
 
 
 def resized_view(x: Tensor, least: float, flip: bool, draw: torch.Generator) -> Tensor:
     """Random-resized crops with gradients, for the rivals: `least` to 100 % of the area, sides 3/4
-    to 4/3, bilinear. float [B, C, H, W] -> the same.
-
-    As in kornia's RandomResizedCrop, which the public programs use, a box that does not fit is
-    drawn again, ten times at most, and corners are aligned."""
-    tries = torch.rand(TRIES, 2, len(x), generator=draw)
+    to 4/3, bilinear. float [B, C, H, W] -> the same. As in kornia's RandomResizedCrop, which the
+    public programs use, a box is drawn up to ten times until it fits, and corners are aligned."""
+    tries = torch.rand(10, 2, len(x), generator=draw)
     row, column, coin = torch.rand(3, len(x), generator=draw)
     area = least + (1 - least) * tries[:, 0]
     ratio = torch.exp(math.log(4 / 3) * (2 * tries[:, 1] - 1))
@@ -256,21 +227,9 @@ def resized_view(x: Tensor, least: float, flip: bool, draw: torch.Generator) -> 
 def standardize(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """uint8 [B, C, H, W] -> float32, (image / 255 - mean) / std per channel, channels_last."""
     x = images.contiguous(memory_format=torch.channels_last).float()
-    b, c, h, w = x.shape
-    scale, shift = _scale_and_shift(tuple(mean), tuple(std), w, x.device)
-    rows = x.permute(0, 2, 3, 1).view(b, h, w * c)  # by pixel rows: on CPUs 2.5 times faster than
-    rows.mul_(scale).add_(shift)  # by [1, C, 1, 1], whose innermost loop has C numbers
-    return x
-
-
-@functools.lru_cache(32)
-@torch.inference_mode(False)
-def _scale_and_shift(mean: tuple[float, ...], std: tuple[float, ...], width: int,
-                     device: torch.device) -> tuple[Tensor, Tensor]:
-    """1 / (255 std) and -mean / std of a row of pixels, [width * C], made once on each device."""
-    scale = torch.tensor([1 / (255 * s) for s in std], device=device)
-    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=device)
-    return scale.repeat(width), shift.repeat(width)
+    scale = torch.tensor([1 / (255 * s) for s in std])[:, None, None]
+    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)])[:, None, None]
+    return x.mul_(send(scale, x.device)).add_(send(shift, x.device))
 
 
 def mix(x: Tensor, seed: int, epoch: int, step: int, mixup: float, cutmix: float,
@@ -279,13 +238,12 @@ def mix(x: Tensor, seed: int, epoch: int, step: int, mixup: float, cutmix: float
     one lambda ~ Beta(a, a) per batch; with both given, each takes half of the batches.
 
     Args:
-        x: float [B, C, H, W], given to teacher and student alike.
+        x: float [B, C, H, W].
         mixup, cutmix: a; 0 = off.
         share: fraction of the batches that are mixed.
 
     Returns:
-        The mixed batch, each image's own share in it (1 = not mixed), and its partner's row [B]
-        (None = not mixed).
+        The batch, each image's own share in it (1 = not mixed), its partner's row [B] or None.
     """
     if not (mixup or cutmix):
         return x, 1.0, None

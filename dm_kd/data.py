@@ -12,6 +12,7 @@ and crop. After `Source` nobody asks which it was.
 
 import argparse
 import dataclasses
+import glob
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -22,7 +23,6 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import torch
 from filelock import FileLock
-from PIL import Image
 from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
@@ -30,7 +30,7 @@ from dm_kd import augment, image_set, run
 from dm_kd.augment import View
 from dm_kd.image_set import read_image
 from dm_kd.run import UserError
-from dm_kd.tasks import ROOT, WNIDS, Task, get_task, is_visible, split_folder
+from dm_kd.tasks import ROOT, WNIDS, Task, get_task, split_folder
 
 NAMED_LABEL = re.compile(r"class_([0-9]+)_")  # the original's class_{c}_seed_{k}_num_{i}.png
 DECODERS = 8  # threads that pack; Pillow decodes without Python's lock
@@ -40,63 +40,33 @@ MAX_WORKERS = 16  # processes that decode files while training
 
 @dataclass(frozen=True)
 class Files:
-    """Image files of any size, decoded on demand to `channels` (1 or 3). Where they are known,
-    digests are their SHA-256, and size the (height, width) of all."""
+    """Image files of any size, decoded on demand to `channels` (1 or 3)."""
 
     paths: list[str]
     channels: int
-    digests: list[str] | None = None
-    size: tuple[int, int] | None = None
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, i: int) -> Tensor:
         """uint8 [C, h, w].  Raises UserError: not an image, or damaged."""
-        return read_image(self.paths[i], self.channels, self.digests and self.digests[i])
-
-    def chosen(self, index: Tensor) -> "Files":
-        index = index.tolist()
-        return dataclasses.replace(self, paths=[self.paths[i] for i in index],
-                                   digests=self.digests and [self.digests[i] for i in index])
-
-    def one_size(self) -> tuple[int, int] | None:
-        """(height, width) of all images, from their headers; None where they differ."""
-        if self.size:
-            return self.size
-        first = tuple(self[0].shape[1:])
-        for path in self.paths:
-            with Image.open(path) as image:
-                if (image.height, image.width) != first:
-                    return None
-        return first
-
-    def fingerprints(self, labels: Tensor) -> tuple[str, str]:
-        """SHA-256 of the files' names, sizes and labels, the same for a copy elsewhere; and of
-        their paths and times too, which is the key of a packed array."""
-        status = [os.stat(path) for path in self.paths]
-        root = len(os.path.commonpath([os.path.dirname(path) for path in self.paths]))
-        rows = list(zip(self.paths, labels.tolist(), status, strict=True))
-        content = "".join(f"{path[root:]}\t{label}\t{s.st_size}\n" for path, label, s in rows)
-        times = "".join(f"{path}\t{s.st_mtime_ns}\n" for path, _, s in rows)
-        return run.sha256(content.encode()), run.sha256((content + times).encode())
+        return read_image(self.paths[i], self.channels)
 
 
 @dataclass(frozen=True)
 class Images:
     images: Tensor | Files  # uint8 [N, C, H, W] or files
     labels: Tensor  # int64 [N], -1 = unknown
-    groups: Tensor | None = None  # int64 [N], who made each
     sha256: str | None = None  # of files; None for tensors
     generator: dict | None = None  # what a set's manifest says of it
     notes: list[str] = dataclasses.field(default_factory=list)  # lines for the log
 
     def chosen(self, index: Tensor) -> "Images":
         """Those at the positions int64 [M]."""
-        images = (self.images.chosen(index) if isinstance(self.images, Files)
-                  else self.images[index])
-        return dataclasses.replace(self, images=images, labels=self.labels[index],
-                                   groups=None if self.groups is None else self.groups[index])
+        images = self.images
+        images = (images[index] if isinstance(images, Tensor) else
+                  Files([images.paths[i] for i in index.tolist()], images.channels))
+        return dataclasses.replace(self, images=images, labels=self.labels[index])
 
 
 # --- real images ----------------------------------------------------------------------------------
@@ -115,7 +85,7 @@ def load_real(task: Task, split: str, fold: int = 0, val: str = "val", root: Pat
         return None
     part = "val" if split == "val" and val == "val" else "train"
     if task.load is None:
-        images = class_folders(task, part, val, root)
+        images, groups = class_folders(task, part, val, root), None
     else:
         try:
             pixels, labels, groups = task.load(part, root)
@@ -123,23 +93,22 @@ def load_real(task: Task, split: str, fold: int = 0, val: str = "val", root: Pat
             raise UserError(f"{task.name} is not in {root or ROOT}: {error}",
                             "see true_dataset/README.md") from error
         images = Images(Files(pixels, task.channels) if isinstance(pixels, list) else pixels,
-                        labels, groups)
+                        labels)
     if task.folds > 1:
-        train, evaluated = split_by_group(images.groups, fold, val, task.folds)
-        return images.chosen(train if split == "train" else evaluated)
-    if val != "dev":
+        train, evaluated = split_by_group(groups.numpy(), fold, val, task.folds)
+    elif val == "dev":
+        dev = torch.arange(len(images.labels)) % 6 == 5 if groups is None else groups == 1
+        train, evaluated = (~dev).nonzero()[:, 0], dev.nonzero()[:, 0]
+    else:
         return images
-    dev = (torch.arange(len(images.labels)) % 6 == 5 if images.groups is None
-           else images.groups == 1)
-    return images.chosen((dev if split == "val" else ~dev).nonzero()[:, 0])
+    return images.chosen(train if split == "train" else evaluated)
 
 
-def split_by_group(groups: Tensor, fold: int, val: str, folds: int) -> tuple[Tensor, Tensor]:
+def split_by_group(groups: np.ndarray, fold: int, val: str, folds: int) -> tuple[Tensor, Tensor]:
     """Indices (train, evaluated) of a fold of grouped cross-validation; no group is in both. "dev"
     evaluates on a fifth of the training groups instead, which then leave training."""
     from sklearn.model_selection import GroupKFold
 
-    groups = groups.numpy()
     train, evaluated = list(GroupKFold(folds).split(groups, groups=groups))[fold]
     if val == "dev":
         inner, dev = next(iter(GroupKFold(folds).split(train, groups=groups[train])))
@@ -148,20 +117,16 @@ def split_by_group(groups: Tensor, fold: int, val: str, folds: int) -> tuple[Ten
 
 
 def class_folders(task: Task, part: str, val: str, root: Path | None) -> Images:
-    """A split from class folders, or from a `path label` list with ImageNet's labels.
-
-    Raises:
-        UserError: not there, other classes, or training and validation images are the same."""
+    """A split from class folders, or from a `path label` list with ImageNet's labels."""
     root = root or ROOT / "imagenet"
-    lists = [root, root / f"imagenet_{part}.txt", root.parent / f"imagenet_{part}.txt"]
+    lists = [root / f"imagenet_{part}.txt", root.parent / f"imagenet_{part}.txt"]
     place = next((path for path in lists if path.is_file()), None)
     if place is None and root.is_dir():
-        splits = {name: split_folder(root, name) for name in ("train", "val")}
-        place = splits[part] if any(splits.values()) else root
+        other = split_folder(root, "val" if part == "train" else "train")
+        place = split_folder(root, part) or (None if other else root)
     if place is None:
         raise UserError(f"no {part} images of {task.name} in {root}",
-                        f"--data FOLDER with {part}/<class>/ or imagenet_{part}.txt in it, or "
-                        "--val none; torchvision.datasets.ImageNet unpacks ImageNet's archives")
+                        f"--data FOLDER with {part}/<class>/ or imagenet_{part}.txt; --val none")
     if place == root and (part, val) == ("train", "val"):
         raise UserError(f"{root} would be both trained on and evaluated on",
                         "--data FOLDER with train/ and val/ in it; --val dev or none")
@@ -169,23 +134,21 @@ def class_folders(task: Task, part: str, val: str, root: Path | None) -> Images:
         images = folder_images(place, task)
     else:
         images = list_images(place, get_task("imagenet") if task.wnids else task, root)
-        if task.wnids:
-            ours = torch.full((len(WNIDS),), -1)
-            ours[torch.tensor(task.imagenet_classes)] = torch.arange(task.num_classes)
-            images = dataclasses.replace(images, labels=ours[images.labels])
-    if images.labels.max() < 0:
+    if place in lists and task.wnids:
+        ours = torch.full((len(WNIDS),), -1)
+        ours[torch.tensor(task.imagenet_classes)] = torch.arange(task.num_classes)
+        images = dataclasses.replace(images, labels=ours[images.labels])
+    known = (images.labels >= 0).nonzero()[:, 0]
+    if not len(known):
         raise UserError(f"{place} has no image of a class of {task.name}", "<class>/IMAGE")
-    return images.chosen((images.labels >= 0).nonzero()[:, 0])  # not those of other classes
+    return images.chosen(known)  # not those of ImageNet's other classes
 
 
 def load_validation(task: Task, args: argparse.Namespace) -> Images | None:
     """What --val evaluates on, as a uint8 tensor [N, C, H, W]; centre crops where a task is large.
-    None with --val none. args: data, fold, val, cache.
-
-    Raises:
-        UserError: the images are missing, or one is damaged."""
+    None with --val none. args: data, fold, val, cache."""
     real = load_real(task, "val", args.fold, args.val, args.data)
-    return real and with_notes(pack(real, task, args.cache, crops=True), task, "validation")
+    return real and pack(real, task, args.cache, crops=True)
 
 
 # --- what --source names --------------------------------------------------------------------------
@@ -194,10 +157,7 @@ def load_source(args: argparse.Namespace, task: Task) -> Images:
     """The images to train on: `real`, `real:TASK`, an image set, a folder or a list file.
 
     args: source, data, fold, val, cache, and where the command has them images_per_class,
-    subset_seed and source_labels.
-
-    Raises:
-        UserError: no such images, of other classes, not complete, or one is damaged."""
+    subset_seed and source_labels."""
     source, path = str(args.source), Path(args.source)
     per_class, seed = getattr(args, "images_per_class", None), getattr(args, "subset_seed", None)
     labelled = getattr(args, "source_labels", "task") == "task"
@@ -208,16 +168,13 @@ def load_source(args: argparse.Namespace, task: Task) -> Images:
     if source == "real":
         images = load_real(task, "train", args.fold, args.val, args.data)
     elif source.startswith("real:"):
-        images = other_task(source.removeprefix("real:"), task)
+        images = other_task(get_task(source.removeprefix("real:")), task)
     elif is_set:
         images = load_set(path, task, args.cache, per_class)
     elif path.is_dir():
-        if split_folder(path, "train") and split_folder(path, "val"):
-            raise UserError(f"{path} holds images to train on and images to evaluate on",
-                            f"--source {split_folder(path, 'train')}")
         images = folder_images(path, task, labelled)
     elif path.is_file():
-        images = list_images(path, task, args.data, labelled, False)
+        images = list_images(path, task, args.data, labelled)
     else:
         raise UserError(f"--source {source} does not exist",
                         "an image set, a folder or list file of images, `real`, or a method")
@@ -225,18 +182,19 @@ def load_source(args: argparse.Namespace, task: Task) -> Images:
         images = images.chosen(first_per_class(images.labels, per_class, seed))
     if not labelled:
         images = dataclasses.replace(images, labels=torch.full_like(images.labels, -1))
-    return with_notes(pack(images, task, args.cache), task, "source")
+    images.notes.append(class_note(images.labels, task))
+    return pack(images, task, args.cache)
 
 
-def other_task(name: str, task: Task) -> Images:
-    """The real training images of another task at this one's size; their classes are not its own.
+def class_note(labels: Tensor, task: Task) -> str:
+    """A line on the classes and their order, which is the commonest mistake."""
+    known = labels[labels >= 0]
+    return (f"{len(known)} of {len(labels)} images have labels, of {len(known.unique())} of "
+            f"{task.num_classes} classes: {', '.join(task.class_names[:4])} ...")
 
-    Raises:
-        UserError: no such task, or one of large images or other channels."""
-    other = get_task(name)
-    if task.large or other.large or other.channels != task.channels:
-        raise UserError(f"--source real:{name} needs small images with {task.channels} channels",
-                        "--source FOLDER --source-labels none")
+
+def other_task(other: Task, task: Task) -> Images:
+    """The real training images of another task at this one's size; their labels are unknown."""
     images = load_real(other, "train").images
     if other.resolution != task.resolution:
         images = augment.resize(images, task.resolution, task.resolution).contiguous()
@@ -244,114 +202,65 @@ def other_task(name: str, task: Task) -> Images:
 
 
 def load_set(folder: Path, task: Task, cache: Path, images_per_class: int | None = None) -> Images:
-    """An image set as one array, in the order of its positions; labels are -1 where it is of other
-    classes. Each file is compared with its digest when it is packed. images_per_class: of each
-    class the first so many (default: all).
-
-    Raises:
-        UserError: of other channels, not complete, too few images, or damaged."""
-    found = image_set.open_set(folder)
-    plan, manifest = found.plan, found.manifest
-    if manifest["channels"] != task.channels:
-        raise UserError(f"{folder} has {manifest['channels']} channels, {task.name} has "
-                        f"{task.channels}", f"--task {manifest['task']}")
+    """An image set as one array, in the order of its positions; of each class all images, or the
+    first `images_per_class`."""
+    opened = image_set.ImageSet(folder)
+    plan, manifest = opened.plan, opened.manifest
     if (images_per_class or 0) > plan.images_per_class:
         raise UserError(f"{folder} has {plan.images_per_class} images per class",
                         "synthesize more, or a smaller --images-per-class")
-    keys = [plan.at(p) for p in range(plan.images)]
-    label_of, notes = set_labels(manifest, task)
-    labels = torch.tensor([label_of[found.known_label(label)] for label, _ in keys])
-    digests = digest = None
-    if not found.first_edition:
-        digests = [row["sha256"] for j in range(plan.shards) for row in found.rows(j)]
-        if len(digests) < plan.images:
-            raise UserError(f"{folder} is not complete: {len(found.missing())} of {plan.shards} "
-                            "shards are missing", "run its synthesize command again")
-        digest = found.digest
-    paths = [str(folder / plan.path(*key)) for key in keys]
-    images = Images(Files(paths, task.channels, digests, (manifest["resolution"],) * 2), labels,
-                    None, digest, manifest["generator"], notes)
+    rows = [row for j in range(plan.shards) for row in opened.rows(j)]
+    if len(rows) < plan.images:
+        raise UserError(f"{folder} lacks {len(opened.missing())} of {plan.shards} shards",
+                        "run its synthesize command again")
+    labels, notes = torch.tensor([int(row["label"]) for row in rows]), []
+    ours = dict(enumerate(task.class_names))
+    if (manifest["task"], manifest["class_names"]) != (task.name, [*map(ours.get, plan.classes)]):
+        labels = torch.full_like(labels, -1)
+        notes = [f"note: labels of the set are not used: its classes are of {manifest['task']}"]
+    paths = [str(folder / row["path"]) for row in rows]
+    images = Images(Files(paths, task.channels), labels, opened.digest, manifest["generator"],
+                    notes)
     count = (images_per_class or plan.images_per_class) * len(plan.classes)
     return pack(images, task, cache).chosen(slice(count))  # positions run over the classes first
 
 
-def set_labels(manifest: dict, task: Task) -> tuple[dict[int, int], list[str]]:
-    """(label in a set -> the task's, or -1; notes). Two folders are both the task "folder", so
-    classes are matched by name."""
-    classes, names, ours = manifest["classes"], manifest["class_names"], task.class_names
-    same = names == [ours[c] if c < len(ours) else None for c in classes]
-    if manifest["task"] == task.name and same:  # also where two share a name, as ImageNet's cranes
-        return {c: c for c in [*classes, -1]}, []
-    unknown = dict.fromkeys([*classes, -1], -1)
-    strange = [name for name in names if name not in ours]
-    if manifest["task"] != task.name or strange:
-        return unknown, [f"note: labels of the set are not used: it is of {manifest['task']} and "
-                         f"has {len(strange)} classes that {task.name} has not"]
-    return unknown | {c: ours.index(name) for c, name in zip(classes, names, strict=True)}, [
-        "note: the set numbers its classes in another way: labels go by class name"]
-
-
 def first_per_class(labels: Tensor, per_class: int, seed: int | None = None) -> Tensor:
     """Positions of the first `per_class` images of each class, class by class; with a seed, of the
-    first in an order drawn with it, so that fewer images are part of more.
-
-    Raises:
-        UserError: a class has fewer, or labels are unknown."""
-    classes, counts = labels.unique(return_counts=True)
-    if labels.min() < 0 or counts.min() < per_class:
-        raise UserError("--images-per-class needs images with labels" if labels.min() < 0 else
-                        f"class {classes[counts.argmin()]} has {counts.min()} images",
-                        f"--images-per-class {counts.min()} or fewer")
+    first in an order drawn with it, so that fewer images are part of more."""
     chosen = []
-    for c in classes.tolist():
+    for c in labels.unique().tolist():
         own = (labels == c).nonzero()[:, 0]
+        if c < 0 or len(own) < per_class:
+            raise UserError(f"--images-per-class {per_class}: class {c} has {len(own)} images "
+                            "(-1: without labels)", "a smaller --images-per-class")
         if seed is not None:
             own = own[torch.from_numpy(np.random.default_rng([seed, c]).permutation(len(own)))]
         chosen.append(own[:per_class])
     return torch.cat(chosen)
 
 
-def with_notes(images: Images, task: Task, what: str) -> Images:
-    """The images with notes on what may surprise: classes that have none, where any label is known,
-    and the order of numbered class folders."""
-    notes, names = list(images.notes), list(task.class_names)
-    counts = torch.bincount(images.labels[images.labels >= 0], minlength=len(names))
-    empty = (counts == 0).nonzero()[:, 0].tolist()
-    if 0 < len(empty) < len(names):
-        notes.append(f"note: {len(empty)} of {len(names)} classes have no {what} image, first: "
-                     f"{names[empty[0]]}")
-    if all(name.isdecimal() for name in names) and names != sorted(names, key=int):
-        notes.append(f"note: classes are in ImageFolder's order, as text: {', '.join(names[:4])} "
-                     "...")
-    return dataclasses.replace(images, notes=notes)
-
-
 # --- folders and lists ----------------------------------------------------------------------------
 
 def folder_images(folder: Path, task: Task, labelled: bool = True) -> Images:
     """The images below a folder, sorted. Labels are those of file names with `class_<label>_`, else
-    of the class folders, else -1.
-
-    Raises:
-        UserError: no images, or labels of other classes."""
-    paths, skipped = [], []
-    for place, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = filter(is_visible, folders)
-        for name in filter(is_visible, names):
-            image = name.lower().endswith(IMG_EXTENSIONS)
-            (paths if image else skipped).append(Path(place, name).relative_to(folder))
+    of the class folders, else -1."""
+    if split_folder(folder, "val") and (train := split_folder(folder, "train")):
+        raise UserError(f"{folder} holds images to train on and to evaluate on",
+                        f"--source {train}")
+    names = [Path(name) for name in glob.glob("**", root_dir=folder, recursive=True)]  # not hidden
+    paths = sorted(name for name in names if name.suffix.lower() in IMG_EXTENSIONS)
+    skipped = [name for name in names if name.suffix.lower() not in IMG_EXTENSIONS
+               and (folder / name).is_file()]
     if not paths:
         raise UserError(f"no images in {folder}", f"files of {', '.join(IMG_EXTENSIONS)}")
     notes = [f"note: {len(skipped)} files in {folder} are no images and were skipped, first: "
              f"{min(skipped)}"] if skipped else []
-    paths, labels = sorted(paths), torch.full((len(paths),), -1)
+    labels = torch.full((len(paths),), -1)
     named = [NAMED_LABEL.match(path.name) for path in paths]
-    beside = [path for path in paths if len(path.parts) == 1]
     if labelled and all(named):
         labels = in_range([int(match[1]) for match in named], task, folder)
-    elif labelled and len(beside) < len(paths):
-        if beside:
-            raise UserError(f"{folder / beside[0]} is in no class folder")
+    elif labelled and any(path.parent.name for path in paths):
         index = class_indices({path.parts[0] for path in paths}, task, folder)
         labels = torch.tensor([index[path.parts[0]] for path in paths])
     return Images(Files([str(folder / path) for path in paths], task.channels), labels,
@@ -359,30 +268,23 @@ def folder_images(folder: Path, task: Task, labelled: bool = True) -> Images:
 
 
 def in_range(labels: list[int], task: Task, where: Path) -> Tensor:
-    """The labels as int64 [N].  Raises UserError: one is no class."""
-    wrong = next((label for label in labels if not 0 <= label < task.num_classes), None)
-    if wrong is not None:
-        raise UserError(f"{where}: label {wrong} is out of range: {task.name} has classes 0 to "
-                        f"{task.num_classes - 1}",
+    """The labels as int64 [N], where all are classes of the task."""
+    if max(labels) >= task.num_classes:
+        raise UserError(f"{where}: label {max(labels)} is out of range: {task.name} has classes 0 "
+                        f"to {task.num_classes - 1}",
                         "distill --source-labels none for images of other classes")
     return torch.tensor(labels, dtype=torch.int64)
 
 
 def class_indices(folders: set[str], task: Task, where: Path) -> dict[str, int]:
     """Class folder -> class index. Folders are named by class, by index, or (ImageNet) by WordNet
-    id. Folders of ImageNet beside the classes of a part of it have -1.
-
-    Raises:
-        UserError: one is no class."""
+    id. Folders of ImageNet beside the classes of a part of it have -1."""
     index = {name: i for i, name in enumerate(task.class_names)}
     if task.wnids and folders <= set(WNIDS):
         index = dict.fromkeys(WNIDS, -1) | {wnid: i for i, wnid in enumerate(task.wnids)}
-    elif not folders <= index.keys() and all(name.isdecimal() for name in folders):
-        index = {name: int(name) for name in folders if int(name) < task.num_classes}
-    else:
-        simple = {simplified(name): i for name, i in index.items()}
-        index |= {name: simple[simplified(name)] for name in folders - index.keys()
-                  if simplified(name) in simple}
+    elif not folders & index.keys():
+        index = {name: int(name) for name in folders
+                 if name.isdecimal() and int(name) < task.num_classes}
     if strange := sorted(folders - index.keys()):
         raise UserError(f"{where}/{strange[0]} is no class of {task.name}, which has "
                         f"{', '.join(task.class_names[:3])} ...",
@@ -390,13 +292,7 @@ def class_indices(folders: set[str], task: Task, where: Path) -> dict[str, int]:
     return index
 
 
-def simplified(name: str) -> str:
-    """A class name for comparing: letters and digits, lower case."""
-    return re.sub(r"[\W_]+", "", name.casefold())
-
-
-def list_images(path: Path, task: Task, root: Path | None = None, labelled: bool = True,
-                need_labels: bool = True) -> Images:
+def list_images(path: Path, task: Task, root: Path | None = None, labelled: bool = True) -> Images:
     """A list file: `path` or `path label` per line; labels are at the end, so paths may hold
     spaces. Without one, the label is that of the name (`class_<label>_`) or -1.
 
@@ -404,33 +300,28 @@ def list_images(path: Path, task: Task, root: Path | None = None, labelled: bool
     `root`. Of a path from another machine, the longest end that exists there is taken.
 
     Raises:
-        UserError: a line without its file or its label, with its number."""
+        UserError: a line without its file, with its number; labels on some lines only."""
     places = [Path(), path.parent, path.parent.parent, *([root] if root else [])]
-    lines = path.read_text(encoding="utf-8-sig", errors="replace").replace("\\", "/").split("\n")
     paths, labels = [], []
-    for number, line in enumerate(map(str.strip, lines), 1):
-        if not line:
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
+        if not line.strip():
             continue
-        match = re.fullmatch(r"(.*\S)\s+(-?[0-9]+)", line)
-        name, label = match.groups() if match else (line, None)
-        named = NAMED_LABEL.match(PurePosixPath(name).name)
-        label = named[1] if named and label is None else label
+        name, label = re.fullmatch(r"\s*(.*?\S)(?:\s+([0-9]+))?\s*", line).groups()
         parts = PurePosixPath(name).parts
         tries = (place.joinpath(*parts[i:]) for i in range(len(parts)) for place in places)
-        file = next((str(file.absolute()) for file in tries if os.path.isfile(file)), None)
+        file = next((str(file.absolute()) for file in tries if file.is_file()), None)
         if file is None:
             raise UserError(f"{path}, line {number}: no file {name[:200]}",
                             "--data FOLDER that the list's paths start from")
-        if label is None and (need_labels or any(labels)) or label and None in labels[-1:]:
-            raise UserError(f"{path}, line {number}: labels on some lines only",
-                            "`path label` on every line")
+        named = NAMED_LABEL.match(parts[-1])
         paths.append(file)
-        labels.append(label)
-    if not paths:
-        raise UserError(f"the list {path} is empty")
-    known = labelled and labels[0] is not None
-    return Images(Files(paths, task.channels), in_range(list(map(int, labels)), task, path)
-                  if known else torch.full((len(paths),), -1))
+        labels.append(named[1] if named and label is None else label)
+    known = [int(label) for label in labels if label is not None]
+    if not paths or len(known) not in (0, len(paths)):
+        raise UserError(f"{path} has {len(paths)} lines, {len(known)} with a label",
+                        "`path label` on every line, or `path`")
+    return Images(Files(paths, task.channels), in_range(known, task, path)
+                  if known and labelled else torch.full((len(paths),), -1))
 
 
 # --- packing --------------------------------------------------------------------------------------
@@ -438,55 +329,56 @@ def list_images(path: Path, task: Task, root: Path | None = None, labelled: bool
 def pack(images: Images, task: Task, cache: Path, crops: bool = False) -> Images:
     """Files as one memory map in `cache`, wherever all images then have one size: small images are
     resized to the task's, and with `crops` large ones become centre crops. Large images of several
-    sizes stay files.
-
-    Raises:
-        UserError: a file is damaged; it is named."""
+    sizes stay files. A damaged file is named."""
     source, side = images.images, task.resolution
     if isinstance(source, Tensor):
         return images
-    key = images.sha256
-    if key is None:
-        content, key = source.fingerprints(images.labels)
-        images = dataclasses.replace(images, sha256=content)
-    size = (side, side) if crops or not task.large else source.one_size()
-    if size is None:
-        return images
+    images = dataclasses.replace(images, sha256=images.sha256 or fingerprint(images))
+    size = (side, side) if crops or not task.large else tuple(source[0].shape[1:])
 
     def fitted(i: int) -> Tensor:
         image = source[i][None]
+        if crops and task.large:
+            image = augment.centre_crops(image, side)
+        elif not task.large:
+            image = augment.resize(image, side, side)
         if image.shape[2:] != size:
-            image = (augment.centre_crops(image, side) if task.large else
-                     augment.resize(image, side, side))
+            raise ValueError("images of several sizes")
         return image[0]
 
     shape = (len(source), source.channels, *size)
-    key = run.sha256(f"{key} {shape} {crops and task.large}".encode())
-    array = memory_map(Path(cache) / f"{key[:24]}.u8", shape, fitted)
+    key = run.sha256(f"{images.sha256} {shape} {crops and task.large}".encode())
+    try:
+        array = memory_map(Path(cache) / f"{key[:24]}.u8", shape, fitted)
+    except ValueError:
+        return images
     return dataclasses.replace(images, images=array)
+
+
+def fingerprint(images: Images) -> str:
+    """SHA-256 of the files' names below their common folder, sizes, times and labels."""
+    paths = images.images.paths
+    root = len(os.path.commonpath([os.path.dirname(path) for path in paths]))
+    rows = [f"{path[root:]}\t{label}\t{status.st_size}\t{status.st_mtime_ns}\n" for
+            path, label, status in zip(
+                paths, images.labels.tolist(), map(os.stat, paths), strict=True)]
+    return run.sha256("".join(rows).encode())
 
 
 def memory_map(path: Path, shape: tuple[int, ...], image: Callable[[int], Tensor]) -> Tensor:
     """A uint8 array [N, C, H, W] in a file, made of image(0), image(1), ... if it is not there. Of
-    processes that start together one writes, the others wait. What the caller writes into the array
-    does not reach the file."""
+    processes that start together one writes, the others wait."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):
         if not path.exists():
-            bar = run.progress(shape[0], "read images", "images")
-            temp = path.with_suffix(".tmp")
-            try:
-                with open(temp, "wb") as file, ThreadPoolExecutor(DECODERS) as pool:
-                    for start in range(0, shape[0], CHUNK):
-                        chunk = range(start, min(start + CHUNK, shape[0]))
-                        for pixels in pool.map(image, chunk):
-                            assert pixels.shape == shape[1:], (pixels.shape, shape)
-                            file.write(pixels.contiguous().numpy().tobytes())
-                        bar.update(len(chunk))
-                os.replace(temp, path)
-            finally:
-                temp.unlink(missing_ok=True)
-                bar.close()
+            with (run.replacing(path) as temp, open(temp, "wb") as file,
+                  ThreadPoolExecutor(DECODERS) as pool,
+                  run.progress(shape[0], "read images", "images") as bar):
+                for start in range(0, shape[0], CHUNK):
+                    chunk = range(shape[0])[start:start + CHUNK]
+                    for pixels in pool.map(image, chunk):
+                        file.write(pixels.contiguous().numpy().tobytes())
+                    bar.update(len(chunk))
     return torch.from_numpy(np.memmap(path, np.uint8, "c", shape=shape))
 
 
@@ -556,30 +448,23 @@ class Source:
     def gather(self, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The batch of these ids from an array."""
         index = augment.send(ids % len(self.labels), self.labels.device)
-        if not self.pinned:  # index_select is on CPUs 3 times faster than [...]
-            return torch.index_select(self.images, 0, index), self.labels[index], ids
-        images = torch.empty((len(index), *self.images.shape[1:]), dtype=torch.uint8,
-                             pin_memory=True)  # of torch's pool: not used again before it was sent
-        torch.index_select(self.images, 0, index, out=images)
-        return images, self.labels[index].pin_memory(), ids
+        images = torch.index_select(self.images, 0, index)  # 3 times faster than [...] on CPUs
+        labels = self.labels[index]
+        return (images.pin_memory(), labels.pin_memory(), ids) if self.pinned else (
+            images, labels, ids)
 
-    def decoded(self, epoch: int, ids: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def decoded(self, epoch: int, ids: Tensor) -> Iterator[list[Tensor]]:
         """Batches of files; ids int64 [steps, B/W]. Worker processes decode and crop."""
         cores = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
         crops = Crops(self.images, self.labels, self.cutting, self.seed, epoch)
-        loader = torch.utils.data.DataLoader(
+        yield from torch.utils.data.DataLoader(
             crops, batch_sampler=ids.tolist(), num_workers=max(1, min(cores, MAX_WORKERS)),
-            collate_fn=collate, pin_memory=self.pinned, generator=torch.Generator())
-        for batch in loader:
-            if isinstance(batch, int):
-                self.images[batch]  # raises what the worker met, an error that names the file
-            yield batch
+            pin_memory=self.pinned, generator=torch.Generator())  # leaves torch's own as it is
 
 
 @dataclass(frozen=True)
 class Crops(torch.utils.data.Dataset):
-    """Virtual id -> (training crop uint8 [C, size, size], label, id), or the position of an image
-    that cannot be decoded."""
+    """Virtual id -> (training crop uint8 [C, size, size], label, id)."""
 
     images: Files
     labels: Tensor
@@ -587,20 +472,11 @@ class Crops(torch.utils.data.Dataset):
     seed: int
     epoch: int
 
-    def __getitem__(self, i: int) -> tuple[Tensor, Tensor, int] | int:
+    def __getitem__(self, i: int) -> tuple[Tensor, Tensor, int]:
         position = i % len(self.labels)
-        try:
-            image = self.images[position][None]
-        except UserError:
-            return position
+        image = self.images[position][None]
         crop = self.view.cut(image, torch.tensor([i]), self.seed, self.epoch)[0]
         return crop, self.labels[position], i
-
-
-def collate(items: list) -> list[Tensor] | int:
-    """A batch, or the position of the first image that could not be decoded."""
-    bad = [item for item in items if isinstance(item, int)]
-    return bad[0] if bad else torch.utils.data.default_collate(items)
 
 
 def one_ahead(make: Callable, items: Tensor) -> Iterator:

@@ -16,7 +16,7 @@ import hashlib
 import io
 import os
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torchvision.utils import make_grid
 
 from dm_kd import run
 from dm_kd.run import UserError
@@ -31,14 +32,11 @@ from dm_kd.run import UserError
 FORMAT_VERSION = 2
 FIELDS = ("path", "label", "sha256")
 MAY_DIFFER = ("images_per_class", "made_on")  # when a set is resumed
-SAMPLE_ROWS, SAMPLE_COLUMNS = 20, 10
 
 
 def image_seed(base_seed: int, label: int, k: int, shared_noise: bool = False) -> int:
-    """The 64-bit seed of image k of a class: the first 8 bytes of SHA-256("base/class/k").
-
-    With shared_noise the class is left out, so that all classes start from the same noise, as in
-    the original DM-KD."""
+    """The 64-bit seed of image k of a class: the first 8 bytes of SHA-256("base/class/k"), or with
+    shared_noise "base/k", so that all classes start from the same noise, as in the original."""
     name = f"{base_seed}/{k}" if shared_noise else f"{base_seed}/{label}/{k}"
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") >> 1
 
@@ -88,26 +86,29 @@ class Plan:
 
 
 class ImageSet:
-    """An image set on disk. `manifest` is read by `open_set`, or given by whoever makes it."""
+    """An image set on disk.
 
-    def __init__(self, folder: Path, manifest: dict):
-        self.folder, self.manifest = Path(folder), manifest
-        self.plan = Plan(tuple(manifest["classes"]), *(manifest[name] for name in (
+    Raises:
+        UserError: no set there, or made by another version."""
+
+    def __init__(self, folder: Path):
+        self.folder = Path(folder)
+        if not (self.folder / "manifest.json").exists():
+            raise UserError(f"{folder} holds no image set (no manifest.json)",
+                            "make one with `python -m dm_kd.synthesize --out FOLDER`")
+        self.manifest = run.read_json(self.folder / "manifest.json")
+        if self.manifest["format_version"] != FORMAT_VERSION:
+            raise UserError(f"{folder} was written by another version of dm_kd",
+                            f"--source {folder}/images reads it as a folder of images")
+        self.plan = Plan(tuple(self.manifest["classes"]), *(self.manifest[name] for name in (
             "images_per_class", "shard_size", "base_seed", "shared_noise")))
-
-    @property
-    def first_edition(self) -> bool:
-        """Whether it was made before shards had CSV files; such sets are read only."""
-        return self.manifest["format_version"] < FORMAT_VERSION
 
     def rows(self, j: int) -> list[dict]:
         """The rows of shard j's CSV, path, label and sha256 of each image; none where it is not
-        made, or only in part because the set has grown."""
-        try:
-            text = (self.folder / f"shards/{j:05d}.csv").read_text()
-        except FileNotFoundError:
-            return []
-        rows = list(csv.DictReader(io.StringIO(text[:text.rfind("\n") + 1])))
+        made, or only in part: a kill cut its last line, or the set has grown."""
+        path = self.folder / f"shards/{j:05d}.csv"
+        text = path.read_text() if path.exists() else ""
+        rows = list(csv.DictReader(text[:text.rfind("\n") + 1].splitlines()))
         return rows if len(rows) == self.plan.kept(j) else []
 
     def missing(self) -> list[int]:
@@ -120,37 +121,28 @@ class ImageSet:
                  for j in range(self.plan.shards)]
         return run.sha256(b"".join(texts))
 
-    def known_label(self, label: int) -> int:
-        """-1 where an image's class says nothing about it (noise)."""
-        return label if self.manifest["labels_known"] else -1
-
     def write_shard(self, j: int, images: list[bytes]) -> None:
-        """Write the PNG files that belong to the set, then the shard's CSV."""
+        """Write the PNG files that belong to the set, then the shard's CSV; labels are -1 where an
+        image's class says nothing about it (noise)."""
         lines = [",".join(FIELDS)]
         for (label, k), data in zip(self.plan.shard(j), images, strict=False):
             path = self.plan.path(label, k)
             write_over(self.folder / path, data)
-            lines.append(f"{path},{self.known_label(label)},{run.sha256(data)}")
+            known = label if self.manifest["labels_known"] else -1
+            lines.append(f"{path},{known},{run.sha256(data)}")
         write_over(self.folder / f"shards/{j:05d}.csv", ("\n".join(lines) + "\n").encode())
 
-    def damage(self, j: int) -> list[str]:
-        """What is wrong with each image of a finished shard that is not as its CSV says."""
-        wrong = []
-        for row, key in zip(self.rows(j), self.plan.shard(j), strict=False):
-            path = self.folder / self.plan.path(*key)
-            if row["path"] != self.plan.path(*key):
-                wrong.append(f"{self.folder}/shards/{j:05d}.csv: {row['path']} is not of the set")
-            elif not path.exists():
-                wrong.append(f"{path} is missing")
-            elif run.sha256_file(path) != row["sha256"]:
-                wrong.append(f"{path} is damaged (sha256 differs)")
-        return wrong
+    def damaged(self, j: int) -> list[Path]:
+        """The images of a finished shard that are missing or have another digest than its CSV."""
+        paths = [(self.folder / row["path"], row["sha256"]) for row in self.rows(j)]
+        return [path for path, digest in paths
+                if not path.exists() or run.sha256_file(path) != digest]
 
     def write_samples(self) -> None:
         """samples.png: a row for each of the first 20 classes, its first 10 images."""
-        columns = range(min(SAMPLE_COLUMNS, self.plan.images_per_class))
+        columns = range(min(10, self.plan.images_per_class))
         rows = [[read_image(self.folder / self.plan.path(label, k), self.manifest["channels"])
-                 for k in columns] for label in self.plan.classes[:SAMPLE_ROWS]]
+                 for k in columns] for label in self.plan.classes[:20]]
         picture = tile(rows, scale=max(1, 32 // rows[0][0].shape[1]))
         run.write_file(self.folder / "samples.png", encode_png(picture))
 
@@ -164,49 +156,28 @@ def write_over(path: Path, data: bytes) -> None:
         file.truncate()
 
 
-def open_set(folder: Path) -> ImageSet:
-    """An existing set.
-
-    Raises:
-        UserError: no set there, or made by a newer version."""
-    path = Path(folder) / "manifest.json"
-    if not path.exists():
-        raise UserError(f"{folder} holds no image set (no manifest.json)",
-                        "make one with `python -m dm_kd.synthesize --out FOLDER`")
-    manifest = run.read_json(path)
-    if manifest["format_version"] > FORMAT_VERSION:
-        raise UserError(f"{path} was written by a newer version of dm_kd")
-    return ImageSet(folder, manifest)
-
-
 def begin(folder: Path, manifest: dict) -> ImageSet:
     """Begin a set, resume it, or let it grow; the manifest is on disk afterwards.
 
     Raises:
-        UserError: the folder holds a set with other settings (named), or other files."""
-    path = folder / "manifest.json"
-    if path.exists():
-        old = open_set(folder).manifest
+        UserError: the folder holds a set with other settings (named), or a larger one."""
+    if (folder / "manifest.json").exists():
+        old = ImageSet(folder).manifest
         run.refuse_difference(settings(old), settings(manifest), folder, "a set of other settings")
         if old["images_per_class"] > manifest["images_per_class"]:
             raise UserError(f"{folder} has {old['images_per_class']} images per class already",
                             "--images-per-class can only grow; distill --images-per-class N uses "
                             "fewer")
-        if old["images_per_class"] == manifest["images_per_class"]:
-            return ImageSet(folder, old)
-    elif folder.exists() and any(not p.name.startswith(".") for p in folder.iterdir()):
-        raise UserError(f"{folder} holds other files and is no image set", "another --out")
-    run.write_json(path, manifest)
-    return ImageSet(folder, manifest)
+        manifest["made_on"] = old["made_on"]
+    run.write_json(folder / "manifest.json", manifest)
+    return ImageSet(folder)
 
 
 def settings(manifest: dict) -> dict:
     """What makes the bytes, as "generator.steps": 100."""
-    flat = {}
-    for key, value in manifest.items():
-        flat |= ({f"{key}.{name}": each for name, each in value.items()}
-                 if isinstance(value, dict) else {key: value})
-    return {key: value for key, value in flat.items() if key not in MAY_DIFFER}
+    generator = {f"generator.{key}": value for key, value in manifest["generator"].items()}
+    return {key: value for key, value in (manifest | generator).items()
+            if key not in (*MAY_DIFFER, "generator")}
 
 
 def make(image_set: ImageSet, sample: Callable[[Tensor, list[int]], Tensor], rank: int,
@@ -214,31 +185,20 @@ def make(image_set: ImageSet, sample: Callable[[Tensor, list[int]], Tensor], ran
     """Make the missing ones of shards rank, rank + world_size, ...; samples.png if the set is then
     complete. Returns how many shards were made.
 
-    Threads encode a shard on the cores that are left while the next one is sampled.
-
     Args:
         sample: (labels int64 [B], seeds) -> uint8 [B, C, H, W] on the CPU; see generators/.
         progress: told the number of images after each shard.
     """
-    plan, made, encoding = image_set.plan, 0, None
-
-    def write(j: int, images: list[Future]) -> None:
-        image_set.write_shard(j, [image.result() for image in images])
-        progress(plan.kept(j))
-
-    encoders = max(1, (os.cpu_count() or 1) - torch.get_num_threads())
-    with ThreadPoolExecutor(encoders) as pool:
+    plan, made = image_set.plan, 0
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
         for j in range(rank, plan.shards, world_size):
             if image_set.rows(j):
                 continue
             labels = torch.tensor([label for label, _ in plan.shard(j)])
             images = sample(labels, [plan.seed(*key) for key in plan.shard(j)])
-            if encoding:
-                write(*encoding)
-            encoding = j, [pool.submit(encode_png, image) for image in images[:plan.kept(j)]]
+            image_set.write_shard(j, list(pool.map(encode_png, images[:plan.kept(j)])))
+            progress(plan.kept(j))
             made += 1
-        if encoding:
-            write(*encoding)
     if not image_set.missing():
         image_set.write_samples()
     return made
@@ -246,26 +206,22 @@ def make(image_set: ImageSet, sample: Callable[[Tensor, list[int]], Tensor], ran
 
 # --- pictures -------------------------------------------------------------------------------------
 
-def read_image(path: Path | str, channels: int | None = None, sha256: str | None = None) -> Tensor:
+def read_image(path: Path | str, channels: int | None = None) -> Tensor:
     """An image file as uint8 [C, H, W]; C is 1 for grey files and 3 for others, or `channels`.
     16 bits become 8, palettes and CMYK become RGB, transparency is dropped; an EXIF orientation is
     not applied, as in torchvision.
 
     Raises:
-        UserError: not an image, truncated, or not of that SHA-256; the file is named."""
+        UserError: not an image, or truncated; the file is named."""
     try:
-        data = Path(path).read_bytes()
-        if sha256 and run.sha256(data) != sha256:
-            raise ValueError("its sha256 is not the one that the set's shards record")
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(path) as image:
             image.info.pop("transparency", None)  # Pillow warns of some kinds of it
             if image.mode.startswith("I"):  # 16 bits, which Pillow would clip at 255
                 image = Image.fromarray((np.array(image) >> 8).astype(np.uint8))
             grey = channels == 1 or channels is None and image.mode in ("L", "1")
             array = np.array(image.convert("L" if grey else "RGB"))
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        what = getattr(error, "strerror", None) or str(error).split("<_io")[0]
-        raise UserError(f"cannot read the image {path}: {what}") from error
+        raise UserError(f"cannot read the image {path}: {error}") from error
     return torch.from_numpy(array[None] if grey else array.transpose(2, 0, 1).copy())
 
 
@@ -279,14 +235,9 @@ def encode_png(image: Tensor) -> bytes:
 
 
 def tile(rows: list[list[Tensor]], scale: int = 1, gap: int = 2) -> Tensor:
-    """Rows of equal-sized uint8 [C, h, w] images -> one picture on white."""
-    c, h, w = rows[0][0].shape
-    h, w = h * scale, w * scale
-    height, width = len(rows) * (h + gap) + gap, max(map(len, rows)) * (w + gap) + gap
-    sheet = torch.full((c, height, width), 255, dtype=torch.uint8)
-    for r, row in enumerate(rows):
-        for i, image in enumerate(row):
-            large = image.repeat_interleave(scale, 1).repeat_interleave(scale, 2)
-            top, left = gap + r * (h + gap), gap + i * (w + gap)
-            sheet[:, top:top + h, left:left + w] = large
-    return sheet
+    """Rows of equal-sized uint8 [C, h, w] images -> one picture [3, H, W] on white."""
+    columns = max(map(len, rows))
+    white = torch.full_like(rows[0][0], 255)
+    images = torch.stack([image for row in rows for image in row + [white] * (columns - len(row))])
+    images = images.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
+    return make_grid(images, columns, gap, pad_value=255)

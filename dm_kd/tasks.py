@@ -8,7 +8,6 @@ training a teacher, training a small generator, and evaluating the student.
 import functools
 import gzip
 import itertools
-import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -55,8 +54,6 @@ class Task:
     def large(self) -> bool:
         return self.size_class == "large"
 
-    crop = large  # old name, until its last caller is rewritten
-
     @property
     def class_names(self) -> tuple[str, ...]:
         return self.names()
@@ -92,17 +89,10 @@ def load_digits(split: str, root: Path | None) -> Raw:
 
 
 def torchvision_set(name: str, root: Path | None, **options):
-    """torchvision's data set of that name, downloaded on first use; of processes that start
-    together one downloads and the others wait."""
-    from filelock import FileLock
+    """torchvision's data set of that name, downloaded on first use."""
     from torchvision import datasets
 
-    root = root or ROOT
-    if root.exists() and not os.access(root, os.W_OK):
-        return getattr(datasets, name)(root, download=False, **options)
-    root.mkdir(parents=True, exist_ok=True)
-    with FileLock(root / f".{name}.lock"):
-        return getattr(datasets, name)(root, download=True, **options)
+    return getattr(datasets, name)(root or ROOT, download=True, **options)
 
 
 def load_fashion_mnist(split: str, root: Path | None) -> Raw:
@@ -143,7 +133,7 @@ def load_flowers102(split: str, root: Path | None) -> Raw:
 
 # --- class names ----------------------------------------------------------------------------------
 
-CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck"
 CIFAR100 = """
 apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly
 camel can castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile
@@ -180,10 +170,6 @@ def imagenet_names() -> tuple[str, ...]:
     return tuple(ResNet18_Weights.IMAGENET1K_V1.meta["categories"])
 
 
-def imagenet100_names() -> tuple[str, ...]:
-    return tuple(imagenet_names()[i] for i in IMAGENET100)
-
-
 # --- the table ------------------------------------------------------------------------------------
 
 LARGE = {"resolution": 224, "channels": 3, "mean": IMAGENET_MEAN, "std": IMAGENET_STD,
@@ -194,12 +180,13 @@ TASKS = {task.name: task for task in (
          folds=5),
     Task("fashion_mnist", lambda: torchvision_names("FashionMNIST"), 28, 1, (0.2860,), (0.3530,),
          load_fashion_mnist, pad=2, flip=True),
-    Task("cifar10", lambda: CIFAR10, 32, 3, (0.4914, 0.4822, 0.4465),
+    Task("cifar10", lambda: tuple(CIFAR10.split()), 32, 3, (0.4914, 0.4822, 0.4465),
          (0.2470, 0.2435, 0.2616), functools.partial(load_cifar, "CIFAR10"), pad=4, flip=True),
     Task("cifar100", lambda: tuple(CIFAR100.split()), 32, 3, (0.5071, 0.4867, 0.4408),
          (0.2675, 0.2565, 0.2761), functools.partial(load_cifar, "CIFAR100"), pad=4, flip=True),
     Task("imagenet", imagenet_names, wnids=WNIDS, **LARGE),
-    Task("imagenet100", imagenet100_names, wnids=tuple(WNIDS[i] for i in IMAGENET100), **LARGE),
+    Task("imagenet100", lambda: tuple(imagenet_names()[i] for i in IMAGENET100),
+         wnids=tuple(WNIDS[i] for i in IMAGENET100), **LARGE),
     Task("flowers102", lambda: torchvision_names("Flowers102"), load=load_flowers102, **LARGE),
 )}
 
@@ -237,29 +224,18 @@ def folder_classes(root: Path | None) -> tuple[str, ...]:
     if root is None or not root.is_dir():
         raise UserError(f"--task folder needs a folder of class folders, not {root}", hint)
     place = split_folder(root, "train") or root
-    names = sorted(p.name for p in place.iterdir() if p.is_dir() and is_visible(p.name))
-    if len(names) < 2:
-        raise UserError(f"{place} has {len(names)} class folders, at least 2 are needed", hint)
-    if {name.lower() for name in names} <= set(sum(SPLIT_NAMES.values(), ())):
-        raise UserError(f"{place} holds {' and '.join(names)}: splits, not classes", hint)
+    names = sorted(p.name for p in place.iterdir()
+                   if p.is_dir() and not re.match(r"\.|__MACOSX$", p.name))
+    if len(names) < 2 or {name.lower() for name in names} <= set(sum(SPLIT_NAMES.values(), ())):
+        raise UserError(f"{place} holds no two class folders, but: {', '.join(names)}", hint)
     return tuple(names)
 
 
-def is_visible(name: str) -> bool:
-    """Whether a file or folder is the user's, not a system's: .thumbnails, __MACOSX, ._1.png."""
-    return not re.match(r"\.|__MACOSX$", name)
-
-
-def refuse_other_names(names: list[str] | None, task: Task, whose: str, hint: str = "",
-                       **where: object) -> None:  # where: of OLD CALLERS
-    """Compare the class names that a card records (None: not recorded) with the task's, in index
-    order.
-
-    Raises:
-        UserError: they differ; the first difference is named."""
-    if not isinstance(names, list):
-        return
-    for i, (theirs, ours) in enumerate(itertools.zip_longest(names, task.class_names)):
+def refuse_other_names(names: list[str] | None, task: Task, whose: str, hint: str = "") -> None:
+    """Raises a UserError that names the first class in which the names that a card records (None:
+    not recorded) differ from the task's."""
+    for i, (theirs, ours) in enumerate(itertools.zip_longest(names or task.class_names,
+                                                             task.class_names)):
         if theirs != ours:
             raise UserError(f"{whose} was trained on other classes: class {i} is '{theirs}', in "
                             f"{task.name} it is '{ours}'", hint)

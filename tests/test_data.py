@@ -73,19 +73,12 @@ def digest(*tensors) -> str:
 
 # --- the table of tasks ---------------------------------------------------------------------------
 
-@pytest.mark.parametrize(("name", "first", "last"), [
-    ("digits", "0", "9"), ("fashion_mnist", "T-shirt/top", "Ankle boot"),
-    ("cifar10", "airplane", "truck"), ("cifar100", "apple", "worm"),
-    ("imagenet", "tench", "toilet tissue"), ("imagenet100", "robin", "stinkhorn"),
-    ("flowers102", "pink primrose", "blackberry lily")])
-def test_a_tasks_names_statistics_and_augmentation_fit_together(name, first, last):
+@pytest.mark.parametrize("name", TASKS)
+def test_a_tasks_names_and_statistics_fit_together(name):
     task = TASKS[name]
-    assert (task.class_names[0], task.class_names[-1]) == (first, last)
     assert task.name == name and len(task.class_names) == task.num_classes > 1
     assert len(set(task.class_names)) == task.num_classes or name == "imagenet"  # two cranes
     assert len(task.mean) == len(task.std) == task.channels in (1, 3)
-    assert task.large == (task.resolution == 224) and task.large != bool(task.pad)
-    assert task.flip == (name != "digits")  # a mirrored digit is another one, or none
 
 
 def test_imagenet_100_is_the_published_part_of_imagenets_thousand():
@@ -98,19 +91,19 @@ def test_imagenet_100_is_the_published_part_of_imagenets_thousand():
 
 # --- digits ---------------------------------------------------------------------------------------
 
-FIRST_EDITIONS_FOLDS = ("264c8a9532b56c46", "2b587e91eebd3b0e", "f8262bb9ea9de833",
-                        "20ec5684c8534078", "f435c611e44a50f0")
+FOLDS = ("ddf6aeb8999d0087", "4d905c2cffba77a8", "641d5d744aae5bcc", "3f9ec5f94430ea5c",
+         "7086d16438118f9d")
 
 
 @pytest.mark.parametrize("fold", range(5))
-def test_the_digits_folds_are_those_of_the_first_edition(fold):
+def test_the_digits_folds_share_no_writer_and_are_those_of_the_first_edition(fold):
     parts = [load_real(DIGITS, split, fold, val) for val in ("val", "dev")
              for split in ("train", "val")]
-    tensors = [t for part in parts for t in (part.images, part.labels, part.groups)]
-    assert digest(*tensors)[:16] == FIRST_EDITIONS_FOLDS[fold]
-    for train, evaluated in (parts[:2], parts[2:]):  # no writer is in both
-        assert not set(train.groups.tolist()) & set(evaluated.groups.tolist())
-    assert len(parts[0].labels) + len(parts[1].labels) == 1797
+    assert digest(*[t for part in parts for t in (part.images, part.labels)])[:16] == FOLDS[fold]
+    writers = DIGITS.load("train", None)[2].numpy()
+    for val in ("val", "dev"):
+        train, evaluated = data.split_by_group(writers, fold, val, 5)
+        assert not set(writers[train]) & set(writers[evaluated])
 
 
 def test_val_none_evaluates_on_nothing_and_other_folds_and_paths_are_refused():
@@ -131,7 +124,7 @@ def idx(array) -> bytes:
                                                       *array.shape) + array.tobytes()
 
 
-def test_debians_fashion_mnist_is_unpacked_once(monkeypatch, tmp_path):
+def test_debians_fashion_mnist_is_unpacked_once_and_dev_is_a_sixth_of_it(monkeypatch, tmp_path):
     packed = tmp_path / "debian"
     packed.mkdir()
     monkeypatch.setattr(tasks, "DEBIAN_FASHION", packed)
@@ -141,39 +134,34 @@ def test_debians_fashion_mnist_is_unpacked_once(monkeypatch, tmp_path):
         labels = np.arange(len(pixels), dtype=np.uint8) % 10
         (packed / f"{part}-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(pixels)))
         (packed / f"{part}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx(labels)))
-    for _ in range(2):
-        for split, part, count in (("train", "train", 24), ("val", "t10k", 12)):
-            real = load_real(get_task("fashion_mnist"), split)
-            assert np.array_equal(real.images[:, 0].numpy(), images[part])
-            assert real.labels.tolist() == [i % 10 for i in range(count)]
-        shutil.rmtree(packed, ignore_errors=True)
+    for split, part, count in (("train", "train", 24), ("val", "t10k", 12)):
+        real = load_real(get_task("fashion_mnist"), split)
+        assert np.array_equal(real.images[:, 0].numpy(), images[part])
+        assert real.labels.tolist() == [i % 10 for i in range(count)]
+    shutil.rmtree(packed)
     dev = load_real(get_task("fashion_mnist"), "val", 0, "dev")
     rest = load_real(get_task("fashion_mnist"), "train", 0, "dev")
     assert np.array_equal(dev.images[:, 0].numpy(), images["train"][5::6]) and len(dev.labels) == 4
     assert len(rest.labels) == 20
 
 
-@pytest.mark.parametrize(("task", "dataset", "key"), [
-    ("cifar10", "CIFAR10", "labels"), ("cifar100", "CIFAR100", "fine_labels")])
-def test_cifars_images_and_labels(monkeypatch, task, dataset, key):
-    cls = getattr(datasets, dataset)
-    folder = Path("true_dataset") / cls.base_folder
+def test_cifars_images_and_labels(monkeypatch):
+    folder = Path("true_dataset/cifar-100-python")
     folder.mkdir(parents=True)
-    for name, count in (("train", 5), ("test", 3), ("meta", 0)):
-        pixels = np.random.default_rng(count).integers(0, 256, (count, 3072), dtype=np.uint8)
-        content = {"data": pixels, key: list(range(count)), cls.meta["key"]: ["a", "b"]}
+    pixels = {name: np.random.default_rng(0).integers(0, 256, (count, 3072), dtype=np.uint8)
+              for name, count in (("train", 5), ("test", 3), ("meta", 0))}
+    for name, rows in pixels.items():
+        content = {"data": rows, "fine_labels": list(range(len(rows))), "fine_label_names": ["a"]}
         (folder / name).write_bytes(pickle.dumps(content))
-    files = {name: [name, hashlib.md5((folder / name).read_bytes()).hexdigest()]
-             for name in ("train", "test", "meta")}
-    monkeypatch.setattr(cls, "train_list", [files["train"]])
-    monkeypatch.setattr(cls, "test_list", [files["test"]])
-    monkeypatch.setattr(cls, "meta", {"filename": "meta", "key": cls.meta["key"],
-                                      "md5": files["meta"][1]})
-    for split, count in (("train", 5), ("val", 3)):
-        real = load_real(get_task(task), split)
-        pixels = np.random.default_rng(count).integers(0, 256, (count, 3072), dtype=np.uint8)
-        assert np.array_equal(real.images.numpy(), pixels.reshape(-1, 3, 32, 32))
-        assert real.labels.tolist() == list(range(count)) and real.images.is_contiguous()
+    sums = {name: hashlib.md5((folder / name).read_bytes()).hexdigest() for name in pixels}
+    monkeypatch.setattr(datasets.CIFAR100, "train_list", [["train", sums["train"]]])
+    monkeypatch.setattr(datasets.CIFAR100, "test_list", [["test", sums["test"]]])
+    monkeypatch.setattr(datasets.CIFAR100, "meta", {
+        "filename": "meta", "key": "fine_label_names", "md5": sums["meta"]})
+    for split, name in (("train", "train"), ("val", "test")):
+        real = load_real(get_task("cifar100"), split)
+        assert np.array_equal(real.images.numpy(), pixels[name].reshape(-1, 3, 32, 32))
+        assert real.labels.tolist() == list(range(len(pixels[name])))
 
 
 def test_flowers_102_has_the_published_splits_and_labels_from_0(monkeypatch):
@@ -196,9 +184,8 @@ def test_without_a_network_a_missing_data_set_is_a_clear_error(monkeypatch):
         raise urllib.error.URLError("no route to host")
 
     monkeypatch.setattr(datasets.utils, "_urlretrieve", download)
-    for name in ("cifar10", "fashion_mnist", "flowers102"):
-        with pytest.raises(UserError, match=name):
-            load_real(get_task(name), "val")
+    with pytest.raises(UserError, match="cifar10"):
+        load_real(get_task("cifar10"), "val")
 
 
 # --- ImageNet -------------------------------------------------------------------------------------
@@ -218,8 +205,8 @@ def test_wordnet_folders_have_imagenets_labels_also_where_classes_are_missing(im
     for split, count in (("train", 2), ("val", 1)):
         real = load_real(IMAGENET, split)
         assert real.labels.tolist() == [c for c in (0, 15, 45, 999) for _ in range(count)]
-    assert "996 of 1000 classes have no source image" in load_source(source_args("real"),
-                                                                     IMAGENET).notes[0]
+    images = load_source(source_args("real"), IMAGENET)
+    assert "4 of 1000 classes: tench, goldfish" in images.notes[0]
 
 
 def test_imagenet_100_takes_its_classes_from_folders_of_all(imagenet):
@@ -227,24 +214,23 @@ def test_imagenet_100_takes_its_classes_from_folders_of_all(imagenet):
     assert real.labels.tolist() == [0, 0, 1, 1] and numbers(real) == [15, 15, 45, 45]
 
 
-@pytest.mark.parametrize("place", ["true_dataset/imagenet/imagenet_val.txt",
-                                   "true_dataset/imagenet_val.txt"])
-def test_a_list_has_imagenets_labels(imagenet, place):
-    Path(place).write_text("".join(f"{WNIDS[c]}/image_0.JPEG {c}\n" for c in (45, 999, 15)))
-    (imagenet / "val").rename("true_dataset/imagenet/images")
-    shutil.copytree("true_dataset/imagenet/images", "true_dataset", dirs_exist_ok=True)
+def test_a_list_has_imagenets_labels(imagenet):
+    lines = [f"{WNIDS[c]}/image_0.JPEG {c}\n" for c in (45, 999, 15)]
+    Path("true_dataset/imagenet_val.txt").write_text("".join(lines))
+    shutil.copytree(imagenet / "val", "true_dataset", dirs_exist_ok=True)
     assert load_real(IMAGENET, "val").labels.tolist() == [45, 999, 15]
     hundred = load_real(get_task("imagenet100"), "val")
     assert hundred.labels.tolist() == [1, 0] and numbers(hundred) == [45, 15]
 
 
-def test_one_folder_or_list_is_not_both_trained_on_and_evaluated_on(imagenet):
-    for root in (imagenet / "train", imagenet / "list.txt"):
-        (imagenet / "list.txt").write_text(f"train/{WNIDS[15]}/image_0.JPEG 15\n")
-        with pytest.raises(UserError, match="both trained on and evaluated on"):
-            load_real(IMAGENET, "train", root=root)
-        assert len(load_real(IMAGENET, "val", root=root).labels) in (1, 8)
-    assert len(load_real(IMAGENET, "train", 0, "none", imagenet / "train").labels) == 8
+def test_one_folder_is_not_both_trained_on_and_evaluated_on(imagenet):
+    root = imagenet / "train"
+    with pytest.raises(UserError, match="both trained on and evaluated on"):
+        load_real(IMAGENET, "train", root=root)
+    for split, val in (("val", "val"), ("train", "none")):
+        assert len(load_real(IMAGENET, split, 0, val, root).labels) == 8
+    train, dev = (load_real(IMAGENET, split, 0, "dev", root) for split in ("train", "val"))
+    assert (len(train.labels), len(dev.labels)) == (7, 1)
 
 
 # --- the folder task ------------------------------------------------------------------------------
@@ -274,7 +260,7 @@ def test_what_imagefolder_reads_is_read_and_what_is_skipped_is_counted():
     root = folder(names=("cat", "dog"))
     for end in ("webp", "bmp", "tif", "JPG"):
         save(root / f"train/cat/deep/er/x.{end}", 0)
-    for name in ("._a.png", ".DS_Store", ".hidden/x.png", "__MACOSX/x.png"):
+    for name in ("._a.png", ".DS_Store", ".hidden/x.png"):
         path = root / "train/dog" / name
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"a system's own")
@@ -282,8 +268,7 @@ def test_what_imagefolder_reads_is_read_and_what_is_skipped_is_counted():
     task = get_task("folder", root)
     images = load_source(source_args("real", data=root), task)
     assert images.labels.tolist() == [0] * 5 + [1]
-    assert images.notes == [f"note: 2 files in {root}/train are no images and were skipped, first: "
-                            "dog/notes.txt"]
+    assert "2 files" in images.notes[0] and "dog/notes.txt" in images.notes[0]
     os.symlink(root.absolute() / "train/cat", root / "val/link")
     with pytest.raises(UserError, match="link"):  # a class that training has not
         load_real(task, "val", root=root)
@@ -292,7 +277,7 @@ def test_what_imagefolder_reads_is_read_and_what_is_skipped_is_counted():
 def test_folders_that_are_no_data_set_are_refused():
     with pytest.raises(UserError, match="None"):
         get_task("folder")
-    save("flat/a.png"), save("one/train/cat/a.png"), save("two/trn/a.png"), save("two/val/a.png")
+    save("flat/a.png"), save("one/train/cat/a.png")
     save("splits/train/test/a.png"), save("splits/train/val/a.png")
     for place in ("nowhere", "flat", "one", "splits"):
         with pytest.raises(UserError, match=place):
@@ -301,17 +286,6 @@ def test_folders_that_are_no_data_set_are_refused():
     save(root / "train/beside.png")
     with pytest.raises(UserError, match=r"beside\.png"):
         load_real(get_task("folder", root), "train", root=root)
-
-
-def test_a_folder_without_validation_images_trains_with_dev_or_none():
-    for i in range(12):
-        save(Path("mine") / ("cat", "dog")[i % 2] / f"{i}.png", i)
-    task = get_task("folder", Path("mine"))
-    with pytest.raises(UserError, match="both trained on and evaluated on"):
-        load_real(task, "train", root=Path("mine"))
-    assert len(load_real(task, "val", root=Path("mine")).labels) == 12  # only evaluated on
-    train, dev = (load_real(task, split, 0, "dev", Path("mine")) for split in ("train", "val"))
-    assert len(dev.labels) == 2 and sorted(numbers(train) + numbers(dev)) == list(range(12))
 
 
 # --- one image ------------------------------------------------------------------------------------
@@ -347,8 +321,7 @@ def test_a_bad_image_is_named(what):
 # --- lists ----------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("text", [
-    "{0}\n{1}\n", "\ufeff{0} 3\r\n{1} 7\r\n\r\n", "{0}\t3\n{1}   7", "set\\class_3_seed_0_num_0.png"
-    "\nset\\class_7_seed_0_num_0.png"])
+    "{0}\n{1}\n", "\ufeff{0} 3\r\n{1} 7\r\n\r\n", "{0}\t3\n{1}   7"])
 def test_lists_in_the_originals_and_other_forms(text):
     names = [f"set/class_{c}_seed_0_num_0.png" for c in (3, 7)]
     for c, name in zip((3, 7), names, strict=True):
@@ -365,18 +338,18 @@ def test_lists_in_the_originals_and_other_forms(text):
 def test_a_lists_paths_are_found_from_its_folder_and_of_other_machines(line):
     save("lists/deep/sub/a b.png", 5), save("a b.png", 9)
     Path("lists/deep/list.txt").write_text(line)
-    images = data.list_images(Path("lists/deep/list.txt"), DIGITS, need_labels=False)
+    images = data.list_images(Path("lists/deep/list.txt"), DIGITS)
     assert images.labels.tolist() == [-1]
     expected = "a b.png" if line == "a b.png" else "lists/deep/sub/a b.png"
     assert images.images.paths == [str(Path(expected).absolute())]
 
 
 @pytest.mark.parametrize(("text", "shown"), [
-    ("a.png 1\n\nb.png 2", "line 3"), ("a.png 1\na.png", "line 2"), ("a.png 12", "12"),
-    ("a.png -3", "-3"), ("", "empty"), ("\xff\xfe", "line 1")])
+    ("a.png 1\n\nb.png 2", "line 3"), ("a.png 1\na.png", "1 with a label"), ("a.png 12", "12"),
+    ("", "0 lines")])
 def test_bad_lists_name_the_line(text, shown):
     save("a.png")
-    Path("list.txt").write_bytes(text.encode("latin1"))
+    Path("list.txt").write_text(text)
     with pytest.raises(UserError, match=shown) as error:
         load_source(source_args("list.txt"), DIGITS)
     assert "list.txt" in str(error.value)
@@ -386,8 +359,8 @@ def test_bad_lists_name_the_line(text, shown):
 
 @pytest.mark.parametrize(("names", "labels"), [
     (("class_3_seed_0_num_0.png", "sub/class_1_seed_0_num_1.png"), [3, 1]),
-    (("T-shirt_top/a.png", "ankle boot/b.png"), [0, 9]), (("0/a.png", "9/b.png"), [0, 9]),
-    (("0000/a.png", "0009/deep/b.png"), [0, 9]), (("a.png", "b.png"), [-1, -1])])
+    (("Trouser/a.png", "Ankle boot/deep/b.png"), [9, 1]), (("0000/a.png", "9/b.png"), [0, 9]),
+    (("a.png", "b.png"), [-1, -1])])
 def test_a_folders_labels_come_from_names_or_class_folders(names, labels):
     for name in names:
         save(Path("set") / name)
@@ -398,7 +371,7 @@ def test_a_folders_labels_come_from_names_or_class_folders(names, labels):
 @pytest.mark.parametrize(("names", "shown"), [
     (("gloves/a.png",), "gloves"), (("10/a.png",), "10"), (("class_10_x.png",), "10"),
     (("train/0/a.png", "val/0/a.png"), "set/train"), (("0/a.txt",), "no images"),
-    (("0/a.png", "b.png"), r"b\.png")])
+    (("Bag/a.png", "b.png"), r"b\.png")])
 def test_folders_of_other_classes_are_refused_and_named(names, shown):
     for name in names:
         path = Path("set") / name
@@ -419,7 +392,7 @@ def test_images_per_class_takes_the_first_or_draws_with_a_seed():
     labels = load_real(DIGITS, "train").labels  # as the first edition drew them
     assert digest(data.first_per_class(labels, 5)).startswith("74aee882ac9b0950")
     assert digest(data.first_per_class(labels, 5, 1)).startswith("542a3933ff852941")
-    with pytest.raises(UserError, match="has 1[0-9][0-9] images"):
+    with pytest.raises(UserError, match="class 0 has 1[0-9][0-9] images"):
         load_source(source_args("real", images_per_class=1000), DIGITS)
     with pytest.raises(UserError, match="--images-per-class"):
         load_source(source_args("real", subset_seed=1), DIGITS)
@@ -429,8 +402,6 @@ def test_another_tasks_images_have_this_ones_size_and_no_labels():
     fashion = dataclasses.replace(get_task("fashion_mnist"), names=DIGITS.names)
     images = load_source(source_args("real:digits"), fashion)
     assert images.images.shape[1:] == (1, 28, 28) and images.labels.unique().tolist() == [-1]
-    with pytest.raises(UserError, match="3 channels"):
-        load_source(source_args("real:digits"), get_task("cifar10"))
 
 
 # --- image sets as a source -----------------------------------------------------------------------
@@ -453,28 +424,26 @@ def digits_set():
 
 def test_a_set_is_its_images_in_the_order_of_positions(digits_set):
     images = load_source(source_args(digits_set), DIGITS)
-    opened = image_set.open_set(digits_set)
+    opened = image_set.ImageSet(digits_set)
     for i, image in enumerate(images.images):
         label, k = opened.plan.at(i)
         assert images.labels[i] == label
         assert torch.equal(image, image_set.read_image(digits_set / opened.plan.path(label, k)))
     assert images.sha256 == opened.digest and images.generator["name"] == "noise"
-    assert "4 of 10 classes have no source image" in images.notes[0]
+    assert "6 of 10 classes" in images.notes[0]
     few = load_source(source_args(digits_set, images_per_class=2), DIGITS)
     assert torch.equal(few.images, images.images[:12]) and len(few.labels) == 12
     small = load_source(source_args(digits_set), dataclasses.replace(DIGITS, resolution=5))
     assert torch.equal(small.images, augment.resize(images.images, 5, 5))
 
 
-def test_a_set_that_is_damaged_unfinished_or_of_other_images_is_refused(digits_set):
-    with pytest.raises(UserError, match="channels"):
-        load_source(source_args(digits_set), get_task("cifar10"))
+def test_a_set_that_is_damaged_or_unfinished_is_refused(digits_set):
     with pytest.raises(UserError, match="4 images per class"):
         load_source(source_args(digits_set, images_per_class=5), DIGITS)
     with pytest.raises(UserError, match="subset-seed"):
         load_source(source_args(digits_set, images_per_class=2, subset_seed=0), DIGITS)
     path = next(digits_set.glob("images/0003/*_num_2.png"))
-    path.write_bytes(image_set.encode_png(torch.zeros(1, 8, 8, dtype=torch.uint8)))
+    path.write_bytes(path.read_bytes()[:-30])
     with pytest.raises(UserError, match=path.name):
         load_source(source_args(digits_set), DIGITS)
     (digits_set / "shards/00001.csv").unlink()
@@ -482,30 +451,20 @@ def test_a_set_that_is_damaged_unfinished_or_of_other_images_is_refused(digits_s
         load_source(source_args(digits_set), DIGITS)
 
 
-def test_a_sets_labels_go_by_class_name_and_are_unknown_to_other_tasks(digits_set):
-    names = ("7", "4", "3", "2", "1", "0", "8")
-    other = dataclasses.replace(DIGITS, names=lambda: names)
-    expected = load_source(source_args(digits_set), DIGITS).labels
-    images = load_source(source_args(digits_set), other)
-    assert [names[i] for i in images.labels] == [str(i) for i in expected.tolist()]
-    assert "class name" in images.notes[0]
-    fewer = load_source(source_args(digits_set), dataclasses.replace(DIGITS, names=lambda: "012"))
-    assert set(fewer.labels.tolist()) == {-1} and "not used" in fewer.notes[0]
-    renamed = load_source(source_args(digits_set), dataclasses.replace(DIGITS, name="other"))
-    assert set(renamed.labels.tolist()) == {-1}
+@pytest.mark.parametrize("change", [{"names": lambda: tuple("0132456789")}, {"name": "other"},
+                                    {"names": lambda: tuple("012")}])
+def test_a_sets_labels_are_not_used_where_its_classes_are_others(digits_set, change):
+    images = load_source(source_args(digits_set), dataclasses.replace(DIGITS, **change))
+    assert set(images.labels.tolist()) == {-1} and "not used" in images.notes[0]
 
 
-def test_a_set_of_the_first_edition_is_read(digits_set):
-    expected = load_source(source_args(digits_set), DIGITS)
-    shutil.rmtree(digits_set / "shards")
+def test_a_set_of_the_first_edition_is_read_as_a_folder(digits_set):
     manifest = json.loads((digits_set / "manifest.json").read_text()) | {"format_version": 1}
     (digits_set / "manifest.json").write_text(json.dumps(manifest))
-    images = load_source(source_args(digits_set, cache=Path("other")), DIGITS)
-    assert torch.equal(images.images, expected.images)
-    assert torch.equal(images.labels, expected.labels) and images.generator["name"] == "noise"
-    next(digits_set.glob("images/0003/*_num_2.png")).unlink()
-    with pytest.raises(OSError, match="num_2"):
+    with pytest.raises(UserError, match="images"):
         load_source(source_args(digits_set), DIGITS)
+    images = load_source(source_args(digits_set / "images"), DIGITS)
+    assert images.labels.tolist() == [c for c in (0, 1, 2, 3, 4, 7) for _ in range(4)]
 
 
 # --- packing --------------------------------------------------------------------------------------
@@ -519,31 +478,28 @@ def pictures(sizes=SIZES, where="set") -> Images:
     return data.folder_images(Path(where), IMAGENET)
 
 
-def never(*args):
-    raise AssertionError("no image file should be read")
-
-
 def test_images_of_one_size_are_packed_once(monkeypatch):
     found = pictures([(40, 60)] * 5)
     packed = data.pack(found, IMAGENET, Path("cache"))
     assert torch.equal(packed.images, torch.stack([found.images[i] for i in range(5)]))
-    shutil.copytree("set", "elsewhere")
-    moved = data.pack(data.folder_images(Path("elsewhere"), IMAGENET), IMAGENET, Path("cache"))
-    assert packed.sha256 == moved.sha256 and found.sha256 is None
-    monkeypatch.setattr(data.Files, "__getitem__", lambda self, i: never() if i else
-                        image_set.read_image(self.paths[0], 3))
+    assert packed.sha256 and found.sha256 is None
+
+    def never(files, i):
+        assert i == 0, "only its size is read"
+        return image_set.read_image(files.paths[0], 3)
+
+    monkeypatch.setattr(data.Files, "__getitem__", never)
     again = data.pack(found, IMAGENET, Path("cache"))
     again.images[0] = 0  # a private copy
     assert torch.equal(data.pack(found, IMAGENET, Path("cache")).images, packed.images)
 
 
-def test_a_file_that_changed_is_packed_anew_and_tensors_are_left_alone():
+def test_a_file_that_changed_is_packed_anew():
     found = pictures([(40, 60)] * 3)
     data.pack(found, IMAGENET, Path("cache"))
     noise(found.images.paths[1], (40, 60), 99)
     packed = data.pack(found, IMAGENET, Path("cache"))
     assert torch.equal(packed.images[1], found.images[1])
-    assert data.pack(packed, IMAGENET, Path("cache")) is packed
 
 
 def test_large_images_of_several_sizes_stay_files_and_are_evaluated_as_centre_crops():
@@ -566,9 +522,6 @@ def test_a_damaged_image_is_named_and_leaves_no_array():
     with pytest.raises(UserError, match=path.name):
         data.pack(found, IMAGENET, Path("cache"))
     assert not [p for p in Path("cache").iterdir() if p.suffix != ".lock"]
-    path.write_bytes(b"")
-    with pytest.raises((UserError, OSError), match=path.name):
-        data.pack(found, IMAGENET, Path("cache"))
 
 
 def test_validation_images_are_a_tensor_of_the_tasks_size(imagenet):
@@ -656,19 +609,3 @@ def test_images_are_resident_only_on_a_gpu_that_has_room(monkeypatch):
     assert data.resident(counted(), torch.device("cuda")).images.device.type == "cpu"
     files = Images(Files(["a.png"], 3), torch.tensor([0]))
     assert data.resident(files, torch.device("cuda")) is files
-
-
-def test_a_model_learns_the_digits_from_a_source_and_its_view():
-    images, val = load_source(source_args("real"), DIGITS), load_real(DIGITS, "val")
-    args = argparse.Namespace(augment="default", mixup=0.0, cutmix=0.0, mix_share=1.0)
-    source = Source(images, augment.make_view(DIGITS, args, True), 64, 0)
-    model = torch.nn.Linear(64, 10)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    for epoch in range(5):
-        for step, (pixels, labels, ids) in enumerate(source.batches(epoch)):
-            x, labels = source.view.train(pixels, labels, ids, 0, epoch, step)
-            optimizer.zero_grad()
-            torch.nn.functional.cross_entropy(model(x.flatten(1)), labels).backward()
-            optimizer.step()
-    predictions = model(augment.plain_view(DIGITS).plain(val.images).flatten(1)).argmax(1)
-    assert (predictions == val.labels).double().mean() > 0.8
