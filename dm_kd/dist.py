@@ -44,18 +44,6 @@ def total(value: torch.Tensor) -> torch.Tensor:
     return value
 
 
-def wait() -> None:
-    if world_size() > 1:
-        dist.barrier()
-
-
-def copy_from_main(tensors: Iterable[torch.Tensor]) -> None:
-    """Give every rank rank 0's values, in place."""
-    if world_size() > 1:
-        for tensor in tensors:
-            dist.broadcast(tensor, 0)
-
-
 def totals(*values: int) -> list[int]:
     """The sums of integers over all ranks; the same answer on all."""
     if world_size() == 1:
@@ -67,3 +55,15 @@ def totals(*values: int) -> list[int]:
 def any_rank(flag: bool) -> bool:
     """Whether the flag is set on at least one rank; the same answer on all."""
     return totals(int(flag))[0] > 0
+
+
+def wait() -> None:
+    if world_size() > 1:
+        dist.barrier()
+
+
+def copy_from_main(tensors: Iterable[torch.Tensor]) -> None:
+    """Give every rank rank 0's values, in place."""
+    if world_size() > 1:
+        for tensor in tensors:
+            dist.broadcast(tensor, 0)
