@@ -25,7 +25,8 @@ def start(device: torch.device) -> None:
     if world_size() > 1 and not dist.is_initialized():
         day = timedelta(days=1)  # rank 0 may be packing a data set
         store, _, _ = next(dist.rendezvous("env://", timeout=day))
-        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # has keys of its own
+        # torch 2.15: a restarted group needs keys of its own
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", rank=rank(),
                                 store=dist.PrefixStore(attempt, store),
                                 world_size=world_size(), timeout=day)

@@ -4,9 +4,7 @@ One server imports the package, which takes seconds, and forks a child for each 
 counts its training steps ("step") and the files that it puts in place ("before last.pt", "after
 last.pt"), and sends itself a signal at the one that a test names.
 
-    ended = processes.run("synthesize", "--task", "digits", ...)
     ended = processes.run("distill", ..., at="before last.pt", count=2)      # kill -9 there
-    child = processes.start("distill", ...); child.signal(15); child.wait()
     ended = processes.ranks("distill", ..., processes=2)       # as torchrun would start them
 """
 
@@ -47,19 +45,11 @@ class Child:
     def __init__(self, pid: int, folder: Path):
         self.pid, self.folder, self.started = pid, folder, time.monotonic()
 
-    def signal(self, number: int) -> None:
-        os.kill(self.pid, number)
-
     def wait(self) -> Ended:
         code = _ask({"do": "wait", "pid": self.pid})
         out, err = ((self.folder / name).read_text() for name in ("out", "err"))
         shutil.rmtree(self.folder)
         return Ended(code, out, err, time.monotonic() - self.started)
-
-    def wait_until_stopped(self) -> None:
-        """Until a SIGSTOP that was asked for has stopped it."""
-        while Path(f"/proc/{self.pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "T":
-            time.sleep(0.01)
 
 
 def start(entry: str, *argv: object, at: str = "", count: int = 1, send: int = signal.SIGKILL,
@@ -97,7 +87,7 @@ def random_kills(entry: str, *argv: object, out: Path, kills: int, seconds: floa
     for _ in range(20 * kills):
         child = start(entry, *argv, "--out", out)
         time.sleep(chance.uniform(0.0, seconds))
-        child.signal(signal.SIGKILL)  # not reaped before wait(), so the pid is still its own
+        os.kill(child.pid, signal.SIGKILL)  # not reaped before wait(), so the pid is still its own
         ended = child.wait()
         assert ended.code in (0, 137), ended.err
         hit += ended.code == 137
@@ -167,7 +157,7 @@ def _be_child(request: dict) -> None:
         for number, name in ((1, "out"), (2, "err")):
             os.dup2(os.open(Path(request["folder"], name), os.O_WRONLY | os.O_APPEND), number)
         os.environ.update(request["environment"])
-        _watch(request["at"], request["count"], request["send"])
+        watch(request["at"], request["count"], request["send"])
         if request["entry"].endswith(".py"):
             sys.argv = [request["entry"], *request["argv"]]
             runpy.run_path(request["entry"], run_name="__main__")
@@ -184,8 +174,8 @@ def _be_child(request: dict) -> None:
         os._exit(code)
 
 
-def _watch(at: str, count: int, send: int) -> None:
-    """Make training steps and os.replace note their moments."""
+def watch(at: str, count: int, send: int = signal.SIGKILL) -> None:
+    """Send this process a signal at a training step, or where os.replace puts a file in place."""
     from dm_kd import engine
 
     seen, step, replace = Counter(), engine.train_step, os.replace
