@@ -5,13 +5,9 @@ Commands are called in this process; a traceback would leave `main` and fail the
 
 import importlib
 import json
-import shutil
 
 import pytest
-import torch
 from processes import contents
-
-from dm_kd import models
 
 COMMANDS = {  # a command of each kind; nothing in it needs to exist
     "synthesize": ("--task", "digits", "--generator", "dit", "--weights", "w", "--out", "out"),
@@ -31,9 +27,6 @@ TINY = {  # commands that run in a second
     "train_teacher": ("--task", "digits", "--model", "cnn_w4", "--epochs", 1),
     "train_generator": ("--task", "digits", "--width", 16, "--depth", 1, "--steps", 2),
 }
-EVALUATE = ("--task", "digits", "--model")
-DISTILL = ("--task", "digits", "--student", "cnn_w4", "--epochs", 1, "--device", "cpu",
-           "--cache", "cache")
 
 
 def call(entry, *argv):
@@ -147,52 +140,3 @@ def test_paths_with_spaces_and_other_alphabets_work_from_teacher_to_report(tmp_p
     assert call("distill", "--config", config, "--cache", base / "кэш", "--out", base / "2") == 0
     assert ((base / "2" / "student.safetensors").read_bytes()
             == (base / "élève" / "student.safetensors").read_bytes())
-
-
-# --- weights --------------------------------------------------------------------------------------
-
-STATE = models.MODELS["cnn_w4"](10, 1).state_dict()
-BAD_WEIGHTS = {  # name -> what the file holds
-    "empty.pth": b"", "text.pth": b"hello, world\n" * 20, "text.safetensors": b"hello\n" * 20,
-    "header.safetensors": (1 << 60).to_bytes(8, "little") + b"{}", "list.pth": [1, 2],
-    "some.pth": dict(list(STATE.items())[:5]),
-    "classes.pth": models.MODELS["cnn_w4"](1000, 1).state_dict(),
-}
-
-
-@pytest.mark.parametrize("name", BAD_WEIGHTS)
-def test_a_file_without_the_networks_weights_is_named(refused, tmp_path, name):
-    if isinstance(BAD_WEIGHTS[name], bytes):
-        (tmp_path / name).write_bytes(BAD_WEIGHTS[name])
-    else:
-        torch.save(BAD_WEIGHTS[name], name)
-    refused(name, "evaluate", *EVALUATE, f"cnn_w4@{name}")
-
-
-def test_a_damaged_or_unfinished_run_folder_is_no_teacher(refused, teacher_folder, tmp_path):
-    shutil.copytree(teacher_folder, tmp_path / "copy")
-    weights = tmp_path / "copy" / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-5] + b"12345")
-    refused("copy", "evaluate", *EVALUATE, "copy")
-    weights.unlink()
-    refused("copy", "evaluate", *EVALUATE, "copy")
-
-
-# --- image sets -----------------------------------------------------------------------------------
-
-@pytest.mark.parametrize("damage", ["truncated", "no image"])
-def test_a_damaged_image_is_named_and_nothing_is_left(refused, noise_folder, teacher_folder,
-                                                      tmp_path, damage):
-    shutil.copytree(noise_folder, tmp_path / "set")
-    image = next((tmp_path / "set" / "images").rglob("class_4_seed_0_num_1.png"))
-    image.write_bytes(image.read_bytes()[:-30] if damage == "truncated" else b"hello")
-    refused(image.name, "distill", *DISTILL, "--source", "set", "--teacher", teacher_folder,
-            "--out", "out")
-
-
-def test_a_list_line_without_a_file_is_named(refused, noise_folder, teacher_folder, tmp_path):
-    images = sorted(noise_folder.rglob("class_*.png"))[:20]
-    lines = [f"{path} {n % 10}" for n, path in enumerate(images)]
-    (tmp_path / "list.txt").write_text("\n".join([*lines[:6], "nowhere.png 3", *lines[6:]]))
-    refused(["list.txt", "7", "nowhere.png"], "distill", *DISTILL, "--source", "list.txt",
-            "--teacher", teacher_folder, "--out", "out")

@@ -7,9 +7,8 @@ import json
 import signal
 
 import pytest
-from processes import contents, random_kills, run, start
+from processes import contents, run, start
 
-KILLS = 4
 COMMON = ("--task", "digits", "--threads", 1, "--device", "cpu")
 NOISE = (*COMMON, "--generator", "noise", "--images-per-class", 14)
 GENERATOR = (*COMMON, "--steps", 12, "--sample-every", 5, "--batch-size", 8,
@@ -34,9 +33,8 @@ def recipe(place):
 
 @pytest.fixture(scope="module")
 def undisturbed(place, recipe):
-    ended = run("distill", *recipe, "--out", place / "undisturbed")
-    assert ended.code == 0, ended.err
-    return outcome(place / "undisturbed"), ended.seconds
+    finish("distill", recipe, place / "undisturbed")
+    return outcome(place / "undisturbed")
 
 
 def outcome(folder):
@@ -56,23 +54,22 @@ def finish(entry, command, folder):
     return ended.out
 
 
+def kill_at(moments, entry, command, folder):
+    """Run the command again and again, killed at each of these moments, then to its end."""
+    for moment, count in moments:
+        killed = run(entry, *command, "--out", folder, at=moment, count=count)
+        assert killed.code == 137, (moment, killed.err)
+    finish(entry, command, folder)
+
+
 # --- distillation ---------------------------------------------------------------------------------
 
-def test_distillation_after_random_kills_ends_in_the_same_bits(recipe, undisturbed, tmp_path):
-    expected, seconds = undisturbed
-    random_kills("distill", *recipe, out=tmp_path / "run", kills=KILLS, seconds=0.5 * seconds)
-    finish("distill", recipe, tmp_path / "run")
-    assert outcome(tmp_path / "run") == expected
-
-
-def test_distillation_killed_around_each_file_ends_in_the_same_bits(recipe, undisturbed, tmp_path):
-    for moment in ("before config.yaml", "after config.yaml", "before last.pt", "after last.pt",
-                   "before metrics.jsonl", "after metrics.jsonl", "before student.safetensors",
-                   "before student.json", "before result.json"):
-        killed = run("distill", *recipe, "--out", tmp_path / "run", at=moment)
-        assert killed.code == 137, (moment, killed.err)
-    finish("distill", recipe, tmp_path / "run")
-    assert outcome(tmp_path / "run") == undisturbed[0]
+def test_distillation_after_kills_ends_in_the_same_bits(recipe, undisturbed, tmp_path):
+    kill_at([("before config.yaml", 1), ("after config.yaml", 1), ("before last.pt", 3),
+             ("after last.pt", 3), ("before metrics.jsonl", 1), ("after metrics.jsonl", 1),
+             ("step", 4), ("before student.safetensors", 1), ("before student.json", 1),
+             ("before result.json", 1)], "distill", recipe, tmp_path / "run")
+    assert outcome(tmp_path / "run") == undisturbed
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -83,7 +80,7 @@ def test_a_signal_saves_the_step_and_the_run_resumes_to_the_same_bits(recipe, un
     assert stopped.code == 128 + number, stopped.err
     assert (tmp_path / "run" / "last.pt").exists()
     finish("distill", seldom, tmp_path / "run")
-    assert outcome(tmp_path / "run") == undisturbed[0]
+    assert outcome(tmp_path / "run") == undisturbed
 
 
 def test_a_finished_run_says_so_and_changes_nothing(recipe, undisturbed, place):
@@ -96,24 +93,24 @@ def test_a_finished_run_says_so_and_changes_nothing(recipe, undisturbed, place):
 
 @pytest.fixture(scope="module")
 def sampled(place):
-    """A tiny DiT and 16 images of it; (command, files, seconds)."""
+    """A tiny DiT and 16 images of it, 3 a shard; (command, files)."""
     finish("train_generator", (*GENERATOR, *TINY_DIT), place / "dit")
     command = (*COMMON, "--generator", "dit", "--weights", place / "dit", "--steps", 3,
                "--classes", "0-3", "--images-per-class", 4, "--batch-size", 3)
-    ended = run("synthesize", *command, "--out", place / "sampled")
-    assert ended.code == 0, ended.err
-    return command, contents(place / "sampled"), ended.seconds
+    finish("synthesize", command, place / "sampled")
+    return command, contents(place / "sampled")
 
 
-def test_synthesis_after_random_kills_ends_in_the_same_bytes(sampled, tmp_path):
-    command, expected, seconds = sampled
-    random_kills("synthesize", *command, out=tmp_path / "set", kills=KILLS, seconds=0.8 * seconds)
-    finish("synthesize", command, tmp_path / "set")
+def test_synthesis_after_kills_ends_in_the_same_bytes(sampled, tmp_path):
+    command, expected = sampled
+    kill_at([("before manifest.json", 1), ("after manifest.json", 1), ("before 00001.csv", 1),
+             ("after 00002.csv", 1), ("before class_2_seed_0_num_3.png", 1)], "synthesize", command,
+            tmp_path / "set")
     assert contents(tmp_path / "set") == expected
 
 
 def test_any_number_of_processes_makes_the_same_bytes(sampled, tmp_path):
-    command, expected, _ = sampled
+    command, expected = sampled
     ranks = [start("synthesize", *command, "--out", tmp_path / "set", "--rank", rank,
                    "--world-size", 3) for rank in range(3)]
     assert [child.wait().code for child in ranks] == [0] * 3
@@ -121,7 +118,7 @@ def test_any_number_of_processes_makes_the_same_bytes(sampled, tmp_path):
 
 
 def test_a_signal_stops_synthesis_which_resumes_to_the_same_bytes(sampled, tmp_path):
-    command, expected, _ = sampled
+    command, expected = sampled
     stopped = run("synthesize", *command, "--out", tmp_path / "set", at="after manifest.json",
                   send=signal.SIGTERM)
     assert stopped.code == 130, stopped.err
@@ -136,8 +133,6 @@ def test_a_signal_stops_synthesis_which_resumes_to_the_same_bytes(sampled, tmp_p
 def test_train_generator_after_kills_ends_in_the_same_bits(place, tmp_path, network):
     command = (*GENERATOR, *network)
     finish("train_generator", command, tmp_path / "undisturbed")
-    for count, moment in ((3, "before last.pt"), (5, "after last.pt"), (1, "before result.json")):
-        killed = run("train_generator", *command, "--out", tmp_path / "run", at=moment, count=count)
-        assert killed.code == 137, (moment, killed.err)
-    finish("train_generator", command, tmp_path / "run")
+    kill_at([("before last.pt", 3), ("after last.pt", 5), ("before result.json", 1)],
+            "train_generator", command, tmp_path / "run")
     assert outcome(tmp_path / "run") == outcome(tmp_path / "undisturbed")

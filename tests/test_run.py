@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import os
-import signal
 import time
 
 import pytest
