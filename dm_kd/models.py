@@ -5,7 +5,8 @@
     load_frozen("wrn_40_2@checkpoints/cifar100_wrn40_2.pth", task)
 
 To add a network: its class in networks.py, a line in MODELS. Besides MODELS there are
-`torchvision:NAME` for each of torchvision's classifiers (on tasks with large images NAME alone),
+`torchvision:NAME` for those of torchvision's that end in a linear layer (on tasks with large images
+NAME alone),
 and `timm:NAME` where timm is installed.
 """
 
@@ -61,14 +62,9 @@ class Float32Linear(nn.Linear):
 
 
 def build(name: str, task: Task) -> nn.Module:
-    """A new network with random weights from torch's global generator.
-
-    Its input is [B, task.channels, H, W], standardised; its output is logits
-    [B, task.num_classes], float32 under autocast too.
-
-    Raises:
-        UserError: no such model, or it does not end in a linear layer.
-    """
+    """A new network with random weights from torch's global generator. Its input is standardised
+    images [B, task.channels, H, W]; its output logits [B, task.num_classes], float32 under autocast
+    too. Raises UserError for a name that is no model, or one that ends in no linear layer."""
     family, _, member = full_name(name, task).rpartition(":")
     if family == "torchvision":
         from torchvision.models import get_model
@@ -215,11 +211,7 @@ _PREFIXES = {"module", "_orig_mod", "student", "model", "net", "backbone", "enco
 def read_state(file: Path) -> dict[str, Tensor]:
     """The state dict of a .safetensors or .pt file, without what checkpoints wrap around it and
     without prefixes that all keys share. Of raw and averaged weights in one file it takes the
-    averaged ones and says so on standard error.
-
-    Raises:
-        UserError: it would run code, is damaged, or holds no state dict.
-    """
+    averaged ones and says so. Raises UserError for one that holds no state dict."""
     if file.suffix == ".safetensors":
         return _clean(run.load_safetensors(file))
     with torch.serialization.safe_globals([argparse.Namespace]):  # the flags, in many programs
