@@ -6,8 +6,7 @@
 
 To add a network: its class in networks.py, a line in MODELS. Besides MODELS there are
 `torchvision:NAME` for those of torchvision's that end in a linear layer (on tasks with large images
-NAME alone),
-and `timm:NAME` where timm is installed.
+NAME alone), and `timm:NAME` where timm is installed.
 """
 
 import argparse
