@@ -25,7 +25,8 @@ def start(device: torch.device) -> None:
     if world_size() > 1 and not dist.is_initialized():
         day = timedelta(days=1)  # rank 0 may be packing a data set
         store, _, _ = next(dist.rendezvous("env://", timeout=day))
-        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # has keys of its own
+        # torch 2.15: a restarted group needs keys of its own
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", rank=rank(),
                                 store=dist.PrefixStore(attempt, store),
                                 world_size=world_size(), timeout=day)
@@ -44,18 +45,6 @@ def total(value: torch.Tensor) -> torch.Tensor:
     return value
 
 
-def wait() -> None:
-    if world_size() > 1:
-        dist.barrier()
-
-
-def copy_from_main(tensors: Iterable[torch.Tensor]) -> None:
-    """Give every rank rank 0's values, in place."""
-    if world_size() > 1:
-        for tensor in tensors:
-            dist.broadcast(tensor, 0)
-
-
 def totals(*values: int) -> list[int]:
     """The sums of integers over all ranks; the same answer on all."""
     if world_size() == 1:
@@ -67,3 +56,15 @@ def totals(*values: int) -> list[int]:
 def any_rank(flag: bool) -> bool:
     """Whether the flag is set on at least one rank; the same answer on all."""
     return totals(int(flag))[0] > 0
+
+
+def wait() -> None:
+    if world_size() > 1:
+        dist.barrier()
+
+
+def copy_from_main(tensors: Iterable[torch.Tensor]) -> None:
+    """Give every rank rank 0's values, in place."""
+    if world_size() > 1:
+        for tensor in tensors:
+            dist.broadcast(tensor, 0)

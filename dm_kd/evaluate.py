@@ -6,7 +6,6 @@
 """
 
 import argparse
-import io
 import json
 import sys
 from pathlib import Path
@@ -19,7 +18,6 @@ from dm_kd.run import UserError
 from dm_kd.tasks import get_task
 
 BINS = 15  # of the calibration error
-NAMED_CLASSES = 20  # the confusion picture has names and counts up to so many classes
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -32,9 +30,6 @@ def parse(argv: list[str]) -> argparse.Namespace:
                              "for which both predict the same class")
     parser.add_argument("--confusion", type=Path, default=None, metavar="FILE.png",
                         help="draw the confusion matrix")
-    parser.add_argument("--amp", choices=("auto", "bf16", "none"), default="none",
-                        help="bfloat16 autocast (default: %(default)s, float32; training evaluates "
-                             "with its own --amp, so the last digits may differ)")
     run.add_common_arguments(parser)
     return run.parse(parser, argv)
 
@@ -45,10 +40,9 @@ def body(argv: list[str]) -> None:
     if args.val == "none":
         raise UserError("--val none leaves no images to evaluate on", "--val val")
     if args.dry_run:
-        print(f"would evaluate {args.model} on {task.name}, fold {args.fold}", file=sys.stderr)
+        print(f"would evaluate {args.model} on {task.name}, fold {args.fold}")
         return
     device = run.use_device(args)
-    amp = engine.resolve_amp(args.amp, device)
     torch.manual_seed(args.seed)  # of NAME@none
     model, card = models.load_frozen(args.model, task)
     teacher = models.load_frozen(args.teacher, task)[0] if args.teacher else None
@@ -57,19 +51,18 @@ def body(argv: list[str]) -> None:
               f"have seen images of --fold {args.fold} --val {args.val}", file=sys.stderr)
     val = data.load_validation(task, args)
     view = augment.plain_view(task)
-    logits = engine.predict(model.to(device), val.images, view, device, amp)
+    logits = engine.predict(model.to(device), val.images, view, device, "none")
     acc1, acc5 = engine.accuracy(logits, val.labels)
     result = {"task": task.name, "model": args.model, "images": len(val.labels),
               "acc1": acc1, "acc5": acc5, "ece": calibration_error(logits, val.labels)}
     if teacher is not None:
-        teacher_logits = engine.predict(teacher.to(device), val.images, view, device, amp)
+        teacher_logits = engine.predict(teacher.to(device), val.images, view, device, "none")
         same = teacher_logits.argmax(1) == logits.argmax(1)
         result |= {"teacher_acc1": engine.accuracy(teacher_logits, val.labels)[0],
                    "agreement": 100 * same.double().mean().item()}
     print(json.dumps(result))
     if args.confusion:
-        counts = confusion(logits.argmax(1), val.labels, task.num_classes)
-        draw_confusion(counts, task.class_names, args.confusion)
+        draw_confusion(logits.argmax(1), val.labels, task.class_names, args.confusion)
 
 
 def calibration_error(logits: Tensor, labels: Tensor) -> float:
@@ -81,34 +74,16 @@ def calibration_error(logits: Tensor, labels: Tensor) -> float:
     return 100 * float(torch.zeros(BINS).double().index_add_(0, bins, gap).abs().sum()) / len(gap)
 
 
-def confusion(predictions: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    """How many images of class r are predicted as class c: int64 [num_classes, num_classes]."""
-    flat = torch.bincount(labels * num_classes + predictions, minlength=num_classes ** 2)
-    return flat.reshape(num_classes, num_classes)
+def draw_confusion(predictions: Tensor, labels: Tensor, names: tuple[str, ...], path: Path) -> None:
+    """Draw the confusion matrix; its rows, the true classes, sum to 1."""
+    import matplotlib
+    from sklearn.metrics import ConfusionMatrixDisplay
 
-
-def draw_confusion(counts: Tensor, names: tuple[str, ...], path: Path) -> None:
-    """Write the confusion matrix as a heat map whose rows are in percent of the true class."""
-    from matplotlib.figure import Figure
-
-    named = len(counts) <= NAMED_CLASSES
-    side = 0.42 * len(counts) + 3 if named else 8
-    figure = Figure(figsize=(side + 1, side), layout="constrained")
-    axis = figure.subplots()
-    percent = 100 * counts / counts.sum(1, keepdim=True).clamp_min(1)
-    image = axis.imshow(percent.numpy(), cmap="Blues", vmin=0)
-    figure.colorbar(image, label="% of the class")
-    axis.set(xlabel="predicted class", ylabel="true class",
-             title=f"{counts.diagonal().sum()} of {counts.sum()} images correct")
-    if named:
-        axis.set_xticks(range(len(names)), names, rotation=90, parse_math=False)
-        axis.set_yticks(range(len(names)), names, parse_math=False)
-        for r, c in counts.nonzero().tolist():
-            axis.text(c, r, str(int(counts[r, c])), ha="center", va="center", fontsize=8,
-                      color="white" if percent[r, c] > 60 else "black")
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=110)
-    run.write_file(path, picture.getvalue())
+    with matplotlib.rc_context({"text.parse_math": False, "figure.figsize": (10, 10)}):
+        picture = ConfusionMatrixDisplay.from_predictions(
+            labels, predictions, labels=range(len(names)), display_labels=names, normalize="true",
+            include_values=False, xticks_rotation="vertical")
+        picture.figure_.savefig(path)
 
 
 def main(argv: list[str] | None = None) -> int:

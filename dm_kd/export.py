@@ -8,14 +8,13 @@ of images in [0, 1]; it standardises them itself.
 
 import argparse
 import sys
-import types
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from dm_kd import models, run
-from dm_kd.run import UserError
+from dm_kd.tasks import Task
 
 
 class Standardised(nn.Module):
@@ -48,33 +47,21 @@ def body(argv: list[str]) -> None:
     if args.dry_run:
         print(f"would export {args.run} to {args.out}")
         return
-    if args.out.resolve() == args.run.resolve():
-        raise UserError(f"--out is the run itself: {args.out}", "another --out")
-    run.use_device(args)
     name, state, card = models.read_run(args.run)
-    task = types.SimpleNamespace(  # the data set itself may be elsewhere
-        name=card["task"], num_classes=card["num_classes"], channels=len(card["mean"]),
-        resolution=card["resolution"], class_names=card.get("class_names", ()), large=False)
-    model, _ = models.load_frozen(str(args.run), task)
     digest = run.write_with_card(args.out, "model", state, card)
-    print(f"{args.out / 'model.safetensors'}: {name}, {models.parameter_count(model):,} "
-          f"parameters, sha256 {digest[:16]}")
+    print(f"{args.out / 'model.safetensors'}: {name}, sha256 {digest[:16]}")
     if args.onnx:
-        side = card["resolution"]
-        images = torch.rand(2, task.channels, side, side)
+        task = Task(card["task"], lambda: card["class_names"], card["resolution"],
+                    len(card["mean"]), card["mean"], card["std"])
+        model, _ = models.load_frozen(str(args.run), task)
         network = Standardised(model, card["mean"], card["std"]).eval()
-        run.write_file(args.out / "model.onnx", to_onnx(network, images))
-        print(f"{args.out / 'model.onnx'}: images in [0, 1], [batch, {task.channels}, {side}, "
-              f"{side}] to logits")
-
-
-def to_onnx(model: nn.Module, images: Tensor) -> bytes:
-    """The network as ONNX, for any batch size. images: an example [B, C, H, W]."""
-    batch = torch.export.Dim("batch")
-    program = torch.onnx.export(model, (images,), dynamo=True, input_names=["images"],
-                                output_names=["logits"], dynamic_shapes={"images": {0: batch}},
-                                verbose=False)
-    return program.model_proto.SerializeToString()
+        images = torch.rand(2, task.channels, task.resolution, task.resolution)
+        program = torch.onnx.export(
+            network, (images,), dynamo=True, input_names=["images"], output_names=["logits"],
+            dynamic_shapes={"images": {0: torch.export.Dim("batch")}}, verbose=False)
+        program.save(args.out / "model.onnx")
+        print(f"{args.out / 'model.onnx'}: images in [0, 1], [batch, channels, height, width], to "
+              "logits")
 
 
 def main(argv: list[str] | None = None) -> int:

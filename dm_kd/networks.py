@@ -7,7 +7,6 @@ names of the public checkpoints of each family, so that their files load.
 
 from collections import OrderedDict
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -193,66 +192,6 @@ class VGG(nn.Module):
         if x.shape[2] >= 8:  # images of 64 pixels
             x = F.max_pool2d(x, 2)
         return self.classifier(self.block4(x).mean((2, 3)))
-
-
-# --- ShuffleNet V2 (Ma et al. 2018, arXiv 1807.11164, figure 3 c and d, table 5) ------------------
-
-class ShuffleUnit(nn.Module):
-    """Stride 1: half of the channels pass unchanged, half are convolved; then all are shuffled."""
-
-    def __init__(self, width: int):
-        super().__init__()
-        half = width // 2
-        self.conv1, self.bn1 = conv(half, half, 1), nn.BatchNorm2d(half)
-        self.conv2, self.bn2 = conv(half, half, 3, groups=half), nn.BatchNorm2d(half)
-        self.conv3, self.bn3 = conv(half, half, 1), nn.BatchNorm2d(half)
-
-    def forward(self, x: Tensor) -> Tensor:
-        unchanged, x = x.chunk(2, 1)
-        x = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
-        x = F.relu(self.bn3(self.conv3(x)))
-        return F.channel_shuffle(torch.cat([unchanged, x], 1), 2)
-
-
-class ShuffleDownUnit(nn.Module):
-    """Stride 2: both branches take all channels; conv1 and conv2 are the short branch."""
-
-    def __init__(self, inputs: int, width: int):
-        super().__init__()
-        half = width // 2
-        self.conv1, self.bn1 = conv(inputs, inputs, 3, 2, groups=inputs), nn.BatchNorm2d(inputs)
-        self.conv2, self.bn2 = conv(inputs, half, 1), nn.BatchNorm2d(half)
-        self.conv3, self.bn3 = conv(inputs, half, 1), nn.BatchNorm2d(half)
-        self.conv4, self.bn4 = conv(half, half, 3, 2, groups=half), nn.BatchNorm2d(half)
-        self.conv5, self.bn5 = conv(half, half, 1), nn.BatchNorm2d(half)
-
-    def forward(self, x: Tensor) -> Tensor:
-        short = F.relu(self.bn2(self.conv2(self.bn1(self.conv1(x)))))
-        x = self.bn4(self.conv4(F.relu(self.bn3(self.conv3(x)))))
-        x = F.relu(self.bn5(self.conv5(x)))
-        return F.channel_shuffle(torch.cat([short, x], 1), 2)
-
-
-class ShuffleNetV2(nn.Module):
-    """The 1x network as RepDistiller's "ShuffleV2": stages of 4, 8 and 4 units after a stem that is
-    a 1x1 convolution of stride 1 (in the paper 3x3 of stride 2 and a max-pool)."""
-
-    def __init__(self, num_classes: int, channels: int):
-        super().__init__()
-        self.conv1, self.bn1 = conv(channels, 24, 1), nn.BatchNorm2d(24)
-        inputs = 24
-        for stage, (width, units) in enumerate(((116, 4), (232, 8), (464, 4)), 1):
-            setattr(self, f"layer{stage}", nn.Sequential(
-                ShuffleDownUnit(inputs, width), *[ShuffleUnit(width) for _ in range(units - 1)]))
-            inputs = width
-        self.conv2, self.bn2 = conv(464, 1024, 1), nn.BatchNorm2d(1024)
-        self.linear = nn.Linear(1024, num_classes)
-        init_he(self)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.bn1(self.conv1(x)))  # [B, 24, H, W]
-        x = self.layer3(self.layer2(self.layer1(x)))  # [B, 464, H/8, W/8]
-        return self.linear(F.relu(self.bn2(self.conv2(x))).mean((2, 3)))
 
 
 # --- LeNet-5 (LeCun et al. 1998) as DAFL and Fast-Datafree distil it ------------------------------

@@ -15,9 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from importlib import metadata
 from pathlib import Path
-from types import SimpleNamespace
 
 import filelock
 import safetensors.torch
@@ -28,31 +26,26 @@ from tqdm import tqdm
 from dm_kd import dist
 
 # Settings that may change when a run is resumed: its result does not depend on them.
-VOLATILE = {"out", "config", "command", "debug", "dry_run", "data", "cache", "checkpoint_seconds"}
+VOLATILE = {"out", "config", "command", "dry_run", "data", "cache", "checkpoint_seconds"}
 PROGRESS_SECONDS = 10.0  # between lines, where there is no terminal
+tqdm.monitor_interval = 0  # no thread of tqdm's: commands fork
 
-
-# --- errors ---------------------------------------------------------------------------------------
 
 class UserError(Exception):
-    """A user's mistake. `main` prints `error: what`, the hint on a line of its own, and exits with
-    code 2. Paths and values belong in `what`."""
-
-    exit_code = 2
+    """A user's mistake: `main` prints `error: what`, below it the hint, and exits with code 2."""
 
     def __init__(self, what: str, hint: str = ""):
         super().__init__(f"{what}\n  {hint}" if hint else what)
 
 
 class Stopped(Exception):
-    """A signal asked the process to stop, and everything is saved. Its argument is the signal."""
+    """Everything is saved after a signal, which is the argument."""
 
 
 def nearest(name: str, known) -> str:
-    """A hint that names the known spellings closest to `name`, or some of all if none is close."""
-    known = sorted(known)
+    """A hint: the known spellings closest to `name`, or some of all if none is close."""
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    return ("did you mean " if close else "one of ") + ", ".join(close or known[:12])
+    return ("did you mean " if close else "one of ") + ", ".join(close or sorted(known)[:12])
 
 
 def refuse_difference(old: dict, new: dict, folder: Path, what: str = "another run") -> None:
@@ -61,7 +54,7 @@ def refuse_difference(old: dict, new: dict, folder: Path, what: str = "another r
                for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
     if changed:
         raise UserError(f"{folder} holds {what} ({', '.join(changed)})",
-                        hint="use another --out, or the settings as they were")
+                        "use another --out, or the settings as they were")
 
 
 # --- flags ----------------------------------------------------------------------------------------
@@ -69,13 +62,11 @@ def refuse_difference(old: dict, new: dict, folder: Path, what: str = "another r
 def _number(kind: type, low: float, high: float = math.inf, above: bool = False) -> Callable:
     """A flag's type: a finite number from `low` (or above it) to `high`."""
     def number(text: str):
-        with contextlib.suppress(ValueError, OverflowError):
-            value = kind(text)
-            if math.isfinite(value) and low <= value <= high and not (above and value == low):
-                return value
-        limit = f" to {high}" if high < math.inf else ""
-        raise argparse.ArgumentTypeError(f"must be {'an integer' if kind is int else 'a number'} "
-                                         f"{'above' if above else 'from'} {low}{limit}, got {text}")
+        value = kind(text)  # argparse turns a ValueError into its own message
+        if low <= value <= high and value < math.inf and not (above and value == low):
+            return value
+        raise argparse.ArgumentTypeError(f"{text} is not {'above' if above else 'from'} {low}"
+                                         + (f" to {high}" if high < math.inf else ""))
 
     return number
 
@@ -96,8 +87,7 @@ class Parser(argparse.ArgumentParser):
     """argparse whose errors are UserErrors, and whose flags cannot be abbreviated."""
 
     def __init__(self, module: str, description: str):
-        super().__init__(prog=f"python -m dm_kd.{module}", description=description,
-                         allow_abbrev=False,
+        super().__init__(f"python -m dm_kd.{module}", description=description, allow_abbrev=False,
                          formatter_class=argparse.RawDescriptionHelpFormatter)
 
     def error(self, message: str) -> None:
@@ -105,108 +95,89 @@ class Parser(argparse.ArgumentParser):
         if message.startswith("unrecognized arguments: --"):
             flag = message.split()[2].split("=")[0]
             hint = f"{nearest(flag, self._option_string_actions)}; or {hint}"
-        raise UserError(message, hint=hint)
+        raise UserError(message, hint)
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("common")
-    group.add_argument("--config", type=Path, metavar="FILE",
-                       help="YAML file of flags, such as a run's config.yaml; typed flags win")
-    group.add_argument("--seed", type=nonnegative_int, default=0, metavar="N",
-                       help="seed of all randomness (default: %(default)s)")
-    group.add_argument("--device", default="auto", metavar="DEVICE",
-                       help="cpu, cuda, cuda:1 ... (default: cuda if there is a GPU)")
-    group.add_argument("--threads", type=positive_int, default=2, metavar="N",
-                       help="CPU threads; a result's last bits depend on them (%(default)s)")
-    group.add_argument("--dry-run", action="store_true", help="print the plan, write nothing")
-    group.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    add = parser.add_argument_group("common").add_argument
+    add("--config", metavar="FILE",
+        help="YAML file of flags, such as a run's config.yaml; typed flags win")
+    add("--seed", type=nonnegative_int, default=0, metavar="N",
+        help="seed of all randomness (default: %(default)s)")
+    add("--device", default="auto", help="cpu, cuda, cuda:1 ... (default: cuda if there is a GPU)")
+    add("--threads", type=positive_int, default=2, metavar="N",
+        help="CPU threads; a result's last bits depend on them (%(default)s)")
+    add("--dry-run", action="store_true", help="print the plan, write nothing")
 
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("real data")
-    group.add_argument("--task", required=True, metavar="NAME", help="the data set, e.g. digits")
-    group.add_argument("--data", type=Path, default=None, metavar="PATH",
-                       help="folder of the real images (default: the usual places)")
-    group.add_argument("--cache", type=Path, default=Path("save/cache"), metavar="DIR",
-                       help="where unpacked images are kept (default: %(default)s)")
-    group.add_argument("--fold", type=nonnegative_int, default=0, metavar="N",
-                       help="cross-validation fold, where a task has them (default: %(default)s)")
-    group.add_argument("--val", choices=("val", "dev", "none"), default="val",
-                       help="evaluate on the validation split, on a held-out part of the training "
-                            "data (to choose settings), or not at all (default: %(default)s)")
+    add = parser.add_argument_group("real data").add_argument
+    add("--task", required=True, metavar="NAME", help="the data set, e.g. digits")
+    add("--data", type=Path, metavar="PATH",
+        help="folder of the real images (default: the usual places)")
+    add("--cache", type=Path, default=Path("save/cache"), metavar="DIR",
+        help="where unpacked images are kept (default: %(default)s)")
+    add("--fold", type=nonnegative_int, default=0, metavar="N",
+        help="cross-validation fold, where a task has them (default: %(default)s)")
+    add("--val", choices=("val", "dev", "none"), default="val",
+        help="evaluate on the validation split, on a held-out part of the training data (to "
+             "choose settings), or not at all (default: %(default)s)")
 
 
 def parse(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespace:
     """The flags of `argv` over those of its --config file over the defaults."""
-    config = peek(argv, "config", "")
-    typed = {word.split("=")[0] for word in argv}
-    flags = _config_flags(parser, config) if config else []
-    args = parser.parse_args([f for f in flags if f.split("=")[0] not in typed] + argv)
+    args = parser.parse_args(_with_config(argv))
     args.command = shlex.join([*parser.prog.split(), *argv])
     return args
 
 
 def peek(argv: list[str], flag: str, default: str) -> str:
     """The value of a flag that decides which other flags there are, before the parser is built."""
+    return _value(_with_config(argv), flag) or default
+
+
+def _value(argv: list[str], flag: str) -> str | None:
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for name in {"config", flag}:
-        early.add_argument(f"--{name}", nargs="?")  # without a value: `parse` complains
-    given = vars(early.parse_known_args(argv)[0])
-    if given[flag] is None and given["config"]:
-        given[flag] = read_config(given["config"]).get(flag)
-    return given[flag] if isinstance(given[flag], str) else default
+    early.add_argument(f"--{flag}", nargs="?", dest="value")  # without a value: `parse` complains
+    return early.parse_known_args(argv)[0].value
 
 
-def read_config(path: Path) -> dict:
-    """The mapping in a YAML file. `safe_load` builds plain values only, and runs nothing."""
+def _with_config(argv: list[str]) -> list[str]:
+    """argv after the lines of its --config file as --flag=value, so that a value means what it
+    would mean if typed. BaseLoader builds text, lists and dicts only, and runs nothing."""
+    path = _value(argv, "config")
+    if not path:
+        return argv
     try:
-        config = yaml.safe_load(Path(path).read_bytes()) or {}
-        if not isinstance(config, dict):
-            raise ValueError("no mapping")
+        config = yaml.load(Path(path).read_bytes(), yaml.BaseLoader) or {}
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{path} does not hold lines of `flag: value`: {reason}") from error
-    return config
-
-
-def _config_flags(parser: argparse.ArgumentParser, path: str) -> list[str]:
-    """A config file as a list of --flag=value, so that a value means what it would mean if typed.
-    (`inputs` of a run's config.yaml are no flags.)"""
-    known = {action.dest: action for action in parser._actions}
+        raise UserError(f"{path} is no YAML: {' '.join(str(error).split())[:200]}") from error
+    if not isinstance(config, dict):
+        raise UserError(f"{path} does not hold lines of `flag: value`")
+    config.pop("inputs", None)  # of a run's config.yaml; no flags
     flags = []
-    for key, value in read_config(path).items():
-        name = str(key).replace("-", "_")
-        if name == "inputs":
-            continue
-        if name not in known:
-            raise UserError(f"{path}: unknown key '{name}'", hint=nearest(name, known))
-        if isinstance(value, dict | list | set):
-            raise UserError(f"{path}: '{name}' must be one value")
-        option = known[name].option_strings[0]
-        if known[name].nargs == 0 and isinstance(value, bool):
-            flags += [option] * value
-        elif value is not None:
+    for key, value in config.items():
+        option = f"--{key}".replace("_", "-")
+        if not isinstance(value, str):
+            raise UserError(f"{path}: '{key}' must be one value")
+        if value == "true":
+            flags.append(option)
+        elif value not in ("false", "null"):
             flags.append(f"{option}={value}")
-    return flags
+    return flags + argv
 
-
-# --- one command ----------------------------------------------------------------------------------
 
 def main(body: Callable[[list[str]], None], argv: list[str] | None = None) -> int:
-    """Run a command's body and return its exit code: 2 after a user's mistake, which is printed
-    without a traceback, 128 + n after signal n."""
+    """Run a command's body and return its exit code: 2 after a user's mistake, 128 + n after
+    signal n. Those have no traceback."""
     argv = sys.argv[1:] if argv is None else argv
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # raises KeyboardInterrupt
     try:
         body(argv)
         return 0
-    except SystemExit as error:  # argparse after --help
-        return int(error.code or 0)
     except (UserError, OSError) as error:
-        if "--debug" in argv:
-            raise
         print(f"error: {error}", file=sys.stderr)  # an OSError names its path
-        return UserError.exit_code
+        return 2
     except (Stopped, KeyboardInterrupt) as error:
         print("stopped; run the same command again to resume", file=sys.stderr)
         return 128 + (error.args or (signal.SIGINT,))[0]
@@ -217,27 +188,21 @@ def main(body: Callable[[list[str]], None], argv: list[str] | None = None) -> in
 @contextlib.contextmanager
 def stoppable() -> Iterator[Callable[[], int]]:
     """Inside the block SIGTERM and SIGINT only set a number that the loop asks for (0 = none), so
-    that it can save first. A second signal stops at once."""
-    received = []
-
-    def note(number: int, frame) -> None:
-        if received:
-            raise Stopped(number)
-        received.append(number)
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    that it can save first."""
+    received = [0]
+    before = {number: signal.signal(number, lambda number, frame: received.append(number))
+              for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield lambda: received[0] if received else 0
+        yield lambda: received[-1]
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def use_device(args: argparse.Namespace, deterministic: bool = True) -> torch.device:
-    """The device of the flags, made the current one; sets the number of CPU threads.
-
-    deterministic: on a GPU, kernels that give the same bits each time, as a resumed run needs."""
-    torch.set_num_threads(args.threads or 2)
+def use_device(args: argparse.Namespace) -> torch.device:
+    """The device of the flags, made the current one, with kernels that give the same bits each
+    time, as a resumed run needs. Sets the number of CPU threads."""
+    torch.set_num_threads(args.threads)
     if args.device == "auto":
         args.device = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(args.device)
@@ -245,55 +210,43 @@ def use_device(args: argparse.Namespace, deterministic: bool = True) -> torch.de
         if device.index is None or dist.world_size() > 1:  # each rank has a GPU
             device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
         torch.cuda.set_device(device)  # before anything is allocated, else on GPU 0 too
-        if deterministic:
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at its first use
-            torch.use_deterministic_algorithms(True, warn_only=True)
-            torch.utils.deterministic.fill_uninitialized_memory = False  # slow, changes no result
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at its first use
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # slow, changes no result
     return device
 
 
 def progress(total: int, what: str, unit: str = "it", done: int = 0) -> tqdm:
     """A bar on a terminal, elsewhere a line every 10 seconds, on standard error."""
-    options = {"total": total, "desc": what, "unit": f" {unit}", "initial": done, "leave": False}
-    if sys.stderr.isatty():
-        return tqdm(**options)
-
-    def write(text: str) -> None:
-        if text.strip():
-            print(text.strip(), file=sys.stderr, flush=True)
-
-    tqdm.monitor_interval = 0  # no thread of tqdm's: commands fork
-    return tqdm(**options, file=SimpleNamespace(write=write, flush=lambda: None), ascii=True,
-                miniters=1, mininterval=PROGRESS_SECONDS, delay=PROGRESS_SECONDS,
-                bar_format="{desc}: {n_fmt}/{total_fmt}{unit}, {rate_fmt}, {remaining} left")
+    lines = {} if sys.stderr.isatty() else {
+        "bar_format": "{desc}: {n_fmt}/{total_fmt}{unit}, {rate_fmt}, {remaining} left\n",
+        "mininterval": PROGRESS_SECONDS, "delay": PROGRESS_SECONDS, "miniters": 1}
+    return tqdm(total=total, desc=what, unit=f" {unit}", initial=done, leave=False, **lines)
 
 
 # --- the machine and the program, for records ----------------------------------------------------
 
-def versions(*more: str) -> dict:
-    """Versions of Python, torch (with its CUDA), and of those packages in `more` that are there."""
-    found = {"python": platform.python_version(), "torch": torch.__version__}
-    for name in ("numpy", *more):
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
+def versions() -> dict:
+    """Versions of Python and of those packages that shape results and are in use."""
+    names = ("torch", "torchvision", "numpy", "timm", "diffusers", "transformers")
+    return {"python": platform.python_version(),
+            **{name: sys.modules[name].__version__ for name in names if name in sys.modules}}
 
 
 def hardware(device: torch.device) -> dict:
     """Names of the processor and the GPU, cores, threads and processes."""
-    model = re.search(r"model name\s*: (.*)", _cpuinfo())
-    record = {"cpu": model[1] if model else platform.machine(), "cores": os.cpu_count(),
-              "threads": torch.get_num_threads(), "processes": dist.world_size()}
+    record = {"cpu": "".join(re.findall(r"model name\s*: (.*)", _cpuinfo())[:1]),
+              "cores": os.cpu_count(), "threads": torch.get_num_threads(),
+              "processes": dist.world_size()}
     if device.type == "cuda":
         record["gpu"] = torch.cuda.get_device_name(device)
     return record
 
 
 def multiplies_bf16(device: torch.device) -> bool:
-    """Whether bfloat16 products are fast there: on GPUs from Ampere on (older ones emulate them),
-    AMD's, and processors that have instructions for them."""
+    """Whether the hardware multiplies bfloat16 itself: emulation is slower than float32."""
     if device.type == "cuda":
-        return bool(torch.version.hip) or torch.cuda.get_device_capability(device) >= (8, 0)
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     return bool(re.search("avx512_bf16|amx_bf16", _cpuinfo()))
 
 
@@ -315,11 +268,10 @@ def commit() -> str:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name in the same folder; what the block writes there takes the place of `path`.
-    Killed at any moment, `path` is the old file or the new one, never a part."""
-    path = Path(path)
-    temp = path.with_name(f".{path.stem}.tmp.{os.getpid()}{path.suffix}")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """A temporary name whose file takes the place of `path` at the end of the block. Killed at any
+    moment, `path` is the old file or the new one, never a part."""
+    temp = Path(path).with_name(f".{Path(path).stem}.tmp.{os.getpid()}{Path(path).suffix}")
+    temp.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield temp
         with open(temp, "rb") as file:
@@ -339,11 +291,7 @@ def write_json(path: Path, value: object) -> None:
 
 
 def read_json(path: Path) -> dict:
-    """What a JSON file holds."""
-    try:
-        return json.loads(Path(path).read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not valid JSON: {error}") from error
+    return json.loads(Path(path).read_bytes())
 
 
 def sha256(data: bytes) -> str:
@@ -356,16 +304,14 @@ def sha256_file(path: Path) -> str:
 
 
 def load_pt(path: Path) -> dict:
-    """What a file of torch.save holds, on the CPU. Runs no code from it; a file that asks for that,
-    and one that is damaged, is a UserError."""
+    """What a file of torch.save holds, on the CPU. A file that asks to run code, and one that is
+    damaged, is a UserError."""
     with open(path, "rb") as file:
         try:
             return torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:  # damage shows itself in many classes
-            reason = (str(error).splitlines() or ["it is empty"])[0][:100]
             wanted = re.findall(r"GLOBAL ([\w.]+)", str(error))
-            if wanted:
-                reason = f"it asks to run {wanted[0]}, which was refused"
+            reason = f"it asks to run {wanted[0]}" if wanted else str(error)[:100]
             raise UserError(f"{path} is no file of plain tensors, or damaged: {reason}") from error
 
 
@@ -383,7 +329,6 @@ def encoded(tensors: dict) -> bytes:
 
 
 def tensors_digest(tensors: dict) -> str:
-    """SHA-256 of a dict of tensors: names, types, shapes and bytes."""
     return sha256(encoded(tensors))
 
 
@@ -409,9 +354,8 @@ def read_with_card(folder: Path, name: str) -> tuple[dict, dict]:
 class Run:
     """One training's folder. `with Run(...) as run:` keeps a second writer out; only rank 0 writes.
 
-    args: the resolved flags, written to config.yaml.
-    inputs: digests of what is read (teacher, images), written there too. A run is resumed only with
-        the same flags and inputs.
+    args (the flags) and inputs (digests of teacher and images) are written to config.yaml: a run
+    is resumed only with the same ones.
     weights_name: such as "student".
     """
 
@@ -422,19 +366,19 @@ class Run:
         ranks = dist.world_size()  # each computes batch statistics of its share of a batch
         self.inputs = inputs | ({"processes": ranks} if ranks > 1 else {})
         self.checkpoint_seconds, self.saved_at = args.checkpoint_seconds, time.monotonic()
-        self.command = getattr(args, "command", None)
+        self.command = args.command
 
     def __enter__(self) -> "Run":
         if dist.is_main():
             config = self.folder / "config.yaml"
             if config.exists():
-                old = read_config(config)
+                old = yaml.safe_load(config.read_bytes())
                 old |= old.pop("inputs", {})
                 refuse_difference(old, self.settings | self.inputs, self.folder)
             self.folder.mkdir(parents=True, exist_ok=True)
-            self.lock = filelock.FileLock(self.folder / ".lock")
+            self.lock = filelock.FileLock(self.folder / ".lock", timeout=0)
             try:
-                self.lock.acquire(timeout=0)
+                self.lock.acquire()
             except filelock.Timeout as error:
                 raise UserError(f"another process writes to {self.folder}") from error
             for temp in self.folder.glob(".*.tmp.*"):  # of a killed process
@@ -451,7 +395,7 @@ class Run:
 
     @property
     def result(self) -> dict | None:
-        """result.json of a finished run; None while it is not finished."""
+        """result.json; None while the run is not finished."""
         path = self.folder / "result.json"
         return read_json(path) if path.exists() else None
 
@@ -464,8 +408,7 @@ class Run:
                 file.write(text + "\n")
 
     def add_metrics(self, row: dict) -> None:
-        """Append an epoch's row to metrics.jsonl; the row of an epoch that is repeated after a kill
-        is replaced."""
+        """Append an epoch's row to metrics.jsonl in place of the one from before a kill."""
         if dist.is_main():
             rows = [old for old in read_metrics(self.folder) if old["epoch"] < row["epoch"]]
             write_file(self.folder / "metrics.jsonl",
@@ -482,13 +425,11 @@ class Run:
                 torch.save(state, temp)
 
     def load_checkpoint(self) -> dict | None:
-        """The state in last.pt; None for a new run."""
         path = self.folder / "last.pt"
         return load_pt(path) if path.exists() else None
 
     def save_best(self, tensors: dict) -> None:
-        """best.safetensors: weights of the highest validation accuracy so far. Choosing them looks
-        at the validation images; the reported number is the last epoch's."""
+        """Write the weights of the highest validation accuracy so far."""
         if dist.is_main():
             write_file(self.folder / "best.safetensors", encoded(tensors))
 
@@ -497,9 +438,8 @@ class Run:
         if dist.is_main():
             digest = write_with_card(self.folder, self.weights_name, tensors, card)
             write_json(self.folder / "result.json", {
-                **result, "weights_sha256": digest,
-                "command": self.command, "commit": commit(),
-                "versions": versions("torchvision", "timm", "diffusers")})
+                **result, "weights_sha256": digest, "command": self.command,
+                "commit": commit(), "versions": versions()})
         dist.wait()
 
 

@@ -1,12 +1,10 @@
 """Commands as real processes that a test can kill at an exact point.
 
 One server imports the package, which takes seconds, and forks a child for each command. A child
-counts its training steps ("step") and the files that it puts in place ("before last.pt", "after
+counts its training steps ("step") and the files that it writes ("before last.pt", "after
 last.pt"), and sends itself a signal at the one that a test names.
 
-    ended = processes.run("synthesize", "--task", "digits", ...)
     ended = processes.run("distill", ..., at="before last.pt", count=2)      # kill -9 there
-    child = processes.start("distill", ...); child.signal(15); child.wait()
     ended = processes.ranks("distill", ..., processes=2)       # as torchrun would start them
 """
 
@@ -15,7 +13,6 @@ import functools
 import importlib
 import json
 import os
-import random
 import runpy
 import shutil
 import signal
@@ -23,9 +20,9 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 import traceback
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,28 +35,19 @@ class Ended(NamedTuple):
     code: int  # as a shell shows it: 137 after kill -9
     out: str
     err: str
-    seconds: float
 
 
 class Child:
     """A running command."""
 
     def __init__(self, pid: int, folder: Path):
-        self.pid, self.folder, self.started = pid, folder, time.monotonic()
-
-    def signal(self, number: int) -> None:
-        os.kill(self.pid, number)
+        self.pid, self.folder = pid, folder
 
     def wait(self) -> Ended:
         code = _ask({"do": "wait", "pid": self.pid})
         out, err = ((self.folder / name).read_text() for name in ("out", "err"))
         shutil.rmtree(self.folder)
-        return Ended(code, out, err, time.monotonic() - self.started)
-
-    def wait_until_stopped(self) -> None:
-        """Until a SIGSTOP that was asked for has stopped it."""
-        while Path(f"/proc/{self.pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "T":
-            time.sleep(0.01)
+        return Ended(code, out, err)
 
 
 def start(entry: str, *argv: object, at: str = "", count: int = 1, send: int = signal.SIGKILL,
@@ -88,24 +76,6 @@ def ranks(entry: str, *argv: object, processes: int) -> list[Ended]:
     children = [start(entry, *argv, environment={**group, "RANK": str(rank)})
                 for rank in range(processes)]
     return [child.wait() for child in children]
-
-
-def random_kills(entry: str, *argv: object, out: Path, kills: int, seconds: float) -> None:
-    """Run the command and kill -9 it after a random time below `seconds`, until that has hit a
-    living process `kills` times. Where the command has ended before, it begins anew."""
-    chance, hit = random.Random(kills), 0
-    for _ in range(20 * kills):
-        child = start(entry, *argv, "--out", out)
-        time.sleep(chance.uniform(0.0, seconds))
-        child.signal(signal.SIGKILL)  # not reaped before wait(), so the pid is still its own
-        ended = child.wait()
-        assert ended.code in (0, 137), ended.err
-        hit += ended.code == 137
-        if hit == kills:
-            return
-        if ended.code == 0:
-            shutil.rmtree(out)
-    raise AssertionError(f"only {hit} of {kills} kills hit")
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -167,7 +137,7 @@ def _be_child(request: dict) -> None:
         for number, name in ((1, "out"), (2, "err")):
             os.dup2(os.open(Path(request["folder"], name), os.O_WRONLY | os.O_APPEND), number)
         os.environ.update(request["environment"])
-        _watch(request["at"], request["count"], request["send"])
+        watch(request["at"], request["count"], request["send"])
         if request["entry"].endswith(".py"):
             sys.argv = [request["entry"], *request["argv"]]
             runpy.run_path(request["entry"], run_name="__main__")
@@ -184,11 +154,11 @@ def _be_child(request: dict) -> None:
         os._exit(code)
 
 
-def _watch(at: str, count: int, send: int) -> None:
-    """Make training steps and os.replace note their moments."""
-    from dm_kd import engine
+def watch(at: str, count: int, send: int = signal.SIGKILL) -> None:
+    """Send this process a signal at a training step, or before or after it writes a file."""
+    from dm_kd import engine, image_set
 
-    seen, step, replace = Counter(), engine.train_step, os.replace
+    seen, step = Counter(), engine.train_step
 
     def note(moment: str) -> None:
         seen[moment] += 1
@@ -199,12 +169,16 @@ def _watch(at: str, count: int, send: int) -> None:
         note("step")
         return step(*args, **options)
 
-    def watched_replace(source: object, target: object) -> None:
-        note(f"before {Path(target).name}")
-        replace(source, target)
-        note(f"after {Path(target).name}")
+    def noted(write: Callable, path: int) -> Callable:
+        def call(*args: object) -> None:
+            note(f"before {Path(args[path]).name}")
+            write(*args)
+            note(f"after {Path(args[path]).name}")
 
-    engine.train_step, os.replace = train_step, watched_replace
+        return call
+
+    engine.train_step, os.replace = train_step, noted(os.replace, path=1)
+    image_set.write_over = noted(image_set.write_over, path=0)
 
 
 if __name__ == "__main__":

@@ -5,14 +5,9 @@ Commands are called in this process; a traceback would leave `main` and fail the
 
 import importlib
 import json
-import shutil
 
 import pytest
-import torch
 from processes import contents
-from safetensors.torch import save_file
-
-from dm_kd import models
 
 COMMANDS = {  # a command of each kind; nothing in it needs to exist
     "synthesize": ("--task", "digits", "--generator", "dit", "--weights", "w", "--out", "out"),
@@ -25,7 +20,6 @@ COMMANDS = {  # a command of each kind; nothing in it needs to exist
     "export": ("--run", "run", "--out", "out"),
     "report": ("--runs", "runs", "--out", "out"),
 }
-ON_TASKS = [name for name in COMMANDS if name not in ("export", "report")]
 TINY = {  # commands that run in a second
     "synthesize": ("--task", "digits", "--generator", "noise", "--images-per-class", 1),
     "distill": ("--task", "digits", "--source", "real", "--teacher", "cnn_w4@none", "--student",
@@ -33,9 +27,6 @@ TINY = {  # commands that run in a second
     "train_teacher": ("--task", "digits", "--model", "cnn_w4", "--epochs", 1),
     "train_generator": ("--task", "digits", "--width", 16, "--depth", 1, "--steps", 2),
 }
-EVALUATE = ("--task", "digits", "--model")
-DISTILL = ("--task", "digits", "--student", "cnn_w4", "--epochs", 1, "--device", "cpu",
-           "--cache", "cache")
 
 
 def call(entry, *argv):
@@ -69,22 +60,15 @@ def refused(capsys, tmp_path):
 # --- flags ----------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("entry", COMMANDS)
-def test_a_wrong_flag_is_named(entry, refused):
+def test_a_wrong_flag_is_named(entry, refused, capsys):
     command = COMMANDS[entry]
     refused(["--sed", "--seed"], entry, *command, "--sed", "1")
     refused("--dry-run", entry, *command, "--dry-ru")  # flags cannot be abbreviated
     refused("--seed", entry, *command, "--seed=-1")
-    refused("--threads", entry, *command, "--threads=nan")
-    refused("--seed", entry, *command, "--seed")
     refused(command[0], entry)
-    refused("stray", entry, *command, "stray")
     refused("nowhere.yaml", entry, *command, "--config", "nowhere.yaml")
-
-
-@pytest.mark.parametrize("entry", COMMANDS)
-def test_help_ends_with_0(entry, capsys):
-    assert call(entry, "--help") == 0
-    assert "--config" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="0"):
+        call(entry, "--help")
 
 
 @pytest.mark.parametrize("entry", ["synthesize", "distill", "train_teacher", "train_generator"])
@@ -93,41 +77,27 @@ def test_a_dry_run_needs_nothing_and_writes_nothing(entry, capsys, tmp_path):
     assert capsys.readouterr().out and contents(tmp_path) == {}
 
 
-def test_debug_shows_the_traceback():
-    with pytest.raises(Exception, match="nowhere"):
-        call("evaluate", *EVALUATE, "nowhere", "--debug")
-
-
 # --- names and values -----------------------------------------------------------------------------
 
-@pytest.mark.parametrize("entry", ON_TASKS)
-def test_an_unknown_task_is_refused_with_the_nearest(entry, refused):
-    refused(["'digit'", "digits"], entry, *COMMANDS[entry], "--task", "digit")
-
-
 @pytest.mark.parametrize(("shown", "entry", "more"), [
+    (["'digit'", "digits"], "train_teacher", ("--task", "digit")),
     (["cnn_w9", "cnn_w8"], "distill", ("--student", "cnn_w9")),
-    (["cnn_w9", "cnn_w8"], "train_teacher", ("--model", "cnn_w9")),
     (["cnn_w9", "cnn_w8"], "evaluate", ("--model", "cnn_w9@none")),
     (["nois", "noise"], "synthesize", ("--generator", "nois")),
     ("--objective", "distill", ("--objective", "kl")),
-    ("--epochs", "train_teacher", ("--epochs", "0")),
-    ("--learning-rate", "distill", ("--learning-rate", "inf")),
     ("--classes", "synthesize", ("--classes", "5-3")),
-    ("--classes", "synthesize", ("--classes", "")),
-    ("--batch-size", "synthesize", ("--batch-size", "0"))])
+    ("--classes", "synthesize", ("--classes", ""))])
 def test_an_impossible_value_is_named(shown, entry, more, refused):
     refused(shown, entry, *COMMANDS[entry], *more)
 
 
 # --- paths and folders ----------------------------------------------------------------------------
 
-@pytest.mark.parametrize("path", ["nowhere/at all", "a_file/inside", "empty_folder"])
+@pytest.mark.parametrize("path", ["nowhere/at all", "empty_folder"])
 @pytest.mark.parametrize(("entry", "flag"), [
     ("synthesize", "--weights"), ("distill", "--source"), ("distill", "--teacher"),
     ("evaluate", "--model"), ("inspect_set", "--set"), ("report", "--runs"), ("export", "--run")])
 def test_a_path_that_is_wrong_is_named(entry, flag, path, refused, tmp_path, teacher_folder):
-    (tmp_path / "a_file").write_text("not what it should be")
     (tmp_path / "empty_folder").mkdir()
     words = dict(zip(COMMANDS[entry][::2], COMMANDS[entry][1::2], strict=True)) | {flag: path}
     if flag in ("--source", "--set"):
@@ -170,69 +140,3 @@ def test_paths_with_spaces_and_other_alphabets_work_from_teacher_to_report(tmp_p
     assert call("distill", "--config", config, "--cache", base / "кэш", "--out", base / "2") == 0
     assert ((base / "2" / "student.safetensors").read_bytes()
             == (base / "élève" / "student.safetensors").read_bytes())
-
-
-# --- weights --------------------------------------------------------------------------------------
-
-STATE = models.MODELS["cnn_w4"](10, 1).state_dict()
-BAD_WEIGHTS = {  # name -> (what the file holds, what the message names beside it)
-    "empty.pth": (b"", ""), "text.pth": (b"hello, world\n" * 20, ""),
-    "empty.safetensors": (b"", ""), "text.safetensors": (b"hello, world\n" * 20, ""),
-    "header.safetensors": ((1 << 60).to_bytes(8, "little") + b"{}", ""),
-    "list.pth": ([1, 2], ""), "nothing.pth": ({}, ""), "numbered.pth": ({0: torch.ones(3)}, ""),
-    "foreign.pth": ({"weight": torch.ones(3)}, "weight"),
-    "some.pth": (dict(list(STATE.items())[:5]), ""),
-    "more.pth": ({**STATE, "head.weight": torch.ones(1)}, "head.weight"),
-    "wide.pth": (models.MODELS["cnn_w8"](10, 1).state_dict(), next(iter(STATE))),
-    "classes.pth": (models.MODELS["cnn_w4"](1000, 1).state_dict(), "1000"),
-}
-
-
-@pytest.mark.parametrize("name", BAD_WEIGHTS)
-def test_a_file_without_the_networks_weights_is_named(refused, tmp_path, name):
-    value, shown = BAD_WEIGHTS[name]
-    if isinstance(value, bytes):
-        (tmp_path / name).write_bytes(value)
-    else:
-        torch.save(value, name)
-    refused([name, shown], "evaluate", *EVALUATE, f"cnn_w4@{name}")
-    refused([name, shown], "distill", *DISTILL, "--source", "real", "--out", "out", "--teacher",
-            f"cnn_w4@{name}")
-
-
-@pytest.mark.parametrize("kind", ["pth", "safetensors"])
-def test_a_truncated_weights_file_is_named(refused, tmp_path, kind):
-    (torch.save if kind == "pth" else save_file)(STATE, f"whole.{kind}")
-    data = (tmp_path / f"whole.{kind}").read_bytes()
-    for length in range(1, len(data) - 1, len(data) // 7):
-        (tmp_path / f"cut.{kind}").write_bytes(data[:length])
-        refused(f"cut.{kind}", "evaluate", *EVALUATE, f"cnn_w4@cut.{kind}")
-
-
-def test_a_damaged_or_unfinished_run_folder_is_no_teacher(refused, teacher_folder, tmp_path):
-    shutil.copytree(teacher_folder, tmp_path / "copy")
-    weights = tmp_path / "copy" / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-5] + b"12345")
-    refused("copy", "evaluate", *EVALUATE, "copy")
-    weights.unlink()
-    refused("copy", "evaluate", *EVALUATE, "copy")
-
-
-# --- image sets -----------------------------------------------------------------------------------
-
-@pytest.mark.parametrize("damage", ["truncated", "no image"])
-def test_a_damaged_image_is_named_and_nothing_is_left(refused, noise_folder, teacher_folder,
-                                                      tmp_path, damage):
-    shutil.copytree(noise_folder, tmp_path / "set")
-    image = next((tmp_path / "set" / "images").rglob("class_4_seed_0_num_1.png"))
-    image.write_bytes(image.read_bytes()[:-30] if damage == "truncated" else b"hello")
-    refused(image.name, "distill", *DISTILL, "--source", "set", "--teacher", teacher_folder,
-            "--out", "out")
-
-
-def test_a_list_line_without_a_file_is_named(refused, noise_folder, teacher_folder, tmp_path):
-    images = sorted(noise_folder.rglob("class_*.png"))[:20]
-    lines = [f"{path} {n % 10}" for n, path in enumerate(images)]
-    (tmp_path / "list.txt").write_text("\n".join([*lines[:6], "nowhere.png 3", *lines[6:]]))
-    refused(["list.txt", "7", "nowhere.png"], "distill", *DISTILL, "--source", "list.txt",
-            "--teacher", teacher_folder, "--out", "out")

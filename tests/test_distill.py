@@ -156,7 +156,7 @@ def test_a_large_source_and_task_run_end_to_end(tmp_path):
                 Image.fromarray(pixels.numpy()).save(path)
     assert distill.main([
         "--task", "folder", "--data", str(tmp_path / "data"), "--source", "real", "--teacher",
-        "torchvision:resnet18@none", "--student", "torchvision:squeezenet1_1", "--epochs", "1",
+        "torchvision:resnet18@none", "--student", "torchvision:mobilenet_v2", "--epochs", "1",
         "--batch-size", "4", "--no-label-check", "--amp", "none", "--device", "cpu", "--threads",
         "1", "--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "run")]) == 0
     assert json.loads((tmp_path / "run/result.json").read_text())["val_images"] == 8

@@ -9,13 +9,13 @@ from PIL import Image
 from dm_kd import evaluate, models
 
 
-def evaluated(capsys, *argv, code=0):
-    """The JSON record (where the command succeeds) and standard error."""
+def evaluated(capsys, *argv):
+    """The JSON record and standard error."""
     capsys.readouterr()
     assert evaluate.main(["--task", "digits", "--device", "cpu", "--threads", "1",
-                          *map(str, argv)]) == code
+                          *map(str, argv)]) == 0
     out, err = capsys.readouterr()
-    return json.loads(out) if not code else None, err
+    return json.loads(out), err
 
 
 def test_calibration_error_is_the_gap_between_confidence_and_accuracy():
@@ -31,11 +31,12 @@ def test_a_model_is_compared_with_a_teacher(teacher_folder, digits, tmp_path, ca
     torch.save({k: v + 0.1 * torch.randn(v.shape) if v.ndim > 1 else v for k, v in state.items()},
                tmp_path / "other.pt")
     other = f"cnn_w4@{tmp_path / 'other.pt'}"
-    record, _ = evaluated(capsys, "--model", teacher_folder, "--teacher", other)
+    record, _ = evaluated(capsys, "--model", teacher_folder, "--teacher", other, "--confusion",
+                          tmp_path / "confusion.png")
     teacher, _ = evaluated(capsys, "--model", other)
     assert record["teacher_acc1"] == teacher["acc1"] and 0 < record["agreement"] < 100
-    record, _ = evaluated(capsys, "--model", teacher_folder, "--teacher", teacher_folder)
-    assert record["agreement"] == 100 and record["teacher_acc1"] == record["acc1"]
+    with Image.open(tmp_path / "confusion.png") as picture:
+        assert min(picture.size) > 300
 
 
 @pytest.mark.parametrize(("flags", "seen"), [
@@ -45,28 +46,7 @@ def test_a_model_that_may_have_seen_the_images_is_pointed_out(teacher_folder, ca
     assert ("may have seen" in err) == seen
 
 
-def test_rows_of_the_confusion_are_the_true_classes():
-    counts = evaluate.confusion(torch.tensor([0, 1, 1, 2, 1]), torch.tensor([0, 1, 2, 2, 2]), 4)
-    assert counts.tolist() == [[1, 0, 0, 0], [0, 1, 0, 0], [0, 2, 1, 0], [0, 0, 0, 0]]
-
-
-def test_the_command_writes_one_record_and_the_picture(teacher_folder, tmp_path, capsys):
-    record, _ = evaluated(capsys, "--model", teacher_folder, "--confusion",
-                          tmp_path / "a" / "c.png")
-    assert record.keys() == {"task", "model", "images", "acc1", "acc5", "ece"}
-    assert [p.name for p in (tmp_path / "a").iterdir()] == ["c.png"]
-    with Image.open(tmp_path / "a" / "c.png") as picture:
-        assert min(picture.size) > 300
-
-
-def test_class_names_with_dollars_and_many_classes_are_drawn(tmp_path):
-    evaluate.draw_confusion(torch.eye(2, dtype=torch.int64), ("$5", "50% off $"),
+def test_class_names_with_dollars_are_drawn_and_absent_classes_too(tmp_path):
+    evaluate.draw_confusion(torch.tensor([0, 0]), torch.tensor([0, 1]), ("$5", "50% off $", "c"),
                             tmp_path / "few.png")
-    evaluate.draw_confusion(torch.eye(100, dtype=torch.int64), tuple(map(str, range(100))),
-                            tmp_path / "many.png")
-    assert (tmp_path / "few.png").exists() and (tmp_path / "many.png").exists()
-
-
-def test_a_missing_teacher_is_refused(teacher_folder, capsys):
-    _, err = evaluated(capsys, "--model", teacher_folder, "--teacher", "save/nowhere", code=2)
-    assert "save/nowhere" in err
+    assert (tmp_path / "few.png").exists()

@@ -1,23 +1,18 @@
 """Kills and signals: the same command resumes and ends in the bits of a run that nothing disturbed.
 
-Commands run in child processes (see processes.py) on one CPU thread. DM_KD_KILLS=25: more kills.
+Commands run in child processes (see processes.py) on one CPU thread.
 """
 
 import json
-import os
 import signal
 
 import pytest
-import torch
-from processes import contents, random_kills, run, start
+from processes import contents, run, start
 
-from dm_kd.run import load_pt
-
-KILLS = int(os.environ.get("DM_KD_KILLS", 5))
-NOISE = ("--task", "digits", "--generator", "noise", "--classes", "0-4", "--images-per-class", 4,
-         "--batch-size", 3, "--threads", 1, "--device", "cpu")  # 20 images, 7 shards
-GENERATOR = ("--task", "digits", "--steps", 12, "--sample-every", 5, "--batch-size", 8, "--threads",
-             1, "--device", "cpu", "--checkpoint-seconds", 1e-6)
+COMMON = ("--task", "digits", "--threads", 1, "--device", "cpu")
+NOISE = (*COMMON, "--generator", "noise", "--images-per-class", 14)
+GENERATOR = (*COMMON, "--steps", 12, "--sample-every", 5, "--batch-size", 8,
+             "--checkpoint-seconds", 1e-6)
 TINY_DIT = ("--kind", "dit", "--width", 16, "--depth", 1, "--heads", 2)
 
 
@@ -28,24 +23,18 @@ def place(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def recipe(place):
-    """A distillation of 27 steps in 3 epochs with a checkpoint after each step."""
-    dit_set = run("synthesize", *NOISE[:4], "--images-per-class", 14, "--threads", 1, "--device",
-                  "cpu", "--out", place / "set")
-    teacher = run("train_teacher", "--task", "digits", "--model", "cnn_w8", "--epochs", 3,
-                  "--batch-size", 64, "--threads", 1, "--amp", "none", "--device", "cpu", "--out",
-                  place / "teacher")
-    assert (dit_set.code, teacher.code) == (0, 0), dit_set.err + teacher.err
-    return ("--task", "digits", "--student", "cnn_w4", "--teacher", place / "teacher", "--source",
-            place / "set", "--epochs", 3, "--batch-size", 16, "--learning-rate", 0.05, "--mixup",
-            0.4, "--lr-decay-epochs", 2, "--threads", 1, "--amp", "none", "--device", "cpu",
-            "--no-label-check", "--cache", place / "cache", "--checkpoint-seconds", 1e-6)
+    """A distillation of 18 steps in 2 epochs with a checkpoint after each step."""
+    finish("synthesize", NOISE, place / "set")
+    return (*COMMON, "--student", "cnn_w4", "--teacher", "cnn_w8@none", "--source", place / "set",
+            "--epochs", 2, "--batch-size", 16, "--learning-rate", 0.05, "--mixup", 0.4,
+            "--lr-decay-epochs", 1, "--amp", "none", "--no-label-check", "--cache",
+            place / "cache", "--checkpoint-seconds", 1e-6)
 
 
 @pytest.fixture(scope="module")
 def undisturbed(place, recipe):
-    ended = run("distill", *recipe, "--out", place / "undisturbed")
-    assert ended.code == 0, ended.err
-    return outcome(place / "undisturbed"), ended.seconds
+    finish("distill", recipe, place / "undisturbed")
+    return outcome(place / "undisturbed")
 
 
 def outcome(folder):
@@ -65,35 +54,33 @@ def finish(entry, command, folder):
     return ended.out
 
 
+def kill_at(moments, entry, command, folder):
+    """Run the command again and again, killed at each of these moments, then to its end."""
+    for moment, count in moments:
+        killed = run(entry, *command, "--out", folder, at=moment, count=count)
+        assert killed.code == 137, (moment, killed.err)
+    finish(entry, command, folder)
+
+
 # --- distillation ---------------------------------------------------------------------------------
 
-def test_distillation_after_random_kills_ends_in_the_same_bits(recipe, undisturbed, tmp_path):
-    expected, seconds = undisturbed
-    random_kills("distill", *recipe, out=tmp_path / "run", kills=KILLS, seconds=0.5 * seconds)
-    finish("distill", recipe, tmp_path / "run")
-    assert outcome(tmp_path / "run") == expected
+def test_distillation_after_kills_ends_in_the_same_bits(recipe, undisturbed, tmp_path):
+    kill_at([("before config.yaml", 1), ("after config.yaml", 1), ("before last.pt", 3),
+             ("after last.pt", 3), ("before metrics.jsonl", 1), ("after metrics.jsonl", 1),
+             ("step", 4), ("before student.safetensors", 1), ("before student.json", 1),
+             ("before result.json", 1)], "distill", recipe, tmp_path / "run")
+    assert outcome(tmp_path / "run") == undisturbed
 
 
-def test_distillation_killed_around_each_file_ends_in_the_same_bits(recipe, undisturbed, tmp_path):
-    for moment in ("before config.yaml", "after config.yaml", "before last.pt", "after last.pt",
-                   "before metrics.jsonl", "after metrics.jsonl", "before student.safetensors",
-                   "before student.json", "before result.json"):
-        killed = run("distill", *recipe, "--out", tmp_path / "run", at=moment)
-        assert killed.code == 137, (moment, killed.err)
-    finish("distill", recipe, tmp_path / "run")
-    assert outcome(tmp_path / "run") == undisturbed[0]
-
-
-@pytest.mark.parametrize(("number", "count"), [(signal.SIGTERM, 6), (signal.SIGINT, 9)])
-def test_a_signal_saves_the_step_and_the_run_resumes_to_the_same_bits(
-        recipe, undisturbed, tmp_path, number, count):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_the_step_and_the_run_resumes_to_the_same_bits(recipe, undisturbed,
+                                                                      tmp_path, number):
     seldom = (*recipe[:-1], 1000)  # only the signal makes it save
-    stopped = run("distill", *seldom, "--out", tmp_path / "run", at="step", count=count,
-                  send=number)
+    stopped = run("distill", *seldom, "--out", tmp_path / "run", at="step", count=6, send=number)
     assert stopped.code == 128 + number, stopped.err
     assert (tmp_path / "run" / "last.pt").exists()
     finish("distill", seldom, tmp_path / "run")
-    assert outcome(tmp_path / "run") == undisturbed[0]
+    assert outcome(tmp_path / "run") == undisturbed
 
 
 def test_a_finished_run_says_so_and_changes_nothing(recipe, undisturbed, place):
@@ -102,66 +89,41 @@ def test_a_finished_run_says_so_and_changes_nothing(recipe, undisturbed, place):
     assert contents(place / "undisturbed") == before
 
 
-def test_a_second_writer_is_refused_and_the_first_is_unharmed(recipe, undisturbed, tmp_path):
-    first = start("distill", *recipe, "--out", tmp_path / "run", at="step", count=5,
-                  send=signal.SIGSTOP)
-    first.wait_until_stopped()
-    second = run("distill", *recipe, "--out", tmp_path / "run")
-    assert second.code == 2 and str(tmp_path / "run") in second.err
-    first.signal(signal.SIGCONT)
-    assert first.wait().code == 0
-    assert outcome(tmp_path / "run") == undisturbed[0]
-
-
-def test_a_nan_loss_is_no_weights(recipe, tmp_path):
-    ended = run("distill", *recipe, "--out", tmp_path / "run", "--learning-rate", 1e15,
-                "--weight-decay", 1)
-    assert ended.code == 2 and "step" in ended.err and "1e+15" in ended.err
-    assert not list((tmp_path / "run").glob("student.safetensors"))
-    if (tmp_path / "run" / "last.pt").exists():
-        model = load_pt(tmp_path / "run" / "last.pt")["model"]
-        assert all(torch.isfinite(value).all() for value in model.values())
-
-
 # --- synthesis ------------------------------------------------------------------------------------
 
 @pytest.fixture(scope="module")
 def sampled(place):
-    """A tiny DiT and 16 images of it; (command, files, seconds)."""
+    """A tiny DiT and 16 images of it, 3 a shard; (command, files)."""
     finish("train_generator", (*GENERATOR, *TINY_DIT), place / "dit")
-    command = ("--task", "digits", "--generator", "dit", "--weights", place / "dit", "--steps", 3,
-               "--classes", "0-3", "--images-per-class", 4, "--batch-size", 3, "--threads", 1,
-               "--device", "cpu")
-    ended = run("synthesize", *command, "--out", place / "sampled")
-    assert ended.code == 0, ended.err
-    return command, contents(place / "sampled"), ended.seconds
+    command = (*COMMON, "--generator", "dit", "--weights", place / "dit", "--steps", 3,
+               "--classes", "0-3", "--images-per-class", 4, "--batch-size", 3)
+    finish("synthesize", command, place / "sampled")
+    return command, contents(place / "sampled")
 
 
-def test_synthesis_after_random_kills_ends_in_the_same_bytes(sampled, tmp_path):
-    command, expected, seconds = sampled
-    random_kills("synthesize", *command, out=tmp_path / "set", kills=KILLS, seconds=0.8 * seconds)
+def test_synthesis_after_kills_ends_in_the_same_bytes(sampled, tmp_path):
+    command, expected = sampled
+    kill_at([("before manifest.json", 1), ("after manifest.json", 1), ("before 00001.csv", 1),
+             ("after 00002.csv", 1), ("before class_2_seed_0_num_3.png", 1)], "synthesize", command,
+            tmp_path / "set")
+    assert contents(tmp_path / "set") == expected
+
+
+def test_any_number_of_processes_makes_the_same_bytes(sampled, tmp_path):
+    command, expected = sampled
+    ranks = [start("synthesize", *command, "--out", tmp_path / "set", "--rank", rank,
+                   "--world-size", 3) for rank in range(3)]
+    assert [child.wait().code for child in ranks] == [0] * 3
+    assert contents(tmp_path / "set") == expected
+
+
+def test_a_signal_stops_synthesis_which_resumes_to_the_same_bytes(sampled, tmp_path):
+    command, expected = sampled
+    stopped = run("synthesize", *command, "--out", tmp_path / "set", at="after manifest.json",
+                  send=signal.SIGTERM)
+    assert stopped.code == 130, stopped.err
     finish("synthesize", command, tmp_path / "set")
     assert contents(tmp_path / "set") == expected
-
-
-@pytest.mark.parametrize("world_size", [2, 3])
-def test_any_number_of_processes_makes_the_same_bytes(sampled, tmp_path, world_size):
-    command, expected, _ = sampled
-    ranks = [start("synthesize", *command, "--out", tmp_path / "set", "--rank", rank,
-                   "--world-size", world_size) for rank in range(world_size)]
-    assert [child.wait().code for child in ranks] == [0] * world_size
-    assert contents(tmp_path / "set") == expected
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_stops_synthesis_which_resumes_to_the_same_bytes(place, tmp_path, number):
-    if not (place / "noise").exists():
-        finish("synthesize", NOISE, place / "noise")
-    stopped = run("synthesize", *NOISE, "--out", tmp_path / "set", at="after manifest.json",
-                  send=number)
-    assert stopped.code in (130, 143), stopped.err
-    finish("synthesize", NOISE, tmp_path / "set")
-    assert contents(tmp_path / "set") == contents(place / "noise")
 
 
 # --- the other trainings --------------------------------------------------------------------------
@@ -169,10 +131,8 @@ def test_a_signal_stops_synthesis_which_resumes_to_the_same_bytes(place, tmp_pat
 @pytest.mark.parametrize("network", [
     TINY_DIT, ("--kind", "gan", "--width", 8)], ids=["dit", "gan"])
 def test_train_generator_after_kills_ends_in_the_same_bits(place, tmp_path, network):
-    finish("train_generator", (*GENERATOR, *network), tmp_path / "undisturbed")
-    for count, moment in ((3, "before last.pt"), (5, "after last.pt"), (1, "before result.json")):
-        killed = run("train_generator", *GENERATOR, *network, "--out", tmp_path / "run", at=moment,
-                     count=count)
-        assert killed.code == 137, (moment, killed.err)
-    finish("train_generator", (*GENERATOR, *network), tmp_path / "run")
+    command = (*GENERATOR, *network)
+    finish("train_generator", command, tmp_path / "undisturbed")
+    kill_at([("before last.pt", 3), ("after last.pt", 5), ("before result.json", 1)],
+            "train_generator", command, tmp_path / "run")
     assert outcome(tmp_path / "run") == outcome(tmp_path / "undisturbed")

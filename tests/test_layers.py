@@ -10,7 +10,7 @@ SOURCES = {".".join(p.relative_to(PACKAGE).with_suffix("").parts): p
 ENTRIES = {"synthesize", "distill", "train_teacher", "train_generator", "evaluate", "inspect_set",
            "export", "report", "study", "bench"}
 HUBS = {"tasks", "run", "dist"}  # anyone may import them
-ON_USE = {"diffusers", "timm", "transformers", "torchmetrics", "sklearn"}  # slow or optional
+ON_USE = {"diffusers", "timm", "transformers", "sklearn"}  # slow or optional
 
 
 def imports_at_top(name: str) -> set[str]:
