@@ -90,7 +90,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 
 def make_manifest(args: argparse.Namespace, task: Task, generator, device: torch.device) -> dict:
-    """Every setting that makes the bytes; no dates or paths, so that it is the same anywhere."""
+    """Every setting that makes the bytes; no dates, so that it is the same anywhere,
+    and the command."""
     classes = args.classes or tuple(range(task.num_classes))
     if classes[-1] >= task.num_classes:
         raise UserError(f"class {classes[-1]} is out of range: {task.name} has {task.num_classes} "
@@ -107,6 +108,7 @@ def make_manifest(args: argparse.Namespace, task: Task, generator, device: torch
             "generator": generator.settings, "shared_noise": args.shared_noise,
             "base_seed": args.seed, "shard_size": args.batch_size, "device": device.type,
             "threads": torch.get_num_threads(), "versions": run.versions(),
+            "command": args.command,
             "made_on": hardware.get("gpu") or hardware["cpu"]}
 
 

@@ -29,7 +29,7 @@ def test_quickstart_teaches_a_student_without_real_images_and_a_second_call_chan
     out = tmp_path / "save" / "quickstart"
     assert (out / "report.html").stat().st_size > 5000
     rows = json.loads((out / "results.json").read_text())["rows"]
-    acc = {row["name"]: row["acc1_mean"] for row in rows}
+    acc = {row["row"]: row["acc1_mean"] for row in rows}
     assert acc["teacher"] > 95 and acc["student_real"] > 93
     assert acc["student_synthetic"] > 88 and acc["student_noise"] < acc["student_synthetic"] - 20
     assert "student_synthetic" in printed  # the table at the end
