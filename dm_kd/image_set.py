@@ -30,7 +30,7 @@ from dm_kd.run import UserError
 
 FORMAT_VERSION = 2
 FIELDS = ("path", "label", "sha256")
-MAY_DIFFER = ("images_per_class", "made_on", "command")  # when a set is resumed
+MAY_DIFFER = ("images_per_class", "made_on")  # when a set is resumed
 SAMPLE_ROWS, SAMPLE_COLUMNS = 20, 10
 
 

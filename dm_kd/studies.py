@@ -137,7 +137,7 @@ def teachers(data: str, images: str, usual: str, others: dict[str, str], tempera
         else:
             network = STEPS[data]["network"].replace("{name}", name)
             rows[name] = Row("--teacher {needs}", images, f"{network} {flags}")
-    return {f"{name}_temperature{t}": replace(row, student=f"{row.student} --temperature {t}")
+    return {f"{name}_temperature{t}": replace(row, student=f"--temperature {t} {row.student}")
             for name, row in rows.items() for t in temperatures}
 
 

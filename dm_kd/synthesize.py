@@ -90,8 +90,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 
 def make_manifest(args: argparse.Namespace, task: Task, generator, device: torch.device) -> dict:
-    """Every setting that makes the bytes; no dates, so that it is the same anywhere,
-    and the command."""
+    """Every setting that makes the bytes; no dates or paths, so that it is the same anywhere."""
     classes = args.classes or tuple(range(task.num_classes))
     if classes[-1] >= task.num_classes:
         raise UserError(f"class {classes[-1]} is out of range: {task.name} has {task.num_classes} "
@@ -108,7 +107,6 @@ def make_manifest(args: argparse.Namespace, task: Task, generator, device: torch
             "generator": generator.settings, "shared_noise": args.shared_noise,
             "base_seed": args.seed, "shard_size": args.batch_size, "device": device.type,
             "threads": torch.get_num_threads(), "versions": run.versions(),
-            "command": args.command,
             "made_on": hardware.get("gpu") or hardware["cpu"]}
 
 
@@ -127,6 +125,7 @@ def body(argv: list[str]) -> None:
     torch.manual_seed(args.seed)  # of a teacher NAME@none: the same in each process
     generator = importlib.import_module(GENERATORS[args.generator]).build(args, task, device)
     images = image_set.begin(args.out, make_manifest(args, task, generator, device))
+    run.write_file(args.out / "command.txt", args.command + "\n")
     own = set(images.missing()) & set(range(args.rank, images.plan.shards, args.world_size))
     bar = run.progress(sum(map(images.plan.kept, own)), f"synthesize {args.out.name}", "images")
     made = image_set.make(images, generator.sample, args.rank, args.world_size, bar.update)

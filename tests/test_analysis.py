@@ -72,11 +72,11 @@ def test_unfinished_damaged_and_foreign_folders_are_left_out_with_a_reason(tmp_p
 def test_commands_are_those_of_generators_teachers_sets_and_students_in_that_order(
         tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for path, command in (("generators/g/result.json", "make g"),
-                          ("save/cnn_w32/result.json", "make teacher"),
-                          ("sets/s/manifest.json", "make images --weights generators/g --seed 7")):
+    for path, text in (("generators/g/result.json", '{"command": "make g"}'),
+                       ("save/cnn_w32/result.json", '{"command": "make teacher"}'),
+                       ("sets/s/command.txt", "make images --weights generators/g --seed 7\n")):
         (tmp_path / path).parent.mkdir(parents=True)
-        (tmp_path / path).write_text(json.dumps({"command": command}))
+        (tmp_path / path).write_text(text)
     fake_runs.write_run(tmp_path / "runs" / "dit", 90.0, source="sets/s", generator=fake_runs.DIT)
     assert collect.commands(rows_of(tmp_path / "runs")) == [
         "make g", "make teacher", "make images --weights generators/g --seed 7",

@@ -155,15 +155,12 @@ def commands(rows: list[Row]) -> list[str]:
     """Every command that made the runs, in an order that works: generators, teachers, image sets,
     students. What is no longer on disk is missing."""
     runs = [run for row in rows for run in row.runs]
-    sets = [recorded_command(run.source / "manifest.json") for run in runs]
+    sets = [(run.source / "command.txt").read_text().strip() for run in runs
+            if (run.source / "command.txt").exists()]
     weights = [Path(word) for command in sets for flag, word in zip(
         shlex.split(command), shlex.split(command)[1:], strict=False) if flag == "--weights"]
     teachers = [Path(str(run.config.get("teacher"))) for run in runs]
-    made = [*(recorded_command(folder / "result.json") for folder in (*weights, *teachers)),
-            *sets, *(run.result.get("command") for run in runs)]
+    trained = [json.loads((folder / "result.json").read_text()).get("command")
+               for folder in (*weights, *teachers) if (folder / "result.json").exists()]
+    made = [*trained, *sets, *(run.result.get("command") for run in runs)]
     return list(dict.fromkeys(filter(None, made)))
-
-
-def recorded_command(path: Path) -> str:
-    """The command in a manifest.json or result.json; "" without one."""
-    return (json.loads(path.read_text()).get("command") or "") if path.exists() else ""

@@ -128,7 +128,7 @@ def caption(made: list[dict], baseline: str | None) -> str:
 def results(made: list[dict], baseline: str | None) -> str:
     """The main table in Markdown."""
     lines = [["row", "top-1 %", "n", f"minus {baseline}" if baseline else "", "agreement %"]]
-    lines += [[e["row"], accuracy(e), str(e["n"]), f"{difference(e)} {interval(e)} {p_value(e)}".strip(),
+    lines += [[e["row"], accuracy(e), str(e["n"]), " ".join((difference(e), interval(e), p_value(e))),
                agreement(e)] for e in made]
     return markdown_table(lines)
 
