@@ -113,7 +113,7 @@ class Plan:
         self.study, self.steps = STUDIES[args.data_set][args.study], STEPS[args.data_set]
         self.root = f"save/{args.data_set}" + (f"_{args.study}" if args.study != "main" else "")
         self.folds = args.folds if args.data_set == "digits" else [None]
-        self.seeds = args.seeds
+        self.seeds, self.threads = args.seeds, args.threads
         self.rows = {name: row for name, row in self.study.rows.items()
                      if name in (args.rows or self.study.rows)}
         for name in set(args.rows) - self.rows.keys():
@@ -128,7 +128,7 @@ class Plan:
                   "base": f"save/digits/fold{fold}_gen{seed // 6}",
                   "place": self.root if fold is None else f"{self.root}/fold{fold}_gen{seed // 6}"}
         values["needs"] = flag(row.needs.format_map(values).split(), "--out")
-        return command(text.format_map(values))
+        return command(f"{text.format_map(values)} {self.threads}")
 
     def images(self, row: Row, trial: tuple) -> Command:
         """The command that makes a row's image set."""
@@ -138,9 +138,9 @@ class Plan:
 
     def inspection(self, name: str, row: Row, trial: tuple) -> Command:
         """The command that inspects a row's image set."""
-        return self.fill(f"{self.steps['inspect']} --set {flag(self.images(row, trial), '--out')} "
-                         f"--out {{place}}/inspect_{name}_set{{set}}.json",
-                         row, trial)
+        images = flag(self.images(row, trial), "--out")
+        return self.fill(f"{self.steps['inspect']} --set {images} "
+                         f"--out {{place}}/inspect_{name}_set{{set}}.json", row, trial)
 
     def student(self, name: str, row: Row, trial: tuple) -> Command:
         """The command of a student: flags of the data set, then of the study, then of the row."""
@@ -169,8 +169,8 @@ class Plan:
 
     def report(self, record: bool) -> Command:
         """The report; with differences to the baseline where its row is among the rows."""
-        words = command(f"report --runs {self.root} --out {self.root}/report --title")
-        words.append(self.study.title)
+        words = [*command(f"report --runs {self.root} --out {self.root}/report"),
+                 "--title", self.study.title]
         if self.study.baseline in self.rows:
             words += ["--baseline", self.study.baseline]
         if record:
@@ -209,6 +209,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
                         nearest(args.study, STUDIES[args.data_set]))
     if args.data_set in SMALL:
         args.threads = args.threads or (2 if args.study == "quickstart" else 1)
+    args.threads = f"--threads {args.threads}" if args.threads else ""
     args.jobs = args.jobs or (2 if args.data_set in SMALL else 1)
     return args
 
@@ -216,12 +217,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
 def body(argv: list[str]) -> None:
     args = parse(argv)
     if args.study == "quickstart":
-        work, last = [], [command(text) for text in QUICKSTART]
+        work, last = [], [command(f"{text} {args.threads}") for text in QUICKSTART]
     else:
         plan = Plan(args)
         work, last = plan.stages(), [plan.report(args.record)]
-    for words in [words for stage in [*work, last] for words in stage] if args.threads else []:
-        words += ["--threads", str(args.threads)]
     for stage in work:
         if args.dry_run:
             print("\n".join(map(shlex.join, stage)))

@@ -1,7 +1,5 @@
 """Numbers of the report against values worked out by hand, and how runs become rows."""
 
-import json
-
 import fake_runs
 import pytest
 import torch

@@ -76,18 +76,17 @@ def shown(name: str) -> str:
 
 # --- charts ---------------------------------------------------------------------------------------
 
-def draw_gaps(made: list[dict], baseline: str | None) -> tuple[str, str]:
-    """A dot for each row: its difference to the baseline with the interval; without a baseline its
-    accuracy with the standard deviation."""
-    points = []  # (middle, low end, high end)
-    for e in made:
-        middle, spread = e["acc1_mean"], e["acc1_std"] or 0
-        points.append((middle, middle - spread, middle + spread) if baseline is None else tuple(
-            e[key] or e["difference"] or 0.0
-            for key in ("difference", "difference_low", "difference_high")))
-    low, high = limits([middle for middle, _, _ in points])
-    with canvas(0.7 + 0.28 * len(points)) as (figure, (axis, *_)):
-        for y, (entry, (middle, left, right)) in enumerate(zip(made, points, strict=True)):
+def draw_gaps(made: list[dict], baseline: str | None) -> tuple[str, str] | None:
+    """A dot for each row: its difference to the baseline, and the interval."""
+    entries = [entry for entry in made if entry["difference"] is not None]
+    if not entries:
+        return None
+    low, high = limits([0, *(entry["difference"] for entry in entries)])
+    with canvas(0.7 + 0.28 * len(entries)) as (figure, (axis, *_)):
+        for y, entry in enumerate(entries):
+            middle = entry["difference"]
+            left, right = (middle if entry[key] is None else entry[key]
+                           for key in ("difference_low", "difference_high"))
             colour = GREY if entry["method"] in ("real", "alone") else COLOURS[0]
             axis.plot(np.clip([left, right], low, high), [y, y], color=colour, linewidth=1.8)
             for end, marker, outside in ((low, "<", left < low), (high, ">", right > high)):
@@ -95,18 +94,15 @@ def draw_gaps(made: list[dict], baseline: str | None) -> tuple[str, str]:
                     axis.plot([end], [y], marker=marker, color=colour, clip_on=False)
             if middle >= low:
                 axis.plot([middle], [y], marker="o", color=colour, markersize=5.5)
-            axis.annotate(f"{middle:{'' if baseline is None else '+'}.1f}", (1.03, y), fontsize=9,
-                          xycoords=("axes fraction", "data"), va="center")
-        if baseline is not None:
-            axis.axvline(0, color="black", linewidth=0.9, zorder=1)
-        axis.set(xlim=(low, high), ylim=(len(points) - 0.4, -0.6), xlabel=(
-            "top-1, %" if baseline is None else f"top-1 minus {shown(baseline)}, points"))
-        axis.set_yticks(range(len(points)), [shown(e["row"]) for e in made])
-        axis.tick_params(axis="y", length=0)
+            axis.annotate(f"{middle:+.1f}", (1.03, y), fontsize=9, va="center",
+                          xycoords=("axes fraction", "data"))
+        axis.axvline(0, color="black", linewidth=0.9, zorder=1)
+        axis.set(xlim=(low, high), ylim=(len(entries) - 0.4, -0.6),
+                 xlabel=f"top-1 minus {shown(baseline)}, points")
+        axis.set_yticks(range(len(entries)), [shown(entry["row"]) for entry in entries])
         axis.grid(axis="y", visible=False)
-        text = ("Top-1 accuracy; bars: ± standard deviation of the runs." if baseline is None else
-                f"Difference to {baseline}; bars: 95 % intervals.")
-        return svg(figure), f"{text} Grey: trained on real images. Arrows: beyond the axis."
+        return svg(figure), (f"Difference to {baseline}; bars: 95 % intervals. Grey: trained on "
+                             "real images. Arrows: beyond the axis.")
 
 
 def limits(middles: list[float]) -> tuple[float, float]:

@@ -102,15 +102,6 @@ def agreement(entry: dict) -> str:
     return "" if entry["agreement_mean"] is None else f"{entry['agreement_mean']:.1f}"
 
 
-def what(entry: dict) -> str:
-    """The row in the field's terms."""
-    if entry["method"] == "alone":
-        return f"{entry['student']}, cross-entropy on real images"
-    s, steps = entry["guidance_scale"], entry["steps"]
-    settings = f", s={s:g}, T={steps}" if s is not None and steps is not None else ""
-    return f"{entry['teacher']} to {entry['student']}, images: {entry['method']}{settings}"
-
-
 def caption(made: list[dict], baseline: str | None) -> str:
     """How the numbers of a table were computed."""
     text = "Top-1 of the last epoch on real validation images: mean ± standard deviation of n runs."
@@ -128,8 +119,9 @@ def caption(made: list[dict], baseline: str | None) -> str:
 def results(made: list[dict], baseline: str | None) -> str:
     """The main table in Markdown."""
     lines = [["row", "top-1 %", "n", f"minus {baseline}" if baseline else "", "agreement %"]]
-    lines += [[e["row"], accuracy(e), str(e["n"]), " ".join((difference(e), interval(e), p_value(e))),
-               agreement(e)] for e in made]
+    for entry in made:
+        compared = " ".join((difference(entry), interval(entry), p_value(entry)))
+        lines.append([entry["row"], accuracy(entry), str(entry["n"]), compared, agreement(entry)])
     return markdown_table(lines)
 
 
