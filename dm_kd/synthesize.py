@@ -109,6 +109,7 @@ def body(argv: list[str]) -> None:
     torch.manual_seed(args.seed)  # of a teacher NAME@none: the same in each process
     generator = importlib.import_module(GENERATORS[args.generator]).build(args, task, device)
     images = image_set.begin(args.out, make_manifest(args, task, generator, device))
+    run.write_file(args.out / "command.txt", args.command + "\n")
     own = set(images.missing()) & set(range(args.rank, images.plan.shards, args.world_size))
     count = sum(map(images.plan.kept, own))
     with run.progress(count, f"synthesize {args.out.name}", "images") as bar:

@@ -15,10 +15,9 @@ def write_run(folder, acc1, *, seed=0, fold=0, teacher="cnn_w32", student="cnn_w
     models = {"teacher": f"save/{teacher}", "source": source} if teacher else {}
     (folder / "config.yaml").write_text(yaml.safe_dump({
         "task": "digits", "epochs": 4, "seed": seed, "fold": fold, kind: student, **models,
-        **config}))
+        **config, "inputs": {"source_images": images}}))
     (folder / f"{kind}.json").write_text(json.dumps({
         "num_classes": 10, "generator": generator, "teacher": {"name": teacher}}))
-    (folder / "inputs.json").write_text(json.dumps({"source_images": images}))
     (folder / "result.json").write_text(json.dumps({
         "acc1": acc1, "best_acc1": acc1, "teacher_acc1": teacher_acc1, "agreement": acc1,
         "seconds": 9.0, "command": f"python -m dm_kd.distill --out {folder.name}",

@@ -80,9 +80,10 @@ def ranks(entry: str, *argv: object, processes: int) -> list[Ended]:
 
 def contents(folder: Path) -> dict[str, bytes]:
     """The files below a folder by relative path; b"" for a folder. Not those whose names start with
-    a dot: locks, and what a killed process left half-written."""
+    a dot (locks, and what a killed process left half-written), nor an image set's command."""
     return {str(p.relative_to(folder)): b"" if p.is_dir() else p.read_bytes()
-            for p in sorted(Path(folder).rglob("*")) if not p.name.startswith(".")}
+            for p in sorted(Path(folder).rglob("*")) if not p.name.startswith(".")
+            and p.name != "command.txt"}
 
 
 @functools.cache

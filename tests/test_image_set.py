@@ -38,7 +38,7 @@ def make(folder, ranks=((0, 1),), **changes) -> image_set.ImageSet:
 
 def contents(folder):
     return {str(p.relative_to(folder)): p.read_bytes() for p in Path(folder).rglob("*")
-            if p.is_file()}
+            if p.is_file() and p.name != "command.txt"}
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,6 @@ def inspected(tmp_path):
         command = ["--task", "digits", "--device", "cpu", "--threads", "1", "--cache",
                    str(tmp_path / "cache"), "--out", str(out), *map(str, flags)]
         assert inspect_set.main(command) == 0
-        assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
         return json.loads(out.read_text())
 
     return make
@@ -35,12 +34,11 @@ def write_folder(folder, images, labels=None):
 
 def test_noise_is_far_from_digits_and_has_no_agreement(inspected, noise_folder, teacher_folder):
     found = inspected("--set", noise_folder, "--teacher", teacher_folder, "--compare", 100)
-    assert found["compared"] == {"images": 40, "real": 100, "neighbours": 5}
+    assert found["compared"] == {"images": 40, "real": 100}
     assert found["frechet"] > 3 * found["frechet_train_to_val"] > 0
     assert all(found[name] >= 0 for name in ("precision", "recall", "density", "coverage"))
     assert 0 <= found["teacher_entropy"] <= math.log(10) and "teacher_agreement" not in found
-    assert found["copying"]["measured_in"] == "pixels" and found["copying"]["ratio"] > 1
-    assert found["copying"]["training_images"] > 1000 and found["generator"]["name"] == "noise"
+    assert found["copying"]["ratio"] > 1 and found["generator"]["name"] == "noise"
 
 
 def test_real_digits_are_close_to_real_digits(inspected, digits, tmp_path, teacher_folder):
@@ -57,12 +55,13 @@ def test_real_digits_are_close_to_real_digits(inspected, digits, tmp_path, teach
 def test_copies_of_training_images_are_found(inspected, digits, tmp_path):
     folder = write_folder(tmp_path / "set", data.load_real(digits, "train").images[-3:])
     found = inspected("--set", folder, "--compare", 3)
-    assert found["copying"]["ratio"] == 0 and found["copying"]["copies_percent"] == 100
+    assert found["copying"] == {"ratio": 0, "copies_percent": 100}
+    assert (tmp_path / "inspect.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_without_real_images_only_the_teacher_is_asked(inspected, noise_folder, teacher_folder):
     found = inspected("--set", noise_folder, "--teacher", teacher_folder, "--val", "none")
-    assert set(found) == {"set", "images", "generator", "teacher_entropy", "commonest_class"}
+    assert set(found) == {"set", "images", "generator", "teacher_entropy"}
 
 
 def test_features_may_come_from_another_network(inspected, noise_folder, teacher_folder):
@@ -80,7 +79,7 @@ def test_a_missing_set_is_an_error(tmp_path, capsys):
 def test_agreement_counts_known_labels_only_and_entropy_has_its_closed_form():
     logits = torch.tensor([[99.0, 0, 0], [99, 0, 0], [1, 1, 1], [1, 1, 1]])
     found = inspect_set.teacher_view(logits, torch.tensor([0, 1, -1, -1]))
-    assert found["teacher_agreement"] == 50 and found["commonest_class"]["percent"] == 100
+    assert found["teacher_agreement"] == 50
     assert found["teacher_entropy"] == round(math.log(3) / 2, 4)
 
 

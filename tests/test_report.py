@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import fake_runs
 import pytest
@@ -88,14 +89,10 @@ def test_mistakes_are_errors_that_name_what_is_wrong(tmp_path, monkeypatch, caps
     assert named in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
-def test_published_tables_hold_the_runs_that_correspond_to_a_number(tmp_path):
-    fake_runs.write_run(tmp_path / "runs" / "dafl", 55.5, task="cifar100", teacher="wrn_40_2",
-                        student="wrn_40_1", source="dafl", images=None)
-    assert report.main(["--published", "--runs", str(tmp_path / "runs"), "--out",
-                        str(tmp_path)]) == 0
-    text = (tmp_path / "published_tables.md").read_text()
-    assert "42.83 (ours 55.50, n = 1)" in text and "34.66 (ours 55.50, n = 1)" in text
-    assert text.count("ours 55") == 2
+def test_published_tables_are_those_on_the_page(tmp_path):
+    assert report.main(["--published", "--out", str(tmp_path)]) == 0
+    page = Path(__file__).parent.parent / "save/results/published_tables.md"
+    assert (tmp_path / "published_tables.md").read_text() == page.read_text()
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium")

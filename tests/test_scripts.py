@@ -35,8 +35,17 @@ def words(name, *arguments, **variables):
     return done.stdout.splitlines()
 
 
+def flags_of(words):
+    """["--fold", "1", "--shared-noise"] -> {"fold": "1", "shared-noise": True}; the last wins."""
+    flags, name = {}, ""
+    for word in words:
+        name = word[2:] if word.startswith("--") else name
+        flags[name] = True if word.startswith("--") else word
+    return flags
+
+
 def flags(name, *arguments, **variables):
-    return study.flags_of(words(name, *arguments, **variables)[1:])
+    return flags_of(words(name, *arguments, **variables)[1:])
 
 
 @functools.cache
@@ -145,107 +154,97 @@ def test_with_ngpu_torchrun_is_launched():
     assert command.index("dm_kd.distill") > command.index("8")
 
 
-def test_a_python_without_torch_is_named(tmp_path):
-    (tmp_path / "python").write_text("#!/bin/sh\nexit 1\n")
-    (tmp_path / "python").chmod(0o755)
-    own = {k: v for k, v in os.environ.items()
-           if k not in ("PYTHON", "VIRTUAL_ENV", "CONDA_PREFIX")}
-    (tmp_path / "scripts").symlink_to(ROOT / "scripts")
-    done = subprocess.run(["sh", "scripts/digits_teacher.sh"], cwd=tmp_path, text=True,
-                          capture_output=True, env=own | {"PATH": f"{tmp_path}:{own['PATH']}"})
-    assert done.returncode == 2 and "torch" in done.stderr
-
-
 # --- studies --------------------------------------------------------------------------------------
 
 ALL = [(data, name) for data, studies in STUDIES.items() for name in studies]
 
 
 def commands(capsys, *argv):
-    """The commands that a study prints, as dicts."""
+    """The words of each command that a study prints."""
     assert study.main([*argv, "--dry-run"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    return [{"module": line.split()[2]} | study.flags_of(shlex.split(line)[3:]) for line in lines]
+    return [shlex.split(line) for line in capsys.readouterr().out.splitlines()]
+
+
+@functools.cache
+def script_words(name, *arguments):
+    return words(name, *arguments)
+
+
+def whole(command):
+    """[module, flags ...] of a printed command, a script's own flags first."""
+    if command[0] == "python":
+        return command[2:]
+    first = next(i for i, word in enumerate(command) if word.startswith("--"))
+    return [*script_words(command[1].removeprefix("scripts/"), *command[2:first]),
+            *command[first:]]
 
 
 @pytest.mark.parametrize(("data", "name"), ALL)
 def test_a_study_makes_things_once_and_before_it_uses_them(data, name, capsys, dry_run):
     printed = commands(capsys, data, name)
-    outs = {command["out"] for command in printed}
-    assert printed[-1]["module"] == "dm_kd.report"
-    made, kinds = {}, {}
+    outs = {study.flag(command, "--out") for command in printed}
+    assert printed[-1][2] == "dm_kd.report" and len(outs) == len(printed)
+    made, kinds = set(), {}
     for command in printed:
-        assert made.setdefault(command["out"], command) == command
-        used = {value for flag, value in command.items() if flag not in ("out", "runs")} & outs
-        assert used <= made.keys(), command
-        kinds.setdefault((command["module"], *command), command)
+        made.add(study.flag(command, "--out"))
+        module, *given = whole(command)
+        used = {value for flag, value in flags_of(given).items() if flag != "runs"} & outs
+        assert used <= made, command
+        kinds.setdefault((module, *flags_of(given)), [module, *given])
     for command in kinds.values():  # each flag exists
-        dry_run(study.words_of(command))
+        dry_run(command)
 
 
 @pytest.fixture
 def pretend(tmp_path, monkeypatch):
-    """The commands that were run; each leaves what a real one would. The best temperature is 16."""
+    """The --out of the commands that were run; each leaves what a real one would."""
     monkeypatch.chdir(tmp_path)
     done = []
 
     def execute(command):
-        done.append(command)
-        out = Path(command["out"])
-        if out.suffix == ".json":
-            out.parent.mkdir(parents=True, exist_ok=True)
-            out.write_text("{}")
-        elif command["module"] == "dm_kd.synthesize":
+        out = Path(study.flag(command, "--out"))
+        done.append(str(out))
+        if str(out).startswith("syn_dataset"):
             (out / "shards").mkdir(parents=True)
             (out / "shards/00000.csv").touch()
             (out / "manifest.json").write_text(json.dumps({
-                "classes": [0, 1], "shard_size": 10**6,
-                "images_per_class": int(command["images-per-class"])}))
-        elif command["module"] != "dm_kd.report":
+                "classes": [0, 1], "shard_size": 10**6, "images_per_class": 100}))
+        elif not str(out).endswith("report"):
             out.mkdir(parents=True)
-            acc1 = 90 + (command.get("temperature") == "16")
-            (out / "result.json").write_text(json.dumps({"acc1": acc1}))
+            (out / "result.json").write_text("{}")
 
     monkeypatch.setattr(study, "execute", execute)
+    monkeypatch.setattr(study, "execute_here", execute)
     return done
 
 
 def test_a_study_resumes_and_grows(pretend):
     few = ("digits", "amount", "--folds", "0", "--rows", "synthetic_10,real_10", "--jobs", "1")
     assert study.main([*few, "--seeds", "0"]) == 0
-    first = [command["out"] for command in pretend]
+    first = pretend.copy()
+    assert len(first) == 6  # teacher, generator, images, two students, report
     pretend.clear()
     assert study.main([*few, "--seeds", "0"]) == 0
-    assert [command["module"] for command in pretend] == ["dm_kd.report"]
+    assert pretend == first[-1:]
     pretend.clear()
     assert study.main([*few, "--seeds", "0,1"]) == 0  # a second student of the same set
-    assert [command["module"][6:] for command in pretend] == ["distill"] * 2 + ["report"]
-    assert not {command["out"] for command in pretend[:2]} & set(first)
+    assert len(pretend) == 3 and not {*pretend[:2]} & {*first}
 
 
-def test_tuned_students_have_the_temperature_that_was_best_on_training_images(pretend):
-    assert study.main(["digits", "teacher_strength", "--folds", "0,1", "--seeds", "0"]) == 0
-    students = [command for command in pretend if command["module"] == "dm_kd.distill"]
-    tried = [command for command in students if command.get("val") == "dev"]
-    assert {command["temperature"] for command in tried} == {"1", "4", "16"}
-    for kind, expected in (("_tuned", "16"), ("_fixed", "4")):
-        assert {command["temperature"] for command in students if command not in tried
-                and kind in command["out"]} == {expected}
-
-
-def test_no_student_of_the_teacher_studies_begins_with_its_teachers_weights(capsys):
+def test_no_student_of_the_teacher_studies_starts_with_its_teachers_weights(capsys):
     for data in STUDIES:
-        printed = commands(capsys, data, "teacher_strength")
-        made = {c["out"]: (c["model"], c.get("seed", "0")) for c in printed
-                if c["module"] == "dm_kd.train_teacher"}
-        for command in printed:
-            if command["module"] == "dm_kd.distill":
-                assert made.get(command["teacher"]) != (command["student"], command["seed"])
+        printed = [whole(command) for command in commands(capsys, data, "teacher_strength")]
+        made = {study.flag(c, "--out"): (study.flag(c, "--model"), study.flag(c, "--seed") or "0")
+                for c in printed if c[0] == "dm_kd.train_teacher"}
+        for c in printed:
+            if c[0] == "dm_kd.distill":
+                assert made.get(study.flag(c, "--teacher")) != (
+                    study.flag(c, "--student"), study.flag(c, "--seed"))
 
 
 def test_a_failed_command_and_unknown_names_are_errors(capsys):
     with pytest.raises(UserError, match="no_such_module"):
-        study.execute({"module": "dm_kd.no_such_module", "out": "x"})
+        study.execute(study.command("no_such_module --out x"))
     assert study.main(["digits", "fidelty"]) == 2 and "fidelity" in capsys.readouterr().err
     assert study.main(["digits", "amount", "--rows", "real_7"]) == 2
     assert "real_7" in capsys.readouterr().err

@@ -63,29 +63,23 @@ def distances_between(points: Tensor, others: Tensor) -> Tensor:
     return torch.from_numpy(pairwise_distances(points.double().numpy(), others.double().numpy()))
 
 
-def nearest(points: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
-    """Root mean square difference of each point to its nearest of `others` (0 for an exact copy),
-    and which that is. Found by matrix products, which may confuse distances that differ by less
-    than 1e-6; the distance itself is exact."""
-    from sklearn.neighbors import NearestNeighbors
-
-    search = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(others.numpy())
-    which = torch.from_numpy(search.kneighbors(points.numpy(), return_distance=False)[:, 0])
-    return (points - others[which]).square().mean(1).sqrt(), which
-
-
 def copying(images: Tensor, training: Tensor, held_out: Tensor) -> tuple[dict, Tensor, Tensor]:
     """Mean distance of the images to their nearest training image, over the same of real images
     that the generator never saw: about 1 = as new as real ones, near 0 = copies. copies_percent:
-    images nearer than 99 % of the held-out ones are.
+    images nearer than 99 % of the held-out ones are. Distances are root mean squares, exact; which
+    image is the nearest is found by matrix products, which confuse differences below 1e-6.
 
     Returns:
         The figures (ratio is None where held-out images are copies themselves), and each image's
         distance and nearest training image.
     """
-    distance, which = nearest(images, training)
-    real, _ = nearest(held_out, training)
+    from sklearn.neighbors import NearestNeighbors
+
+    search = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(training.numpy())
+    which, real_which = (torch.from_numpy(search.kneighbors(
+        points.numpy(), return_distance=False)[:, 0]) for points in (images, held_out))
+    distance = (images - training[which]).square().mean(1).sqrt()
+    real = (held_out - training[real_which]).square().mean(1).sqrt()
     copies = (distance < real.quantile(0.01)).double().mean()
     return {"ratio": round(float(distance.mean() / real.mean()), 4) if real.any() else None,
-            "copies_percent": round(100 * float(copies), 2), "held_out_images": len(held_out),
-            "training_images": len(training)}, distance, which
+            "copies_percent": round(100 * float(copies), 2)}, distance, which

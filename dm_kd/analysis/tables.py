@@ -2,11 +2,10 @@
 
 import csv
 import io
-from functools import cache
 from pathlib import Path
 
 from dm_kd.analysis import collect, stats
-from dm_kd.analysis.collect import Row, Run
+from dm_kd.analysis.collect import Row
 
 PUBLISHED = Path(__file__).with_name("published.csv")
 SOURCES = {
@@ -19,13 +18,11 @@ SOURCES = {
 RESULT_FIELDS = ("best_acc1", "teacher_acc1", "agreement", "seconds")
 SET_FIELDS = ("frechet", "precision", "recall", "density", "coverage", "teacher_agreement",
               "teacher_entropy")
-SAME_AMOUNT = 0.1  # relative difference of two numbers of images that are compared
 PUBLISHED_NOTE = """\
 Top-1 on the real validation images, percent, copied from the sources below; none was measured here.
 They are the best epoch on the test images where the source keeps that one (Fast-Datafree, CMI,
-DM-KD). "Ours" is the last epoch, mean ± standard deviation over n runs. A command is that of the
-row's first number; for the others the pair or the student in it changes. Made by `python -m
-dm_kd.report --published --out save/results` (with `--runs FOLDER` for ours)."""
+DM-KD). A command is that of the row's first number; for the others the pair or the student in it
+changes. Made by `python -m dm_kd.report --published --out save/results`."""
 
 
 # --- records --------------------------------------------------------------------------------------
@@ -39,36 +36,40 @@ def records(rows: list[Row], baseline: str | None, sets: dict[str, dict]) -> lis
     for row in rows:
         compared = stats.paired_difference(row.runs, base.runs) if base and row != base else None
         compared = compared or dict.fromkeys(("difference", "low", "high", "unit", "n", "p"))
-        p_values.append(compared.pop("p") if base and row.student == base.student else None)
-        difference = {k if k == "difference" else f"difference_{k}": v for k, v in compared.items()}
-        made.append({"row": row.name, **record(row, sets), **difference})
-    corrected = stats.holm(p_values)
-    return [rounded({**entry, "p_holm": p}) for entry, p in zip(made, corrected, strict=True)]
+        same_student = base and row.first.student == base.first.student
+        p_values.append(compared["p"] if same_student else None)
+        made.append(record(row, sets) | {"difference": compared["difference"]} | {
+            f"difference_{key}": compared[key] for key in ("low", "high", "unit", "n")})
+    for entry, p in zip(made, stats.holm(p_values), strict=True):
+        entry["p_holm"] = p
+    return [{key: round(value, 4) if isinstance(value, float) else value
+             for key, value in entry.items()} for entry in made]
 
 
 def record(row: Row, sets: dict[str, dict]) -> dict:
+    """The fields of a row that depend on no other row."""
     run = row.first
-    kept = ("seed", "fold", "generator", "set", "acc1")
     return {
-        "task": run.task, "student": run.student, "teacher": run.teacher,
+        "row": row.name, "task": run.task, "student": run.student, "teacher": run.teacher,
         "method": run.method, "images_per_class": row.mean(lambda r: r.images_per_class),
-        **{k: run.generator_settings.get(k) for k in ("guidance_scale", "steps")},
-        "n": len(row.runs), "folds": len({r.fold for r in row.runs}), "acc1_mean": row.acc1,
+        **{key: run.generator_settings.get(key) for key in ("guidance_scale", "steps")},
+        "n": len(row.runs), "acc1_mean": row.acc1,
         "acc1_std": stats.std([r.acc1 for r in row.runs]),
-        **{f"{k}_mean": row.mean(lambda r, k=k: r.result.get(k)) for k in RESULT_FIELDS},
-        **{f"set_{k}": collect.inspected(row, sets, k) for k in SET_FIELDS},
-        "published": list(dict.fromkeys(
-            f"{p['acc1']} ({p['source']})" for p in published_for(run))),
+        **{f"{key}_mean": row.mean(lambda r, k=key: r.result.get(k)) for key in RESULT_FIELDS},
+        **{f"set_{key}": collect.inspected(row, sets, key) for key in SET_FIELDS},
         "command": run.result.get("command"),
-        "runs": [{k: getattr(r, k) for k in kept if getattr(r, k) is not None} for r in row.runs]}
+        "runs": [{"seed": r.seed, "fold": r.fold, "generator": r.generator, "set": r.set,
+                  "acc1": r.acc1} for r in row.runs]}
 
 
-def rounded(value):
-    if isinstance(value, dict):
-        return {k: rounded(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [rounded(v) for v in value]
-    return round(value, 4) if isinstance(value, float) else value
+def as_csv(made: list[dict]) -> str:
+    """The records without runs and commands."""
+    buffer = io.StringIO()
+    fields = [key for key in made[0] if key not in ("runs", "command")]
+    writer = csv.DictWriter(buffer, fields, lineterminator="\n", extrasaction="ignore")
+    writer.writeheader()
+    writer.writerows(made)
+    return buffer.getvalue()
 
 
 # --- text -----------------------------------------------------------------------------------------
@@ -80,29 +81,25 @@ def accuracy(entry: dict) -> str:
 
 
 def difference(entry: dict) -> str:
-    """-1.67 (-3.20 to -0.14), p = 0.041; "" for the baseline."""
-    if entry["difference"] is None:
-        return ""
+    """-1.67; "" for the baseline."""
+    return "" if entry["difference"] is None else f"{entry['difference']:+.2f}"
+
+
+def interval(entry: dict) -> str:
+    """(-3.20 to -0.14), "" without several units."""
     low, high = entry["difference_low"], entry["difference_high"]
-    interval = "" if low is None else f" ({low:+.2f} to {high:+.2f})"
-    p = p_value(entry)
-    return f"{entry['difference']:+.2f}{interval}" + f", {p}" * bool(p)
+    return "" if low is None else f"({low:+.2f} to {high:+.2f})"
 
 
 def p_value(entry: dict) -> str:
+    """p = 0.041, "" for rows that are not tested."""
     p = entry["p_holm"]
     return "" if p is None else "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
 
 
-def what(entry: dict) -> str:
-    """The row in the field's terms."""
-    if entry["method"] == "alone":
-        return f"{entry['student']}, cross-entropy on real images"
-    s, steps = entry["guidance_scale"], entry["steps"]
-    images = {"real": "real images", "folder": "a folder of images"}.get(
-        entry["method"], f"images of {entry['method']}")
-    images += f", s={s:g}, T={steps}" if s is not None and steps is not None else ""
-    return f"{entry['teacher']} to {entry['student']}, {images}"
+def agreement(entry: dict) -> str:
+    """How often the student predicts its teacher's class, in percent; "" without a teacher."""
+    return "" if entry["agreement_mean"] is None else f"{entry['agreement_mean']:.1f}"
 
 
 def caption(made: list[dict], baseline: str | None) -> str:
@@ -112,21 +109,20 @@ def caption(made: list[dict], baseline: str | None) -> str:
     if compared:
         units = sorted({f"{e['difference_n']} {e['difference_unit']}s" for e in compared})
         text += (f" Differences to {baseline} are paired; 95 % intervals: Student's t over "
-                 f"{' or '.join(units)}.")
+                 f"{' or '.join(units)}; p: a paired t test, corrected for all rows together "
+                 "(Holm).")
     elif baseline:
         text += f" Differences to {baseline} are of single runs, without an interval."
-    if any(entry["p_holm"] is not None for entry in compared):
-        text += " p: of a paired t test, corrected for all rows together (Holm)."
     return text
 
 
-def as_csv(made: list[dict]) -> str:
-    buffer = io.StringIO()
-    fields = [k for k in made[0] if k not in ("runs", "command")]
-    writer = csv.DictWriter(buffer, fields, lineterminator="\n", extrasaction="ignore")
-    writer.writeheader()
-    writer.writerows(entry | {"published": "; ".join(entry["published"])} for entry in made)
-    return buffer.getvalue()
+def results(made: list[dict], baseline: str | None) -> str:
+    """The main table in Markdown."""
+    lines = [["row", "top-1 %", "n", f"minus {baseline}" if baseline else "", "agreement %"]]
+    for entry in made:
+        compared = " ".join((difference(entry), interval(entry), p_value(entry)))
+        lines.append([entry["row"], accuracy(entry), str(entry["n"]), compared, agreement(entry)])
+    return markdown_table(lines)
 
 
 def markdown_table(lines: list[list[str | None]]) -> str:
@@ -136,28 +132,8 @@ def markdown_table(lines: list[list[str | None]]) -> str:
                      for line in (heads, ["---"] * len(heads), *lines))
 
 
-def results(made: list[dict], baseline: str | None) -> list[list[str]]:
-    """The main table, its heading first: five columns, the last of published numbers where a row
-    has one, else of the student's agreement with the teacher."""
-    lines = [["row", "top-1 %", "n", f"minus {baseline}, 95 % interval" if baseline else ""]]
-    lines += [[e["row"], accuracy(e), str(e["n"]), difference(e)] for e in made]
-    if any(e["published"] for e in made):
-        last = ["published", *("; ".join(e["published"]) for e in made)]
-    else:
-        last = ["agreement %", *(
-            "" if e["agreement_mean"] is None else f"{e['agreement_mean']:.1f}" for e in made)]
-    return [[*line, cell] for line, cell in zip(lines, last, strict=True)]
-
-
-def plain_text(lines: list[list[str]]) -> str:
-    """A table for the terminal."""
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
-
-
 # --- published numbers ----------------------------------------------------------------------------
 
-@cache
 def published() -> list[dict]:
     """Rows of published.csv: task, label, method, column (of the paper's table), teacher, student,
     images, epochs, source, acc1, command. teacher is "" for a network trained alone."""
@@ -165,52 +141,17 @@ def published() -> list[dict]:
         return list(csv.DictReader(file))
 
 
-def plain_name(model: str | None) -> str:
-    """An architecture's name as the papers have it: cifar_resnet34 and torchvision:resnet34 are
-    resnet34, vgg11_bn is vgg11."""
-    name = (model or "").split("@")[0].split(":")[-1].removeprefix("cifar").removeprefix("_")
-    return name.removesuffix("_bn")
-
-
-def published_for(run: Run) -> list[dict]:
-    """Published numbers of a run's task, method and networks; where there are several amounts of
-    images, those of about the run's amount, if any."""
-    named = published_method(run)
-    names = plain_name(run.teacher), plain_name(run.student)
-    found = [p for p in published() if p["task"] == run.task and named in p["method"].split()
-             and (p["teacher"], p["student"]) == names]
-    if run.images_per_class is None or len({p["images"] for p in found}) < 2:
-        return found
-    count = 1000 * run.images_per_class  # only ImageNet's rows are of several amounts
-    return [p for p in found if abs(int(p["images"]) / count - 1) < SAME_AMOUNT] or found
-
-
-def published_method(run: Run) -> str | None:
-    """The method as published.csv names it; None where no published row corresponds: DM-KD needs a
-    generator trained on ImageNet, KD on real images all of them."""
-    if run.method == "fastdfkd":
-        return f"fastdfkd-{run.config.get('inner_steps') or 10}"
-    if run.method == "folder":
-        return "places365" if Path(str(run.source)).name.startswith("places365") else None
-    if run.method == "real" and run.config.get("images_per_class"):
-        return None
-    own = run.generator_settings.get("trained_on") or "teacher_guidance" in run.generator_settings
-    return None if own and run.method != "biggan" else run.method
-
-
-def published_tables(rows: list[Row]) -> str:
-    """Markdown: a table for each task, a line for each method and source, ours in brackets."""
-    ours = [(published_for(row.first), record(row, {})) for row in rows]
-    parts = ["# Published numbers, and ours", PUBLISHED_NOTE]
+def published_tables() -> str:
+    """Markdown: a table for each task, a line for each method and source."""
+    parts = ["# Published numbers", PUBLISHED_NOTE]
     for task in dict.fromkeys(p["task"] for p in published()):
         cells = [p for p in published() if p["task"] == task]
         lines = {}
         for p in cells:
-            mine = [f" (ours {accuracy(r)}, n = {r['n']})" for found, r in ours if p in found]
             key = tuple(p[k] for k in ("label", "images", "epochs", "source"))
             line = lines.setdefault(key, {"command": f"`{p['command']}`", "teacher": p["teacher"]})
             line["teacher"] = p["teacher"] if line["teacher"] == p["teacher"] else ""  # in columns
-            line[p["column"]] = p["acc1"] + "".join(mine)
+            line[p["column"]] = p["acc1"]
         columns = list(dict.fromkeys(p["column"] for p in cells))
         parts += [f"## {task}", markdown_table([
             ["method", "teacher", *columns, "images", "epochs", "source", "command"],
