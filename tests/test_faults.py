@@ -4,6 +4,7 @@ Commands run in child processes (see processes.py) on one CPU thread.
 """
 
 import json
+import random
 import signal
 
 import pytest
@@ -67,7 +68,8 @@ def kill_at(moments, entry, command, folder):
 def test_distillation_after_kills_ends_in_the_same_bits(recipe, undisturbed, tmp_path):
     kill_at([("before config.yaml", 1), ("after config.yaml", 1), ("before last.pt", 3),
              ("after last.pt", 3), ("before metrics.jsonl", 1), ("after metrics.jsonl", 1),
-             ("step", 4), ("before student.safetensors", 1), ("before student.json", 1),
+             *[("step", random.randint(1, 3)) for _ in range(5)],
+             ("before student.safetensors", 1), ("before student.json", 1),
              ("before result.json", 1)], "distill", recipe, tmp_path / "run")
     assert outcome(tmp_path / "run") == undisturbed
 
@@ -104,8 +106,8 @@ def sampled(place):
 def test_synthesis_after_kills_ends_in_the_same_bytes(sampled, tmp_path):
     command, expected = sampled
     kill_at([("before manifest.json", 1), ("after manifest.json", 1), ("before 00001.csv", 1),
-             ("after 00002.csv", 1), ("before class_2_seed_0_num_3.png", 1)], "synthesize", command,
-            tmp_path / "set")
+             ("after 00002.csv", 1), *[(f"before class_{random.randrange(4)}_seed_0_num_3.png", 1)
+                                       for _ in range(5)]], "synthesize", command, tmp_path / "set")
     assert contents(tmp_path / "set") == expected
 
 
