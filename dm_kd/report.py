@@ -92,7 +92,8 @@ def conclude(made: list[dict], baseline: str | None) -> str:
         return text + "."
     side = "below" if entry["difference"] < 0 else "above"
     text += f", {abs(entry['difference']):.2f} points {side} {baseline}"
-    return f"{text} {tables.interval(entry)}".strip() + "."
+    interval = tables.interval(entry)
+    return text + (f" (95 % interval: {interval[1:]}" if interval else "") + "."
 
 
 def page(record: dict, drawn: dict[str, tuple[str, str]], samples: bytes | None,

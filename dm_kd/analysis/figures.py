@@ -155,7 +155,10 @@ def draw_lines(rows: list[Row], value, label: str) -> tuple[str, str] | None:
                 yerr=[stats.std([run.acc1 for run in row.runs]) or 0 for _, row in points],
                 color=colour, marker="o", markersize=4.5, linewidth=1.3, label=shown(name))
         if label == "images per class":
+            ticks = sorted({x for points in groups.values() for x, _ in points})
             axis.set_xscale("log")
+            axis.set_xticks(ticks, [f"{x:g}" for x in ticks], rotation=45)
+            axis.minorticks_off()
         axis.set(xlabel=label, ylabel="student's top-1, %")
         figure.legend(loc="outside upper left", ncols=2)
         return svg(figure), f"Accuracy over {label}; bars: ± standard deviation of the runs."
