@@ -66,7 +66,8 @@ def body(argv: list[str]) -> None:
         print(json.dumps(result, indent=1))
         return
     if pairs:
-        sheet = image_set.tile([list(row) for row in zip(*pairs, strict=True)], scale=max(1, 32 // task.resolution))
+        rows = [list(row) for row in zip(*pairs, strict=True)]
+        sheet = image_set.tile(rows, scale=max(1, 32 // task.resolution))
         run.write_file(args.out.with_suffix(".png"), image_set.encode_png(sheet))
     run.write_json(args.out, result)
     print(args.out)
