@@ -105,9 +105,11 @@ def sampled(place):
 
 def test_synthesis_after_kills_ends_in_the_same_bytes(sampled, tmp_path):
     command, expected = sampled
-    kill_at([("before manifest.json", 1), ("after manifest.json", 1), ("before 00001.csv", 1),
-             ("after 00002.csv", 1), *[(f"before class_{random.randrange(4)}_seed_0_num_3.png", 1)
-                                       for _ in range(5)]], "synthesize", command, tmp_path / "set")
+    images = [f"before class_{p % 4}_seed_0_num_{p // 4}.png"
+              for p in sorted(random.sample(range(16), 5))]
+    kill_at([(moment, 1) for moment in ("before manifest.json", "after manifest.json", *images,
+                                        "before 00005.csv")], "synthesize", command,
+            tmp_path / "set")
     assert contents(tmp_path / "set") == expected
 
 
