@@ -4,9 +4,8 @@
     python -m dm_kd.train_generator --kind gan --task digits --out save/generators/digits_gan
 
 --kind dit is the miniature of the paper's DiT-XL/2, on pixels; gan stands in for the table's
-BigGAN. A generator trained on the task's own data is not data-free; the student still never sees a
-real image. The folder holds dit.safetensors or gan.safetensors (the averaged weights) with its
-card, a checkpoint, and a grid of samples every --sample-every steps.
+BigGAN. A generator trained on the task's own data is not data-free, though the student sees no real
+image. The folder holds dit.safetensors or gan.safetensors (the averaged weights) with its card.
 """
 
 import argparse
@@ -31,9 +30,8 @@ LOG_STEPS = 100  # between rows of metrics.jsonl, whose "epoch" counts them
 GRID_COLUMNS, GRID_STEPS = 8, 20
 LABEL_DROPOUT = 0.1  # share of labels that become the null class, for guidance
 LATENT_SIZE = 32  # numbers of noise per image of the GAN
-R1_EVERY = 4  # steps from one penalty to the next, of weight R1_EVERY (StyleGAN2's lazy
-# regularisation, arXiv 1912.04958, takes 16)
-# --kind, which names the weights' file too -> defaults
+R1_EVERY = 4  # the penalty's steps, and its weight (StyleGAN2, arXiv 1912.04958, takes 16)
+# defaults of each --kind, which is also the name of the weights' file
 DEFAULTS = {"dit": {"width": 96, "steps": 1000, "learning_rate": 6e-3},
             "gan": {"width": 32, "steps": 3000, "learning_rate": 1e-3}}
 
@@ -74,8 +72,6 @@ def parse(argv: list[str]) -> argparse.Namespace:
     return run.parse(parser, argv)
 
 
-# --- one run --------------------------------------------------------------------------------------
-
 def body(argv: list[str]) -> None:
     args = parse(argv)
     task = get_task(args.task, args.data)
@@ -83,7 +79,7 @@ def body(argv: list[str]) -> None:
         raise UserError(f"{task.name}'s images are too large for a generator trained here",
                         "--resolution 64 --patch-size 4")
     task = dataclasses.replace(task, resolution=args.resolution or task.resolution)
-    model = build_gan(args, task) if args.kind == "gan" else build_dit(args, task)
+    model = build(args, task)
     count = sum(p.numel() for p in model.parameters())
     if args.dry_run:
         print(f"would train a {args.kind} of {count:,} parameters on {task.name} for "
@@ -102,6 +98,24 @@ def body(argv: list[str]) -> None:
                    f"{task.name}, {device}")
         fit(folder, args, task, model.to(device), source, device)
 
+
+def build(args: argparse.Namespace, task: Task) -> nn.Module:
+    """The network of the flags, initialised from --seed."""
+    torch.manual_seed(args.seed)
+    if args.kind == "gan":
+        return gan.Generator(task.resolution, task.channels, task.num_classes, args.width,
+                             LATENT_SIZE)
+    model = dit.DiT(task.resolution, args.patch_size, task.channels, args.width, args.depth,
+                    args.heads, task.num_classes, learn_sigma=False)  # better in few steps
+    # DiT's N(0, 0.02) condition is meant for 400,000 steps: at 800 its samples had no class yet
+    # (11 % teacher agreement, against 92 % with a condition of size 1).
+    nn.init.normal_(model.y_embedder.embedding_table.weight)
+    for layer in (model.t_embedder.mlp[0], model.t_embedder.mlp[2]):
+        nn.init.xavier_uniform_(layer.weight)
+    return model
+
+
+# --- the loop -------------------------------------------------------------------------------------
 
 def fit(folder: run.Run, args: argparse.Namespace, task: Task, model: nn.Module,
         source: data.Source, device: torch.device) -> None:
@@ -134,12 +148,7 @@ def fit(folder: run.Run, args: argparse.Namespace, task: Task, model: nn.Module,
                 raise UserError(f"NaN or infinite loss or weights at step {done}, learning rate "
                                 f"{row['lr']:g}", "a lower --learning-rate, in another --out")
             if log:
-                row = {name: float(value) for name, value in row.items()}
-                folder.add_metrics({"epoch": -(-done // LOG_STEPS), "step": done, **row,
-                                    "images_seen": done * args.batch_size,
-                                    "seconds": round(seconds, 3)})
-                folder.log(f"step {done}/{args.steps}  loss {row['train_loss']:.4f}  "
-                           f"{done * args.batch_size / seconds:.0f} images/s")
+                log_step(folder, args, done, row, seconds)
             if draw:
                 draw_samples(folder, args, task, average, done, device)
             if save:
@@ -148,7 +157,26 @@ def fit(folder: run.Run, args: argparse.Namespace, task: Task, model: nn.Module,
             if stop():
                 raise run.Stopped(stop())
     bar.close()
-    finish(folder, args, task, average, time.monotonic() - started, device)
+    card = {"model": args.kind, "task": task.name, "class_names": list(task.class_names),
+            "config": model.config, "fold": args.fold, "val": args.val,
+            "trained_on": f"real training images of {task.name}, fold {args.fold} "
+                          f"(--val {args.val})",
+            "licence": "that of the training data and of dm_kd"}
+    folder.finish(average.state_dict(), card, {
+        "steps": args.steps, "images_seen": args.steps * args.batch_size,
+        "seconds": round(time.monotonic() - started, 3), "seed": args.seed,
+        "hardware": run.hardware(device)})
+    folder.log(f"finished: {args.steps} steps")
+
+
+def log_step(folder: run.Run, args: argparse.Namespace, step: int, row: dict, seconds: float
+             ) -> None:
+    row = {name: float(value) for name, value in row.items()}
+    images = step * args.batch_size
+    folder.add_metrics({"epoch": -(-step // LOG_STEPS), "step": step, **row, "images_seen": images,
+                        "seconds": round(seconds, 3)})
+    folder.log(f"step {step}/{args.steps}  loss {row['train_loss']:.4f}  "
+               f"{images / seconds:.0f} images/s")
 
 
 def batches_from(source: data.Source, step: int) -> Iterator[tuple[Tensor, Tensor, Tensor, int]]:
@@ -161,7 +189,7 @@ def batches_from(source: data.Source, step: int) -> Iterator[tuple[Tensor, Tenso
 
 def draw_samples(folder: run.Run, args: argparse.Namespace, task: Task, model: nn.Module, step: int,
                  device: torch.device) -> None:
-    """samples_<step>.png: a row per class (the first 20), s = 1."""
+    """samples_<step>.png: a row for each of the first 20 classes, without guidance."""
     if args.kind == "gan":
         generator = gan.GanGenerator(model, {"truncation": 1.0}, device)
     else:
@@ -175,33 +203,7 @@ def draw_samples(folder: run.Run, args: argparse.Namespace, task: Task, model: n
     run.write_file(folder.folder / f"samples_{step:07d}.png", image_set.encode_png(sheet))
 
 
-def finish(folder: run.Run, args: argparse.Namespace, task: Task, model: nn.Module,
-           seconds: float, device: torch.device) -> None:
-    card = {"model": args.kind, "task": task.name, "class_names": list(task.class_names),
-            "config": model.config,
-            "trained_on": f"real training images of {task.name}, fold {args.fold} "
-                          f"(--val {args.val})",
-            "fold": args.fold, "val": args.val, "licence": "that of the training data and of dm_kd"}
-    folder.finish(model.state_dict(), card, {
-        "steps": args.steps, "images_seen": args.steps * args.batch_size,
-        "seconds": round(seconds, 3), "seed": args.seed, "hardware": run.hardware(device)})
-    folder.log(f"finished: {args.steps} steps")
-
-
 # --- DiT ------------------------------------------------------------------------------------------
-
-def build_dit(args: argparse.Namespace, task: Task) -> dit.DiT:
-    """The network of the flags, initialised from --seed."""
-    torch.manual_seed(args.seed)
-    model = dit.DiT(task.resolution, args.patch_size, task.channels, args.width, args.depth,
-                    args.heads, task.num_classes, learn_sigma=False)  # better in few steps
-    # DiT's N(0, 0.02) condition is meant for 400,000 steps: at 800 its samples had no class yet
-    # (11 % teacher agreement, against 92 % with a condition of size 1).
-    nn.init.normal_(model.y_embedder.embedding_table.weight)
-    for layer in (model.t_embedder.mlp[0], model.t_embedder.mlp[2]):
-        nn.init.xavier_uniform_(layer.weight)
-    return model
-
 
 def dit_updates(args: argparse.Namespace, task: Task, model: dit.DiT, device: torch.device
                 ) -> tuple[dict, Callable]:
@@ -254,12 +256,6 @@ def step_inputs(images: Tensor, labels: Tensor, num_classes: int, seed: int, ste
 
 
 # --- GAN ------------------------------------------------------------------------------------------
-
-def build_gan(args: argparse.Namespace, task: Task) -> gan.Generator:
-    """The generator of the flags, initialised from --seed."""
-    torch.manual_seed(args.seed)
-    return gan.Generator(task.resolution, task.channels, task.num_classes, args.width, LATENT_SIZE)
-
 
 def gan_updates(args: argparse.Namespace, task: Task, model: gan.Generator, device: torch.device
                 ) -> tuple[dict, Callable]:

@@ -8,21 +8,26 @@ Brock et al. 2019 (arXiv 1809.11096); networks and weights of pytorch-pretrained
 
 FOLDER holds config.json and pytorch_model.bin of one size (files biggan-deep-256-config.json and
 biggan-deep-256-pytorch_model.bin, renamed). They are read here as plain tensors, since the
-package's own loader unpickles whatever the file holds. Between the 51 truncations whose statistics
-a file holds, the package swaps the weights of the two nearest: take multiples of 0.02.
+package's own loader unpickles whatever the file holds.
+
+A file holds batch statistics for the truncations 0.02, 0.04 ... 1; others are refused. The package
+interpolates with the two weights swapped, which by an error of rounding gives 0.14 the statistics
+of 0.16, and 0.58 those of 0.56; here each truncation has its own.
 """
 
 import argparse
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dm_kd import run
 from dm_kd.generators import gan, latent
+from dm_kd.run import UserError
 from dm_kd.tasks import Task
 
 LICENCE = "Apache-2.0 as the package says; converted from DeepMind's TF Hub modules"
+INTERVALS = 50  # between the truncations 0 and 1
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,35 +37,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     gan.add_truncation(group)
 
 
-class BigGANGenerator:
-    """A BigGAN-deep with its truncation."""
+class BigGAN(nn.Module):
+    """The package's network at one truncation, called like gan.Generator."""
 
-    labels_known, channels = True, 3
+    def __init__(self, network: nn.Module, truncation: float):
+        super().__init__()
+        self.network, config = network, network.config
+        self.config = {"resolution": config.output_dim, "channels": 3,
+                       "num_classes": config.num_classes, "latent_size": config.z_dim}
+        for norm in network.modules():
+            for name in ("running_means", "running_vars"):  # [51, C]
+                if hasattr(norm, name):
+                    getattr(norm, name)[-1] = getattr(norm, name)[round(truncation * INTERVALS)]
 
-    def __init__(self, model, settings: dict, device: torch.device):
-        self.model, self.settings, self.device = model, settings, device
-        self.resolution = model.config.output_dim
-
-    @torch.no_grad()
-    def sample(self, labels: Tensor, seeds: list[int]) -> Tensor:
-        """uint8 [B, 3, H, H] from z = truncation x a normal cut at +-2 of each image's own seed."""
-        truncation, config = self.settings["truncation"], self.model.config
-        z = torch.stack([gan.truncated_normal(seed, config.z_dim) for seed in seeds]) * truncation
-        classes = latent.as_generator_classes(labels, self.settings)
-        one_hot = torch.nn.functional.one_hot(classes, config.num_classes).float()
-        return latent.to_images(self.model(z.to(self.device), one_hot.to(self.device), truncation))
+    def forward(self, z: Tensor, labels: Tensor) -> Tensor:
+        one_hot = nn.functional.one_hot(labels, self.config["num_classes"]).float()
+        return self.network(z, one_hot, 1.0)  # the last row of the statistics
 
 
-def build(args: argparse.Namespace, task: Task, device: torch.device) -> BigGANGenerator:
+def build(args: argparse.Namespace, task: Task, device: torch.device) -> gan.GanGenerator:
     """The generator of the flags."""
     import pytorch_pretrained_biggan as package
 
+    row = args.truncation * INTERVALS
+    if round(row) < 1 or abs(row - round(row)) > 1e-6:
+        raise UserError(f"BigGAN has batch statistics for --truncation 0.02, 0.04 ... 1, not for "
+                        f"{args.truncation}")
     file = Path(args.weights) / "pytorch_model.bin"
     config = run.read_json(file.with_name("config.json"))
-    model = package.BigGAN(package.BigGANConfig.from_dict(config))
-    model.load_state_dict(run.load_pt(file))
+    network = package.BigGAN(package.BigGANConfig.from_dict(config))
+    network.load_state_dict(run.load_pt(file))
+    model = BigGAN(network, args.truncation).eval().requires_grad_(False)
     settings = {"name": "biggan", "weights_sha256": run.sha256_file(file), "licence": LICENCE,
                 "truncation": args.truncation,
                 "package": f"pytorch-pretrained-biggan {package.__version__}",
-                **latent.generator_classes(model.config.num_classes, task, args.weights)}
-    return BigGANGenerator(model.eval().requires_grad_(False).to(device), settings, device)
+                **latent.generator_classes(config["num_classes"], task, args.weights)}
+    return gan.GanGenerator(model.to(device), settings, device)

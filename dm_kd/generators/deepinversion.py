@@ -8,11 +8,11 @@ A shard is one batch of the optimisation; larger is better (published: 256 at 32
 224 x 224). The presets are the authors': CIFAR-10's "paper" settings for small images; for 224
 pixels setting 0 with their README's weights: 2,000 iterations at half the size, then 1,000 at full.
 
-Differences from their programs: pixels are clipped after each step in both, as in setting 0 (their
-CIFAR program lets them leave the range; what is written is 8-bit). The batch of the lowest loss of
-the last stage is kept; their ImageNet program compares losses of both resolutions, their CIFAR
-program keeps an alias of the tensor that it goes on changing, so the last iterate. The adaptive
-kind, which needs the student, is distill's `--source adi`.
+What their programs do differently: the CIFAR program does not clip the pixels and returns the last
+iterate, an alias of what it meant to keep; the ImageNet program clips, but compares the losses of
+both resolutions. Here pixels are clipped after each step (what is written is 8-bit anyway) and the
+batch of the lowest loss of the last stage is kept. The adaptive kind, which needs the student, is
+distill's `--source adi`.
 """
 
 import argparse
@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dm_kd import image_set, models
+from dm_kd.generators.diffusion import noise_source
 from dm_kd.generators.guidance import add_teacher_dtype, teacher_dtype
 from dm_kd.rivals import terms
 from dm_kd.rivals.common import optimise_pixels
@@ -69,8 +70,8 @@ class DeepInversion:
     def __init__(self, teacher: nn.Module, task: Task, settings: dict, device: torch.device):
         self.teacher, self.task, self.settings, self.device = teacher, task, settings, device
         self.resolution, self.channels = task.resolution, task.channels
-        self.mean = torch.tensor(task.mean, device=device).view(-1, 1, 1)
-        self.std = torch.tensor(task.std, device=device).view(-1, 1, 1)
+        self.mean, self.std = (torch.tensor(v, device=device).view(-1, 1, 1)
+                               for v in (task.mean, task.std))
         self.bounds = ((0 - self.mean) / self.std, (1 - self.mean) / self.std)
         self.terms = {"ce_target": 1.0, "bn": settings["bn_weight"],
                       "tv_l2": settings["tv_l2_weight"], "l2": settings["l2_weight"]}
@@ -87,9 +88,7 @@ class DeepInversion:
     def sample(self, labels: Tensor, seeds: list[int]) -> Tensor:
         """uint8 [B, C, H, W] on the CPU. An image starts from noise of its own seed; what the batch
         shares (jitter) depends on all seeds."""
-        shape = (self.channels, self.resolution, self.resolution)
-        x = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-                         for seed in seeds]).to(self.device)
+        x = noise_source(seeds, (self.channels, self.resolution, self.resolution), self.device)()
         draw = torch.Generator().manual_seed(image_set.batch_seed(seeds))
         labels, large = labels.to(self.device), self.task.large
         bf16 = self.settings["teacher_dtype"] == "bf16"

@@ -21,9 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dm_kd import models
 from dm_kd.generators import diffusion, guidance, latent, weights
-from dm_kd.rivals import terms
 from dm_kd.run import UserError, nonnegative_float, positive_int
 from dm_kd.tasks import Task
 
@@ -53,8 +51,8 @@ class TimestepEmbedder(nn.Module):
 
 @functools.cache
 def timestep_rates(half: int, device: torch.device) -> Tensor:
-    """Rates of the sinusoid float32 [half], computed on the CPU and kept on the device: a copy at
-    each step would make the GPU wait."""
+    """Rates of the sinusoid float32 [half], computed on the CPU once: a copy to the device at each
+    step would make the GPU wait."""
     return torch.exp(-math.log(10000) * torch.arange(half, dtype=torch.float32) / half).to(device)
 
 
@@ -134,9 +132,9 @@ class FinalLayer(nn.Module):
 
 
 class DiT(nn.Module):
-    """Predicts the noise in x_t, and with learn_sigma, in a second half of the output's channels,
-    the variance's place in its range. DiT-XL/2 has width 1152, depth 28, heads 16. num_classes:
-    without the null class, which is added."""
+    """Predicts the noise in x_t and, with learn_sigma, in the second half of its output channels,
+    where the variance is in its range. DiT-XL/2 has width 1152, depth 28, heads 16. num_classes:
+    without the null class."""
 
     def __init__(self, input_size: int, patch_size: int, channels: int, width: int, depth: int,
                  heads: int, num_classes: int, learn_sigma: bool = True):
@@ -209,7 +207,7 @@ class DiTGenerator(latent.LatentGenerator):
         super().__init__(model, settings, device, vae)
         self.clip, self.teacher = clip, teacher
         self.diffusion = diffusion.Diffusion(settings["steps"], device)
-        # without guidance by a class, an image's class is unknown; mixed images have two
+        # at scale 0 an image's class is unknown; mixed images have two
         self.labels_known = settings["guidance_scale"] > 0 and "latent_cutmix" not in settings
         self.mixes_classes = teacher is not None  # it looks at the statistics of a batch
 
@@ -252,8 +250,9 @@ def build(args: argparse.Namespace, task: Task, device: torch.device) -> DiTGene
     """The generator of the flags."""
     if not 2 <= args.steps <= diffusion.TRAIN_STEPS:
         raise UserError(f"--steps {args.steps} must be 2 to {diffusion.TRAIN_STEPS}")
-    if args.teacher_guidance and not args.teacher:
-        raise UserError("--teacher-guidance needs --teacher SPEC")
+    if bool(args.teacher_guidance) != bool(args.teacher) or args.student and not args.teacher:
+        raise UserError("--teacher-guidance W and --teacher SPEC need each other; --student needs "
+                        "both")
     if (args.teacher_guidance or args.latent_cutmix) and args.sampler != "ddpm":
         raise UserError("--teacher-guidance and --latent-cutmix need --sampler ddpm")
     model, card = load(args.weights)
@@ -269,25 +268,8 @@ def build(args: argparse.Namespace, task: Task, device: torch.device) -> DiTGene
         settings["diffusers"] = importlib.metadata.version("diffusers")
     placed, vae = latent.prepare(args, model, device, card.get("vae"))
     settings |= placed
-    teacher = load_guide(args, task, device, settings) if args.teacher_guidance else None
+    teacher = guidance.load(args, task, device, settings) if args.teacher_guidance else None
     return DiTGenerator(model, settings, device, clip=vae is None, vae=vae, teacher=teacher)
-
-
-def load_guide(args: argparse.Namespace, task: Task, device: torch.device, settings: dict
-               ) -> guidance.TeacherGuidance:
-    """What --teacher-guidance asks for; adds it to the settings."""
-    networks, dtype = [], guidance.teacher_dtype(args, device)
-    for role, spec in (("teacher", args.teacher), ("student", args.student)):
-        if spec:
-            network, card = models.load_frozen(spec, task)
-            networks.append(network.to(device, memory_format=torch.channels_last))
-            settings |= {role: card["name"], f"{role}_sha256": card["sha256"]}
-    terms.require(networks[0], {"bn"}, args.teacher)
-    guide = guidance.TeacherGuidance(networks[0], task, args.teacher_guidance, device,
-                                     *networks[1:], bf16=dtype == "bf16")
-    settings |= {"teacher_guidance": args.teacher_guidance, "teacher_terms": guide.terms,
-                 "teacher_dtype": dtype}
-    return guide
 
 
 def load(spec: str) -> tuple[DiT, dict]:

@@ -44,8 +44,7 @@ class ConditionalNorm(nn.Module):
 
     def __init__(self, width: int, num_classes: int):
         super().__init__()
-        self.gain = nn.Embedding(num_classes, width)
-        self.bias = nn.Embedding(num_classes, width)
+        self.gain, self.bias = (nn.Embedding(num_classes, width) for _ in range(2))
         nn.init.ones_(self.gain.weight)
         nn.init.zeros_(self.bias.weight)
 
@@ -142,20 +141,22 @@ def truncated_normal(seed: int, count: int) -> Tensor:
 
 
 class GanGenerator:
-    """A trained generator with its truncation."""
+    """A trained generator, this file's or BigGAN, with its truncation."""
 
     labels_known = True
 
-    def __init__(self, model: Generator, settings: dict, device: torch.device):
+    def __init__(self, model: nn.Module, settings: dict, device: torch.device):
         self.model, self.settings, self.device = model, settings, device
         self.resolution, self.channels = model.config["resolution"], model.config["channels"]
 
     @torch.no_grad()
     def sample(self, labels: Tensor, seeds: list[int]) -> Tensor:
-        """uint8 [B, C, H, H] from z = truncation x a cut normal of each image's own seed."""
+        """uint8 [B, C, H, H] on the CPU, from z = truncation x a cut normal of each image's own
+        seed."""
         z = torch.stack([truncated_normal(seed, self.model.config["latent_size"])
                          for seed in seeds]) * self.settings["truncation"]
-        return latent.to_images(self.model(z.to(self.device), labels.to(self.device)))
+        classes = latent.as_generator_classes(labels, self.settings).to(self.device)
+        return latent.to_images(self.model(z.to(self.device), classes))
 
 
 # --- flags and files ------------------------------------------------------------------------------
@@ -169,22 +170,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_truncation(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--truncation", type=run.probability, default=1.0, metavar="X",
-                       help="size of the latent noise, 0 to 1: less is more alike and more "
-                            "typical, 1 the most varied (default: %(default)s)")
+                       help="factor of the latent noise, 0 to 1: smaller gives more typical, less "
+                            "varied images (default: %(default)s)")
 
 
 def build(args: argparse.Namespace, task: Task, device: torch.device) -> GanGenerator:
     """The generator of the flags."""
-    model, card = load(Path(args.weights))
+    state, card = run.read_with_card(Path(args.weights), NAME)
     latent.check_classes(card, task, args.weights)
-    settings = {"name": "gan", "weights_sha256": card["sha256"], "licence": card["licence"],
-                "trained_on": card["trained_on"], "truncation": args.truncation}
-    return GanGenerator(model.to(device), settings, device)
-
-
-def load(folder: Path) -> tuple[Generator, dict]:
-    """Network in eval mode on the CPU, and its card."""
-    state, card = run.read_with_card(folder, NAME)
     model = Generator(**card["config"])
     model.load_state_dict(state)
-    return model.eval().requires_grad_(False), card
+    settings = {"name": "gan", "weights_sha256": card["sha256"], "licence": card["licence"],
+                "trained_on": card["trained_on"], "truncation": args.truncation}
+    return GanGenerator(model.eval().requires_grad_(False).to(device), settings, device)

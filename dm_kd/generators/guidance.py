@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dm_kd import augment, image_set
+from dm_kd import augment, image_set, models
 from dm_kd.rivals import terms
 from dm_kd.run import multiplies_bf16, nonnegative_float
 from dm_kd.tasks import Task
@@ -59,9 +59,26 @@ def teacher_dtype(args: argparse.Namespace, device: torch.device) -> str:
     return args.teacher_dtype or ("bf16" if multiplies_bf16(device) else "fp32")
 
 
+def load(args: argparse.Namespace, task: Task, device: torch.device, settings: dict
+         ) -> "TeacherGuidance":
+    """The guidance of the flags; adds what it is to the settings."""
+    networks, dtype = [], teacher_dtype(args, device)
+    for role, spec in (("teacher", args.teacher), ("student", args.student)):
+        if spec:
+            network, card = models.load_frozen(spec, task)
+            networks.append(network.to(device, memory_format=torch.channels_last))
+            settings |= {role: card["name"], f"{role}_sha256": card["sha256"]}
+    terms.require(networks[0], {"bn"}, args.teacher)
+    guide = TeacherGuidance(networks[0], task, args.teacher_guidance, device, *networks[1:],
+                            bf16=dtype == "bf16")
+    settings |= {"teacher_guidance": args.teacher_guidance, "teacher_terms": guide.terms,
+                 "teacher_dtype": dtype}
+    return guide
+
+
 class TeacherGuidance:
-    """Moves x_t to where the teacher sees the class and its own batch statistics. weight: of the
-    step, in units of x_t; bf16: teacher and student compute in bfloat16 autocast."""
+    """Moves x_t to where the teacher sees the class and its own batch statistics. weight: length of
+    the step, in units of x_t; bf16: teacher and student compute in bfloat16 autocast."""
 
     def __init__(self, teacher: nn.Module, task: Task, weight: float, device: torch.device,
                  student: nn.Module | None = None, bf16: bool = False):
@@ -101,10 +118,9 @@ class TeacherGuidance:
 
 def latent_cutmix(x: Tensor, done: int, steps: int, seeds: list[int]
                   ) -> tuple[Tensor, float, Tensor | None]:
-    """At each fifth of the sampling, after `done` of `steps` steps, boxes of x_t [B, C, H, W] come
-    from another image of the batch: share ~ Beta(a, a), a ~ U(0, 1). A function of all the seeds.
-    Returns what augment.mix does: the batch, each image's own share of its area, and its partner's
-    row (None = not mixed)."""
+    """At each fifth of the sampling, in step `done` of `steps`, put a box of another image of the
+    batch into x_t [B, C, H, W]: share ~ Beta(a, a), a ~ U(0, 1), a function of all the seeds.
+    Returns what augment.mix does: batch, each image's own share, its partner's row or None."""
     if done == steps or done % max(steps // MIXES, 1):
         return x, 1.0, None
     key = image_set.batch_seed(seeds)
@@ -113,9 +129,9 @@ def latent_cutmix(x: Tensor, done: int, steps: int, seeds: list[int]
 
 
 def steering(generator, predict: Callable, labels: Tensor, seeds: list[int]) -> Callable:
-    """(x_t, i) -> x_t moved by the teacher of a DiTGenerator, then mixed if its settings say so; to
-    be called once before each step. predict: (x, network time [B]) -> the network's output; labels:
-    int64 [B], the task's, which the teacher knows."""
+    """(x_t, i) -> x_t moved by the teacher of a DiTGenerator, then mixed if its settings say so;
+    call it once before each step. predict: (x, network time [B]) -> the network's output; labels:
+    int64 [B], the task's."""
     teacher, process = generator.teacher, generator.diffusion
     mixing = "latent_cutmix" in generator.settings
     shares = F.one_hot(labels, teacher.num_classes).float() if mixing and teacher else labels

@@ -1,22 +1,19 @@
-"""Improved MeanFlow (iMF): images of DiT's kind in one or two network evaluations.
+"""Improved MeanFlow (iMF): ImageNet images in one or two network evaluations.
 
 Geng et al. 2025, "Improved Mean Flows" (arXiv 2512.02012). On the linear path z_t = (1 - t) x + t e
 the network gives the average velocity u between two times, so one step goes from t to r:
-z_r = z_t - (t - r) u(z_t, t - r, ...). It is not DiT's backbone: all conditions are tokens in front
-of the image's, with rotary positions, RMS norms, gated MLPs and no modulation.
+z_r = z_t - (t - r) u(z_t, t - r, ...). Unlike DiT, all conditions are tokens before the image's,
+with rotary positions, RMS norms, gated MLPs and no modulation.
 
     python -m dm_kd.synthesize --task imagenet --generator imf --weights MiT_XL_2.pth --steps 1 \\
         --network-guidance 8 --network-guidance-interval 0.4 0.65 --out syn_dataset/NAME
 
-The guidance is an input of the network, trained in, with the interval of times in which it acts. It
-is not DM-KD's s (no second forward, no extrapolation): compare the two at equal recall or teacher
-agreement, never at equal numbers.
+Guidance and the interval of times in which it acts are inputs of the network. It is not DM-KD's s
+(no second forward, no extrapolation): compare the two at equal recall or teacher agreement.
 
-The layout read is that of the official `torch` branch (github.com/Lyy-iiis/imeanflow, MIT): keys
-`net.`..., linear layers under `_flax_linear`, the embedding under `_flax_embedding`. It was taken
-from the branch's public source, not from a weights file: the shapes of all four published sizes
-agree with the paper's parameter counts, images have not been compared. Latents are taken to be
-sd-vae-ft-mse's times 0.18215, as DiT's.
+Network and keys follow the source of the official `torch` branch (github.com/Lyy-iiis/imeanflow,
+MIT); the published sizes have the paper's parameter counts. No published weights have been run and
+no image compared; that latents are sd-vae-ft-mse's times 0.18215, as DiT's, is an assumption.
 """
 
 import argparse
@@ -36,8 +33,6 @@ from dm_kd.tasks import Task
 HEAD_WIDTH, HEAD_DEPTH = 64, 8  # of all published sizes: channels per head, blocks of the u head
 TOKENS = {"class": 8, "omega": 4, "t_min": 2, "t_max": 2, "time": 4}  # in their order
 LICENCE = "MIT (Lyy-iiis/imeanflow)"
-ROPE_BASE = 10000.0
-TRAINING_ONLY = ("v_heads.", "v_final_layer.")  # of the second head
 
 
 # --- network --------------------------------------------------------------------------------------
@@ -63,7 +58,7 @@ class Attention(nn.Module):
 def rotary_turns(tokens: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """cos and sin [N, 32] of position x rate (Su et al. 2021, arXiv 2104.09864), computed on the
     CPU and kept on the device: a copy at each step would make the GPU wait."""
-    rates = ROPE_BASE ** (-torch.arange(0, HEAD_WIDTH, 2, dtype=torch.float32) / HEAD_WIDTH)
+    rates = 10000.0 ** (-torch.arange(0, HEAD_WIDTH, 2, dtype=torch.float32) / HEAD_WIDTH)
     angles = torch.arange(tokens, dtype=torch.float32)[:, None] * rates
     return angles.cos().to(device), angles.sin().to(device)
 
@@ -110,7 +105,7 @@ class FinalLayer(nn.Module):
 
 
 class IMF(nn.Module):
-    """The network without its training-only second head. XL/2 has width 1024, depth 48."""
+    """The network without the second head, for training only. XL/2 has width 1024, depth 48."""
 
     def __init__(self, patch_size: int, channels: int, width: int, depth: int, num_classes: int):
         super().__init__()
@@ -160,8 +155,6 @@ def sample_mean_flow(average_velocity: Callable, z: Tensor, steps: int) -> Tenso
 
 
 class IMFGenerator(latent.LatentGenerator):
-    """A trained iMF with its sampler."""
-
     def denoise(self, labels: Tensor, seeds: list[int], draw: Callable[[], Tensor]) -> Tensor:
         settings, labels = self.settings, self.network_labels(labels)
 
@@ -201,17 +194,15 @@ def build(args: argparse.Namespace, task: Task, device: torch.device) -> IMFGene
 
 
 def load(path: str) -> IMF:
-    """Network in eval mode, float32, on the CPU."""
-    state = from_official(weights.read_state(Path(path)))
+    """Network in eval mode, float32, on the CPU, from the official keys: without the names of
+    wrappers and without the second head."""
+    state = {}
+    for key, value in weights.read_state(Path(path)).items():
+        key = key.removeprefix("net.").replace("._flax_linear.", ".")
+        if not key.startswith(("v_heads.", "v_final_layer.")):
+            state[key.replace("._flax_embedding.", ".")] = value
     width, channels, patch_size, _ = state["x_embedder.proj.weight"].shape
     depth = len({key.split(".")[1] for key in state if key.startswith("shared_blocks.")})
     classes = len(state["y_embedder.embedding_table.weight"]) - 1
     return weights.fill(lambda: IMF(patch_size, channels, width, depth + HEAD_DEPTH, classes),
                         state, path)
-
-
-def from_official(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The official keys as ours: without the wrappers' names and the second head."""
-    state = {key.removeprefix("net."): value for key, value in state.items()}
-    return {key.replace("._flax_linear.", ".").replace("._flax_embedding.", "."): value
-            for key, value in state.items() if not key.startswith(TRAINING_ONLY)}

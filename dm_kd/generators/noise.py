@@ -1,5 +1,5 @@
-"""Noise: independent Gaussian pixels with the task's mean and deviation, clipped to 0..255; what a
-student learns from images that carry nothing.
+"""Noise: independent Gaussian pixels with the task's mean and standard deviation, clipped to 0 ..
+255: the lower bound, images without content.
 """
 
 import argparse
@@ -7,6 +7,7 @@ import argparse
 import torch
 from torch import Tensor
 
+from dm_kd.generators.diffusion import noise_source
 from dm_kd.tasks import Task
 
 
@@ -15,18 +16,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 class NoiseGenerator:
+    labels_known = False
+    settings = {"name": "noise", "licence": "none (computed)"}
+
     def __init__(self, task: Task):
         self.channels, self.resolution = task.channels, task.resolution
-        self.mean = torch.tensor(task.mean).view(-1, 1, 1)
-        self.std = torch.tensor(task.std).view(-1, 1, 1)
-        self.settings = {"name": "noise", "licence": "none (computed)"}
-        self.labels_known = False
+        self.mean, self.std = (torch.tensor(v).view(-1, 1, 1) for v in (task.mean, task.std))
 
     def sample(self, labels: Tensor, seeds: list[int]) -> Tensor:
         """-> uint8 [B, C, H, W]; the labels are not used."""
         shape = (self.channels, self.resolution, self.resolution)
-        noise = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-                             for seed in seeds])
+        noise = noise_source(seeds, shape, torch.device("cpu"))()
         return ((noise * self.std + self.mean) * 255 + 0.5).clamp(0, 255).to(torch.uint8)
 
 

@@ -10,8 +10,9 @@ A checkpoint of SiT has the keys and shapes of DiT's, so it must be asked for by
     python -m dm_kd.synthesize --task imagenet --generator sit --weights SiT-XL-2-256.pt \\
         --guidance-scale 2 --steps 100 --images-per-class 200 --out syn_dataset/NAME
 
-Which of the two a file is shows in its shapes: the published SiT has twice as many output channels
-as input ones, REPA's has as many (and `projectors.`, for training only, left out here).
+The shapes tell which of the two a file is: SiT has twice as many output channels as input ones,
+REPA's has as many (and `projectors.`, for training only, left out here). Networks of other kinds,
+such as REPA's with QK norm, are refused by the name of the first key that does not fit.
 """
 
 import argparse
@@ -75,8 +76,6 @@ def predicted_velocity(model: Callable, convention: str, labels: Tensor, null: i
 
 
 class SiTGenerator(latent.LatentGenerator):
-    """A trained SiT with its sampler."""
-
     def denoise(self, labels: Tensor, seeds: list[int], draw: Callable[[], Tensor]) -> Tensor:
         settings = self.settings
         velocity = predicted_velocity(

@@ -1,14 +1,15 @@
 """Adaptive DeepInversion: pixels from noise, optimised until the teacher sees a class in them, with
-its batch statistics, where the student of the moment differs (Yin et al. 2020, arXiv 1912.08795).
+its batch statistics, where the current student differs (Yin et al. 2020, arXiv 1912.08795).
 
 SMALL is the re-implementation in Fast-Datafree and CMI whose numbers the CIFAR tables quote, with
 CMI's total variation term and without Fast-Datafree's -0.001 x (the student's batch norm term). The
-tables call the row "DeepInv-2k"; the scripts have 1,000 iterations. At 224 pixels DeepInversion's
-weights, Adam and jitter, but all updates at full size and one learning rate: its own program starts
-at half the size and lets the rate rise and fall (synthesize's --generator deepinversion does too).
+tables call the row "DeepInv-2k"; the programs' scripts have 1,000 iterations. LARGE has the
+weights, Adam and jitter of DeepInversion's own program, which begins at half the size and lets the
+learning rate rise and fall (as synthesize's --generator deepinversion does); here all updates are
+at full size and at one rate.
 
-The batch of the lowest loss is kept, as in NVIDIA's program for ImageNet; the CIFAR programs mean
-to keep it, but return the last one: what they keep is an alias of the pixels.
+The batch of the lowest loss is kept, as in NVIDIA's program for ImageNet. The CIFAR programs return
+the last one, since what they keep is an alias of the pixels.
 """
 
 from torch import Tensor, nn

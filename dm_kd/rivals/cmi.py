@@ -1,13 +1,13 @@
 """CMI: a new generator for each batch, whose images a contrastive term keeps different from each
 other and from those made before (Fang et al. 2021, arXiv 2105.08584).
 
-The preset is its program's for training from scratch. The published numbers of some pairs start
-from 50,000 images inverted before and train 40 epochs of 2,000 steps; the tables say "CMI-500", the
-scripts have 200 updates a batch.
+The preset is its program's for training from scratch, whose scripts have 200 updates a batch where
+the tables say "CMI-500". The published numbers of some pairs start from 50,000 images inverted
+before and train 40 epochs of 2,000 steps.
 
-What differs from the program: its memory bank keeps features of old images; here the bank is the
-pool itself, features of `bank_images` of its images are computed anew at each call (two passes of
-the teacher each). For the views the program rounds crops to whole pixels.
+What differs from the program: its memory bank keeps features of old images, here features of
+`bank_images` images of the pool are computed at each call (two teacher passes each); it rounds the
+crops of its views to whole pixels.
 """
 
 import torch
@@ -36,8 +36,6 @@ def build(context: common.Context) -> common.Source:
 
 
 class CMI:
-    """A head, kept, tells images apart by the teacher's features."""
-
     KEPT = ("head", "head_optimizer")
 
     def __init__(self, context: common.Context):
@@ -104,13 +102,10 @@ class CMI:
 
 
 def contrastive(local: Tensor, whole: Tensor, temperature: float, current: int) -> Tensor:
-    """Match the crop of each image with its own image among all images: cross-entropy of
-    local wholeᵀ / temperature with the diagonal, the mean over the first `current` images plus the
-    mean over the others, which come from the pool. No gradient flows through `whole`.
-
-    Args:
-        local, whole: unit vectors [N, d] of the crops and of the whole images.
-    """
+    """Match each image's crop with its own image among all: cross-entropy of local wholeᵀ /
+    temperature with the diagonal, the mean over the first `current` images plus the mean over the
+    others, which come from the pool. No gradient flows through `whole`. local, whole: unit vectors
+    [N, d] of the crops and of the whole images."""
     logits = local.float() @ whole.detach().float().T / temperature
     each = F.cross_entropy(logits, torch.arange(len(logits), device=logits.device),
                            reduction="none")
@@ -119,9 +114,9 @@ def contrastive(local: Tensor, whole: Tensor, temperature: float, current: int) 
 
 
 def feature_layers(teacher: nn.Module) -> list[nn.Module]:
-    """Layers whose inputs, averaged over space, are the features: as in the program all batch
-    norms, of a ResNet with four stages (layer1 to layer4) the stages: 512 numbers of a ResNet-34,
-    which the program tells by its name."""
+    """Layers whose inputs, averaged over space, are the features: the stages of a ResNet with
+    layer1 to layer4 (512 numbers of a ResNet-34, which the program tells by its name), else all
+    batch norms."""
     stages = [getattr(teacher, f"layer{i}", None) for i in range(1, 5)]
     return terms.batch_norms(teacher) if None in stages else stages
 

@@ -1,12 +1,13 @@
 """What the rivals share: presets as flags, random numbers as functions of the seed, the one
 optimisation loop, and the source of batches for engine.fit.
 
-A method's file has its presets SMALL and, where one is published for 224 pixels, LARGE: {method:
-{setting: value}}; each setting is a flag, one that ends in _weight the weight of a loss term. HELP
-explains settings that are not in HELP below. `build(context)` returns the Source. A method is a
-class with `make_batch(student, call) -> (images float in [0, 1] [B, C, H, W], the classes they were
-made for int64 [B])` and `KEPT`, the names of its modules and optimizers that go into a checkpoint.
-To add one: a file here, a line in RIVALS of distill.py.
+To add a method: a file here and a line in RIVALS of distill.py. The file has
+
+- presets SMALL and, where one is published for 224 pixels, LARGE: {method: {setting: value}}. Each
+  setting is a flag; NAME_weight is the weight of a loss term. Its HELP explains further settings;
+- `build(context)`, which returns the Source of
+- a class with `make_batch(student, call) -> (images float in [0, 1] [B, C, H, W], the classes they
+  were made for int64 [B])`, and `KEPT`, its modules and optimizers that a checkpoint holds.
 """
 
 import argparse
@@ -35,13 +36,12 @@ HELP = {
     "latent_rate": "Adam's learning rate of the noise",
     "synthesis_batch": "images in a batch of the method's updates",
     "student_steps": "student steps after each update of the generator",
-    "generator_output": "last layer of the generator: a sigmoid, whose first images are grey; or "
-                        "norm, a batch norm without weights, whose images have the task's contrast "
-                        "from the start",
+    "generator_output": "last layer of the generator: sigmoid (its first images are grey) or norm, "
+                        "a batch norm without weights, whose images have the task's contrast",
     "inner_steps": "updates that make one batch of images",
     "calls_per_epoch": "calls for new images in an epoch, a divisor of --steps-per-epoch",
     "warmup_calls": "calls before the first student step, without the adversarial term",
-    "pool_images": "most images kept; then the oldest are replaced",
+    "pool_images": "size of the pool; a full one loses its oldest images",
     "bn_momentum": "share of the past calls in the batch statistics"}
 CHOICES = {"generator_output": ("sigmoid", "norm")}
 
@@ -51,11 +51,7 @@ INIT, DRAW, VIEW, ORDER = 11, 12, 13, 14
 
 def add_arguments(parser: argparse.ArgumentParser, method: str, module: ModuleType, large: bool
                   ) -> None:
-    """A preset as flags.
-
-    Raises:
-        UserError: none is published for large images.
-    """
+    """Add a method's preset as flags; a UserError if none is published for large images."""
     presets = getattr(module, "LARGE", {}) if large else module.SMALL
     if method not in presets:
         raise UserError(f"no published preset for large images: --source {method}")
@@ -77,8 +73,8 @@ def numbers(*key: int) -> torch.Generator:
 
 @contextlib.contextmanager
 def initialised_by(*key: int) -> Iterator[None]:
-    """New modules made inside the block, on the CPU, have weights that are a function of the key;
-    torch's global generators are left as they were."""
+    """The weights of modules made inside the block, on the CPU, are a function of the key; torch's
+    global random generators are left as they were."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(numbers(*key).initial_seed())
         yield
@@ -89,17 +85,14 @@ def initialised_by(*key: int) -> Iterator[None]:
 def optimise(optimizers: list[torch.optim.Optimizer], images_of: Callable[[], Tensor],
              losses: Callable[[Tensor, int], dict[str, Tensor]], steps: int, where: str,
              after: Callable[[], None] = lambda: None) -> Tensor:
-    """Minimise a sum of terms; returns a copy of the batch of images with the lowest loss. Nothing
-    but the optimizers' parameters gets a gradient.
+    """Minimise a sum of terms; returns a copy of the batch of images with the lowest loss. Only the
+    optimizers' parameters get a gradient.
 
     Args:
         images_of: () -> images, a function of the parameters.
         losses: (images, step) -> {term: weighted scalar}.
-        where: which batch this is, for the error.
+        where: which batch this is, for the UserError if a term is NaN or infinite.
         after: runs after each step.
-
-    Raises:
-        UserError: a term is NaN or infinite.
     """
     parameters = [p for o in optimizers for group in o.param_groups for p in group["params"]]
     best, lowest = None, math.inf
@@ -144,7 +137,7 @@ def optimise_pixels(x: Tensor, losses: Callable[[Tensor, int], dict[str, Tensor]
 
 @contextlib.contextmanager
 def still(student: nn.Module) -> Iterator[nn.Module]:
-    """Inside the block the student is in eval mode and its weights want no gradient: gradients flow
+    """Inside the block the student is in eval mode and its weights need no gradient: gradients flow
     through it, and not a bit of it changes."""
     training = student.training
     student.eval().requires_grad_(False)
@@ -157,14 +150,8 @@ def still(student: nn.Module) -> Iterator[nn.Module]:
 # --- what a method works with ---------------------------------------------------------------------
 
 class Context:
-    """Settings, task, teacher and what follows from them.
-
-    Args:
-        args: of distill, with the method's flags.
-        teacher: in eval mode on `device`; its input must have gradients.
-
-    Raises:
-        UserError: the teacher lacks what a term reads.
+    """Settings, task, teacher and what follows from them; a UserError if the teacher lacks what a
+    term reads. args: of distill, with the method's flags; teacher: in eval mode, on `device`.
     """
 
     def __init__(self, args: argparse.Namespace, task: Task, teacher: nn.Module,
@@ -186,12 +173,12 @@ class Context:
         return ((x - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
 
     def terms_of(self, adversarial: bool) -> dict[str, float]:
-        """{term: weight} of a call: the student is not looked at during the warm-up."""
+        """{term: weight} of a call; those that look at the student only if adversarial."""
         return {name: weight for name, weight in self.terms.items()
                 if adversarial or name not in terms.OF_STUDENT}
 
     def generator(self, *key: int, output: nn.Module | None = None) -> Generator:
-        """A new one, its weights a function of the key."""
+        """A new generator, its weights a function of the key."""
         side, channels, latent = self.task.resolution, self.task.channels, self.args.latent_size
         with initialised_by(self.seed, *key):
             network = (large_generator(latent, side, channels, self.bf16) if self.large else
@@ -206,8 +193,8 @@ class Context:
         return targets.to(self.device), torch.randn(size, *shape, generator=draw).to(self.device)
 
     def view(self, images: Tensor, call: int, step: int) -> Tensor:
-        """What the networks see of images in [0, 1], with gradients: at 224 pixels random-resized
-        crops of 75 to 100 %, else pad and crop; mirrored where the task mirrors. Standardised."""
+        """Augmented, standardised images with gradients, of images in [0, 1]: at 224 pixels
+        random-resized crops of 75 to 100 %, else pad and crop; mirrored where the task mirrors."""
         if self.large:
             draw = numbers(self.seed, call, step, VIEW)
             return self.standardize(augment.resized_view(images, LARGE_AREA, True, draw))
@@ -245,15 +232,9 @@ def to_uint8(x: Tensor) -> Tensor:
 # --- the source -----------------------------------------------------------------------------------
 
 class Source:
-    """A pool of images and the calls that fill it, each with the student of that moment: `warmup`
-    calls before the first student step, then one before each `length` steps. uint8 in memory and
-    part of every checkpoint: 3 kB an image at 32 x 32, 150 kB at 224 x 224 (where --pool-images and
-    --checkpoint-seconds matter).
-
-    Args:
-        method: see the top of this file.
-        size: most images kept.
-    """
+    """A pool of at most `size` images and the calls of the method that fill it: `warmup` before the
+    first student step, then one before each `length` steps. The pool is uint8 in memory and part of
+    every checkpoint: 3 kB an image at 32 x 32, 150 kB at 224 x 224."""
 
     def __init__(self, context: Context, method, length: int, warmup: int, size: int):
         task = context.task
@@ -279,8 +260,8 @@ class Source:
         self.total, self.calls = self.total + len(images), self.calls + 1
 
     def order(self, cycle: int, count: int) -> Tensor:
-        """Ids after the cycle-th call, int64 [count], from permutations of all images, one after
-        the other: place in the pool + size of the pool x number of the permutation."""
+        """Ids int64 [count] from permutations of all images, one after the other: place in the pool
+        + size of the pool x number of the permutation. cycle: calls since the warm-up."""
         rounds = [np.random.Generator(np.random.PCG64(
             [self.context.seed, cycle, r, ORDER])).permutation(self.kept)
             + len(self.pool) * (r + (cycle << 20)) for r in range(-(-count // self.kept))]
@@ -288,9 +269,9 @@ class Source:
 
     def batches(self, epoch: int, first_step: int, student: nn.Module
                 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """(images uint8 [B, C, H, W], the classes they were made for, ids never seen before).
-        Everything that changes does so before a batch is handed out, so that `state_dict` belongs
-        to the moment after it."""
+        """(images uint8 [B, C, H, W], the classes they were made for, ids never used before). All
+        changes come before a batch is handed out, so `state_dict` belongs to the moment after it.
+        """
         size, order = self.context.args.batch_size, None
         for step in range(first_step, self.steps_per_epoch):
             cycle, at = divmod(epoch * self.steps_per_epoch + step, self.length)
@@ -325,11 +306,7 @@ class Source:
 
 
 def growing(context: Context, method) -> Source:
-    """The source of a method whose images are all kept.
-
-    Raises:
-        UserError: an epoch can't be divided into the calls.
-    """
+    """The source of a method whose pool grows; a UserError if the calls do not divide an epoch."""
     args = context.args
     if args.steps_per_epoch % args.calls_per_epoch:
         raise UserError(f"--calls-per-epoch {args.calls_per_epoch} does not divide "

@@ -2,14 +2,13 @@
 2019, arXiv 1904.01186). One update of the generator, then five student steps on fresh noise.
 
 The preset is Fast-Datafree's, whose numbers the published CIFAR tables quote; its generator is 128
-wide (CMI's, for the same table, 256). It differs from DAFL's own program, which updates generator
-and student on one batch, takes log10 in the balance term and larger learning rates and batches:
-generator and student in turn are Fast-Datafree's simplification. Both programs that made the tables
-take temperature 1 whatever is asked for: pass --temperature 1 for the published numbers.
+wide (CMI's, for the same table, 256). It updates generator and student in turn. DAFL's own program
+updates both on one batch, takes log10 in the balance term and larger learning rates and batches.
+Fast-Datafree and CMI ignore --T: pass --temperature 1 for the published numbers.
 
-The programs' generator ends in a sigmoid, so that its first images are grey with hardly any
-contrast. In short runs the student then learns to answer with one class and, at a high learning
-rate, never recovers. DAFL's own generator ends in a batch norm: --generator-output norm.
+Their generator ends in a sigmoid, so that its first images are grey with hardly any contrast. In
+short runs the student then learns to predict one class for all and, at a high learning rate, never
+recovers. DAFL's own generator ends in a batch norm: --generator-output norm.
 """
 
 import torch
@@ -48,7 +47,7 @@ class Stream:
         return torch.randn(count, *self.generator.shape, generator=draw).to(self.context.device)
 
     def make_batch(self, student: nn.Module, call: int) -> tuple[Tensor, Tensor]:
-        """The generator normalises over each batch of the images, as in its updates. Label -1."""
+        """The generator stays in train mode, as in the programs. Labels are -1."""
         context, args = self.context, self.context.args
         noise = self.noise(args.synthesis_batch, call, UPDATE)
 

@@ -1,10 +1,10 @@
 """DFQ: a generator against the student, held to the teacher's batch statistics (Choi et al. 2020,
 arXiv 2005.04136). One update of the generator, then ten student steps on fresh noise.
 
-The preset is Fast-Datafree's re-implementation, which the published CIFAR tables quote; it adds
-DAFL's onehot and balance terms to the paper's idea. Its program passes the teacher as the student,
-so that the adversarial term is 0; here it is the student. See dafl.py for the generator's width,
-its output and the temperature.
+The preset is Fast-Datafree's, which the published CIFAR tables quote; it adds DAFL's onehot and
+balance terms to the paper's loss. Its program passes the teacher as the student, so that the
+adversarial term is 0; here it is the student. See dafl.py for the generator's width and output and
+for the temperature.
 """
 
 from dm_kd.rivals.dafl import build

@@ -12,12 +12,11 @@ program counts calls from 1, so that the last call of the warm-up has the advers
 
 The 224-pixel preset is published for Reptile; its ResNet-18 row has --adv-dad-weight 1. There the
 program has no warm-up, but starts from a folder of images that was never released; our 20 calls
-before the first student step stand in for it.
+before the first student step replace it.
 
-What differs from the program: at 224 pixels it keeps the last batch, here the batch of the lowest
-loss is kept, as in its CIFAR program; its kept noise maps never move, here they follow by Reptile;
-it truncates images to 8 bits, here they are rounded; an unused option resets the generator's first
-layers in the sequential variant too, here only in the other two, where its program does it.
+What the program does differently: it truncates images to 8 bits, here they are rounded; at 224
+pixels it keeps the last batch, here that of the lowest loss, as in its CIFAR program; its kept
+noise maps never move, here they follow by Reptile.
 """
 
 import copy
@@ -54,8 +53,8 @@ def build(context: common.Context) -> common.Source:
 
 
 class FastDFKD:
-    """Makes a batch from a generator that it keeps. With a meta generator, `outer` is its Adam; at
-    224 pixels the noise maps are kept too, as a parameter `noise` of the generator."""
+    """Keeps a generator. With a meta generator, `outer` is its Adam; at 224 pixels the noise maps
+    are kept too, as the generator's parameter `noise`."""
 
     def __init__(self, context: common.Context):
         self.context, args = context, context.args
@@ -76,8 +75,8 @@ class FastDFKD:
 
     @torch.no_grad()
     def reset(self, call: int, z: Tensor) -> None:
-        """The resets that are due before a call: of the kept noise, to z; of the first layers, for
-        diversity, to weights and scales N(0, 0.02) and biases 0."""
+        """Reset what is due before a call: the kept noise, to z; the first layers, for diversity,
+        to weights and scales N(0, 0.02) and biases 0."""
         args = self.context.args
         if self.context.large and call % args.latent_calls == 0:
             self.generator.noise.copy_(z)

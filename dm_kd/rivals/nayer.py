@@ -6,11 +6,11 @@ The preset is its program's for CIFAR-100. A call makes `loops` batches, each th
 `inner_steps` updates with an Adam of its own; the generator is drawn anew each `life` calls,
 counted from the first call and from the end of the warm-up.
 
-What differs from the program: its classes are CLIP vectors of "a image of NAME" with _ and - as
-blanks, here one-hot vectors by default; it compares a call's later batches with the lowest loss of
-its earlier ones, so that it may keep their first images, here each batch is compared with itself.
-A file of its vectors for --label-embeddings: CLIPTextModelWithProjection of transformers, weights
-openai/clip-vit-base-patch32, `text_embeds` of the prompts, written by
+What the program does differently: its class vectors are CLIP's of "a image of NAME" with _ and -
+replaced by blanks, here one-hot vectors by default; it compares a call's later batches with the
+lowest loss of its earlier ones, so that it may keep their first images, here each batch is compared
+with itself. To make CLIP's vectors for --label-embeddings: `text_embeds` of the prompts by
+transformers' CLIPTextModelWithProjection, openai/clip-vit-base-patch32, and
 safetensors.torch.save_file({"embeddings": text_embeds}, FILE).
 """
 
@@ -51,7 +51,7 @@ class Nayer:
         self.generator = self.new_generator(0)
 
     def new_generator(self, call: int) -> "LabelGenerator":
-        """Its weights are a function of the call."""
+        """Its weights are a function of seed and call."""
         context = self.context
         body = context.generator(call, common.INIT)
         with common.initialised_by(context.seed, call, common.INIT, 1):
@@ -59,7 +59,7 @@ class Nayer:
         return generator.to(context.device)
 
     def make_batch(self, student: nn.Module, call: int) -> tuple[Tensor, Tensor]:
-        """All batches of a call, one after the other."""
+        """All batches of a call, concatenated."""
         args = self.context.args
         late = call - args.warmup_calls  # below 0 in the warm-up
         if args.life and call and 0 in (call % args.life, late % args.life):
@@ -85,13 +85,8 @@ class Nayer:
 
 
 class LabelGenerator(nn.Module):
-    """A class's embedding -> noisy linear layer -> a generator's body. Each noisy layer makes one
-    image of each class; a batch of N C images has N of them.
-
-    Args:
-        embeddings: [classes, e].
-        copies: N.
-    """
+    """A class's embedding (a row of `embeddings` [classes, e]) -> noisy linear layer -> a
+    generator's body. Each of the `copies` noisy layers makes one image of each class."""
 
     def __init__(self, embeddings: Tensor, copies: int, latent: int, body: nn.Module):
         super().__init__()

@@ -1,6 +1,6 @@
 """The loss terms of the methods that invert a teacher: pure functions of images, batch statistics,
-features and logits, all to be minimised. A method is a set of terms with weights. To add one: write
-it, and a line in `weighted`.
+features and logits, all to be minimised. To add one: its function, a line in `weighted`, a name in
+NAMES.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ JS_TEMPERATURE = 3.0  # of adv_js, as in DeepInversion's program
 
 @dataclass
 class Reading:
-    """What forward passes inside a `reading` block showed, in the order of the layers' calls."""
+    """What forward passes inside a `reading` block recorded, in the order of the layers' calls."""
 
     statistics: Statistics = field(default_factory=list)  # of each batch norm's input
     running: Statistics = field(default_factory=list)  # the running statistics of the same layers
@@ -37,8 +37,8 @@ def batch_norms(model: nn.Module) -> list[nn.BatchNorm2d]:
 @contextlib.contextmanager
 def reading(model: nn.Module, statistics: bool = True, means_of: Sequence[nn.Module] = (),
             features: bool = False) -> Iterator[Reading]:
-    """Record what forward passes inside the block show, with gradients. means_of: layers of whose
-    inputs the spatial means are recorded."""
+    """Record what forward passes inside the block show, with gradients. means_of: layers whose
+    inputs' spatial means are recorded."""
     read, handles = Reading(), []
 
     def at_norm(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -75,9 +75,8 @@ def channel_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def bn(statistics: Statistics, running: Statistics, first: float = 1.0) -> Tensor:
     """Sum over the layers of ||mean - running mean|| + ||variance - running variance||, Euclidean
-    norms, not squared (DeepInversion, Yin et al. 2020, arXiv 1912.08795).
-
-    first: weight of the first layer (10 in its ImageNet recipe)."""
+    norms, not squared (DeepInversion, Yin et al. 2020, arXiv 1912.08795). first: weight of the
+    first layer (10 in its ImageNet recipe)."""
     layers = [vector_norm(mean - run_mean) + vector_norm(variance - run_variance)
               for (mean, variance), (run_mean, run_variance)
               in zip(statistics, running, strict=True)]
@@ -86,14 +85,12 @@ def bn(statistics: Statistics, running: Statistics, first: float = 1.0) -> Tenso
 
 def bn_ema(statistics: Statistics, averages: Statistics, m: float, running: Statistics) -> Tensor:
     """`bn` of (1 - m) batch + m average over past calls, so that a small batch need not have the
-    statistics of all classes (FastDFKD, Fang et al. 2022, arXiv 2112.06253).
-
-    averages: [] = none yet; then the batch's alone."""
+    statistics of all classes (FastDFKD, Fang et al. 2022, arXiv 2112.06253)."""
     return bn(blend(averages, statistics, m), running)
 
 
 def blend(averages: Statistics, statistics: Statistics, m: float) -> Statistics:
-    """m averages + (1 - m) statistics; of no averages the statistics."""
+    """m averages + (1 - m) statistics; the statistics where there are no averages yet."""
     if not averages:
         return statistics
     return [tuple(m * old + (1 - m) * new for old, new in zip(a, b, strict=True))
@@ -121,10 +118,8 @@ def act(features: Tensor) -> Tensor:
 
 def balance(teacher_logits: Tensor) -> Tensor:
     """Sum of p log p, p the mean class probabilities of the batch: - log C where all classes are
-    equally frequent (DAFL).
-
-    The logarithm is natural, as in Fast-Datafree and CMI; DAFL's own program takes log10, where the
-    same weight is 2.303 times weaker. Without the 1e-12 p = 0 gives NaN, as it does in theirs."""
+    equally frequent (DAFL). The natural logarithm, as in Fast-Datafree and CMI; DAFL's own program
+    takes log10, where the same weight is 2.303 times weaker. In theirs p = 0 gives NaN."""
     p = F.softmax(teacher_logits.float(), 1).mean(0)
     return (p * (p + 1e-12).log()).sum()
 
@@ -145,17 +140,16 @@ def adv_kl(teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
 
 
 def adv_dad(teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
-    """`adv_kl` of the images for which both predict the same class, 0 for the others: images that
-    the student has wrong already gain nothing (CMI, Fang et al. 2021, arXiv 2105.08584)."""
+    """`adv_kl` of the images for which both predict the same class, 0 for the others, which the
+    student already gets wrong (CMI, Fang et al. 2021, arXiv 2105.08584)."""
     agree = teacher_logits.argmax(1) == student_logits.argmax(1)
     return -(agree * kl_each(teacher_logits, student_logits)).mean()
 
 
 def adv_js(teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
     """- Jensen-Shannon divergence at temperature 3, between - ln 2 and 0 (adaptive DeepInversion).
-
     The authors' program swaps the arguments of both KL divergences and clamps all probabilities to
-    0.01 .. 0.99, where with many classes small differences vanish. Its 1 - clamp(JS, 0, 1) has no
+    0.01 .. 0.99, which hides small differences between many classes; its 1 - clamp(JS, 0, 1) has no
     gradient where the networks differ most. Neither clamp is here."""
     p = F.softmax(student_logits.float() / JS_TEMPERATURE, 1)
     q = F.softmax(teacher_logits.float() / JS_TEMPERATURE, 1)
@@ -201,8 +195,8 @@ def weighted(terms: dict[str, float], teacher: nn.Module, x: Tensor,
              averages: Statistics = (), momentum: float = 0.0, first: float = 1.0,
              means_of: Sequence[nn.Module] = (), bf16: bool = False
              ) -> tuple[dict[str, Tensor], Reading]:
-    """({term: weighted scalar}, what the teacher's forward pass showed) of a batch. Terms of weight
-    0 are not computed; the student runs only where a term looks at it.
+    """({term: weighted scalar}, the teacher's Reading) of a batch. Terms of weight 0 are not
+    computed; the student runs only if a term needs it.
 
     Args:
         terms: {one of NAMES: weight}.
@@ -227,8 +221,7 @@ def weighted(terms: dict[str, float], teacher: nn.Module, x: Tensor,
         "adv_js": lambda: adv_js(of_teacher, of_student),
         "tv_l1": lambda: tv_l1(x),
         "tv_l2": lambda: tv_l2(x),
-        "l2": lambda: l2(x),
-    }
+        "l2": lambda: l2(x)}
     return {name: weight * values[name]() for name, weight in active.items()}, read
 
 
@@ -239,9 +232,7 @@ def logits(network: Callable[[Tensor], Tensor], x: Tensor, bf16: bool) -> Tensor
 
 
 def check_finite(parts: dict[str, Tensor], where: str) -> None:
-    """
-    Raises:
-        UserError: a term is NaN or infinite; names it, and the step."""
+    """Raise a UserError that names a term that is NaN or infinite."""
     for name, value in parts.items():
         if not torch.isfinite(value.detach()):
             raise UserError(f"the images' loss diverged: {name} became {value.item()} {where}",
@@ -250,11 +241,8 @@ def check_finite(parts: dict[str, Tensor], where: str) -> None:
 
 
 def require(teacher: nn.Module, terms: set[str], spec: str, without: str = "") -> None:
-    """Check that the teacher has what the terms need. without: how the caller does without terms of
-    batch norms, for the hint.
-
-    Raises:
-        UserError: not a batch norm with running statistics."""
+    """Raise a UserError if a term needs batch norms with running statistics and the teacher has
+    none. without: how to do without such terms, for the hint."""
     needed = sorted(OF_STATISTICS & terms)
     running = [m.running_mean is not None for m in batch_norms(teacher)]
     if needed and not (running and all(running)):

@@ -4,7 +4,7 @@
 The preset is Fast-Datafree's, which the published CIFAR tables quote. It has the KL term alone: the
 paper's attention term, which matches inner maps of teacher and student, is not in that program nor
 here. The program passes the teacher as the student, so that the term is 0; here it is the student.
-See dafl.py for the generator's width, its output and the temperature.
+See dafl.py for the generator's width and output and for the temperature.
 """
 
 from dm_kd.rivals.dafl import build
