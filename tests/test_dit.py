@@ -214,13 +214,16 @@ def test_latent_cutmix_comes_at_each_fifth_of_the_sampling():
 
 
 def test_teacher_and_student_are_in_the_settings_and_the_teacher_needs_batch_norms(
-        weights_folder, teacher_folder):
+        weights_folder, teacher_folder, monkeypatch):
     guided = ("--teacher-guidance", "1.5", "--teacher", str(teacher_folder))
-    made = built(weights_folder, *guided, "--student", str(teacher_folder), "--teacher-dtype",
-                 "bf16")
+    monkeypatch.setattr(guidance, "multiplies_bf16", lambda device: True)
+    made = built(weights_folder, *guided, "--student", str(teacher_folder))
     settings = made.settings
     assert settings["teacher_guidance"] == 1.5 and settings["teacher_dtype"] == "bf16"
     assert len(settings["teacher_sha256"]) == len(settings["student_sha256"]) == 64
     assert made.teacher.bf16 and made.teacher.student is not None
     with pytest.raises(UserError, match="BatchNorm2d"):
         built(weights_folder, "--teacher-guidance", "1", "--teacher", "lenet5@none")
+    for alone in (guided[:2], guided[2:], ("--student", str(teacher_folder))):
+        with pytest.raises(UserError, match="need each other"):
+            built(weights_folder, *alone)

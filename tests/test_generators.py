@@ -241,10 +241,11 @@ def test_images_are_of_the_class_and_the_statistics_that_the_teacher_remembers(t
     assert made.settings["teacher_sha256"] == card["sha256"] and made.mixes_classes
 
 
-def test_the_teacher_needs_batch_norms_and_computes_in_what_was_asked_for():
+def test_the_teacher_needs_batch_norms_and_computes_in_bfloat16_where_that_is_fast(monkeypatch):
     with pytest.raises(UserError, match="BatchNorm2d"):
         inverted("lenet5@none")
-    made, seen = inverted("cnn_w4@none", "--teacher-dtype", "bf16"), []
+    monkeypatch.setattr(deepinversion, "multiplies_bf16", lambda device: True)
+    made, seen = inverted("cnn_w4@none"), []
     next(m for m in made.teacher.modules() if isinstance(m, nn.Conv2d)).register_forward_hook(
         lambda module, inputs, output: seen.append(output.dtype))
     made.sample(torch.tensor([1, 2]), [1, 2])

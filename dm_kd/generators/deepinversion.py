@@ -25,10 +25,9 @@ from torch import Tensor, nn
 
 from dm_kd import image_set, models
 from dm_kd.generators.diffusion import noise_source
-from dm_kd.generators.guidance import add_teacher_dtype, teacher_dtype
 from dm_kd.rivals import terms
 from dm_kd.rivals.common import optimise_pixels
-from dm_kd.run import nonnegative_float, positive_float, positive_int
+from dm_kd.run import multiplies_bf16, nonnegative_float, positive_float, positive_int
 from dm_kd.tasks import Task
 
 WARMUP = 100  # iterations of rising rate of each stage, for 224 pixels
@@ -47,7 +46,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         group.add_argument(f"--{name.replace('_', '-')}", type=KINDS.get(name, nonnegative_float),
                            metavar="X", help=f"default: {SMALL[name]:g}, for 224 pixels "
                                              f"{LARGE[name]:g}")
-    add_teacher_dtype(group)
 
 
 def warm_cosine(rate: float, iterations: int) -> Callable[[int], float]:
@@ -117,5 +115,5 @@ def build(args: argparse.Namespace, task: Task, device: torch.device) -> DeepInv
                   "--bn-weight 0")
     settings = {"name": "deepinversion", "licence": "as the teacher's weights",
                 "teacher": card["name"], "teacher_sha256": card["sha256"],
-                "teacher_dtype": teacher_dtype(args, device), **chosen}
+                "teacher_dtype": "bf16" if multiplies_bf16(device) else "fp32", **chosen}
     return DeepInversion(teacher, task, settings, device)

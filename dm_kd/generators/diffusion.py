@@ -18,8 +18,8 @@ TRAIN_STEPS = 1000  # diffusion steps in training; beta runs linearly from 1e-4 
 class Diffusion:
     """Coefficient tables of a process of `steps` steps spread evenly over the 1000 of training.
 
-    Computed in float64 (a float32 cumulative product ends 1e-5 off after 100 steps) and rounded
-    to float32 once, as the original rounds them. Index i = 0 is the least noisy step.
+    Computed in float64 (a float32 cumulative product is 1e-5 off after 100 steps) and rounded to
+    float32 once, as in the original. Index i = 0 is the least noisy step.
     """
 
     def __init__(self, steps: int = TRAIN_STEPS, device: torch.device | str = "cpu"):
@@ -29,7 +29,7 @@ class Diffusion:
         before = np.append(1.0, kept[:-1])
         betas = 1 - kept / before
         variance = betas * (1 - before) / (1 - kept)  # of the posterior, Ho et al. eq. 7
-        clipped = np.append(variance[1:2], variance[1:])  # 0 at the last step: its log is unusable
+        clipped = np.append(variance[1:2], variance[1:])  # the first is 0, which has no log
         tables = {
             "signal": np.sqrt(kept), "noise": np.sqrt(1 - kept),
             "recip": np.sqrt(1 / kept), "recip_noise": np.sqrt(1 / kept - 1),
@@ -142,12 +142,12 @@ def sample_ddpm(predict: Callable, diffusion: Diffusion, x: Tensor, draw: Callab
 
 def sample_ddim(predict: Callable, diffusion: Diffusion, x: Tensor, clip: bool = False) -> Tensor:
     """DDIM (Song et al. 2021, arXiv 2010.02502, eq. 12 with eta 0) on the same respaced steps;
-    diffusers' scheduler steps to others: at 10 steps its result was 25 % off."""
+    diffusers' scheduler takes others: at 10 steps its result was 25 % off."""
     for i in reversed(range(diffusion.steps)):
         out = predict(x, diffusion.network_times[i].expand(len(x))).to(x.dtype)
         eps = out[:, :x.shape[1]]
         x0 = diffusion.predict_x0(x, i, eps)
-        if clip:  # with the noise that goes with the clamped image: else many steps drift apart
+        if clip:  # with the noise that belongs to the clamped image, else many steps diverge
             x0 = x0.clamp(-1, 1)
             eps = (x - diffusion.at("signal", i) * x0) / diffusion.at("noise", i)
         x = x0 if i == 0 else diffusion.add_noise(x0, i - 1, eps)
@@ -163,7 +163,7 @@ def sample_dpm(predict: Callable, steps: int, x: Tensor) -> Tensor:
         num_train_timesteps=TRAIN_STEPS, beta_start=1e-4, beta_end=0.02, beta_schedule="linear",
         timestep_spacing="linspace", algorithm_type="dpmsolver++")
     scheduler.set_timesteps(steps)
-    times = scheduler.timesteps.to(x.device)  # the scheduler's own stay where it made them
+    times = scheduler.timesteps.to(x.device)  # the scheduler's own stay on the CPU
     for i, t in enumerate(scheduler.timesteps):
         eps = predict(x, times[i].expand(len(x)))[:, :x.shape[1]].to(x.dtype)
         x = scheduler.step(eps, t, x).prev_sample

@@ -38,7 +38,6 @@ def add_arguments(group: argparse._ArgumentGroup) -> None:
              "(default: %(default)s)")
     add("--teacher", default=None, metavar="SPEC",
         help="the teacher of --teacher-guidance, as in distill")
-    add_teacher_dtype(group)
     add("--student", default=None, metavar="SPEC",
         help="a student of an earlier set, such as its run's folder: --teacher-guidance also moves "
              "to images on which it differs from the teacher (default: none)")
@@ -47,22 +46,10 @@ def add_arguments(group: argparse._ArgumentGroup) -> None:
              "(DiffDFKD); labels are then unknown; --sampler ddpm only")
 
 
-def add_teacher_dtype(group: argparse._ArgumentGroup) -> None:
-    """--teacher-dtype, of DeepInversion and of a guided DiT."""
-    group.add_argument("--teacher-dtype", choices=("bf16", "fp32"), default=None,
-                       help="of the teacher's passes, bfloat16 autocast or float32; the loss stays "
-                            "float32 (default: bf16 on GPUs and CPUs that have it, else fp32)")
-
-
-def teacher_dtype(args: argparse.Namespace, device: torch.device) -> str:
-    """What --teacher-dtype asks for, "bf16" or "fp32"."""
-    return args.teacher_dtype or ("bf16" if multiplies_bf16(device) else "fp32")
-
-
 def load(args: argparse.Namespace, task: Task, device: torch.device, settings: dict
          ) -> "TeacherGuidance":
     """The guidance of the flags; adds what it is to the settings."""
-    networks, dtype = [], teacher_dtype(args, device)
+    networks, bf16 = [], multiplies_bf16(device)
     for role, spec in (("teacher", args.teacher), ("student", args.student)):
         if spec:
             network, card = models.load_frozen(spec, task)
@@ -70,9 +57,9 @@ def load(args: argparse.Namespace, task: Task, device: torch.device, settings: d
             settings |= {role: card["name"], f"{role}_sha256": card["sha256"]}
     terms.require(networks[0], {"bn"}, args.teacher)
     guide = TeacherGuidance(networks[0], task, args.teacher_guidance, device, *networks[1:],
-                            bf16=dtype == "bf16")
+                            bf16=bf16)
     settings |= {"teacher_guidance": args.teacher_guidance, "teacher_terms": guide.terms,
-                 "teacher_dtype": dtype}
+                 "teacher_dtype": "bf16" if bf16 else "fp32"}
     return guide
 
 

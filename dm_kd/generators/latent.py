@@ -23,7 +23,7 @@ BF16_WIDTH = 128  # from here on bf16 products pay on a CPU that has them
 
 class LatentGenerator:
     """A trained network with its sampler, which a subclass implements as `denoise`. settings: all
-    that makes the bytes, for the manifest; vae: decoder of latents, None for pixels."""
+    that determines the bytes, for the manifest; vae: decoder of latents, None for pixels."""
 
     labels_known = True
 
@@ -35,8 +35,7 @@ class LatentGenerator:
 
     def sample(self, labels: Tensor, seeds: list[int]) -> Tensor:
         """uint8 [B, channels, resolution, resolution] on the CPU. labels: int64 [B], the task's
-        classes; seeds: a 64-bit number per image, which all its noise depends on, so that it does
-        not depend on its batch."""
+        classes; seeds: a 64-bit number per image, which gives all its noise whatever its batch."""
         size = self.model.config["input_size"]
         draw = noise_source(seeds, (self.model.channels, size, size), self.device)
         with torch.no_grad():
@@ -68,8 +67,8 @@ def to_images(x: Tensor) -> Tensor:
 # --- classes --------------------------------------------------------------------------------------
 
 def generator_classes(num_classes: int, task: Task, where: str) -> dict:
-    """The setting "generator_classes", the generator's class for each of the task's, where the task
-    has some of ImageNet's classes; {} where both have the same."""
+    """{"generator_classes": the generator's class for each of the task's} where the task has some
+    of ImageNet's classes; {} where both have the same."""
     if num_classes == task.num_classes:
         return {}
     if num_classes == 1000 and task.imagenet_classes:
@@ -87,6 +86,7 @@ def check_classes(card: dict, task: Task, where: object) -> None:
 
 
 def as_generator_classes(labels: Tensor, settings: dict) -> Tensor:
+    """The task's labels as the generator's."""
     classes = settings.get("generator_classes")
     return torch.tensor(classes)[labels] if classes else labels
 
@@ -118,7 +118,7 @@ def lower_precision(model: nn.Module) -> None:
 
 
 def compile_blocks(model: nn.Module) -> None:
-    """Compile the block: all have the same code, so one compilation serves all."""
+    """Compile each block; all have the same code, so the first compilation serves all."""
     for block in model.blocks:
         block.compile(dynamic=False)
 

@@ -1,9 +1,9 @@
 """SiT and REPA's SiT: DiT's network trained to predict a velocity, and its SDE sampler.
 
 Ma et al. 2024, "SiT" (arXiv 2401.08740), linear path; Yu et al. 2024, "REPA" (arXiv 2410.06940).
-Here x_t = (1 - t) x_0 + t eps: t = 0 is the image, t = 1 the noise, and the velocity is
-v = dx_t/dt = eps - x_0 in expectation (REPA's way round). SiT's own networks run the other way:
-they are given 1 - t and predict -v. Both are given the time itself, 0 to 1, not a step number.
+Here, as in REPA, x_t = (1 - t) x_0 + t eps: t = 0 is the image, t = 1 the noise, and the velocity
+is v = dx_t/dt = eps - x_0 in expectation. SiT's own networks are given 1 - t and predict -v. Both
+are given the time itself, 0 to 1, not a step number.
 
 A checkpoint of SiT has the keys and shapes of DiT's, so it must be asked for by name:
 

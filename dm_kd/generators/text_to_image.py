@@ -8,10 +8,9 @@ transformers (an extra) beside diffusers.
         --weights stabilityai/sdxl-turbo --prompt "a photo of a {}, a type of flower" --steps 4 \\
         --guidance-scale 0 --images-per-class 100 --out syn_dataset/flowers102_sdxl_turbo
 
-Each image has a random generator of its own, on the CPU, so its noise does not depend on its batch.
-Steps, guidance and size that are not given are the pipeline's own. Only safetensors are read and no
-Python file is downloaded or accepted, so nothing in a folder can run code. A checker that blackens
-pictures is left out: black pictures teach nothing.
+Each image has its own random generator, on the CPU, so its noise does not depend on its batch.
+Only safetensors are read and no Python file is downloaded or accepted, so nothing in a folder can
+run code. A checker that blackens pictures is left out: black pictures teach nothing.
 """
 
 import argparse

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from dm_kd import run
 from dm_kd.rivals import common
+from dm_kd.run import UserError
 
 SMALL = {"nayer": {
     "bn_ema_weight": 10.0, "ce_target_weight": 0.5, "adv_dad_weight": 1.33, "bn_momentum": 0.9,
@@ -47,6 +48,9 @@ class Nayer:
         self.context, args, classes = context, context.args, context.task.num_classes
         self.embeddings = (torch.eye(classes) if args.label_embeddings == "onehot" else
                            run.load_safetensors(Path(args.label_embeddings))["embeddings"].float())
+        if len(self.embeddings) != classes:
+            raise UserError(f"{args.label_embeddings} has {len(self.embeddings)} vectors for "
+                            f"{classes} classes")
         self.copies = -(-args.synthesis_batch // classes)
         self.generator = self.new_generator(0)
 
@@ -63,6 +67,7 @@ class Nayer:
         args = self.context.args
         late = call - args.warmup_calls  # below 0 in the warm-up
         if args.life and call and 0 in (call % args.life, late % args.life):
+            self.embeddings = self.generator.embeddings.cpu()  # the checkpoint's
             self.generator = self.new_generator(call)
         loops = args.loops if late >= 0 else args.warmup_loops
         batches = [self.batch(student, call, loop) for loop in range(loops)]

@@ -1,8 +1,8 @@
 """The rivals' image generators: noise -> images in [0, 1].
 
-DAFL's (Chen et al. 2019, arXiv 1904.01186) with the sizes that Fast-Datafree and NAYER publish. For
-sizes other than 32 x 32 the first map is a quarter of the side. With bf16 all but the output runs
-in bfloat16 autocast, a quarter of the time at 28 pixels on a CPU with such instructions.
+DAFL's (Chen et al. 2019, arXiv 1904.01186) with the sizes that Fast-Datafree and NAYER publish; the
+first map is a quarter of the side. With bf16 all but the output runs in bfloat16 autocast, which
+takes a quarter of the time at 28 pixels on a CPU that multiplies it.
 """
 
 import torch
