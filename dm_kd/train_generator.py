@@ -136,7 +136,7 @@ def fit(folder: run.Run, args: argparse.Namespace, task: Task, model: nn.Module,
         for step in range(state["step"], args.steps):
             images, labels, ids, epoch = next(batches)
             row = update(images.to(device), labels.to(device), ids, epoch, step)
-            decay = min(args.ema, (1 + step) / (10 + step))  # short memory while all is young
+            decay = min(args.ema, (1 + step) / (10 + step))  # shorter memory in the first steps
             torch._foreach_lerp_(list(average.parameters()),
                                  [p.detach() for p in model.parameters()], 1 - decay)
             bar.update()
@@ -180,7 +180,7 @@ def log_step(folder: run.Run, args: argparse.Namespace, step: int, row: dict, se
 
 
 def batches_from(source: data.Source, step: int) -> Iterator[tuple[Tensor, Tensor, Tensor, int]]:
-    """(images, labels, ids, epoch) from a step of the training on, without an end."""
+    """(images, labels, ids, epoch) of each training step from `step`, endlessly."""
     first_epoch, first_step = divmod(step, source.steps_per_epoch)
     for epoch in itertools.count(first_epoch):
         for batch in source.batches(epoch, first_step if epoch == first_epoch else 0):
@@ -207,7 +207,8 @@ def draw_samples(folder: run.Run, args: argparse.Namespace, task: Task, model: n
 
 def dit_updates(args: argparse.Namespace, task: Task, model: dit.DiT, device: torch.device
                 ) -> tuple[dict, Callable]:
-    """What a checkpoint holds, and update(images, labels, ids, epoch, step) -> rate and losses."""
+    """What a checkpoint holds, and update(images, labels, ids, epoch, step) -> {"lr": rate,
+    "train_loss": loss}."""
     process = diffusion.Diffusion(device=device)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad],
                                   lr=args.learning_rate, weight_decay=0.0, betas=(0.9, 0.99),
@@ -243,8 +244,8 @@ def learning_rate(step: int, args: argparse.Namespace) -> float:
 def step_inputs(images: Tensor, labels: Tensor, num_classes: int, seed: int, step: int
                 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """(x0 in [-1, 1], labels with some dropped to the null class, diffusion steps, noise), a
-    function of (seed, step). The label is dropped once, for the whole network; the steps are
-    spread evenly over the process, one in each of B strata."""
+    function of (seed, step). The steps are spread evenly over the process, one in each of B
+    strata."""
     generator = torch.Generator().manual_seed(image_set.image_seed(seed, -1, step))
     b, device = len(images), images.device
     draws = torch.rand(2, b, generator=generator)
@@ -261,11 +262,11 @@ def gan_updates(args: argparse.Namespace, task: Task, model: gan.Generator, devi
                 ) -> tuple[dict, Callable]:
     """As `dit_updates`."""
     torch.manual_seed(args.seed + 1)
-    judge = gan.Discriminator(task.resolution, task.channels, task.num_classes, args.width
+    critic = gan.Discriminator(task.resolution, task.channels, task.num_classes, args.width
                               ).to(device)
     adam = {"betas": (0.0, 0.99), "fused": True}  # no first moment, as BigGAN
     optimizer = torch.optim.Adam(model.parameters(), lr=args.learning_rate, **adam)
-    judge_optimizer = torch.optim.Adam(judge.parameters(), lr=args.learning_rate, **adam)
+    critic_optimizer = torch.optim.Adam(critic.parameters(), lr=args.learning_rate, **adam)
 
     def update(images: Tensor, labels: Tensor, ids: Tensor, epoch: int, step: int) -> dict:
         images = images.float() / 127.5 - 1
@@ -273,28 +274,28 @@ def gan_updates(args: argparse.Namespace, task: Task, model: gan.Generator, devi
         z = torch.randn(2, len(images), LATENT_SIZE, generator=draws).to(device)
         # full, then linearly to 0 over the last half
         rate = args.learning_rate * min(1.0, 2 * (1 - step / args.steps))
-        optimizer.param_groups[0]["lr"] = judge_optimizer.param_groups[0]["lr"] = rate
+        optimizer.param_groups[0]["lr"] = critic_optimizer.param_groups[0]["lr"] = rate
 
         penalised = step % R1_EVERY == 0
         with torch.no_grad():
             fake = model(z[0], labels)
-        verdicts = judge(images.requires_grad_(penalised), labels)
-        judge_loss = gan.discriminator_loss(verdicts, judge(fake, labels))
-        penalty = R1_EVERY * gan.r1_penalty(verdicts, images) if penalised else 0.0
-        judge_optimizer.zero_grad(set_to_none=True)
-        (judge_loss + penalty).backward()
-        judge_optimizer.step()
+        real_logits = critic(images.requires_grad_(penalised), labels)
+        critic_loss = gan.discriminator_loss(real_logits, critic(fake, labels))
+        penalty = R1_EVERY * gan.r1_penalty(real_logits, images) if penalised else 0.0
+        critic_optimizer.zero_grad(set_to_none=True)
+        (critic_loss + penalty).backward()
+        critic_optimizer.step()
 
-        judge.requires_grad_(False)
-        loss = gan.generator_loss(judge(model(z[1], labels), labels))
+        critic.requires_grad_(False)
+        loss = gan.generator_loss(critic(model(z[1], labels), labels))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
-        judge.requires_grad_(True)
-        return {"lr": rate, "train_loss": judge_loss.detach(), "generator_loss": loss.detach()}
+        critic.requires_grad_(True)
+        return {"lr": rate, "train_loss": critic_loss.detach(), "generator_loss": loss.detach()}
 
-    return {"model": model, "optimizer": optimizer, "judge": judge,
-            "judge_optimizer": judge_optimizer}, update
+    return {"model": model, "optimizer": optimizer, "critic": critic,
+            "critic_optimizer": critic_optimizer}, update
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -21,8 +21,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dm_kd import models
 from dm_kd.generators import diffusion, guidance, latent, weights
-from dm_kd.run import UserError, nonnegative_float, positive_int
+from dm_kd.rivals import terms
+from dm_kd.run import UserError, multiplies_bf16, nonnegative_float, positive_int
 from dm_kd.tasks import Task
 
 SAMPLERS = ("ddpm", "ddim", "dpm++")
@@ -268,8 +270,25 @@ def build(args: argparse.Namespace, task: Task, device: torch.device) -> DiTGene
         settings["diffusers"] = importlib.metadata.version("diffusers")
     placed, vae = latent.prepare(args, model, device, card.get("vae"))
     settings |= placed
-    teacher = guidance.load(args, task, device, settings) if args.teacher_guidance else None
+    teacher = load_guide(args, task, device, settings) if args.teacher_guidance else None
     return DiTGenerator(model, settings, device, clip=vae is None, vae=vae, teacher=teacher)
+
+
+def load_guide(args: argparse.Namespace, task: Task, device: torch.device, settings: dict
+               ) -> guidance.TeacherGuidance:
+    """The guidance of the flags; adds what it is to the settings."""
+    networks, bf16 = [], multiplies_bf16(device)
+    for role, spec in (("teacher", args.teacher), ("student", args.student)):
+        if spec:
+            network, card = models.load_frozen(spec, task)
+            networks.append(network.to(device, memory_format=torch.channels_last))
+            settings |= {role: card["name"], f"{role}_sha256": card["sha256"]}
+    terms.require(networks[0], {"bn"}, args.teacher)
+    guide = guidance.TeacherGuidance(networks[0], task, args.teacher_guidance, device,
+                                     *networks[1:], bf16=bf16)
+    settings |= {"teacher_guidance": args.teacher_guidance, "teacher_terms": guide.terms,
+                 "teacher_dtype": "bf16" if bf16 else "fp32"}
+    return guide
 
 
 def load(spec: str) -> tuple[DiT, dict]:

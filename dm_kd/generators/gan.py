@@ -3,8 +3,8 @@
 Networks after Miyato & Koyama 2018 (arXiv 1802.05637: projection discriminator) and Brock et al.
 2019, "BigGAN" (arXiv 1809.11096: class-conditional gains, truncation), losses after Goodfellow et
 al. 2014 (arXiv 1406.2661: non-saturating) with the penalty of Mescheder et al. 2018 (arXiv
-1801.04406: R1). BigGAN's spectral norm and hinge loss left the discriminator blind at this size:
-every class became one picture.
+1801.04406: R1). With BigGAN's spectral norm and hinge loss every class collapsed to one picture at
+this size.
 
     python -m dm_kd.train_generator --kind gan --task digits --out save/generators/digits_gan
     python -m dm_kd.synthesize --task digits --generator gan --weights save/generators/digits_gan \\
@@ -23,7 +23,6 @@ from dm_kd import run
 from dm_kd.generators import latent
 from dm_kd.tasks import Task
 
-NAME = "gan"  # gan.safetensors + gan.json in a generator's folder
 GROUPS = 8  # of the normalisation
 CUT = 2.0  # standard deviations at which the normal distribution is cut (BigGAN's public networks)
 
@@ -31,8 +30,7 @@ CUT = 2.0  # standard deviations at which the normal distribution is cut (BigGAN
 # --- networks -------------------------------------------------------------------------------------
 
 def start_size(resolution: int) -> tuple[int, int]:
-    """(side of the first map, number of doublings) that give the resolution: 8 = 4 x 2, 28 = 7 x
-    4."""
+    """(side of the first map, number of doublings): 8 = 4 x 2, 28 = 7 x 4."""
     side, doublings = resolution, 0
     while side % 2 == 0 and side > 4:
         side, doublings = side // 2, doublings + 1
@@ -54,7 +52,8 @@ class ConditionalNorm(nn.Module):
 
 
 class GeneratorBlock(nn.Module):
-    """Twice the size: norm, ReLU, nearest neighbour, convolution, twice, beside a plain path."""
+    """Doubles the size: norm, ReLU, upsampling, convolution, norm, ReLU, convolution, beside an
+    identity path."""
 
     def __init__(self, width: int, num_classes: int):
         super().__init__()
@@ -123,10 +122,10 @@ def generator_loss(fake: Tensor) -> Tensor:
     return F.softplus(-fake).mean()
 
 
-def r1_penalty(verdicts: Tensor, images: Tensor) -> Tensor:
+def r1_penalty(logits: Tensor, images: Tensor) -> Tensor:
     """1/2 E |grad D|^2 at real images [B, C, H, H] (Mescheder et al., eq. 9, without its weight).
-    verdicts: D(images) [B], with its graph."""
-    slopes, = torch.autograd.grad(verdicts.sum(), images, create_graph=True)
+    logits: D(images) [B], with its graph."""
+    slopes, = torch.autograd.grad(logits.sum(), images, create_graph=True)
     return slopes.square().sum((1, 2, 3)).mean() / 2
 
 
@@ -176,7 +175,7 @@ def add_truncation(group: argparse._ArgumentGroup) -> None:
 
 def build(args: argparse.Namespace, task: Task, device: torch.device) -> GanGenerator:
     """The generator of the flags."""
-    state, card = run.read_with_card(Path(args.weights), NAME)
+    state, card = run.read_with_card(Path(args.weights), "gan")
     latent.check_classes(card, task, args.weights)
     model = Generator(**card["config"])
     model.load_state_dict(state)

@@ -4,12 +4,13 @@ At each step x_t moves along the gradient of the teacher's loss of the predicted
 cross-entropy with the class, batch statistics and, with a student, images on which the two differ.
 Then `latent_cutmix` may put boxes of other images into it.
 
-What the public program (github.com/xhqi0109/DiffDFKD) does differently: it takes the raw gradient
-times 1, whose size depends on the loss's; here it has unit length for each image and is scaled by
-sqrt(1 - alpha bar_t), so that the weight means the same at every step and for every teacher. Its
-batches are of one class and it trains a student between them; here a shard is of many classes, the
-student stays as it is, and after a cutmix the cross-entropy takes each class by its share of the
-area. It leaves out the last of its T steps. An image depends on its shard, by the batch statistics.
+What the public program (github.com/xhqi0109/DiffDFKD) does differently: as released it cannot run
+(the clean image is predicted without a gradient). It takes the raw gradient times 1, whose size is
+the loss's; here the gradient has unit length for each image and is scaled by sqrt(1 - alpha bar_t),
+so that the weight means the same at every step and for every teacher. Its batches are of one class
+and it trains a student between them; here a shard has many classes, the student stays as it is, and
+after a cutmix the cross-entropy takes each class by its share of the area. It leaves out the last
+of its T steps. An image depends on its shard, through the batch statistics.
 """
 
 import argparse
@@ -20,9 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dm_kd import augment, image_set, models
+from dm_kd import augment, image_set
 from dm_kd.rivals import terms
-from dm_kd.run import multiplies_bf16, nonnegative_float
+from dm_kd.run import nonnegative_float
 from dm_kd.tasks import Task
 
 WEIGHTS, ADVERSARY = {"ce_target": 1.0, "bn": 0.1}, {"adv_dad": 1.0}  # the public program's
@@ -44,23 +45,6 @@ def add_arguments(group: argparse._ArgumentGroup) -> None:
     add("--latent-cutmix", action="store_true",
         help="at every fifth of the sampling put boxes of other images of the batch into x_t "
              "(DiffDFKD); labels are then unknown; --sampler ddpm only")
-
-
-def load(args: argparse.Namespace, task: Task, device: torch.device, settings: dict
-         ) -> "TeacherGuidance":
-    """The guidance of the flags; adds what it is to the settings."""
-    networks, bf16 = [], multiplies_bf16(device)
-    for role, spec in (("teacher", args.teacher), ("student", args.student)):
-        if spec:
-            network, card = models.load_frozen(spec, task)
-            networks.append(network.to(device, memory_format=torch.channels_last))
-            settings |= {role: card["name"], f"{role}_sha256": card["sha256"]}
-    terms.require(networks[0], {"bn"}, args.teacher)
-    guide = TeacherGuidance(networks[0], task, args.teacher_guidance, device, *networks[1:],
-                            bf16=bf16)
-    settings |= {"teacher_guidance": args.teacher_guidance, "teacher_terms": guide.terms,
-                 "teacher_dtype": "bf16" if bf16 else "fp32"}
-    return guide
 
 
 class TeacherGuidance:

@@ -252,8 +252,8 @@ def require(teacher: nn.Module, terms: set[str], spec: str, without: str = "") -
 
 
 def jitter(x: Tensor, most: int, flip: bool, draw: torch.Generator) -> Tensor:
-    """Roll the whole batch by up to `most` pixels each way; with `flip`, mirror it half the
-    time."""
+    """Roll the whole batch by up to `most` pixels each way; with `flip`, mirror it half the time.
+    """
     rows, columns = torch.randint(-most, most + 1, (2,), generator=draw).tolist()
     x = torch.roll(x, (rows, columns), (2, 3))
     mirror = torch.rand((), generator=draw).item() < 0.5
