@@ -31,6 +31,7 @@ from dm_kd.run import UserError
 from dm_kd.tasks import TASKS, Task
 
 TEMPERATURE = 10.0
+STEPS = 20  # of sampling
 SMALL_DIT = {"input_size": 28, "patch_size": 4, "channels": 1, "width": 144, "depth": 6, "heads": 6,
              "num_classes": 10}
 DIT_XL = {"input_size": 32, "patch_size": 2, "channels": 4, "width": 1152, "depth": 28, "heads": 16,
@@ -45,8 +46,6 @@ def parse(argv: list[str]) -> argparse.Namespace:
         help="timed rounds, after one that is not timed (default: %(default)s)")
     add("--batch-size", type=run.positive_int, default=None, metavar="N",
         help="images of a step or batch (default: 64, on a GPU 256)")
-    add("--steps", type=run.positive_int, default=20, metavar="T",
-        help="sampling steps of synthesis (default: %(default)s)")
     add("--out", type=Path, default=Path("save/bench"), metavar="DIR",
         help="where NAME.json is written (default: %(default)s)")
     run.add_common_arguments(parser)
@@ -74,13 +73,9 @@ class Record:
             raise UserError(f"not equivalent: {name}: {error:.2e} is more than {limit:g}")
 
     def time(self, title: str, variants: dict[str, Callable], images: int,
-             goals: dict[tuple[str, str], float]) -> None:
-        """Time the variants in turns and add the table.
-
-        Args:
-            images: how many one call processes.
-            goals: (slower, faster) -> how many times as fast it should be.
-        """
+             pairs: list[tuple[str, str]]) -> None:
+        """Time the variants, which process so many `images` in a call, in turns; add the table,
+        with the ratio of each pair (slower, faster)."""
         seconds = {name: [] for name in variants}
         for turn in range(self.args.repeats + 1):
             for name, variant in variants.items():
@@ -94,12 +89,12 @@ class Record:
         table = self.contents[title] = {"images_per_second": rates, "ratios": []}
         print(title, *(f"  {name:<36} {rate:10.1f} images/s" for name, rate in rates.items()),
               sep="\n")
-        for (slower, faster), goal in goals.items():
+        for slower, faster in pairs:
             ratios = np.array(seconds[slower]) / np.array(seconds[faster])
             low, median, high = np.percentile(ratios, (25, 50, 75)).tolist()
             table["ratios"].append({"slower": slower, "faster": faster, "median": median,
-                                    "q25": low, "q75": high, "goal": goal})
-            print(f"  {faster} / {slower}: {median:.2f} x [{low:.2f}, {high:.2f}], goal {goal:g}")
+                                    "q25": low, "q75": high})
+            print(f"  {faster} / {slower}: {median:.2f} x [{low:.2f}, {high:.2f}]")
         run.write_json(self.args.out / f"{self.args.name}.json", self.contents)
 
     def synchronize(self) -> None:
@@ -109,28 +104,19 @@ class Record:
 
 # --- distillation ---------------------------------------------------------------------------------
 
-def original_step(student: nn.Module, teacher: nn.Module, optimizer: torch.optim.Optimizer,
-                  x: Tensor, labels: Tensor) -> None:
-    """The original's step: the teacher's weights get gradients, the loss and two accuracies are
-    read back."""
-    student_logits = student(x)
-    loss = objectives.kd(student_logits, teacher(x), labels, TEMPERATURE)
-    loss.item()
-    hits = student_logits.topk(5).indices == labels[:, None]
-    hits[:, 0].sum().item(), hits.sum().item()
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
-
-
-def simple_step(student: nn.Module, teacher: nn.Module, optimizer: torch.optim.Optimizer,
-                x: Tensor, labels: Tensor, amp: str) -> None:
-    """A well-written simple loop: no_grad, channels_last, autocast."""
+def other_step(student: nn.Module, teacher: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor,
+               labels: Tensor, amp: str, original: bool) -> None:
+    """A step of a simple loop; or of the original, where the teacher's weights get gradients, and
+    the loss and two accuracies are read back."""
     with engine.autocast(amp, x.device):
-        with torch.no_grad():
+        with torch.set_grad_enabled(original):
             teacher_logits = teacher(x)
         student_logits = student(x)
     loss = objectives.kd(student_logits, teacher_logits, labels, TEMPERATURE)
+    if original:
+        loss.item()
+        hits = student_logits.topk(5).indices == labels[:, None]
+        hits[:, 0].sum().item(), hits.sum().item()
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
@@ -146,6 +132,7 @@ def gradients(step: Callable, student: nn.Module) -> Tensor:
 
 
 def training_view(task: Task) -> augment.View:
+    """The view of the default recipe."""
     flags = argparse.Namespace(augment="default", mixup=0.0, cutmix=0.0, mix_share=1.0)
     return augment.make_view(task, flags, False)
 
@@ -168,36 +155,34 @@ def distillation(args: argparse.Namespace, device: torch.device, record: Record)
     x, _ = view.train(images, labels, ids, 0, 0, 0)
     kept = teacher(x).detach().float()
 
-    def networks(original: bool, compiled: bool) -> tuple:
-        """A student, and what a step takes: student and teacher as they run, and an optimizer."""
+    def networks(original: bool = False, compiled: bool = True) -> tuple:
+        """What a step takes: copies of student and teacher, and an optimizer."""
         layout = torch.contiguous_format if original else torch.channels_last
-        pair = [copy.deepcopy(network).to(device, memory_format=layout)
-                for network in (student, teacher)]
-        pair[1].requires_grad_(original)
-        sgd = torch.optim.SGD(pair[0].parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4,
+        copies = [copy.deepcopy(network).to(device, memory_format=layout)
+                  for network in (student, teacher)]
+        copies[1].requires_grad_(original)
+        sgd = torch.optim.SGD(copies[0].parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4,
                               fused=not original)
-        run_by = [engine.compiled(n, flags, device) for n in pair] if compiled else pair
-        return pair[0], *run_by, sgd
+        return *([engine.compiled(c, flags, device) for c in copies] if compiled else copies), sgd
 
-    def ours(s: nn.Module, t: Callable, o: torch.optim.Optimizer, amp: str) -> None:
+    def ours(networks: tuple, precision: str = amp, teach: Callable | None = None) -> None:
         crops, _ = view.train(images, labels, ids, 0, 0, 0)
-        engine.train_step(s, t, o, objectives.kd, crops, labels, TEMPERATURE, amp)
+        network, fixed, sgd = networks
+        engine.train_step(network, teach or fixed, sgd, objectives.kd, crops, labels, TEMPERATURE,
+                          precision)
 
-    reference, *original = networks(True, False)
-    checked, *float32 = networks(False, True)
-    _, *simple = networks(False, False)
-    _, *fast = networks(False, True)
-    cached, _, sgd = networks(False, True)[1:]
-    steps = {"original": lambda: original_step(*original, x.contiguous(), labels),
-             "simple": lambda: simple_step(*simple, x, labels, amp),
-             "ours": lambda: ours(*fast, amp),
-             "ours, kept logits": lambda: ours(cached, lambda _: kept, sgd, amp)}
+    original, simple = networks(True, False), networks(compiled=False)
+    fast, cached, float32 = networks(), networks(), networks()
+    steps = {"original": lambda: other_step(*original, x.contiguous(), labels, "none", True),
+             "simple": lambda: other_step(*simple, x, labels, amp, False),
+             "ours": lambda: ours(fast),
+             "ours, kept logits": lambda: ours(cached, teach=lambda _: kept)}
     record.check("student's gradients in float32 against the original's",
-                 gradients(lambda: ours(*float32, "none"), checked),
-                 gradients(steps["original"], reference), 1e-2)
+                 gradients(lambda: ours(float32, "none"), float32[0]),
+                 gradients(steps["original"], original[0]), 1e-2)
     record.time(f"KD step, {' to '.join(names)}, {task.resolution} px, batch {batch}, amp {amp}",
-                steps, batch, {("simple", "ours"): 0.9, ("original", "ours"): 4.0,
-                               ("original", "ours, kept logits"): 15.0 if amp == "bf16" else 10.0})
+                steps, batch, [("simple", "ours"), ("original", "ours"),
+                               ("original", "ours, kept logits")])
     loader(record)
 
 
@@ -223,7 +208,7 @@ def loader(record: Record) -> None:
             "PNG and Pillow": lambda: torch.stack(
                 [transform(Image.open(path).convert("RGB")) for path in paths]),
             "ours": lambda: source.view.train(*next(iter(source.batches(0))), 0, 0, 0),
-        }, count, {("PNG and Pillow", "ours"): 5.0})
+        }, count, [("PNG and Pillow", "ours")])
 
 
 # --- synthesis ------------------------------------------------------------------------------------
@@ -260,7 +245,7 @@ def synthesis(args: argparse.Namespace, device: torch.device, record: Record) ->
     batch, side = args.batch_size or (256 if large else 64), model.config["input_size"]
     labels = torch.arange(batch) % model.num_classes
     seeds = list(range(1, batch + 1))
-    settings = {"guidance_scale": 2.0, "steps": args.steps, "guided_channels": "all"}
+    settings = {"guidance_scale": 2.0, "steps": STEPS, "guided_channels": "all"}
     other = diffusers_dit(model).to(device)
     x = torch.randn(batch, model.channels, side, side).to(device)
     t = torch.full((batch,), 500, device=device)
@@ -276,7 +261,7 @@ def synthesis(args: argparse.Namespace, device: torch.device, record: Record) ->
         dtype = torch.bfloat16 if large else torch.float32
         return other(x.to(dtype), timestep=t, class_labels=labels).sample.float()
 
-    process = diffusion.Diffusion(args.steps, device)
+    process = diffusion.Diffusion(STEPS, device)
 
     def theirs() -> Tensor:
         with torch.inference_mode():
@@ -289,12 +274,12 @@ def synthesis(args: argparse.Namespace, device: torch.device, record: Record) ->
         latent.compile_blocks(model)
     ddim = dit.DiTGenerator(model, settings | {"sampler": "ddim"}, device, clip=True)
     ddpm = dit.DiTGenerator(model, settings | {"sampler": "ddpm"}, device, clip=True)
-    record.time(f"sampling, width {model.config['width']}, T={args.steps}, s=2, batch {batch}", {
+    record.time(f"sampling, width {model.config['width']}, T={STEPS}, s=2, batch {batch}", {
         "diffusers' module, DDIM": theirs,
         "ours, DDIM": lambda: ddim.sample(labels, seeds),
         "ours, ancestral, PNG": lambda: [image_set.encode_png(image[:3])
                                          for image in ddpm.sample(labels, seeds)],
-    }, batch, {("diffusers' module, DDIM", "ours, DDIM"): 1.1})
+    }, batch, [("diffusers' module, DDIM", "ours, DDIM")])
 
 
 def body(argv: list[str]) -> None:
