@@ -32,38 +32,37 @@ RIVAL_STEPS_PER_EPOCH = {"small": 400, "large": 1000}  # where no images say wha
 
 def parse(argv: list[str]) -> argparse.Namespace:
     parser = run.Parser("distill", __doc__)
+    parser.usage = ("python -m dm_kd.distill --task NAME --source IMAGES --teacher SPEC --student "
+                    "NAME --out RUN [flags]")
     run.add_data_arguments(parser)
     add = parser.add_argument
-    add("--source", required=True, metavar="SET|FOLDER|LIST|real|METHOD",
-        help="an image set that synthesize wrote; any folder or list file of images; `real` for "
-             "the real training images, `real:TASK` for another task's; or a method that makes "
-             f"images while the student learns: {', '.join(RIVALS)} (--source METHOD --help shows "
-             "its flags)")
+    add("--source", required=True, metavar="IMAGES",
+        help="an image set, a folder or a list file of images; `real`: the real training images; "
+             "`real:TASK`: another task's; or a method that makes images while the student learns: "
+             f"{', '.join(RIVALS)} (--source METHOD --help shows its flags)")
     add("--source-labels", choices=("task", "none"), default="task",
-        help="none: the source's images are of other classes than the task's (default: "
-             "%(default)s)")
+        help="none: the images are not of the task's classes")
     add("--teacher", required=True, metavar="SPEC",
         help="a run folder, NAME@FILE, torchvision:NAME or timm:NAME")
     add("--cache-teacher", action="store_true",
-        help="keep the teacher's logits of every image and epoch below --cache (2 bytes each): the "
-             "next student with this seed, batch size and augmentation needs no teacher")
+        help="keep the teacher's logits in --cache: the next student with the same seed, batches "
+             "and augmentation needs no teacher")
     add("--student", required=True, metavar="NAME",
-        help=f"one of {', '.join(models.MODELS)}, torchvision:NAME, timm:NAME")
+        help="such as wrn_16_1 (MODELS in models.py has all), torchvision:NAME or timm:NAME")
     add("--objective", choices=objectives.OBJECTIVES, default="kd",
         help="kd: KL of softened outputs; mse: of logits; dkd: decoupled KD; dist: correlations "
              "(default: %(default)s)")
     add("--label-weight", type=run.probability, default=0.0, metavar="P",
-        help="share of cross-entropy with the source's labels in the loss (default: %(default)s)")
+        help="weight of cross-entropy with the images' labels (default: %(default)s)")
     add("--temperature", type=run.positive_float, default=10.0, metavar="TAU",
         help="softens both outputs (default: %(default)s)")
-    add("--images-per-class", type=run.positive_int, default=None, metavar="N",
+    add("--images-per-class", type=run.positive_int, metavar="N",
         help="use the first N images of each class (default: all)")
-    add("--subset-seed", type=run.nonnegative_int, default=None, metavar="S",
+    add("--subset-seed", type=run.nonnegative_int, metavar="S",
         help="draw the N images of each class with this seed instead")
     add("--no-label-check", action="store_true",
         help="train even if the teacher disagrees with the images' labels")
-    add("--out", type=Path, required=True, metavar="save/student_model/NAME",
-        help="the run: student, log, metrics, checkpoints")
+    add("--out", type=Path, required=True, metavar="RUN", help="such as save/student_model/NAME")
     engine.add_arguments(parser)
     run.add_common_arguments(parser)
     method, name = run.peek(argv, "source", ""), run.peek(argv, "task", "")
@@ -80,73 +79,61 @@ def body(argv: list[str]) -> None:
     if args.dry_run:
         dry_run(args, task)
         return
-    device = run.use_device(args)
-    args.amp = engine.resolve_amp(args.amp, device)
-    args.compile = engine.resolve_compile(args.compile, device)
-    engine.check_arguments(args)
-    torch.manual_seed(args.seed)
+    device = engine.prepare(args)
     student = models.build(args.student, task)
     teacher, teacher_card = models.load_frozen(args.teacher, task)
     teacher = teacher.to(device, memory_format=torch.channels_last)
     val = data.load_validation(task, args)
     view = augment.make_view(task, args, args.label_weight > 0
                              or args.objective in objectives.READ_LABELS)
-    images = None
+    images, inputs = None, {"teacher_sha256": teacher_card["sha256"]}
     if args.source in RIVALS:
         if dist.world_size() > 1 or args.label_weight or args.cache_teacher:
             raise UserError(f"--source {args.source} runs in one process, without --label-weight "
                             "and --cache-teacher")
         source = importlib.import_module(RIVALS[args.source]).build(
             rivals.Context(args, task, teacher, device))
-        inputs = {}
     else:
         images = data.load_source(args, task)
-        dist.start(device)
-        source = data.Source(data.resident(images, device), view, args.batch_size, args.seed,
-                             args.steps_per_epoch, device, dist.rank(), dist.world_size())
-        view = source.view
-        inputs = {"source_images": len(images.labels), "source_sha256": images.sha256}
         if args.label_weight and images.labels.min() < 0:
-            raise UserError("--label-weight needs images with known labels")
+            raise UserError("--label-weight needs images with labels")
+        source = data.start_source(images, view, args, device)
+        view = source.view
+        inputs |= {"source_images": len(images.labels), "source_sha256": images.sha256}
     val = val and data.resident(val, device)
-    inputs["teacher_sha256"] = teacher_card["sha256"]
     objective = objectives.OBJECTIVES[args.objective]
     if args.label_weight:
         objective = objectives.with_labels(objective, args.label_weight)
     card = {**models.card(args.student, task), "fold": args.fold, "val": args.val,
             "teacher": teacher_card, "source": args.source,
             "generator": images and images.generator}
-    notes = [] if (args.out / "result.json").exists() else check_teacher(
-        args, task, teacher, images, val, device)
+    notes = [f"{args.student}, {models.parameter_count(student):,} parameters, from "
+             f"{teacher_card['name']} on {len(images.labels) if images else 'generated'} images of "
+             f"{args.source}, {device}, amp {args.amp}", *(images.notes if images else ())]
+    if not (args.out / "result.json").exists():
+        notes += check_teacher(args, task, teacher, images, val, device)
     with run.Run(args.out, args, inputs, "student") as folder:
-        if folder.result:
-            print(f"{args.out} is finished: {engine.summary(folder.result)}")
-            return
-        folder.log(f"{args.student}, {models.parameter_count(student):,} parameters, from "
-                   f"{teacher_card['name']} on {len(images.labels) if images else 'made'} images "
-                   f"of {args.source}, {device}, amp {args.amp}")
-        for note in [*(images.notes if images else ()), *notes]:
-            folder.log(note)
-        cache = args.cache_teacher and TeacherCache(args, task, view, source, teacher, images)
+        cache = (TeacherCache(args, task, source, teacher, teacher_card["name"], images)
+                 if args.cache_teacher else None)
         engine.fit(folder, args, view, student, teacher, source, objective, val, device, card,
-                   cache or None)
+                   notes, cache)
 
 
 def check_teacher(args: argparse.Namespace, task: Task, teacher: nn.Module,
                   images: data.Images | None, val: data.Images | None, device: torch.device
                   ) -> list[str]:
-    """Score the teacher on labelled images before any training; returns lines for the log.
+    """Evaluate the teacher on labelled images before any training; returns lines for the log.
 
     Raises:
-        UserError: it is right at most twice as often as chance (of two classes: less than half
-            way from chance to always), on the source's images or the validation images."""
+        UserError: its accuracy on the source's or the validation images is at most twice chance,
+            or half way from chance to 100 % where that is less."""
     notes, chance = [], 100 / task.num_classes
     for name, given in (("source", images), ("validation", val)):
         if given is None or args.no_label_check or not (given.labels >= 0).any():
             continue
-        known = (given.labels >= 0).nonzero()[:, 0].cpu()
-        mixed = torch.randperm(len(known), generator=torch.Generator().manual_seed(0))
-        chosen = known[mixed[:CHECKED_IMAGES]]
+        labelled = (given.labels >= 0).nonzero()[:, 0].cpu()
+        order = torch.randperm(len(labelled), generator=torch.Generator().manual_seed(0))
+        chosen = labelled[order[:CHECKED_IMAGES]]
         crops = data.evaluation_crops(given, chosen, task)
         logits = engine.predict(teacher, crops, augment.plain_view(task), device, args.amp)
         acc1, _ = engine.accuracy(logits, given.labels.cpu()[chosen])
@@ -157,22 +144,24 @@ def check_teacher(args: argparse.Namespace, task: Task, teacher: nn.Module,
                 f"the teacher {args.teacher} agrees with {acc1:.1f} % of the {name} labels, chance "
                 f"is {chance:.1f} %: another class order, other statistics or wrong weights?",
                 "--source-labels none if the source has other classes; --no-label-check to train "
-                "all the same")
+                "anyway")
     return notes
 
 
 class TeacherCache:
     """The teacher's logits by step in one float16 file, for the next student.
 
-    The file's name is a hash of all that makes the logits: teacher, images, augmentation, seed,
-    batches. A second student whose network, rate or objective differs reads them. Each epoch has
-    augmented views of its own, so each epoch has logits of its own."""
+    The file's name is a hash of everything the logits depend on: teacher, images, augmentation,
+    seed, batches. A student with another network, learning rate or objective reads them. Views
+    differ from epoch to epoch, so each epoch has its own logits."""
 
-    def __init__(self, args: argparse.Namespace, task: Task, view: augment.View,
-                 source: data.Source, teacher: nn.Module, images: data.Images):
-        settings = {"teacher": run.tensors_digest(teacher.state_dict()),
+    def __init__(self, args: argparse.Namespace, task: Task, source: data.Source,
+                 teacher: nn.Module, name: str, images: data.Images):
+        settings = {"teacher": [name, run.tensors_digest(teacher.state_dict())],
                     "images": images.sha256 or run.tensors_digest({"images": images.images}),
-                    "view": dataclasses.asdict(view) | {"num_classes": 0}, "seed": args.seed,
+                    "count": len(images.labels),  # a part of a set has the digest of the whole
+                    "view": dataclasses.asdict(source.augmentation) | {"num_classes": 0},
+                    "seed": args.seed, "device": args.device,
                     "batch_size": args.batch_size, "steps_per_epoch": source.steps_per_epoch,
                     "amp": args.amp, "compile": args.compile, "threads": args.threads,
                     "rank": dist.rank(), "world_size": dist.world_size(),
@@ -188,7 +177,7 @@ class TeacherCache:
 
     @staticmethod
     def _map(path: str, dtype: type, shape: tuple[int, ...]) -> np.memmap:
-        """A file of at least this shape, new bytes zero; more epochs make it longer."""
+        """A file of at least this shape, new bytes zero; it grows with the number of epochs."""
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
         with open(path, "ab") as file:
             if file.tell() < size:
@@ -196,8 +185,8 @@ class TeacherCache:
         return np.memmap(path, dtype, "r+", shape=shape)
 
     def logits(self, teacher: nn.Module, epoch: int, step: int, x: Tensor) -> Tensor:
-        """Float32 [B, classes]: as stored, or from the teacher and then stored. Both give the
-        rounded number, so that a resumed run sees the same bits."""
+        """Float32 [B, classes], from the file, or from the teacher and then stored. Both are
+        rounded to float16, so that a resumed run has the same bits."""
         at = epoch * self.steps + step
         if not self.done[at]:
             logits = teacher(x).float()

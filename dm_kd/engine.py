@@ -11,8 +11,9 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -23,7 +24,6 @@ from dm_kd.run import Run, UserError
 
 EVAL_BATCH = 512
 POLL_STEPS = 20  # several processes agree on saving and stopping every so many steps
-LR_DECAY_EPOCHS = (30, 60, 90)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,44 +31,45 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("recipe")
     add = group.add_argument
     add("--epochs", type=run.positive_int, default=100, metavar="N", help="default: %(default)s")
-    add("--steps-per-epoch", type=run.positive_int, default=None, metavar="N",
-        help="steps that count as an epoch (default: one pass over the images)")
+    add("--steps-per-epoch", type=run.positive_int, metavar="N",
+        help="default: one pass over the images")
     add("--batch-size", type=run.positive_int, default=256, metavar="N",
         help="images per step, over all processes (default: %(default)s)")
     add("--optimizer", choices=("sgd", "adamw"), default="sgd",
-        help="SGD has momentum 0.9 (default: %(default)s)")
+        help="sgd has momentum 0.9 (default: %(default)s)")
     add("--learning-rate", type=run.positive_float, default=0.1, metavar="X",
         help="default: %(default)s")
     add("--lr-schedule", choices=("step", "cosine"), default="step",
-        help="step: x 0.1 after each of --lr-decay-epochs; cosine: to zero (default: %(default)s)")
-    add("--lr-decay-epochs", type=run.epoch_list, default=LR_DECAY_EPOCHS, metavar="LIST",
-        help="epochs after which the rate drops (default: 30,60,90)")
+        help="step: x 0.1 at each of --lr-decay-epochs; cosine: to 0 (default: %(default)s)")
+    add("--lr-decay-epochs", type=run.epoch_list, default=(30, 60, 90), metavar="LIST",
+        help="default: 30,60,90")
     add("--warmup-epochs", type=run.nonnegative_int, default=0, metavar="N",
-        help="epochs of linear warm-up from a hundredth of the rate (default: %(default)s)")
+        help="linear warm-up from 1/100 of the rate (default: %(default)s)")
     add("--weight-decay", type=run.nonnegative_float, default=1e-4, metavar="X",
-        help="on all weights (default: %(default)s)")
+        help="default: %(default)s")
     add("--augment", choices=("default", "none"), default="default",
-        help="the task's training augmentation, or none (default: %(default)s)")
+        help="the task's augmentation, or none")
     add("--mixup", type=run.nonnegative_float, default=0.0, metavar="A",
-        help="Beta(A, A) mixup of the images that both networks see; 0 = off")
+        help="Beta(A, A) mixup of what both networks see (default: off)")
     add("--cutmix", type=run.nonnegative_float, default=0.0, metavar="A",
-        help="Beta(A, A) cutmix, likewise; with --mixup each takes half of the mixed batches")
+        help="Beta(A, A) cutmix; with --mixup, each in half of the mixed batches")
     add("--mix-share", type=run.probability, default=1.0, metavar="P",
-        help="share of the batches that are mixed (default: %(default)s)")
+        help="share of batches that are mixed (default: %(default)s)")
     add("--amp", choices=("auto", "bf16", "none"), default="auto",
-        help="bfloat16 autocast; logits and loss stay float32 (default: bf16 where the hardware "
-             "computes it)")
+        help="bfloat16 autocast; logits and loss stay float32 (default: where the hardware has it)")
     add("--compile", choices=("auto", "on", "off"), default="auto",
-        help="torch.compile of both networks (default: on GPUs; it does not pay on CPUs)")
-    add("--bn-group", type=run.positive_int, default=None, metavar="N",
-        help="batch statistics over groups of N images, as N images per GPU without SyncBN; the "
-             "original: 32 (default: each process's batch)")
+        help="torch.compile both networks (default: on GPUs)")
+    add("--bn-group", type=run.positive_int, metavar="N",
+        help="batch norm over groups of N images; the original: 32 (default: a process's batch)")
     add("--checkpoint-seconds", type=run.positive_float, default=60.0, metavar="S",
         help="seconds between checkpoints (default: %(default)s)")
 
 
-def check_arguments(args: argparse.Namespace) -> None:
-    """Raise UserError for a batch size that does not divide over the processes and groups."""
+def prepare(args: argparse.Namespace) -> torch.device:
+    """Check the recipe, resolve --amp and --compile in place, seed torch; returns the device.
+
+    Raises:
+        UserError: the batch size does not divide over the processes and groups."""
     ranks = dist.world_size()
     if args.batch_size % ranks:
         raise UserError(f"--batch-size {args.batch_size} does not divide over {ranks} processes",
@@ -79,6 +80,11 @@ def check_arguments(args: argparse.Namespace) -> None:
     if args.warmup_epochs >= args.epochs:
         raise UserError(f"--warmup-epochs {args.warmup_epochs} must be less than --epochs "
                         f"{args.epochs}")
+    device = run.use_device(args)
+    args.amp = resolve_amp(args.amp, device)
+    args.compile = resolve_compile(args.compile, device)
+    torch.manual_seed(args.seed)
+    return device
 
 
 # --- precision and compilation --------------------------------------------------------------------
@@ -143,8 +149,8 @@ def learning_rate(epoch: float, args: argparse.Namespace) -> float:
     if epoch < args.warmup_epochs:
         return args.learning_rate * max(epoch / args.warmup_epochs, 0.01)
     if args.lr_schedule == "cosine":
-        done = (epoch - args.warmup_epochs) / max(args.epochs - args.warmup_epochs, 1)
-        return args.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+        share = (epoch - args.warmup_epochs) / (args.epochs - args.warmup_epochs)
+        return args.learning_rate * 0.5 * (1 + math.cos(math.pi * share))
     return args.learning_rate * 0.1 ** sum(epoch >= e for e in args.lr_decay_epochs)
 
 
@@ -199,7 +205,7 @@ def predict(model: nn.Module, images: Tensor, view: View, device: torch.device,
 
 def accuracy(logits: Tensor, labels: Tensor) -> tuple[float, float]:
     """(acc1, acc5) in percent. logits [N, classes], labels int64 [N]."""
-    top = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
+    top = logits.topk(min(5, logits.shape[1])).indices == labels.to(logits.device)[:, None]
     return (100 * top[:, 0].double().mean().item(), 100 * top.any(1).double().mean().item())
 
 
@@ -207,45 +213,41 @@ def accuracy(logits: Tensor, labels: Tensor) -> tuple[float, float]:
 
 def fit(folder: Run, args: argparse.Namespace, view: View, student: nn.Module,
         teacher: nn.Module | None, source, objective: Callable, val, device: torch.device,
-        card: dict, cache=None) -> dict:
+        card: dict, notes: Iterable[str] = (), cache=None) -> dict:
     """Train `student` for args.epochs, from the run folder's checkpoint if there is one; returns
-    the run's result, as in result.json.
+    the run's result, as in result.json. A finished run is only reported.
 
     Args:
         source: `steps_per_epoch` and `batches(epoch, first_step, student)`; a source that learns
             also has `state_dict()` and `load_state_dict()`.
         val: Images to evaluate on after each epoch, or None.
+        notes: lines for the log.
         cache: `logits(teacher, epoch, step, x)` in place of the teacher's forward pass.
 
     Raises:
         UserError: the loss became NaN or infinite; the last checkpoint is from before.
         Stopped: a signal came; the state was saved.
     """
+    if folder.result:
+        print(f"{folder.folder} is finished: {summary(folder.result)}")
+        return folder.result
+    for note in notes:
+        folder.log(note)
     student = student.to(device, memory_format=torch.channels_last)
     if args.bn_group:
         group_batch_norms(student, args.bn_group)
-    teach, teacher_logits = None, None
+    teacher_logits = None
     if teacher is not None:
         teacher = teacher.to(device, memory_format=torch.channels_last)
-        teach = compiled(teacher, args, device)
         if val is not None:
             teacher_logits = predict(teacher, val.images, view, device, args.amp)
             folder.log(f"teacher Acc@1 {accuracy(teacher_logits, val.labels)[0]:.2f} on "
                        f"{len(val.labels)} validation images")
+        teacher = compiled(teacher, args, device)
     optimizer = make_optimizer(student, args)
     state = restore(folder, student, optimizer, source)
-    network = compiled(parallel(student, device), args, device)
     clock = time.monotonic() - state["seconds"]
-
-    def update(epoch: int, step: int, images: Tensor, labels: Tensor, ids: Tensor) -> Tensor:
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(epoch + step / source.steps_per_epoch, args)
-        x, labels = view.train(images, send(labels, device), ids, args.seed, epoch, step)
-        if args.compile == "on":
-            torch.compiler.cudagraph_mark_step_begin()
-        asked = teach if cache is None else functools.partial(cache.logits, teach, epoch, step)
-        return train_step(network, asked, optimizer, objective, x, labels,
-                          getattr(args, "temperature", 1.0), args.amp)
+    update = make_update(args, view, student, teacher, optimizer, source, objective, device, cache)
 
     def save() -> None:
         state["seconds"] = time.monotonic() - clock
@@ -257,9 +259,8 @@ def fit(folder: Run, args: argparse.Namespace, view: View, student: nn.Module,
     logits = None
     with run.stoppable() as stop:
         for epoch in range(state["epoch"], args.epochs):
-            network.train()
-            losses = train_one_epoch(folder, args, source, student, update, device, epoch, state,
-                                     save, stop)
+            losses = train_one_epoch(folder, args, source, student, update, epoch, state, save,
+                                     stop)
             dist.copy_from_main(student.buffers())  # each rank has its own batch statistics
             state |= {"epoch": epoch + 1, "step": 0, "losses": [],
                       "seconds": time.monotonic() - clock}
@@ -288,55 +289,72 @@ def restore(folder: Run, student: nn.Module, optimizer: torch.optim.Optimizer, s
     return state
 
 
-def parallel(student: nn.Module, device: torch.device) -> nn.Module:
-    """The student wrapped for several processes; itself in one."""
-    if dist.world_size() == 1:
-        return student
-    return nn.parallel.DistributedDataParallel(
-        student, device_ids=[device] if device.type == "cuda" else None,
-        broadcast_buffers=False)  # fit copies rank 0's statistics at the end of an epoch
+def make_update(args: argparse.Namespace, view: View, student: nn.Module,
+                teacher: Callable | None, optimizer: torch.optim.Optimizer, source,
+                objective: Callable, device: torch.device, cache) -> Callable:
+    """Returns f(epoch, step, images, labels, ids) -> loss, one step of training at its learning
+    rate, with dropout that is a function of (seed, epoch, step, rank)."""
+    network = student
+    if dist.world_size() > 1:
+        network = nn.parallel.DistributedDataParallel(
+            student, device_ids=[device] if device.type == "cuda" else None,
+            broadcast_buffers=False)  # fit copies rank 0's statistics at the end of an epoch
+    network = compiled(network, args, device)
+
+    def update(epoch: int, step: int, images: Tensor, labels: Tensor, ids: Tensor) -> Tensor:
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(epoch + step / source.steps_per_epoch, args)
+        key = np.random.SeedSequence([args.seed, epoch, step, dist.rank()])
+        torch.manual_seed(int(key.generate_state(1)[0]))
+        x, labels = view.train(images, send(labels, device), ids, args.seed, epoch, step)
+        if args.compile == "on":
+            torch.compiler.cudagraph_mark_step_begin()
+        teach = teacher if cache is None else functools.partial(cache.logits, teacher, epoch, step)
+        return train_step(network, teach, optimizer, objective, x, labels,
+                          getattr(args, "temperature", 1.0), args.amp)
+
+    return update
 
 
 def train_one_epoch(folder: Run, args: argparse.Namespace, source, student: nn.Module,
-                    update: Callable, device: torch.device, epoch: int, state: dict,
-                    save: Callable, stop: Callable) -> Tensor:
+                    update: Callable, epoch: int, state: dict, save: Callable, stop: Callable
+                    ) -> Tensor:
     """Train from state["step"] to the end of the epoch; nothing is read back from the device
     before a checkpoint. Returns the losses [steps], averaged over the ranks.
 
-    update: f(epoch, step, images, labels, ids) -> loss.  save(): writes a checkpoint.  stop() > 0:
-    a signal came."""
+    update: see make_update.  save(): writes a checkpoint.  stop() > 0: a signal came."""
+    student.train()
     steps, first = source.steps_per_epoch, state["step"]
-    losses = torch.zeros(steps, device=device)
-    losses[:first] = torch.tensor(state["losses"], device=device)
-    bar = run.progress(steps, f"epoch {epoch + 1}/{args.epochs}", "steps", done=first)
-    for step, batch in enumerate(source.batches(epoch, first, student), first):
-        losses[step] = update(epoch, step, *batch)
-        bar.update(1)
-        if step + 1 < steps and (dist.world_size() == 1 or step % POLL_STEPS == 0):
-            stopping, due = dist.totals(int(bool(stop())), int(folder.due()))
-            if stopping or due:
-                done = mean_losses(losses[:step + 1], student, epoch, steps, args)
-                state |= {"step": step + 1, "losses": done.tolist()}
-                save()
-            if stopping:
-                raise run.Stopped(stop() or 15)
-    bar.close()
-    return mean_losses(losses, student, epoch, steps, args).cpu()
+    losses = torch.zeros(steps, device=next(student.parameters()).device)
+    losses[:first] = torch.tensor(state["losses"])
+    with run.progress(steps, f"epoch {epoch + 1}/{args.epochs}", "steps", done=first) as bar:
+        for step, batch in enumerate(source.batches(epoch, first, student), first):
+            losses[step] = update(epoch, step, *batch)
+            bar.update(1)
+            if step + 1 < steps and (dist.world_size() == 1 or step % POLL_STEPS == 0):
+                stopping, due = dist.totals(int(bool(stop())), int(folder.due()))
+                if stopping or due:
+                    so_far = mean_losses(losses[:step + 1], student, epoch, steps, args)
+                    state |= {"step": step + 1, "losses": so_far.tolist()}
+                    save()
+                if stopping:
+                    raise run.Stopped(stop() or 15)
+    return mean_losses(losses, student, epoch, steps, args)
 
 
 def mean_losses(losses: Tensor, student: nn.Module, epoch: int, steps: int,
                 args: argparse.Namespace) -> Tensor:
-    """The losses averaged over the ranks. Raises UserError, on all ranks together, where one or a
-    weight is NaN or infinite (a step with a finite loss can still leave infinite weights)."""
-    losses = dist.total(losses.clone()) / dist.world_size()
+    """The losses averaged over the ranks, on the CPU. Raises UserError, on all ranks together,
+    where one or a weight is NaN or infinite (a step with a finite loss can leave such weights)."""
+    losses = dist.total(losses.clone()).cpu() / dist.world_size()
     bad = (~torch.isfinite(losses)).nonzero()[:, 0].tolist()
     broken = not all(torch.isfinite(v).all() for v in student.state_dict().values())
     if dist.any_rank(bool(bad) or broken):
         step = bad[0] if bad else len(losses) - 1
-        rate = learning_rate(epoch + step / steps, args)
         raise UserError(
             f"NaN or infinite {'loss' if bad else 'weights'} in epoch {epoch + 1} at step "
-            f"{step + 1}, learning rate {rate:g}, amp {args.amp}",
+            f"{step + 1}, learning rate {learning_rate(epoch + step / steps, args):g}, amp "
+            f"{args.amp}",
             "a lower --learning-rate, --warmup-epochs 5 or --amp none, with another --out")
     return losses
 
@@ -369,21 +387,19 @@ def finish(folder: Run, args: argparse.Namespace, state: dict, student: nn.Modul
            logits: Tensor | None, teacher_logits: Tensor | None, val, device: torch.device,
            card: dict) -> dict:
     """Write the weights of the last epoch, the learning curve and result.json."""
-    result = {"acc1": None, "acc5": None, "best_acc1": None, "best_epoch": None,
-              "teacher_acc1": None, "agreement": None, "val_images": 0}
+    result = dict.fromkeys(("acc1", "acc5", "best_acc1", "best_epoch", "teacher_acc1", "agreement"))
     if val is not None:
-        top = logits.argmax(1)
         result["acc1"], result["acc5"] = accuracy(logits, val.labels)
-        result |= {"best_acc1": state["best_acc1"], "best_epoch": state["best_epoch"],
-                   "val_images": len(val.labels)}
+        result |= {"best_acc1": state["best_acc1"], "best_epoch": state["best_epoch"]}
         if teacher_logits is not None:
             result["teacher_acc1"] = accuracy(teacher_logits, val.labels)[0]
-            result["agreement"] = 100 * (top == teacher_logits.argmax(1)).double().mean().item()
-    if dist.is_main():
-        draw_curve(folder)
-    result |= {"images_seen": args.epochs * source.steps_per_epoch * args.batch_size,
+            result["agreement"] = accuracy(logits, teacher_logits.argmax(1))[0]
+    result |= {"val_images": len(val.labels) if val else 0,
+               "images_seen": args.epochs * source.steps_per_epoch * args.batch_size,
                "seconds": round(state["seconds"], 3), "seed": args.seed,
                "hardware": run.hardware(device)}
+    if dist.is_main():
+        draw_curve(folder)
     folder.finish(student.state_dict(), card, result)
     folder.log(f"finished: {summary(result)}")
     return result
@@ -399,20 +415,14 @@ def summary(result: dict) -> str:
 
 def draw_curve(folder: Run) -> None:
     """curve.png: training loss and validation accuracy over the epochs."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure  # needs no display
 
     rows = run.read_metrics(folder.folder)
-    figure, axes = pyplot.subplots(1, 2, figsize=(8, 3), layout="constrained")
-    epochs = [row["epoch"] for row in rows]
-    axes[0].plot(epochs, [row["train_loss"] for row in rows])
-    axes[0].set(xlabel="epoch", ylabel="training loss", yscale="log")
-    if rows and rows[-1]["val_acc1"] is not None:
-        axes[1].plot(epochs, [row["val_acc1"] for row in rows])
-    axes[1].set(xlabel="epoch", ylabel="validation Acc@1 (%)")
-    for axis in axes:
+    figure = Figure((8, 3), layout="constrained")
+    for axis, key, label in zip(figure.subplots(1, 2), ("train_loss", "val_acc1"),
+                                ("training loss", "validation Acc@1 (%)"), strict=True):
+        if rows[-1][key] is not None:
+            axis.plot([row["epoch"] for row in rows], [row[key] for row in rows])
+        axis.set(xlabel="epoch", ylabel=label, yscale="log" if key == "train_loss" else "linear")
         axis.grid(alpha=0.3)
     figure.savefig(folder.folder / "curve.png", dpi=110)
-    pyplot.close(figure)

@@ -11,22 +11,22 @@ from pathlib import Path
 
 import torch
 
-from dm_kd import augment, data, dist, engine, models, objectives, run
+from dm_kd import augment, data, engine, models, objectives, run
 from dm_kd.tasks import get_task
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
     parser = run.Parser("train_teacher", __doc__)
+    parser.usage = "python -m dm_kd.train_teacher --task NAME --model NAME --out RUN [flags]"
     run.add_data_arguments(parser)
     add = parser.add_argument
     add("--model", required=True, metavar="NAME",
-        help=f"one of {', '.join(models.MODELS)}, torchvision:NAME, timm:NAME")
-    add("--images-per-class", type=run.positive_int, default=None, metavar="N",
+        help="such as wrn_40_2 (MODELS in models.py has all), torchvision:NAME or timm:NAME")
+    add("--images-per-class", type=run.positive_int, metavar="N",
         help="train on N images of each class (default: all)")
-    add("--subset-seed", type=run.nonnegative_int, default=None, metavar="S",
+    add("--subset-seed", type=run.nonnegative_int, metavar="S",
         help="draw them with this seed (default: the first)")
-    add("--out", type=Path, required=True, metavar="save/models/NAME",
-        help="the run: weights, log, metrics, checkpoints")
+    add("--out", type=Path, required=True, metavar="RUN", help="such as save/models/NAME")
     engine.add_arguments(parser)
     run.add_common_arguments(parser)
     return run.parse(parser, argv)
@@ -41,31 +41,19 @@ def body(argv: list[str]) -> None:
         print(f"would train {args.model} ({count:,} parameters) on {task.name} for {args.epochs} "
               f"epochs of {args.batch_size} images a step, in {args.out}")
         return
-    device = run.use_device(args)
-    args.amp = engine.resolve_amp(args.amp, device)
-    args.compile = engine.resolve_compile(args.compile, device)
-    engine.check_arguments(args)
-    torch.manual_seed(args.seed)
+    device = engine.prepare(args)
     model = models.build(args.model, task)
-    images = data.load_source(argparse.Namespace(**vars(args), source="real", source_labels="task"),
-                              task)
+    images = data.load_source(argparse.Namespace(**vars(args), source="real"), task)
     val = data.load_validation(task, args)
-    dist.start(device)
-    source = data.Source(data.resident(images, device), augment.make_view(task, args, True),
-                         args.batch_size, args.seed, args.steps_per_epoch, device, dist.rank(),
-                         dist.world_size())
+    source = data.start_source(images, augment.make_view(task, args, True), args, device)
     card = {**models.card(args.model, task), "fold": args.fold, "val": args.val, "seed": args.seed}
     inputs = {"source_images": len(images.labels), "source_sha256": images.sha256}
+    notes = [f"{args.model}, {models.parameter_count(model):,} parameters, on "
+             f"{len(images.labels)} real images of {task.name}, {device}, amp {args.amp}",
+             *images.notes]
     with run.Run(args.out, args, inputs, "model") as folder:
-        if folder.result:
-            print(f"{args.out} is finished: {engine.summary(folder.result)}")
-            return
-        folder.log(f"{args.model}, {models.parameter_count(model):,} parameters, on "
-                   f"{len(images.labels)} real images of {task.name}, {device}, amp {args.amp}")
-        for note in images.notes:
-            folder.log(note)
         engine.fit(folder, args, source.view, model, None, source, objectives.cross_entropy,
-                   val and data.resident(val, device), device, card)
+                   val and data.resident(val, device), device, card, notes)
 
 
 def main(argv: list[str] | None = None) -> int:

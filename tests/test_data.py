@@ -221,6 +221,9 @@ def test_a_list_has_imagenets_labels(imagenet):
     assert load_real(IMAGENET, "val").labels.tolist() == [45, 999, 15]
     hundred = load_real(get_task("imagenet100"), "val")
     assert hundred.labels.tolist() == [1, 0] and numbers(hundred) == [45, 15]
+    Path("true_dataset/imagenet_val.txt").write_text("".join(x.split()[0] + "\n" for x in lines))
+    with pytest.raises(UserError, match="no image of a class"):  # a list without labels
+        load_real(IMAGENET, "val")
 
 
 def test_one_folder_is_not_both_trained_on_and_evaluated_on(imagenet):
@@ -402,6 +405,14 @@ def test_another_tasks_images_have_this_ones_size_and_no_labels():
     fashion = dataclasses.replace(get_task("fashion_mnist"), names=DIGITS.names)
     images = load_source(source_args("real:digits"), fashion)
     assert images.images.shape[1:] == (1, 28, 28) and images.labels.unique().tolist() == [-1]
+    images = load_source(source_args("real:digits"), get_task("cifar10"))
+    assert images.images.shape[1:] == (3, 32, 32)
+    assert torch.equal(images.images[:, 0], images.images[:, 2])
+
+
+def test_another_tasks_files_are_resized_too(imagenet):
+    images = load_source(source_args("real:imagenet"), get_task("cifar10"))
+    assert images.images.shape == (8, 3, 32, 32) and images.labels.max() == -1
 
 
 # --- image sets as a source -----------------------------------------------------------------------

@@ -7,7 +7,7 @@ import shutil
 import pytest
 import torch
 
-from dm_kd import data, distill, models, train_teacher
+from dm_kd import augment, data, distill, models, train_teacher
 
 SMALL = ["--task", "digits", "--student", "cnn_w4", "--epochs", "2", "--batch-size", "32",
          "--learning-rate", "0.05", "--amp", "none", "--device", "cpu", "--threads", "1"]
@@ -114,6 +114,27 @@ def test_a_second_student_needs_no_teacher(distilled, asked, tmp_path):
     assert steps == 2  # of the third epoch alone
     distilled("other", *kept, "--seed", "1")
     assert len(asked) > steps  # another seed, other views
+
+
+def test_kept_logits_belong_to_one_part_of_a_set(distilled, asked, tmp_path):
+    kept = ["--cache-teacher", "--cache", str(tmp_path / "cache"), "--steps-per-epoch", "2"]
+    distilled("all", *kept)
+    asked.clear()
+    distilled("part", *kept, "--images-per-class", "2")
+    assert len(asked) == 4
+
+
+def test_kept_logits_belong_to_one_architecture_and_augmentation(digits, distill_args, tmp_path):
+    """Networks with and without a ReLU have the same weights; of files the workers cut crops."""
+    files = data.Images(data.Files(["a.png"] * 64, 1), torch.zeros(64, dtype=torch.int64), "sha")
+    teacher = models.build("cnn_w4", digits)
+    for name in ("cifarresnet18", "cifarresnet18_relu"):
+        for augmentation in ("default", "none"):
+            args = distill_args(cache=tmp_path, augment=augmentation)
+            large = dataclasses.replace(digits, size_class="large", flip=True)
+            source = data.Source(files, augment.make_view(large, args, False), 32, 0)
+            distill.TeacherCache(args, large, source, teacher, name, files)
+    assert len(list(tmp_path.glob("*.done"))) == 4
 
 
 def test_kept_logits_are_those_of_the_teacher_to_half_precision(distilled, tmp_path):

@@ -94,10 +94,10 @@ def test_warm_up_and_cosine():
 
 def test_the_batch_must_divide_over_processes_and_groups(distill_args, monkeypatch):
     with pytest.raises(UserError):
-        engine.check_arguments(distill_args(bn_group=5))
+        engine.prepare(distill_args(bn_group=5))
     monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(UserError):
-        engine.check_arguments(distill_args())
+        engine.prepare(distill_args())
 
 
 @pytest.mark.parametrize("group", [4, 8])
@@ -178,6 +178,20 @@ def test_a_run_stopped_at_a_step_resumes_to_the_same_bits(parts, tmp_path, chang
     assert rows == expected
     for name in ("acc1", "best_acc1", "best_epoch", "agreement"):
         assert again[name] == result[name], name
+
+
+def test_dropout_too_is_the_same_after_a_stop(parts, tmp_path):
+    def with_dropout(*args):
+        p = parts(*args)
+        p.student = torch.nn.Sequential(torch.nn.Dropout(0.3), p.student)
+        return p
+
+    train(with_dropout(tmp_path / "whole"))
+    with pytest.raises(Stopped):
+        train(with_dropout(tmp_path / "run", (1, 2)))
+    train(with_dropout(tmp_path / "run"))
+    assert ((tmp_path / "run/student.safetensors").read_bytes()
+            == (tmp_path / "whole/student.safetensors").read_bytes())
 
 
 def test_another_seed_gives_another_student(parts, tmp_path):

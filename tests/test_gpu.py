@@ -60,7 +60,7 @@ def fit(distill_args, device):
         source = Source(given, VIEW, BATCH, 0, device=device)
         source.stop_at, source.strict = stop_at, strict
         with run.Run(folder, args, {}, "student") as opened:
-            engine.fit(opened, args, VIEW, student, teacher, source, objectives.kd, None, device,
+            engine.fit(opened, args, VIEW, student, teacher, source, objectives.kd, given, device,
                        {"model": "resnet18"})
         return (folder / "student.safetensors").read_bytes()
 
