@@ -54,7 +54,8 @@ def body(argv: list[str]) -> None:
     torch.manual_seed(args.seed)  # of NAME@none
     teacher, features = (spec and models.load_frozen(spec, task)[0].to(device)
                          for spec in (args.teacher, args.features))
-    result = {"set": str(args.source), "images": len(images.labels), "generator": images.generator}
+    result = {"set": str(args.source), "fold": args.fold, "images": len(images.labels),
+              "generator": images.generator}
     if teacher is not None:
         everything = data.evaluation_crops(images, torch.arange(len(images.labels)), task)
         result |= teacher_view(outputs(teacher, everything, task, device)[0], images.labels)

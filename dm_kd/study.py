@@ -33,10 +33,13 @@ Command = list[str]  # its words
 # --- commands -------------------------------------------------------------------------------------
 
 def command(text: str) -> Command:
-    """"digits_teacher.sh --seed 1" is a script of scripts/, "inspect_set --seed 1" a module."""
-    first, *flags = text.split()
-    return [*(("sh", f"scripts/{first}") if first.endswith(".sh") else
-              ("python", "-m", f"dm_kd.{first}")), *flags]
+    """"digits_teacher.sh --seed 1" is a script of scripts/, "inspect_set --seed 1" a module. Of a
+    flag that is there several times the last one is kept, as argparse does."""
+    first, *flags = " ".join(text.split()).split(" --")
+    name, *words = first.split()
+    start = ["sh", f"scripts/{name}"] if name.endswith(".sh") else ["python", "-m", f"dm_kd.{name}"]
+    last = {part.split()[0]: f"--{part}" for part in flags}
+    return [*start, *words, *" ".join(last.values()).split()]
 
 
 def flag(words: Command, name: str) -> str:
@@ -136,11 +139,11 @@ class Plan:
         usual = f"{self.steps['images'].replace('{name}', name)} {flags}"
         return self.fill(row.images if name.endswith(".sh") else usual, row, trial)
 
-    def inspection(self, name: str, row: Row, trial: tuple) -> Command:
-        """The command that inspects a row's image set."""
+    def inspection(self, row: Row, trial: tuple) -> Command:
+        """The command that inspects a row's image set; rows with the same set share it."""
         images = flag(self.images(row, trial), "--out")
         return self.fill(f"{self.steps['inspect']} --set {images} "
-                         f"--out {{place}}/inspect_{name}_set{{set}}.json", row, trial)
+                         f"--out {{place}}/inspect_{Path(images).name}.json", row, trial)
 
     def student(self, name: str, row: Row, trial: tuple) -> Command:
         """The command of a student: flags of the data set, then of the study, then of the row."""
@@ -164,7 +167,7 @@ class Plan:
                 if row.images:
                     others.append(self.images(row, trial))
                 if row.images and self.study.inspect:
-                    goals.append(self.inspection(name, row, trial))
+                    goals.append(self.inspection(row, trial))
         return stages(goals, others)
 
     def report(self, record: bool) -> Command:

@@ -4,6 +4,7 @@ are repetitions of one row.
     rows, skipped = collect.rows(Path("save/student_model"), order=["kd_real", "kd_dit"])
 """
 
+import itertools
 import json
 import os
 import re
@@ -27,7 +28,7 @@ class Run:
     task: str
     student: str
     teacher: str | None
-    method: str  # "alone", "real", a generator's name, a rival's name, or "folder"
+    method: str  # "alone", "real" (also of another task), a generator, a rival, or "folder"
     images_per_class: float | None
     seed: int
     fold: int
@@ -85,7 +86,7 @@ def rows(folder: Path, order: list[str]) -> tuple[list[Row], list[str]]:
 
 
 def files_below(folder: Path, pattern: str) -> list[Path]:
-    """Files of that name, sorted; image sets are not entered."""
+    """Files that match the pattern, sorted; image sets are not searched."""
     paths = []
     for place, folders, names in os.walk(folder):
         folders[:] = [] if "manifest.json" in names else sorted(folders)
@@ -127,7 +128,7 @@ def method(config: dict, generator: dict) -> str:
         return "alone"
     if generator:
         return str(generator["name"])
-    return "folder" if "/" in source or "." in source else source
+    return "folder" if "/" in source or "." in source else source.partition(":")[0]
 
 
 def images_per_class(config: dict, card: dict) -> float | None:
@@ -138,15 +139,15 @@ def images_per_class(config: dict, card: dict) -> float | None:
 
 # --- inspected sets -------------------------------------------------------------------------------
 
-def inspections(folder: Path) -> dict[str, dict]:
-    """What inspect_set wrote below a folder, by the set's path."""
+def inspections(folder: Path) -> dict[tuple[str, int], dict]:
+    """What inspect_set wrote below a folder, by the set's path and the fold it is compared with."""
     records = [json.loads(path.read_text()) for path in files_below(folder, "inspect*.json")]
-    return {os.path.normpath(record["set"]): record for record in records}
+    return {(os.path.normpath(record["set"]), record.get("fold", 0)): record for record in records}
 
 
-def inspected(row: Row, sets: dict[str, dict], name: str) -> float | None:
+def inspected(row: Row, sets: dict[tuple[str, int], dict], name: str) -> float | None:
     """The mean of a figure of inspect_set over the sets that a row's students learned from."""
-    return row.mean(lambda run: sets.get(os.path.normpath(run.source), {}).get(name))
+    return row.mean(lambda run: sets.get((os.path.normpath(run.source), run.fold), {}).get(name))
 
 
 # --- commands -------------------------------------------------------------------------------------
@@ -157,8 +158,8 @@ def commands(rows: list[Row]) -> list[str]:
     runs = [run for row in rows for run in row.runs]
     sets = [(run.source / "command.txt").read_text().strip() for run in runs
             if (run.source / "command.txt").exists()]
-    weights = [Path(word) for command in sets for flag, word in zip(
-        shlex.split(command), shlex.split(command)[1:], strict=False) if flag == "--weights"]
+    weights = [Path(word) for command in sets for flag, word in itertools.pairwise(
+        shlex.split(command)) if flag == "--weights"]
     teachers = [Path(str(run.config.get("teacher"))) for run in runs]
     trained = [json.loads((folder / "result.json").read_text()).get("command")
                for folder in (*weights, *teachers) if (folder / "result.json").exists()]

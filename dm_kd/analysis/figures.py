@@ -1,6 +1,6 @@
 """Figures of the report as SVG text, and the sample images as a PNG.
 
-Names of rows are those of the tables. What lies outside the axes is marked by an arrow.
+Rows have the names that they have in the tables. An arrow marks what is outside an axis.
 """
 
 import contextlib
@@ -24,12 +24,12 @@ STYLE = {"svg.fonttype": "none", "text.parse_math": False, "font.family": "sans-
          "font.size": 10, "legend.frameon": False, "legend.fontsize": 9, "axes.grid": True,
          "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True,
          "grid.alpha": 0.25, "figure.constrained_layout.use": True}
-REACH = 3  # rows further below the median than so many times the best is above it are arrows
-SAMPLES, SAMPLE_CLASSES, SAMPLE_SIDE = 8, 10, 32  # small images are enlarged to so many pixels
+REACH = 3  # an arrow: further below the median than 3 times the distance of the best above it
+SAMPLES, SAMPLE_CLASSES, SAMPLE_SIDE = 8, 10, 32  # smaller images are enlarged to 32 pixels a side
 MAPS = {"precision": "precision", "recall": "recall", "frechet": "Fréchet distance"}  # of the sets
 
 
-def draw_all(rows: list[Row], made: list[dict], baseline: str | None, sets: dict[str, dict]
+def draw_all(rows: list[Row], made: list[dict], baseline: str | None, sets: dict
              ) -> dict[str, tuple[str, str]]:
     """{name: (SVG, caption)} of the figures that these rows have something to show in."""
     figures = {"gaps": draw_gaps(made, baseline), "curves": draw_curves(rows),
@@ -94,15 +94,16 @@ def draw_gaps(made: list[dict], baseline: str | None) -> tuple[str, str] | None:
                     axis.plot([end], [y], marker=marker, color=colour, clip_on=False)
             if middle >= low:
                 axis.plot([middle], [y], marker="o", color=colour, markersize=5.5)
-            axis.annotate(f"{middle:+.1f}", (1.03, y), fontsize=9, va="center",
+            axis.annotate(f"{middle:+.2f}", (1.03, y), fontsize=9, va="center",
                           xycoords=("axes fraction", "data"))
         axis.axvline(0, color="black", linewidth=0.9, zorder=1)
         axis.set(xlim=(low, high), ylim=(len(entries) - 0.4, -0.6),
                  xlabel=f"top-1 minus {shown(baseline)}, points")
         axis.set_yticks(range(len(entries)), [shown(entry["row"]) for entry in entries])
         axis.grid(axis="y", visible=False)
-        return svg(figure), (f"Difference to {baseline}; bars: 95 % intervals. Grey: trained on "
-                             "real images. Arrows: beyond the axis.")
+        bars = any(entry["difference_low"] is not None for entry in entries)
+        return svg(figure), (f"Difference to {baseline}" + "; bars: 95 % intervals" * bars
+                             + ". Grey: trained on real images. Arrows: beyond the axis.")
 
 
 def limits(middles: list[float]) -> tuple[float, float]:
@@ -164,7 +165,7 @@ def draw_lines(rows: list[Row], value, label: str) -> tuple[str, str] | None:
         return svg(figure), f"Accuracy over {label}; bars: ± standard deviation of the runs."
 
 
-def draw_fidelity(rows: list[Row], sets: dict[str, dict]) -> tuple[str, str] | None:
+def draw_fidelity(rows: list[Row], sets: dict) -> tuple[str, str] | None:
     """Accuracy over guidance and sampling steps as a map, and what inspect_set measured in the same
     sets. None with fewer than four different settings."""
     cells = {(run.generator_settings["guidance_scale"], run.generator_settings["steps"]): row

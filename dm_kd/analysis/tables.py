@@ -27,10 +27,10 @@ changes. Made by `python -m dm_kd.report --published --out save/results`."""
 
 # --- records --------------------------------------------------------------------------------------
 
-def records(rows: list[Row], baseline: str | None, sets: dict[str, dict]) -> list[dict]:
+def records(rows: list[Row], baseline: str | None, sets: dict) -> list[dict]:
     """A flat record of each row, its runs in "runs". With a baseline: the paired difference to it
-    in points with its interval, and for the rows of the same student a p value that is corrected
-    for all of them together (Holm)."""
+    in points with its interval, and for rows with the baseline's student a p value, corrected for
+    the number of these rows (Holm)."""
     base = next((row for row in rows if row.name == baseline), None)
     made, p_values = [], []
     for row in rows:
@@ -46,7 +46,7 @@ def records(rows: list[Row], baseline: str | None, sets: dict[str, dict]) -> lis
              for key, value in entry.items()} for entry in made]
 
 
-def record(row: Row, sets: dict[str, dict]) -> dict:
+def record(row: Row, sets: dict) -> dict:
     """The fields of a row that depend on no other row."""
     run = row.first
     return {
@@ -109,8 +109,8 @@ def caption(made: list[dict], baseline: str | None) -> str:
     if compared:
         units = sorted({f"{e['difference_n']} {e['difference_unit']}s" for e in compared})
         text += (f" Differences to {baseline} are paired; 95 % intervals: Student's t over "
-                 f"{' or '.join(units)}; p: a paired t test, corrected for all rows together "
-                 "(Holm).")
+                 f"{' or '.join(units)}; p: paired t tests, corrected together (Holm) for the rows "
+                 f"with the student of {baseline}.")
     elif baseline:
         text += f" Differences to {baseline} are of single runs, without an interval."
     return text
@@ -120,7 +120,7 @@ def results(made: list[dict], baseline: str | None) -> str:
     """The main table in Markdown."""
     lines = [["row", "top-1 %", "n", f"minus {baseline}" if baseline else "", "agreement %"]]
     for entry in made:
-        compared = " ".join((difference(entry), interval(entry), p_value(entry)))
+        compared = " ".join((difference(entry), interval(entry), p_value(entry))).strip()
         lines.append([entry["row"], accuracy(entry), str(entry["n"]), compared, agreement(entry)])
     return markdown_table(lines)
 
