@@ -59,24 +59,24 @@ def body(argv: list[str]) -> None:
         if name not in names:
             raise UserError(f"no row {name} in {args.runs}", nearest(name, names))
     sets = collect.inspections(args.runs)
-    made = tables.records(rows, args.baseline, sets)
-    drawn = figures.draw_all(rows, made, args.baseline, sets)
+    entries = tables.records(rows, args.baseline, sets)
+    drawn = figures.draw_all(rows, entries, args.baseline, sets)
     samples = figures.draw_samples(rows)
     record = {
-        "title": args.title, "answer": conclude(made, args.baseline, bool(order)),
-        "baseline": args.baseline, "caption": tables.caption(made, args.baseline),
+        "title": args.title, "answer": conclude(entries, args.baseline, bool(order)),
+        "baseline": args.baseline, "caption": tables.caption(entries, args.baseline),
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "commits": sorted({str(r.result.get("commit")) for row in rows for r in row.runs}),
         **{key: rows[0].first.result.get(key) for key in ("versions", "hardware")},
-        "rows": made}
+        "rows": entries}
     files = {"results.json": json.dumps(record, indent=1) + "\n",
-             "results.csv": tables.as_csv(made), "samples.png": samples,
+             "results.csv": tables.as_csv(entries), "samples.png": samples,
              **{f"{name}.svg": drawing for name, (drawing, _) in drawn.items()}}
     for folder in filter(None, (args.out, args.record)):
         for name, content in files.items():
             if content:
                 run.write_file(folder / name, content)
-    table = tables.results(made, args.baseline)
+    table = tables.results(entries, args.baseline)
     run.write_file(args.out / "results.md", "\n\n".join(
         (f"# {args.title}", record["answer"], table, record["caption"])) + "\n")
     run.write_file(args.out / "report.html",
@@ -84,22 +84,22 @@ def body(argv: list[str]) -> None:
     print(f"{table}\n\n{record['answer']}\npage: {args.out / 'report.html'}")
 
 
-def conclude(made: list[dict], baseline: str | None, ordered: bool) -> str:
+def conclude(entries: list[dict], baseline: str | None, ordered: bool) -> str:
     """One sentence about the first row without real images. It says so if that row is the first
     because of its accuracy (not `ordered`): the best of many rows looks better than it is."""
-    synthetic = [e for e in made if e["method"] not in ("real", "alone", "folder")]
-    rows = synthetic or made
+    synthetic = [e for e in entries if e["method"] not in ("real", "alone", "folder")]
+    rows = synthetic or entries
     entry = rows[0]
     text = "Without real images, " if synthetic else ""
     text += entry["row"] + (
         "" if ordered or len(rows) == 1 else f", the best of {len(rows)} such rows,")
-    text += f" reaches {tables.accuracy(entry)} % (n = {entry['n']})"
+    cell = tables.cells(entry)
+    text += " ".join((" reaches", cell["mean"], cell["std"])).rstrip() + f" % (n = {cell['n']})"
     if entry["difference"] is None:
         return text + "."
     side = "below" if entry["difference"] < 0 else "above"
     text += f", {abs(entry['difference']):.2f} points {side} {baseline}"
-    interval = tables.interval(entry)
-    return text + (f" (95 % interval: {interval[1:]}" if interval else "") + "."
+    return text + (cell["interval"] and f" (95 % interval: {cell['interval'][1:]}") + "."
 
 
 def page(record: dict, drawn: dict[str, tuple[str, str]], samples: bytes | None,

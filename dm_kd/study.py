@@ -2,8 +2,8 @@
 
     python -m dm_kd.study DATASET STUDY [--dry-run]      or   sh scripts/study.sh DATASET STUDY ...
 
-A command runs after those that make what it uses, --jobs at a time, each in a process of its own.
-What is finished is skipped, so the same command resumes a study; --dry-run prints all commands, to
+A command runs after those whose output it uses, --jobs at a time, each in its own process.
+Finished ones are skipped, so the same command resumes a study; --dry-run prints all of them, to
 copy and edit.
 
 Seed n is a student of set n // 3, which is made by generator n // 6; digits have a teacher and a
@@ -60,10 +60,7 @@ def finished(words: Command) -> bool:
 
 
 def execute(words: Command) -> None:
-    """Run a command in a process of its own.
-
-    Raises:
-        UserError: it failed; with its last lines."""
+    """Run a command in its own process. Raises UserError with its last lines if it fails."""
     began = time.monotonic()
     done = subprocess.run([sys.executable if word == "python" else word for word in words],
                           env={**os.environ, "PYTHON": sys.executable}, text=True,
@@ -81,7 +78,7 @@ def execute_here(words: Command) -> None:
 
 
 def execute_all(stage: list[Command], jobs: int) -> None:
-    """Run commands that do not need each other; after a failure no further one starts."""
+    """Run independent commands; after a failure no further one starts."""
     with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
         futures = [pool.submit(execute, words) for words in stage if not finished(words)]
         try:
@@ -93,7 +90,7 @@ def execute_all(stage: list[Command], jobs: int) -> None:
 
 
 def stages(goals: list[Command], others: list[Command]) -> list[list[Command]]:
-    """The goals and what they use of the others, each after those whose --out it uses."""
+    """The goals and the others that they need, each in a stage after those whose --out it uses."""
     makers = {flag(words, "--out"): words for words in (*others, *goals)}
     levels: dict[str, int] = {}
 
@@ -123,7 +120,7 @@ class Plan:
             raise UserError(f"no row '{name}'", nearest(name, self.study.rows))
 
     def fill(self, text: str, row: Row, trial: tuple[int | None, int]) -> Command:
-        """The command of a text whose braces the trial fills."""
+        """The command of a text, its braces filled with the numbers of the trial."""
         fold, seed = trial
         values = {"fold": fold, "gen": seed // 6, "set_seed": seed // 3, "seed": seed,
                   "set": seed // 3 if fold is None else seed // 3 % 2,
@@ -155,7 +152,7 @@ class Plan:
                          f"--out {{place}}/{name}_set{{set}}_seed{{seed}}", row, trial)
 
     def stages(self) -> list[list[Command]]:
-        """All commands but the report's; those of a stage do not need each other."""
+        """All commands but the report's; those of a stage are independent of each other."""
         usual = [text for step, text in self.steps.items()
                  if step not in ("images", "student", "network", "inspect")]
         goals, others = [], []
@@ -171,7 +168,7 @@ class Plan:
         return stages(goals, others)
 
     def report(self, record: bool) -> Command:
-        """The report; with differences to the baseline where its row is among the rows."""
+        """The report's command; with differences if the baseline is among the rows."""
         words = [*command(f"report --runs {self.root} --out {self.root}/report"),
                  "--title", self.study.title]
         if self.study.baseline in self.rows:

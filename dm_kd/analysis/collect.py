@@ -68,8 +68,8 @@ class Row:
 
 
 def rows(folder: Path, order: list[str]) -> tuple[list[Row], list[str]]:
-    """The rows below a folder, in the order of their names given, else best first; and which runs
-    were left out, with the reason."""
+    """The rows below a folder, those named in `order` first, the others by accuracy; and the runs
+    that were left out, with the reason."""
     runs: dict[str, list[Run]] = {}
     skipped = []
     for path in files_below(folder, "config.yaml"):
@@ -80,9 +80,8 @@ def rows(folder: Path, order: list[str]) -> tuple[list[Row], list[str]]:
                 runs.setdefault(run.row, []).append(run)
         except UNREADABLE as error:
             skipped.append(f"{path.parent}: {str(error)[:80]}")
-    made = sorted((Row(*item) for item in runs.items()), key=lambda row: -row.acc1)
-    made.sort(key=lambda row: order.index(row.name) if row.name in order else len(order))
-    return made, skipped
+    return sorted((Row(*item) for item in runs.items()), key=lambda row: (
+        order.index(row.name) if row.name in order else len(order), -row.acc1)), skipped
 
 
 def files_below(folder: Path, pattern: str) -> list[Path]:
@@ -153,8 +152,8 @@ def inspected(row: Row, sets: dict[tuple[str, int], dict], name: str) -> float |
 # --- commands -------------------------------------------------------------------------------------
 
 def commands(rows: list[Row]) -> list[str]:
-    """Every command that made the runs, in an order that works: generators, teachers, image sets,
-    students. What is no longer on disk is missing."""
+    """The commands that made the runs, in the order to run them: generators, teachers, image sets,
+    students; without those whose folders are no longer on disk."""
     runs = [run for row in rows for run in row.runs]
     sets = [(run.source / "command.txt").read_text().strip() for run in runs
             if (run.source / "command.txt").exists()]
@@ -163,5 +162,5 @@ def commands(rows: list[Row]) -> list[str]:
     teachers = [Path(str(run.config.get("teacher"))) for run in runs]
     trained = [json.loads((folder / "result.json").read_text()).get("command")
                for folder in (*weights, *teachers) if (folder / "result.json").exists()]
-    made = [*trained, *sets, *(run.result.get("command") for run in runs)]
-    return list(dict.fromkeys(filter(None, made)))
+    lines = [*trained, *sets, *(run.result.get("command") for run in runs)]
+    return list(dict.fromkeys(filter(None, lines)))

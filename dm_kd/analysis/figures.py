@@ -29,10 +29,10 @@ SAMPLES, SAMPLE_CLASSES, SAMPLE_SIDE = 8, 10, 32  # smaller images are enlarged 
 MAPS = {"precision": "precision", "recall": "recall", "frechet": "Fréchet distance"}  # of the sets
 
 
-def draw_all(rows: list[Row], made: list[dict], baseline: str | None, sets: dict
+def draw_all(rows: list[Row], entries: list[dict], baseline: str | None, sets: dict
              ) -> dict[str, tuple[str, str]]:
     """{name: (SVG, caption)} of the figures that these rows have something to show in."""
-    figures = {"gaps": draw_gaps(made, baseline), "curves": draw_curves(rows),
+    figures = {"gaps": draw_gaps(entries, baseline), "curves": draw_curves(rows),
                "fidelity": draw_fidelity(rows, sets),
                "amount": draw_lines(rows, lambda run: run.images_per_class, "images per class"),
                "teachers": draw_lines(rows, lambda run: run.result.get("teacher_acc1"),
@@ -76,14 +76,14 @@ def shown(name: str) -> str:
 
 # --- charts ---------------------------------------------------------------------------------------
 
-def draw_gaps(made: list[dict], baseline: str | None) -> tuple[str, str] | None:
+def draw_gaps(entries: list[dict], baseline: str | None) -> tuple[str, str] | None:
     """A dot for each row: its difference to the baseline, and the interval."""
-    entries = [entry for entry in made if entry["difference"] is not None]
-    if not entries:
+    compared = [entry for entry in entries if entry["difference"] is not None]
+    if not compared:
         return None
-    low, high = limits([0, *(entry["difference"] for entry in entries)])
-    with canvas(0.7 + 0.28 * len(entries)) as (figure, (axis, *_)):
-        for y, entry in enumerate(entries):
+    low, high = limits([0, *(entry["difference"] for entry in compared)])
+    with canvas(0.7 + 0.28 * len(compared)) as (figure, (axis, *_)):
+        for y, entry in enumerate(compared):
             middle = entry["difference"]
             left, right = (middle if entry[key] is None else entry[key]
                            for key in ("difference_low", "difference_high"))
@@ -97,11 +97,11 @@ def draw_gaps(made: list[dict], baseline: str | None) -> tuple[str, str] | None:
             axis.annotate(f"{middle:+.2f}", (1.03, y), fontsize=9, va="center",
                           xycoords=("axes fraction", "data"))
         axis.axvline(0, color="black", linewidth=0.9, zorder=1)
-        axis.set(xlim=(low, high), ylim=(len(entries) - 0.4, -0.6),
+        axis.set(xlim=(low, high), ylim=(len(compared) - 0.4, -0.6),
                  xlabel=f"top-1 minus {shown(baseline)}, points")
-        axis.set_yticks(range(len(entries)), [shown(entry["row"]) for entry in entries])
+        axis.set_yticks(range(len(compared)), [shown(entry["row"]) for entry in compared])
         axis.grid(axis="y", visible=False)
-        bars = any(entry["difference_low"] is not None for entry in entries)
+        bars = any(entry["difference_low"] is not None for entry in compared)
         return svg(figure), (f"Difference to {baseline}" + "; bars: 95 % intervals" * bars
                              + ". Grey: trained on real images. Arrows: beyond the axis.")
 
