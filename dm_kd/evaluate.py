@@ -2,13 +2,12 @@
 (expected calibration error) in percent, with --teacher also teacher_acc1 and agreement.
 
     python -m dm_kd.evaluate --task digits --model save/student_model/digits \\
-        [--teacher save/models/digits_cnn_w32] [--confusion confusion.png]
+        [--teacher save/models/digits_cnn_w32]
 """
 
 import argparse
 import json
 import sys
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -28,8 +27,6 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--teacher", default=None, metavar="SPEC",
                         help="also report teacher_acc1, and agreement: the percentage of images "
                              "for which both predict the same class")
-    parser.add_argument("--confusion", type=Path, default=None, metavar="FILE.png",
-                        help="draw the confusion matrix")
     run.add_common_arguments(parser)
     return run.parse(parser, argv)
 
@@ -61,8 +58,6 @@ def body(argv: list[str]) -> None:
         result |= {"teacher_acc1": engine.accuracy(teacher_logits, val.labels)[0],
                    "agreement": 100 * same.double().mean().item()}
     print(json.dumps(result))
-    if args.confusion:
-        draw_confusion(logits.argmax(1), val.labels, task.class_names, args.confusion)
 
 
 def calibration_error(logits: Tensor, labels: Tensor) -> float:
@@ -72,18 +67,6 @@ def calibration_error(logits: Tensor, labels: Tensor) -> float:
     gap = (predictions == labels).double() - confidence
     bins = (confidence * BINS).long().clamp_max(BINS - 1)
     return 100 * float(torch.zeros(BINS).double().index_add_(0, bins, gap).abs().sum()) / len(gap)
-
-
-def draw_confusion(predictions: Tensor, labels: Tensor, names: tuple[str, ...], path: Path) -> None:
-    """Draw the confusion matrix; its rows, the true classes, sum to 1."""
-    import matplotlib
-    from sklearn.metrics import ConfusionMatrixDisplay
-
-    with matplotlib.rc_context({"text.parse_math": False, "figure.figsize": (10, 10)}):
-        picture = ConfusionMatrixDisplay.from_predictions(
-            labels, predictions, labels=range(len(names)), display_labels=names, normalize="true",
-            include_values=False, xticks_rotation="vertical")
-        picture.figure_.savefig(path)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -4,8 +4,8 @@ images, and are they copies of training images?
     python -m dm_kd.inspect_set --task digits --set syn_dataset/digits \\
         --teacher save/models/digits_cnn_w32 --out save/report/inspect_digits.json
 
-One JSON object on standard output, or in --out; beside it FILE.png, the images that are nearest to
-real training images above these. Real images are only compared with; --val none does without.
+Prints one JSON object, or writes it to --out, and beside it FILE.png: the images that are nearest
+to a real training image, each above that one. --val none does without real images.
 """
 
 import argparse
@@ -35,10 +35,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
                         help="network of the task's classes in whose last hidden layer distances "
                              "to real images are measured (default: the teacher)")
     parser.add_argument("--compare", type=run.positive_int, default=10000, metavar="N",
-                        help="images of the set, and real ones, that distances are measured "
+                        help="number of images of the set, and of real ones, to measure distances "
                              "between (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=None, metavar="FILE.json",
-                        help="where to write it (default: standard output)")
+                        help="the record (default: standard output)")
     run.add_common_arguments(parser)
     return run.parse(parser, argv)
 
@@ -54,7 +54,8 @@ def body(argv: list[str]) -> None:
     torch.manual_seed(args.seed)  # of NAME@none
     teacher, features = (spec and models.load_frozen(spec, task)[0].to(device)
                          for spec in (args.teacher, args.features))
-    result = {"set": str(args.source), "images": len(images.labels), "generator": images.generator}
+    result = {"set": str(args.source), "fold": args.fold, "images": len(images.labels),
+              "generator": images.generator}
     if teacher is not None:
         everything = data.evaluation_crops(images, torch.arange(len(images.labels)), task)
         result |= teacher_view(outputs(teacher, everything, task, device)[0], images.labels)
@@ -75,9 +76,9 @@ def body(argv: list[str]) -> None:
 
 def compare(args: argparse.Namespace, task: Task, images: Images, network: nn.Module | None,
             device: torch.device) -> tuple[dict, list[tuple[Tensor, Tensor]]]:
-    """Distances to real images in the features of a network, copying in the pixels of small images
-    and the features of large ones; and the images nearest to real training images, each with that
-    image."""
+    """Distances to real images in the features of a network, and copying, in the pixels of small
+    images or the features of large ones; and the images that are nearest to a real training image,
+    each with that one."""
     chosen = spread_over_classes(images.labels, args.compare)
     sets = {"set": data.evaluation_crops(images, chosen, task)}
     for split in ("train", "val"):
@@ -102,12 +103,12 @@ def compare(args: argparse.Namespace, task: Task, images: Images, network: nn.Mo
 
 
 def spread(count: int, most: int) -> Tensor:
-    """At most `most` positions among `count`, evenly spread."""
+    """At most `most` of `count` positions, evenly spread."""
     return torch.arange(min(count, most)) * count // min(count, most)
 
 
 def spread_over_classes(labels: Tensor, most: int) -> Tensor:
-    """Rising positions of at most `most` images: as many of each class, evenly spread."""
+    """Rising positions of at most `most` images: equally many of each class, evenly spread."""
     classes = labels.unique()
     classes = classes[spread(len(classes), most)]
     own = [(labels == c).nonzero()[:, 0] for c in classes]
@@ -116,8 +117,8 @@ def spread_over_classes(labels: Tensor, most: int) -> Tensor:
 
 def outputs(model: nn.Module, images: Tensor, task: Task, device: torch.device
             ) -> tuple[Tensor, Tensor]:
-    """Logits [N, classes], and features float32 [N, D]: what enters the last layer (linear, or a
-    1x1 convolution), maps averaged over their places."""
+    """Logits [N, classes], and features float32 [N, D]: the input of the last layer (linear, or a
+    1x1 convolution), averaged over height and width."""
     head = [m for m in model.modules() if isinstance(m, (nn.Linear, nn.Conv2d))][-1]
     features: list[Tensor] = []
 
@@ -139,19 +140,19 @@ def teacher_view(logits: Tensor, labels: Tensor) -> dict:
     parts = (part.double().log_softmax(1) for part in logits.split(10_000))
     entropy = torch.cat([-(p.exp() * p).sum(1) for p in parts])
     result = {"teacher_entropy": round(float(entropy.mean()), 4)}
-    known = labels >= 0
-    if known.any():
-        right = (logits.argmax(1) == labels)[known].double()
+    labelled = labels >= 0
+    if labelled.any():
+        right = (logits.argmax(1) == labels)[labelled].double()
         result["teacher_agreement"] = round(100 * float(right.mean()), 2)
         result["teacher_agreement_by_class"] = {
-            int(c): round(100 * float(right[labels[known] == c].mean()), 1)
-            for c in labels[known].unique()}
+            int(c): round(100 * float(right[labels[labelled] == c].mean()), 1)
+            for c in labels[labelled].unique()}
     return result
 
 
 def distances(ours: Tensor, train: Tensor, val: Tensor) -> dict:
     """Frechet distance, precision, recall, density and coverage of the set against real validation
-    images; and the Frechet distance of real training images to the same, as a reference."""
+    images; for reference also the Frechet distance of real training images to these."""
     result = {"frechet": fidelity.frechet_distance(ours, val),
               "frechet_train_to_val": fidelity.frechet_distance(train, val),
               **fidelity.neighbourhoods(val, ours, NEIGHBOURS)}

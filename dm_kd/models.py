@@ -1,12 +1,12 @@
-"""Classifiers by name, and every form in which a teacher's weights come.
+"""Classifiers by name, and teachers from run folders, weight files and downloads.
 
     build("wrn_16_1", task)                                    a new network, random weights
     load_frozen("save/models/digits_cnn_w32", task)            a teacher: eval mode, no gradients
     load_frozen("wrn_40_2@checkpoints/cifar100_wrn40_2.pth", task)
 
-To add a network: its class in networks.py, a line in MODELS. Besides MODELS there are
-`torchvision:NAME` for those of torchvision's that end in a linear layer (on tasks with large images
-NAME alone), and `timm:NAME` where timm is installed.
+To add a network: its class in networks.py, a line in MODELS. Names outside MODELS are
+`torchvision:NAME`, for networks that end in a linear layer (on tasks with large images NAME alone),
+and `timm:NAME` if timm is installed.
 """
 
 import argparse
@@ -52,8 +52,8 @@ MODELS = {  # name -> f(num_classes, channels)
 # --- new networks ---------------------------------------------------------------------------------
 
 class Float32Linear(nn.Linear):
-    """A linear layer that computes in float32 under autocast too: bfloat16 logits at temperature 10
-    cost up to 2.4 % error in the distillation gradient."""
+    """A linear layer that computes in float32 under autocast too: at temperature 10 bfloat16 logits
+    change the distillation gradient by up to 2.4 %."""
 
     def forward(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
@@ -63,7 +63,7 @@ class Float32Linear(nn.Linear):
 def build(name: str, task: Task) -> nn.Module:
     """A new network with random weights from torch's global generator. Its input is standardised
     images [B, task.channels, H, W]; its output logits [B, task.num_classes], float32 under autocast
-    too. Raises UserError for a name that is no model, or one that ends in no linear layer."""
+    too. Raises UserError for an unknown name, or a network that does not end in a linear layer."""
     family, _, member = full_name(name, task).rpartition(":")
     if family == "torchvision":
         from torchvision.models import get_model
@@ -83,7 +83,7 @@ def build(name: str, task: Task) -> nn.Module:
 
 
 def card(name: str, task: Task) -> dict:
-    """What a trained network's card says of the network and its task."""
+    """The part of a trained network's card that describes the network and its task."""
     return {"model": full_name(name, task), "task": task.name, "num_classes": task.num_classes,
             "class_names": list(task.class_names), "mean": task.mean, "std": task.std,
             "resolution": task.resolution}
@@ -91,7 +91,7 @@ def card(name: str, task: Task) -> dict:
 
 def full_name(name: str, task: Task) -> str:
     """The unambiguous name of a model: on a task with large images `resnet18` is
-    `torchvision:resnet18`. Raises UserError, with the nearest names, where there is none."""
+    `torchvision:resnet18`. Raises UserError with the nearest names for an unknown one."""
     family, _, member = name.rpartition(":")
     if not family and task.large and member in _names("torchvision"):
         family = "torchvision"
@@ -123,7 +123,7 @@ def parameter_count(model: nn.Module) -> int:
 # --- teachers -------------------------------------------------------------------------------------
 
 def load_frozen(spec: str, task: Task) -> tuple[nn.Module, dict]:
-    """A trained classifier in eval mode whose parameters want no gradient.
+    """A trained classifier in eval mode whose parameters do not require gradients.
 
     Args:
         spec: NAME@FILE | NAME@none (random weights) | a run folder | torchvision:NAME[@WEIGHTS] or
@@ -134,8 +134,8 @@ def load_frozen(spec: str, task: Task) -> tuple[nn.Module, dict]:
         tensors), "fold", "task", "val", "seed"} (None where unknown).
 
     Raises:
-        UserError: nothing there, another architecture, number or order of classes, a damaged
-            file, or one that would run code.
+        UserError: nothing at that path, another architecture, other classes or another order of
+            them, a damaged file, or one that would run code.
     """
     name, state, card = _resolve(spec, task)
     refuse_other_names(card.get("class_names"), task, spec,
@@ -216,8 +216,8 @@ _PREFIXES = {"module", "_orig_mod", "student", "model", "net", "backbone", "enco
 
 def read_state(file: Path) -> dict[str, Tensor]:
     """The state dict of a .safetensors or .pt file, without what checkpoints wrap around it and
-    without prefixes that all keys share. Of raw and averaged weights in one file it takes the
-    averaged ones and says so. Raises UserError for one that holds no state dict."""
+    without prefixes that all keys share. If a file has raw and averaged weights, the averaged ones
+    are used, and a line says so. Raises UserError if there is no state dict."""
     if file.suffix == ".safetensors":
         return _clean(run.load_safetensors(file))
     with torch.serialization.safe_globals([argparse.Namespace]):  # the flags, in many programs
@@ -230,7 +230,7 @@ def read_state(file: Path) -> dict[str, Tensor]:
             print(f"{file}: the averaged weights ('{wrappers[0]}') are used", file=sys.stderr)
     if not isinstance(state, dict) or not state or not all(
             isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
-        raise UserError(f"the file holds no state dict: {file}",
+        raise UserError(f"no state dict in {file}",
                         "a dict of tensors, bare or under 'model' or 'state_dict'")
     return _clean(state)
 
@@ -250,8 +250,8 @@ def _clean(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def load_state(model: nn.Module, state: dict[str, Tensor], spec: str) -> None:
-    """Copy the weights into the network, in its own type. Raises UserError with the first key
-    that is missing, unknown or of another shape. `spec` is for the messages."""
+    """Copy the weights into the network, in its dtype. Raises UserError with the first key that is
+    missing, unknown or of another shape. `spec` is for the messages."""
     want = model.state_dict()
     shapes = [f"{key} is {list(state[key].shape)}, not {list(value.shape)}"
               for key, value in want.items() if key in state and state[key].shape != value.shape]
@@ -264,5 +264,5 @@ def load_state(model: nn.Module, state: dict[str, Tensor], spec: str) -> None:
                         "NAME@FILE with the network that the file was trained with, and a task "
                         "with as many classes")
     if not all(torch.isfinite(v).all() for v in state.values() if v.is_floating_point()):
-        raise UserError(f"the weights hold NaN or infinite values: {spec}")
+        raise UserError(f"the weights have NaN or infinite values: {spec}")
     model.load_state_dict(state, strict=False)

@@ -47,34 +47,36 @@ def body(argv: list[str]) -> None:
         run.write_file(args.out / "published_tables.md", tables.published_tables())
         print(args.out / "published_tables.md")
         return
-    rows, skipped = collect.rows(args.runs, [name for name in args.rows.split(",") if name])
+    order = [name for name in args.rows.split(",") if name]
+    rows, skipped = collect.rows(args.runs, order)
     for line in skipped:
         print(f"left out: {line}", file=sys.stderr)
     names = [row.name for row in rows]
     if not rows:
         raise UserError(f"no finished and evaluated run in {args.runs}",
                         "a folder with runs of distill or train_teacher")
-    if args.baseline not in (None, *names):
-        raise UserError(f"no row {args.baseline} in {args.runs}", nearest(args.baseline, names))
+    for name in (*order, *filter(None, [args.baseline])):
+        if name not in names:
+            raise UserError(f"no row {name} in {args.runs}", nearest(name, names))
     sets = collect.inspections(args.runs)
-    made = tables.records(rows, args.baseline, sets)
-    drawn = figures.draw_all(rows, made, args.baseline, sets)
+    entries = tables.records(rows, args.baseline, sets)
+    drawn = figures.draw_all(rows, entries, args.baseline, sets)
     samples = figures.draw_samples(rows)
     record = {
-        "title": args.title, "answer": conclude(made, args.baseline), "baseline": args.baseline,
-        "caption": tables.caption(made, args.baseline),
+        "title": args.title, "answer": conclude(entries, args.baseline, bool(order)),
+        "baseline": args.baseline, "caption": tables.caption(entries, args.baseline),
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "commits": sorted({str(r.result.get("commit")) for row in rows for r in row.runs}),
         **{key: rows[0].first.result.get(key) for key in ("versions", "hardware")},
-        "rows": made}
+        "rows": entries}
     files = {"results.json": json.dumps(record, indent=1) + "\n",
-             "results.csv": tables.as_csv(made), "samples.png": samples,
+             "results.csv": tables.as_csv(entries), "samples.png": samples,
              **{f"{name}.svg": drawing for name, (drawing, _) in drawn.items()}}
     for folder in filter(None, (args.out, args.record)):
         for name, content in files.items():
             if content:
                 run.write_file(folder / name, content)
-    table = tables.results(made, args.baseline)
+    table = tables.results(entries, args.baseline)
     run.write_file(args.out / "results.md", "\n\n".join(
         (f"# {args.title}", record["answer"], table, record["caption"])) + "\n")
     run.write_file(args.out / "report.html",
@@ -82,18 +84,22 @@ def body(argv: list[str]) -> None:
     print(f"{table}\n\n{record['answer']}\npage: {args.out / 'report.html'}")
 
 
-def conclude(made: list[dict], baseline: str | None) -> str:
-    """One sentence about the first row without real images."""
-    synthetic = [e for e in made if e["method"] not in ("real", "alone", "folder")]
-    entry = (synthetic or made)[0]
+def conclude(entries: list[dict], baseline: str | None, ordered: bool) -> str:
+    """One sentence about the first row without real images. It says so if that row is the first
+    because of its accuracy (not `ordered`): the best of many rows looks better than it is."""
+    synthetic = [e for e in entries if e["method"] not in ("real", "alone", "folder")]
+    rows = synthetic or entries
+    entry = rows[0]
     text = "Without real images, " if synthetic else ""
-    text += f"{entry['row']} reaches {tables.accuracy(entry)} % (n = {entry['n']})"
+    text += entry["row"] + (
+        "" if ordered or len(rows) == 1 else f", the best of {len(rows)} such rows,")
+    cell = tables.cells(entry)
+    text += " ".join((" reaches", cell["mean"], cell["std"])).rstrip() + f" % (n = {cell['n']})"
     if entry["difference"] is None:
         return text + "."
     side = "below" if entry["difference"] < 0 else "above"
     text += f", {abs(entry['difference']):.2f} points {side} {baseline}"
-    interval = tables.interval(entry)
-    return text + (f" (95 % interval: {interval[1:]}" if interval else "") + "."
+    return text + (cell["interval"] and f" (95 % interval: {cell['interval'][1:]}") + "."
 
 
 def page(record: dict, drawn: dict[str, tuple[str, str]], samples: bytes | None,

@@ -1,4 +1,4 @@
-"""What commands share: errors, flags, config files, signals, progress, files, the Run folder."""
+"""What all commands use: errors, flags, config files, signals, progress, files, the Run folder."""
 
 import argparse
 import contextlib
@@ -39,11 +39,11 @@ class UserError(Exception):
 
 
 class Stopped(Exception):
-    """Everything is saved after a signal, which is the argument."""
+    """Raised after a signal, its argument, once everything is saved."""
 
 
 def nearest(name: str, known) -> str:
-    """A hint: the known spellings closest to `name`, or some of all if none is close."""
+    """A hint: the known names closest to `name`, or the first twelve if none is close."""
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     return ("did you mean " if close else "one of ") + ", ".join(close or sorted(known)[:12])
 
@@ -151,10 +151,10 @@ def _with_config(argv: list[str]) -> list[str]:
     try:
         config = yaml.load(Path(path).read_bytes(), yaml.BaseLoader) or {}
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} is no YAML: {' '.join(str(error).split())[:200]}") from error
+        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())[:200]}") from error
     if not isinstance(config, dict):
-        raise UserError(f"{path} does not hold lines of `flag: value`")
-    config.pop("inputs", None)  # of a run's config.yaml; no flags
+        raise UserError(f"{path} must consist of lines `flag: value`")
+    config.pop("inputs", None)  # in a run's config.yaml; these are not flags
     flags = []
     for key, value in config.items():
         option = f"--{key}".replace("_", "-")
@@ -169,7 +169,7 @@ def _with_config(argv: list[str]) -> list[str]:
 
 def main(body: Callable[[list[str]], None], argv: list[str] | None = None) -> int:
     """Run a command's body and return its exit code: 2 after a user's mistake, 128 + n after
-    signal n. Those have no traceback."""
+    signal n, both without a traceback."""
     argv = sys.argv[1:] if argv is None else argv
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # raises KeyboardInterrupt
     try:
@@ -187,8 +187,8 @@ def main(body: Callable[[list[str]], None], argv: list[str] | None = None) -> in
 
 @contextlib.contextmanager
 def stoppable() -> Iterator[Callable[[], int]]:
-    """Inside the block SIGTERM and SIGINT only set a number that the loop asks for (0 = none), so
-    that it can save first."""
+    """Inside the block SIGTERM and SIGINT only set a number that the loop can ask for (0 = none),
+    so that it saves first."""
     received = [0]
     before = {number: signal.signal(number, lambda number, frame: received.append(number))
               for number in (signal.SIGTERM, signal.SIGINT)}
@@ -200,8 +200,8 @@ def stoppable() -> Iterator[Callable[[], int]]:
 
 
 def use_device(args: argparse.Namespace) -> torch.device:
-    """The device of the flags, made the current one, with kernels that give the same bits each
-    time, as a resumed run needs. Sets the number of CPU threads."""
+    """The device that --device names, set as the current one, with deterministic kernels, which a
+    resumed run needs. Sets the number of CPU threads."""
     torch.set_num_threads(args.threads)
     if args.device == "auto":
         args.device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -304,15 +304,15 @@ def sha256_file(path: Path) -> str:
 
 
 def load_pt(path: Path) -> dict:
-    """What a file of torch.save holds, on the CPU. A file that asks to run code, and one that is
-    damaged, is a UserError."""
+    """The contents of a file of torch.save, on the CPU; a UserError if the file is damaged or would
+    run code."""
     with open(path, "rb") as file:
         try:
             return torch.load(file, map_location="cpu", weights_only=True)
-        except Exception as error:  # damage shows itself in many classes
+        except Exception as error:  # a damaged file raises one of many classes
             wanted = re.findall(r"GLOBAL ([\w.]+)", str(error))
             reason = f"it asks to run {wanted[0]}" if wanted else str(error)[:100]
-            raise UserError(f"{path} is no file of plain tensors, or damaged: {reason}") from error
+            raise UserError(f"{path} is damaged or holds more than tensors: {reason}") from error
 
 
 def load_safetensors(path: Path) -> dict:
@@ -333,8 +333,8 @@ def tensors_digest(tensors: dict) -> str:
 
 
 def write_with_card(folder: Path, name: str, tensors: dict, card: dict) -> str:
-    """Write NAME.safetensors, then NAME.json, which says what they are. Returns the weights'
-    SHA-256, which the card holds too."""
+    """Write NAME.safetensors, then NAME.json, which describes the weights and has their SHA-256.
+    Returns that SHA-256."""
     data = encoded(tensors)
     write_file(Path(folder) / f"{name}.safetensors", data)
     write_json(Path(folder) / f"{name}.json", {**card, "sha256": sha256(data)})
@@ -342,7 +342,7 @@ def write_with_card(folder: Path, name: str, tensors: dict, card: dict) -> str:
 
 
 def read_with_card(folder: Path, name: str) -> tuple[dict, dict]:
-    """Tensors and card that `write_with_card` wrote; a UserError if the weights are others."""
+    """Tensors and card that `write_with_card` wrote; a UserError if they do not belong together."""
     weights, card = Path(folder) / f"{name}.safetensors", read_json(Path(folder) / f"{name}.json")
     if card.get("sha256") != sha256_file(weights):
         raise UserError(f"{weights} is damaged: its sha256 is not that of {name}.json")
@@ -354,9 +354,8 @@ def read_with_card(folder: Path, name: str) -> tuple[dict, dict]:
 class Run:
     """One training's folder. `with Run(...) as run:` keeps a second writer out; only rank 0 writes.
 
-    args (the flags) and inputs (digests of teacher and images) are written to config.yaml: a run
-    is resumed only with the same ones.
-    weights_name: such as "student".
+    args (the flags) and inputs (digests of teacher and images) are written to config.yaml; a run
+    can only be resumed with the same ones. weights_name: such as "student".
     """
 
     def __init__(self, folder: Path, args: argparse.Namespace, inputs: dict, weights_name: str):
@@ -408,7 +407,7 @@ class Run:
                 file.write(text + "\n")
 
     def add_metrics(self, row: dict) -> None:
-        """Append an epoch's row to metrics.jsonl in place of the one from before a kill."""
+        """Append an epoch's row to metrics.jsonl; it replaces one from before a kill."""
         if dist.is_main():
             rows = [old for old in read_metrics(self.folder) if old["epoch"] < row["epoch"]]
             write_file(self.folder / "metrics.jsonl",

@@ -1,13 +1,13 @@
 """The studies as data, for dm_kd.study: rows x folds x seeds, and what the rows are compared with.
 
 A command is a script of scripts/ and the flags that differ, or a module and its flags. Its --out
-and what it uses are always given: dm_kd.study orders the commands by them. Braces stand for the
+and its inputs are always written out: dm_kd.study orders the commands by them. Braces stand for the
 numbers of a trial: {fold}, {gen} (of teacher and generator), {set_seed}, {set} (number of the set
-below its generator), {seed} (of the student), and for folders: {base}, {place}.
+among its generator's), {seed} (of the student), and for folders: {base}, {place}.
 
-Decision rules, fixed beforehand, for the 95 % intervals of paired differences: a change matters
-where its interval excludes 0; it does not matter where the interval lies within half a point of 0;
-else it is undecided. With one generator or one set nothing is claimed beyond it.
+Decision rules, fixed beforehand, for the 95 % interval of a paired difference: a change is
+significant if the interval excludes 0, negligible if the interval is within half a point of 0,
+undecided otherwise. A result from one generator or one set is a result about that one only.
 """
 
 from collections.abc import Iterable
@@ -18,10 +18,10 @@ from dataclasses import dataclass, replace
 class Row:
     """A row of a table: what its students learn from, and how."""
 
-    student: str = ""  # flags of its students behind those of the study, or a whole command
+    student: str = ""  # flags of its students after those of the study, or a whole command
     images: str = ""  # name and flags of the image set they learn from, or a whole command
     needs: str = ""  # a command that trains its teacher; {needs} above is its --out
-    seeds: str = ""  # none: the study's
+    seeds: str = ""  # default: the study's
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,8 @@ def trained_for(epochs: int) -> str:
             f"{epochs * 60000 // 128} --out {RECORDED}_experiment/dit_{epochs}")
 
 
-# Of each data set: its image sets, students, other networks, how its sets are inspected; and the
-# commands that make what these use, which run where something uses it.
+# For each data set the commands of its image sets, students, other networks and inspections, and
+# those that make the inputs of these, which run if something uses their output.
 IMAGENET_SET = "imagenet_synthesize.sh --seed {set_seed} --out syn_dataset/imagenet_{name}{end}"
 STEPS = {
     "digits": {
@@ -221,7 +221,7 @@ DIGITS["teacher_strength_resnet8"] = replace(
 
 FASHION_ROWS = {"real": Row("--source real"), "synthetic": Row(images=FASHION_SET), "real_10k": Row(
     "--source real --images-per-class 1000 --subset-seed {seed}")}
-FASHION = {  # one generator: nothing is claimed beyond it
+FASHION = {  # one generator
     "main": Study(  # an hour; goal: synthetic at least real_10k - 0.5
         "Fashion-MNIST", FASHION_ROWS, seeds="0-2", baseline="real_10k", inspect=True,
         students=f"--cache-teacher --teacher {WRN}"),

@@ -2,8 +2,8 @@
 
     python -m dm_kd.study DATASET STUDY [--dry-run]      or   sh scripts/study.sh DATASET STUDY ...
 
-A command runs after those that make what it uses, --jobs at a time, each in a process of its own.
-What is finished is skipped, so the same command resumes a study; --dry-run prints all commands, to
+A command runs after those whose output it uses, --jobs at a time, each in its own process.
+Finished ones are skipped, so the same command resumes a study; --dry-run prints all of them, to
 copy and edit.
 
 Seed n is a student of set n // 3, which is made by generator n // 6; digits have a teacher and a
@@ -33,10 +33,13 @@ Command = list[str]  # its words
 # --- commands -------------------------------------------------------------------------------------
 
 def command(text: str) -> Command:
-    """"digits_teacher.sh --seed 1" is a script of scripts/, "inspect_set --seed 1" a module."""
-    first, *flags = text.split()
-    return [*(("sh", f"scripts/{first}") if first.endswith(".sh") else
-              ("python", "-m", f"dm_kd.{first}")), *flags]
+    """"digits_teacher.sh --seed 1" is a script of scripts/, "inspect_set --seed 1" a module. Of a
+    flag that is there several times the last one is kept, as argparse does."""
+    first, *flags = " ".join(text.split()).split(" --")
+    name, *words = first.split()
+    start = ["sh", f"scripts/{name}"] if name.endswith(".sh") else ["python", "-m", f"dm_kd.{name}"]
+    last = {part.split()[0]: f"--{part}" for part in flags}
+    return [*start, *words, *" ".join(last.values()).split()]
 
 
 def flag(words: Command, name: str) -> str:
@@ -57,10 +60,7 @@ def finished(words: Command) -> bool:
 
 
 def execute(words: Command) -> None:
-    """Run a command in a process of its own.
-
-    Raises:
-        UserError: it failed; with its last lines."""
+    """Run a command in its own process. Raises UserError with its last lines if it fails."""
     began = time.monotonic()
     done = subprocess.run([sys.executable if word == "python" else word for word in words],
                           env={**os.environ, "PYTHON": sys.executable}, text=True,
@@ -78,7 +78,7 @@ def execute_here(words: Command) -> None:
 
 
 def execute_all(stage: list[Command], jobs: int) -> None:
-    """Run commands that do not need each other; after a failure no further one starts."""
+    """Run independent commands; after a failure no further one starts."""
     with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
         futures = [pool.submit(execute, words) for words in stage if not finished(words)]
         try:
@@ -90,7 +90,7 @@ def execute_all(stage: list[Command], jobs: int) -> None:
 
 
 def stages(goals: list[Command], others: list[Command]) -> list[list[Command]]:
-    """The goals and what they use of the others, each after those whose --out it uses."""
+    """The goals and the others that they need, each in a stage after those whose --out it uses."""
     makers = {flag(words, "--out"): words for words in (*others, *goals)}
     levels: dict[str, int] = {}
 
@@ -120,7 +120,7 @@ class Plan:
             raise UserError(f"no row '{name}'", nearest(name, self.study.rows))
 
     def fill(self, text: str, row: Row, trial: tuple[int | None, int]) -> Command:
-        """The command of a text whose braces the trial fills."""
+        """The command of a text, its braces filled with the numbers of the trial."""
         fold, seed = trial
         values = {"fold": fold, "gen": seed // 6, "set_seed": seed // 3, "seed": seed,
                   "set": seed // 3 if fold is None else seed // 3 % 2,
@@ -136,11 +136,11 @@ class Plan:
         usual = f"{self.steps['images'].replace('{name}', name)} {flags}"
         return self.fill(row.images if name.endswith(".sh") else usual, row, trial)
 
-    def inspection(self, name: str, row: Row, trial: tuple) -> Command:
-        """The command that inspects a row's image set."""
+    def inspection(self, row: Row, trial: tuple) -> Command:
+        """The command that inspects a row's image set; rows with the same set share it."""
         images = flag(self.images(row, trial), "--out")
         return self.fill(f"{self.steps['inspect']} --set {images} "
-                         f"--out {{place}}/inspect_{name}_set{{set}}.json", row, trial)
+                         f"--out {{place}}/inspect_{Path(images).name}.json", row, trial)
 
     def student(self, name: str, row: Row, trial: tuple) -> Command:
         """The command of a student: flags of the data set, then of the study, then of the row."""
@@ -152,7 +152,7 @@ class Plan:
                          f"--out {{place}}/{name}_set{{set}}_seed{{seed}}", row, trial)
 
     def stages(self) -> list[list[Command]]:
-        """All commands but the report's; those of a stage do not need each other."""
+        """All commands but the report's; those of a stage are independent of each other."""
         usual = [text for step, text in self.steps.items()
                  if step not in ("images", "student", "network", "inspect")]
         goals, others = [], []
@@ -164,11 +164,11 @@ class Plan:
                 if row.images:
                     others.append(self.images(row, trial))
                 if row.images and self.study.inspect:
-                    goals.append(self.inspection(name, row, trial))
+                    goals.append(self.inspection(row, trial))
         return stages(goals, others)
 
     def report(self, record: bool) -> Command:
-        """The report; with differences to the baseline where its row is among the rows."""
+        """The report's command; with differences if the baseline is among the rows."""
         words = [*command(f"report --runs {self.root} --out {self.root}/report"),
                  "--title", self.study.title]
         if self.study.baseline in self.rows:

@@ -61,7 +61,7 @@ def test_copies_of_training_images_are_found(inspected, digits, tmp_path):
 
 def test_without_real_images_only_the_teacher_is_asked(inspected, noise_folder, teacher_folder):
     found = inspected("--set", noise_folder, "--teacher", teacher_folder, "--val", "none")
-    assert set(found) == {"set", "images", "generator", "teacher_entropy"}
+    assert set(found) == {"set", "fold", "images", "generator", "teacher_entropy"}
 
 
 def test_features_may_come_from_another_network(inspected, noise_folder, teacher_folder):

@@ -75,7 +75,7 @@ def test_samples_of_a_set_are_shown_beside_real_images(tmp_path, noise_folder):
     assert report.main(["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]) == 0
     assert (tmp_path / "out" / "samples.png").read_bytes().startswith(b"\x89PNG")
     page = (tmp_path / "out" / "report.html").read_text()
-    assert "data:image/png;base64" in page and "Real training images" in page
+    assert "data:image/png;base64" in page and "real training images" in page
 
 
 @pytest.mark.parametrize("flags, named", [

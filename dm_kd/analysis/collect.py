@@ -4,6 +4,7 @@ are repetitions of one row.
     rows, skipped = collect.rows(Path("save/student_model"), order=["kd_real", "kd_dit"])
 """
 
+import itertools
 import json
 import os
 import re
@@ -27,7 +28,7 @@ class Run:
     task: str
     student: str
     teacher: str | None
-    method: str  # "alone", "real", a generator's name, a rival's name, or "folder"
+    method: str  # "alone", "real" (also of another task), a generator, a rival, or "folder"
     images_per_class: float | None
     seed: int
     fold: int
@@ -67,8 +68,8 @@ class Row:
 
 
 def rows(folder: Path, order: list[str]) -> tuple[list[Row], list[str]]:
-    """The rows below a folder, in the order of their names given, else best first; and which runs
-    were left out, with the reason."""
+    """The rows below a folder, those named in `order` first, the others by accuracy; and the runs
+    that were left out, with the reason."""
     runs: dict[str, list[Run]] = {}
     skipped = []
     for path in files_below(folder, "config.yaml"):
@@ -79,13 +80,12 @@ def rows(folder: Path, order: list[str]) -> tuple[list[Row], list[str]]:
                 runs.setdefault(run.row, []).append(run)
         except UNREADABLE as error:
             skipped.append(f"{path.parent}: {str(error)[:80]}")
-    made = sorted((Row(*item) for item in runs.items()), key=lambda row: -row.acc1)
-    made.sort(key=lambda row: order.index(row.name) if row.name in order else len(order))
-    return made, skipped
+    return sorted((Row(*item) for item in runs.items()), key=lambda row: (
+        order.index(row.name) if row.name in order else len(order), -row.acc1)), skipped
 
 
 def files_below(folder: Path, pattern: str) -> list[Path]:
-    """Files of that name, sorted; image sets are not entered."""
+    """Files that match the pattern, sorted; image sets are not searched."""
     paths = []
     for place, folders, names in os.walk(folder):
         folders[:] = [] if "manifest.json" in names else sorted(folders)
@@ -127,7 +127,7 @@ def method(config: dict, generator: dict) -> str:
         return "alone"
     if generator:
         return str(generator["name"])
-    return "folder" if "/" in source or "." in source else source
+    return "folder" if "/" in source or "." in source else source.partition(":")[0]
 
 
 def images_per_class(config: dict, card: dict) -> float | None:
@@ -138,29 +138,29 @@ def images_per_class(config: dict, card: dict) -> float | None:
 
 # --- inspected sets -------------------------------------------------------------------------------
 
-def inspections(folder: Path) -> dict[str, dict]:
-    """What inspect_set wrote below a folder, by the set's path."""
+def inspections(folder: Path) -> dict[tuple[str, int], dict]:
+    """What inspect_set wrote below a folder, by the set's path and the fold it is compared with."""
     records = [json.loads(path.read_text()) for path in files_below(folder, "inspect*.json")]
-    return {os.path.normpath(record["set"]): record for record in records}
+    return {(os.path.normpath(record["set"]), record.get("fold", 0)): record for record in records}
 
 
-def inspected(row: Row, sets: dict[str, dict], name: str) -> float | None:
+def inspected(row: Row, sets: dict[tuple[str, int], dict], name: str) -> float | None:
     """The mean of a figure of inspect_set over the sets that a row's students learned from."""
-    return row.mean(lambda run: sets.get(os.path.normpath(run.source), {}).get(name))
+    return row.mean(lambda run: sets.get((os.path.normpath(run.source), run.fold), {}).get(name))
 
 
 # --- commands -------------------------------------------------------------------------------------
 
 def commands(rows: list[Row]) -> list[str]:
-    """Every command that made the runs, in an order that works: generators, teachers, image sets,
-    students. What is no longer on disk is missing."""
+    """The commands that made the runs, in the order to run them: generators, teachers, image sets,
+    students; without those whose folders are no longer on disk."""
     runs = [run for row in rows for run in row.runs]
     sets = [(run.source / "command.txt").read_text().strip() for run in runs
             if (run.source / "command.txt").exists()]
-    weights = [Path(word) for command in sets for flag, word in zip(
-        shlex.split(command), shlex.split(command)[1:], strict=False) if flag == "--weights"]
+    weights = [Path(word) for command in sets for flag, word in itertools.pairwise(
+        shlex.split(command)) if flag == "--weights"]
     teachers = [Path(str(run.config.get("teacher"))) for run in runs]
     trained = [json.loads((folder / "result.json").read_text()).get("command")
                for folder in (*weights, *teachers) if (folder / "result.json").exists()]
-    made = [*trained, *sets, *(run.result.get("command") for run in runs)]
-    return list(dict.fromkeys(filter(None, made)))
+    lines = [*trained, *sets, *(run.result.get("command") for run in runs)]
+    return list(dict.fromkeys(filter(None, lines)))

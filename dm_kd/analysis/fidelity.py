@@ -22,23 +22,23 @@ def frechet_distance(features: Tensor, real: Tensor) -> float:
     return float((features.mean(0) - real.mean(0)).square().sum() + traces - 2 * root)
 
 
-def neighbourhoods(real: Tensor, made: Tensor, k: int = 5) -> dict[str, float]:
+def neighbourhoods(real: Tensor, synthetic: Tensor, k: int = 5) -> dict[str, float]:
     """Precision and recall (Kynkaanniemi et al. 2019, arXiv 1904.06991, eq. 1), density and
     coverage (Naeem et al. 2020, arXiv 2002.09797, eq. 4 and 6); k below both numbers of points.
 
-    Each point's ball reaches to its k-th nearest neighbour in its own set, which is not in it (as
-    in Naeem et al.'s program). precision: share of made points inside some real ball; recall: of
-    real points inside some made ball; density: real balls that a made point lies in, over k;
-    coverage: share of real balls with a made point in them.
+    A point's ball reaches to its k-th nearest neighbour in its own set, which is outside (as in
+    Naeem et al.'s program). precision: share of synthetic points inside a real ball; recall: share
+    of real points inside a synthetic ball; density: number of real balls around a synthetic point,
+    divided by k; coverage: share of real balls with a synthetic point inside.
     """
-    real_reach, made_reach = kth_distance(real, k), kth_distance(made, k)
+    real_reach, own_reach = kth_distance(real, k), kth_distance(synthetic, k)
     inside, recalled, covered = 0, [], []
     for rows, reach in zip(real.split(CHUNK), real_reach.split(CHUNK), strict=True):
-        distances = distances_between(rows, made)  # [chunk, M]
+        distances = distances_between(rows, synthetic)  # [chunk, M]
         within = distances < reach[:, None]
-        inside = inside + within.sum(0)  # [M] real balls around each made point
+        inside = inside + within.sum(0)  # [M] real balls around each synthetic point
         covered.append(within.any(1))
-        recalled.append((distances < made_reach).any(1))
+        recalled.append((distances < own_reach).any(1))
     return {"precision": float((inside > 0).double().mean()),
             "recall": float(torch.cat(recalled).double().mean()),
             "density": float(inside.double().mean()) / k,
@@ -47,27 +47,27 @@ def neighbourhoods(real: Tensor, made: Tensor, k: int = 5) -> dict[str, float]:
 
 def kth_distance(points: Tensor, k: int) -> Tensor:
     """Distance of each point to its k-th nearest other one, float64 [N]."""
-    found = []
+    reaches = []
     for start in range(0, len(points), CHUNK):
         distances = distances_between(points[start:start + CHUNK], points)
         distances.diagonal(start).zero_()  # a point to itself, which products may not round to 0
-        found.append(distances.kthvalue(k + 1).values)
-    return torch.cat(found)
+        reaches.append(distances.kthvalue(k + 1).values)
+    return torch.cat(reaches)
 
 
 def distances_between(points: Tensor, others: Tensor) -> Tensor:
-    """Euclidean, float64 [N, M]. Reaches and distances must come from the same formula: a point
-    just as far away as a ball reaches is outside."""
+    """Euclidean, float64 [N, M]. Radii and distances must come from the same formula, since a point
+    at exactly the radius is outside."""
     from sklearn.metrics import pairwise_distances
 
     return torch.from_numpy(pairwise_distances(points.double().numpy(), others.double().numpy()))
 
 
 def copying(images: Tensor, training: Tensor, held_out: Tensor) -> tuple[dict, Tensor, Tensor]:
-    """Mean distance of the images to their nearest training image, over the same of real images
+    """Mean distance of the images to their nearest training image, divided by that of real images
     that the generator never saw: about 1 = as new as real ones, near 0 = copies. copies_percent:
-    images nearer than 99 % of the held-out ones are. Distances are root mean squares, exact; which
-    image is the nearest is found by matrix products, which confuse differences below 1e-6.
+    images nearer than 99 % of the held-out ones. Distances are root mean squares, exact; which
+    image is the nearest comes from matrix products, which confuse differences below 1e-6.
 
     Returns:
         The figures (ratio is None where held-out images are copies themselves), and each image's

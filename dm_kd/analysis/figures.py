@@ -1,6 +1,6 @@
 """Figures of the report as SVG text, and the sample images as a PNG.
 
-Names of rows are those of the tables. What lies outside the axes is marked by an arrow.
+Rows have the names that they have in the tables. An arrow marks what is outside an axis.
 """
 
 import contextlib
@@ -24,15 +24,15 @@ STYLE = {"svg.fonttype": "none", "text.parse_math": False, "font.family": "sans-
          "font.size": 10, "legend.frameon": False, "legend.fontsize": 9, "axes.grid": True,
          "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True,
          "grid.alpha": 0.25, "figure.constrained_layout.use": True}
-REACH = 3  # rows further below the median than so many times the best is above it are arrows
-SAMPLES, SAMPLE_CLASSES, SAMPLE_SIDE = 8, 10, 32  # small images are enlarged to so many pixels
+REACH = 3  # an arrow: further below the median than 3 times the distance of the best above it
+SAMPLES, SAMPLE_CLASSES, SAMPLE_SIDE = 8, 10, 32  # smaller images are enlarged to 32 pixels a side
 MAPS = {"precision": "precision", "recall": "recall", "frechet": "Fréchet distance"}  # of the sets
 
 
-def draw_all(rows: list[Row], made: list[dict], baseline: str | None, sets: dict[str, dict]
+def draw_all(rows: list[Row], entries: list[dict], baseline: str | None, sets: dict
              ) -> dict[str, tuple[str, str]]:
     """{name: (SVG, caption)} of the figures that these rows have something to show in."""
-    figures = {"gaps": draw_gaps(made, baseline), "curves": draw_curves(rows),
+    figures = {"gaps": draw_gaps(entries, baseline), "curves": draw_curves(rows),
                "fidelity": draw_fidelity(rows, sets),
                "amount": draw_lines(rows, lambda run: run.images_per_class, "images per class"),
                "teachers": draw_lines(rows, lambda run: run.result.get("teacher_acc1"),
@@ -76,14 +76,14 @@ def shown(name: str) -> str:
 
 # --- charts ---------------------------------------------------------------------------------------
 
-def draw_gaps(made: list[dict], baseline: str | None) -> tuple[str, str] | None:
+def draw_gaps(entries: list[dict], baseline: str | None) -> tuple[str, str] | None:
     """A dot for each row: its difference to the baseline, and the interval."""
-    entries = [entry for entry in made if entry["difference"] is not None]
-    if not entries:
+    compared = [entry for entry in entries if entry["difference"] is not None]
+    if not compared:
         return None
-    low, high = limits([0, *(entry["difference"] for entry in entries)])
-    with canvas(0.7 + 0.28 * len(entries)) as (figure, (axis, *_)):
-        for y, entry in enumerate(entries):
+    low, high = limits([0, *(entry["difference"] for entry in compared)])
+    with canvas(0.7 + 0.28 * len(compared)) as (figure, (axis, *_)):
+        for y, entry in enumerate(compared):
             middle = entry["difference"]
             left, right = (middle if entry[key] is None else entry[key]
                            for key in ("difference_low", "difference_high"))
@@ -94,15 +94,16 @@ def draw_gaps(made: list[dict], baseline: str | None) -> tuple[str, str] | None:
                     axis.plot([end], [y], marker=marker, color=colour, clip_on=False)
             if middle >= low:
                 axis.plot([middle], [y], marker="o", color=colour, markersize=5.5)
-            axis.annotate(f"{middle:+.1f}", (1.03, y), fontsize=9, va="center",
+            axis.annotate(f"{middle:+.2f}", (1.03, y), fontsize=9, va="center",
                           xycoords=("axes fraction", "data"))
         axis.axvline(0, color="black", linewidth=0.9, zorder=1)
-        axis.set(xlim=(low, high), ylim=(len(entries) - 0.4, -0.6),
+        axis.set(xlim=(low, high), ylim=(len(compared) - 0.4, -0.6),
                  xlabel=f"top-1 minus {shown(baseline)}, points")
-        axis.set_yticks(range(len(entries)), [shown(entry["row"]) for entry in entries])
+        axis.set_yticks(range(len(compared)), [shown(entry["row"]) for entry in compared])
         axis.grid(axis="y", visible=False)
-        return svg(figure), (f"Difference to {baseline}; bars: 95 % intervals. Grey: trained on "
-                             "real images. Arrows: beyond the axis.")
+        bars = any(entry["difference_low"] is not None for entry in compared)
+        return svg(figure), (f"Difference to {baseline}" + "; bars: 95 % intervals" * bars
+                             + ". Grey: trained on real images. Arrows: beyond the axis.")
 
 
 def limits(middles: list[float]) -> tuple[float, float]:
@@ -164,7 +165,7 @@ def draw_lines(rows: list[Row], value, label: str) -> tuple[str, str] | None:
         return svg(figure), f"Accuracy over {label}; bars: ± standard deviation of the runs."
 
 
-def draw_fidelity(rows: list[Row], sets: dict[str, dict]) -> tuple[str, str] | None:
+def draw_fidelity(rows: list[Row], sets: dict) -> tuple[str, str] | None:
     """Accuracy over guidance and sampling steps as a map, and what inspect_set measured in the same
     sets. None with fewer than four different settings."""
     cells = {(run.generator_settings["guidance_scale"], run.generator_settings["steps"]): row

@@ -26,8 +26,9 @@ def paired_difference(runs: list[Run], baseline: list[Run]) -> dict | None:
     within a fold where there are folds), and the interval is Student's t over the units.
 
     Returns:
-        {"difference", "low", "high", "unit", "n", "p"}: the 95 % interval and the p value of a
-        two-sided t test are None for a single unit; n is the number of units.
+        {"difference", "low", "high", "unit", "n", "p"}: n is the number of units. The 95 % interval
+        and the p value of a two-sided t test are None for a single unit, and where all units differ
+        equally: accuracies are multiples of 1/images, and such units do not show the spread.
     """
     pairs = [(x, y) for x in runs for y in baseline if is_pair(x, y)]
     if not pairs:
@@ -56,24 +57,21 @@ def unit_of(pair: tuple[Run, Run], unit: str) -> int | None:
 
 def t_interval(values: list[float]) -> tuple[float | None, float | None, float | None]:
     """(low, high, p): Student's 95 % interval of the mean of independent values, and the p value
-    of its t test against 0."""
+    of their t test against 0; all None where the values have no spread."""
     from scipy import stats
 
-    if len(values) < 2:
+    if np.ptp(values) < 1e-9:  # one value, or equal ones
         return None, None, None
-    middle, error = np.mean(values), stats.sem(values)
-    if error < 1e-12:  # all equal
-        return float(middle), float(middle), float(abs(middle) < 1e-12)
-    low, high = stats.t.interval(CONFIDENCE, len(values) - 1, loc=middle, scale=error)
-    return float(low), float(high), float(stats.ttest_1samp(values, 0).pvalue)
+    test = stats.ttest_1samp(values, 0)
+    low, high = test.confidence_interval(CONFIDENCE)
+    return float(low), float(high), float(test.pvalue)
 
 
 def holm(p_values: list[float | None]) -> list[float | None]:
-    """P values corrected together for several comparisons (Holm, Scandinavian Journal of
-    Statistics 6, 1979): the k-th smallest of m times m - k + 1, never falling, at most 1."""
+    """P values corrected for several comparisons (Holm, Scandinavian Journal of Statistics 6,
+    1979): the k-th smallest of m times m - k + 1, but at least the one before and at most 1."""
     order = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
     corrected, largest = list(p_values), 0.0
     for rank, (p, i) in enumerate(order):
-        largest = max(largest, min(1.0, p * (len(order) - rank)))
-        corrected[i] = largest
+        largest = corrected[i] = max(largest, min(1.0, p * (len(order) - rank)))
     return corrected

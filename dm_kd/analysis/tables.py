@@ -27,26 +27,26 @@ changes. Made by `python -m dm_kd.report --published --out save/results`."""
 
 # --- records --------------------------------------------------------------------------------------
 
-def records(rows: list[Row], baseline: str | None, sets: dict[str, dict]) -> list[dict]:
+def records(rows: list[Row], baseline: str | None, sets: dict) -> list[dict]:
     """A flat record of each row, its runs in "runs". With a baseline: the paired difference to it
-    in points with its interval, and for the rows of the same student a p value that is corrected
-    for all of them together (Holm)."""
+    in points with its interval, and for rows with the baseline's student a p value, corrected for
+    the number of these rows (Holm)."""
     base = next((row for row in rows if row.name == baseline), None)
-    made, p_values = [], []
+    entries, p_values = [], []
     for row in rows:
         compared = stats.paired_difference(row.runs, base.runs) if base and row != base else None
         compared = compared or dict.fromkeys(("difference", "low", "high", "unit", "n", "p"))
         same_student = base and row.first.student == base.first.student
         p_values.append(compared["p"] if same_student else None)
-        made.append(record(row, sets) | {"difference": compared["difference"]} | {
+        entries.append(record(row, sets) | {"difference": compared["difference"]} | {
             f"difference_{key}": compared[key] for key in ("low", "high", "unit", "n")})
-    for entry, p in zip(made, stats.holm(p_values), strict=True):
+    for entry, p in zip(entries, stats.holm(p_values), strict=True):
         entry["p_holm"] = p
     return [{key: round(value, 4) if isinstance(value, float) else value
-             for key, value in entry.items()} for entry in made]
+             for key, value in entry.items()} for entry in entries]
 
 
-def record(row: Row, sets: dict[str, dict]) -> dict:
+def record(row: Row, sets: dict) -> dict:
     """The fields of a row that depend on no other row."""
     run = row.first
     return {
@@ -62,66 +62,54 @@ def record(row: Row, sets: dict[str, dict]) -> dict:
                   "acc1": r.acc1} for r in row.runs]}
 
 
-def as_csv(made: list[dict]) -> str:
+def as_csv(entries: list[dict]) -> str:
     """The records without runs and commands."""
     buffer = io.StringIO()
-    fields = [key for key in made[0] if key not in ("runs", "command")]
+    fields = [key for key in entries[0] if key not in ("runs", "command")]
     writer = csv.DictWriter(buffer, fields, lineterminator="\n", extrasaction="ignore")
     writer.writeheader()
-    writer.writerows(made)
+    writer.writerows(entries)
     return buffer.getvalue()
 
 
 # --- text -----------------------------------------------------------------------------------------
 
-def accuracy(entry: dict) -> str:
-    """94.31 ± 0.20, or 94.31 of a single run."""
-    spread = "" if entry["acc1_std"] is None else f" ± {entry['acc1_std']:.2f}"
-    return f"{entry['acc1_mean']:.2f}{spread}"
+def cells(entry: dict) -> dict[str, str]:
+    """The texts of a row's cells, such as {"mean": "94.31", "std": "± 0.20", "n": "3",
+    "difference": "-1.67", "interval": "(-3.20 to -0.14)", "p": "p = 0.041", "agreement": "99.1"};
+    "" where there is no number."""
+    def text(name: str, form: str) -> str:
+        return "" if entry[name] is None else form.format(entry[name])
+
+    low, p = text("difference_low", "({:+.2f} to "), entry["p_holm"]
+    return {"mean": text("acc1_mean", "{:.2f}"), "std": text("acc1_std", "± {:.2f}"),
+            "n": str(entry["n"]), "difference": text("difference", "{:+.2f}"),
+            "interval": low + text("difference_high", "{:+.2f})"),
+            "p": "p < 0.001" if p is not None and p < 0.001 else text("p_holm", "p = {:.2g}"),
+            "agreement": text("agreement_mean", "{:.1f}")}
 
 
-def difference(entry: dict) -> str:
-    """-1.67; "" for the baseline."""
-    return "" if entry["difference"] is None else f"{entry['difference']:+.2f}"
-
-
-def interval(entry: dict) -> str:
-    """(-3.20 to -0.14), "" without several units."""
-    low, high = entry["difference_low"], entry["difference_high"]
-    return "" if low is None else f"({low:+.2f} to {high:+.2f})"
-
-
-def p_value(entry: dict) -> str:
-    """p = 0.041, "" for rows that are not tested."""
-    p = entry["p_holm"]
-    return "" if p is None else "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
-
-
-def agreement(entry: dict) -> str:
-    """How often the student predicts its teacher's class, in percent; "" without a teacher."""
-    return "" if entry["agreement_mean"] is None else f"{entry['agreement_mean']:.1f}"
-
-
-def caption(made: list[dict], baseline: str | None) -> str:
+def caption(entries: list[dict], baseline: str | None) -> str:
     """How the numbers of a table were computed."""
     text = "Top-1 of the last epoch on real validation images: mean ± standard deviation of n runs."
-    compared = [entry for entry in made if entry["difference_low"] is not None]
+    compared = [entry for entry in entries if entry["difference_low"] is not None]
     if compared:
         units = sorted({f"{e['difference_n']} {e['difference_unit']}s" for e in compared})
         text += (f" Differences to {baseline} are paired; 95 % intervals: Student's t over "
-                 f"{' or '.join(units)}; p: a paired t test, corrected for all rows together "
-                 "(Holm).")
+                 f"{' or '.join(units)}; p: paired t tests, corrected together (Holm) for the rows "
+                 f"with the student of {baseline}.")
     elif baseline:
         text += f" Differences to {baseline} are of single runs, without an interval."
     return text
 
 
-def results(made: list[dict], baseline: str | None) -> str:
+def results(entries: list[dict], baseline: str | None) -> str:
     """The main table in Markdown."""
     lines = [["row", "top-1 %", "n", f"minus {baseline}" if baseline else "", "agreement %"]]
-    for entry in made:
-        compared = " ".join((difference(entry), interval(entry), p_value(entry)))
-        lines.append([entry["row"], accuracy(entry), str(entry["n"]), compared, agreement(entry)])
+    for entry in entries:
+        cell = cells(entry)
+        lines.append([entry["row"], f"{cell['mean']} {cell['std']}".strip(), cell["n"], " ".join(
+            (cell["difference"], cell["interval"], cell["p"])).strip(), cell["agreement"]])
     return markdown_table(lines)
 
 
