@@ -83,7 +83,7 @@ def plain_view(task) -> View:
 # --- keyed draws ----------------------------------------------------------------------------------
 
 def send(values: Tensor, device: torch.device | str) -> Tensor:
-    """On the device, without waiting for what that still does."""
+    """Copy to the device without waiting for it."""
     if torch.device(device).type == "cuda" and values.device.type == "cpu":
         values = values.pin_memory()
     return values.to(device, non_blocking=True)
@@ -111,12 +111,12 @@ def crop_offsets(seed: int, epoch: int, ids: Tensor, pad: int) -> Tensor:
 
 
 def flips(seed: int, epoch: int, ids: Tensor) -> Tensor:
-    """Which half of the images is mirrored: bool [B]."""
+    """Which images are mirrored, each with probability 1/2: bool [B]."""
     return uniform(seed, epoch, ids, 3)[:, 2] < 0.5
 
 
 def pad_crop_flip(images: Tensor, offsets: Tensor, mirrored: Tensor, pad: int) -> Tensor:
-    """Pad with zeros, cut [H, W] out at `offsets`, mirror. uint8 [B, C, H, W] -> the same, in
+    """Pad with zeros, crop [H, W] at `offsets`, mirror. [B, C, H, W], any type -> the same, in
     channels_last memory."""
     b, _, h, w = images.shape
     device = images.device
@@ -152,8 +152,8 @@ def boxes_and_flips(seed: int, epoch: int, ids: Tensor, sizes: Tensor) -> tuple[
 
 
 def resized_crops(images: Tensor, boxes: Tensor, mirrored: Tensor, size: int) -> Tensor:
-    """Cut the boxes out, resize them to size x size (bilinear with antialiasing, as Pillow's),
-    mirror: uint8 [B, C, H, W] -> uint8 [B, C, size, size]."""
+    """The boxes, resized to size x size (bilinear with antialiasing, as Pillow's) and mirrored:
+    uint8 [B, C, H, W] -> uint8 [B, C, size, size]."""
     if images.device.type != "cpu":
         return _crops_by_products(images, send(boxes, images.device),
                                   send(mirrored, images.device), size, torch.float16)
@@ -190,8 +190,8 @@ def resize_weights(start: Tensor, length: Tensor, inputs: int, outputs: int) -> 
 
 
 def centre_crops(images: Tensor, size: int) -> Tensor:
-    """Resize the shorter side to 8/7 of `size` (256 for 224), cut the centre out: uint8
-    [B, C, H, W] -> uint8 [B, C, size, size]. Images of `size` x `size` are such crops already."""
+    """Resize the shorter side to 8/7 of `size` (256 for 224) and crop the centre: uint8
+    [B, C, H, W] -> uint8 [B, C, size, size]. Images of `size` x `size` are returned as they are."""
     if images.shape[2:] == (size, size):
         return images
     short = round(size * RESIZE_RATIO)
@@ -267,7 +267,7 @@ def mix(x: Tensor, seed: int, epoch: int, step: int, mixup: float, cutmix: float
 
 
 def mix_labels(labels: Tensor, num_classes: int, lam: float, partner: Tensor) -> Tensor:
-    """Class probabilities float32 [B, num_classes] of a mixed batch; an unknown label (-1) has
-    none, so that the rest of its row is what is unknown."""
+    """Class probabilities float32 [B, num_classes] of a mixed batch; an unknown label (-1) adds
+    nothing, so such a row sums to less than 1."""
     own = (labels[:, None] == torch.arange(num_classes, device=labels.device)).float()
     return lam * own + (1 - lam) * own[partner]

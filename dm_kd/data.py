@@ -303,7 +303,7 @@ def list_images(path: Path, task: Task, root: Path | None = None, labelled: bool
     Raises:
         UserError: a file is missing (with the line's number); only some lines have labels."""
     places = [Path(), path.parent, path.parent.parent, *([root] if root else [])]
-    paths, labels = [], []
+    paths, labels, names = [], [], {}
     for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
         if not line.strip():
             continue
@@ -311,7 +311,7 @@ def list_images(path: Path, task: Task, root: Path | None = None, labelled: bool
         parts = PurePosixPath(name).parts
         tries = (place.joinpath(*parts[i:]) for i in range(len(parts)) for place in places)
         file = next((str(file.absolute()) for file in tries if file.is_file()), None)
-        if file is None:
+        if file is None or names.setdefault(file, name) != name:  # b/0.png is not a/0.png
             raise UserError(f"{path}, line {number}: no file {name[:200]}",
                             "--data FOLDER that the list's paths start from")
         named = NAMED_LABEL.match(parts[-1])

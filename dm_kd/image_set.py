@@ -1,4 +1,4 @@
-"""An image set on disk: labelled images in shards, whose bytes are the same by any route.
+"""An image set on disk: labelled images in shards, whose bytes depend on the manifest alone.
 
     manifest.json        every setting that makes the bytes; written first
     images/0003/class_3_seed_0_num_17.png
@@ -35,14 +35,14 @@ MAY_DIFFER = ("images_per_class", "made_on")  # when a set is resumed
 
 
 def image_seed(base_seed: int, label: int, k: int, shared_noise: bool = False) -> int:
-    """The 64-bit seed of image k of a class: the first 8 bytes of SHA-256("base/class/k"), or with
-    shared_noise "base/k", so that all classes start from the same noise, as in the original."""
+    """The 63-bit seed of image k of a class, from SHA-256("base/class/k"); with shared_noise from
+    "base/k", so that all classes start from the same noise, as in the original."""
     name = f"{base_seed}/{k}" if shared_noise else f"{base_seed}/{label}/{k}"
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") >> 1
 
 
 def batch_seed(seeds: list[int]) -> int:
-    """The 64-bit seed of what a batch shares: the first 8 bytes of SHA-256 of its images' seeds."""
+    """The 63-bit seed of what a batch shares, from the SHA-256 of its images' seeds."""
     digest = hashlib.sha256(" ".join(map(str, seeds)).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
@@ -71,7 +71,7 @@ class Plan:
         return self.classes[c], k
 
     def shard(self, j: int) -> list[tuple[int, int]]:
-        """(label, k) of all positions of shard j, also those after the set's end."""
+        """(label, k) of all positions of shard j, including those beyond the set's end."""
         return [self.at(p) for p in range(j * self.shard_size, (j + 1) * self.shard_size)]
 
     def kept(self, j: int) -> int:
@@ -89,7 +89,7 @@ class ImageSet:
     """An image set on disk.
 
     Raises:
-        UserError: no set there, or made by another version."""
+        UserError: no set there, or written by another version."""
 
     def __init__(self, folder: Path):
         self.folder = Path(folder)
@@ -104,8 +104,8 @@ class ImageSet:
             "images_per_class", "shard_size", "base_seed", "shared_noise")))
 
     def rows(self, j: int) -> list[dict]:
-        """The rows of shard j's CSV, path, label and sha256 of each image; none where it is not
-        made, or only in part: a kill cut its last line, or the set has grown."""
+        """The rows of shard j's CSV (path, label and sha256 of each image); empty unless the shard
+        is complete (a kill may cut the last line, a set may have grown)."""
         path = self.folder / f"shards/{j:05d}.csv"
         text = path.read_text() if path.exists() else ""
         rows = list(csv.DictReader(text[:text.rfind("\n") + 1].splitlines()))
@@ -116,20 +116,20 @@ class ImageSet:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the shards' CSV files, which hold that of every image."""
+        """SHA-256 of the shards' CSV files, which contain each image's."""
         texts = [(self.folder / f"shards/{j:05d}.csv").read_bytes()
                  for j in range(self.plan.shards)]
         return run.sha256(b"".join(texts))
 
     def write_shard(self, j: int, images: list[bytes]) -> None:
-        """Write the PNG files that belong to the set, then the shard's CSV; labels are -1 where an
-        image's class says nothing about it (noise)."""
+        """Write the PNG files that belong to the set, then the shard's CSV; labels are -1 where
+        they are unknown (noise)."""
         lines = [",".join(FIELDS)]
         for (label, k), data in zip(self.plan.shard(j), images, strict=False):
             path = self.plan.path(label, k)
             write_over(self.folder / path, data)
-            known = label if self.manifest["labels_known"] else -1
-            lines.append(f"{path},{known},{run.sha256(data)}")
+            label = label if self.manifest["labels_known"] else -1
+            lines.append(f"{path},{label},{run.sha256(data)}")
         write_over(self.folder / f"shards/{j:05d}.csv", ("\n".join(lines) + "\n").encode())
 
     def damaged(self, j: int) -> list[Path]:
@@ -148,8 +148,8 @@ class ImageSet:
 
 
 def write_over(path: Path, data: bytes) -> None:
-    """Write a file in place and cut it at its new end. A file that has these bytes already never
-    loses one, even for a moment, so two processes may write the same one."""
+    """Write a file in place, without emptying it first, so that two processes may write the same
+    bytes to the same file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(os.open(path, os.O_WRONLY | os.O_CREAT, 0o666), "wb") as file:
         file.write(data)
@@ -157,7 +157,7 @@ def write_over(path: Path, data: bytes) -> None:
 
 
 def begin(folder: Path, manifest: dict) -> ImageSet:
-    """Begin a set, resume it, or let it grow; the manifest is on disk afterwards.
+    """Begin, resume or extend a set: write its manifest.
 
     Raises:
         UserError: the folder holds a set with other settings (named), or a larger one."""
@@ -174,7 +174,7 @@ def begin(folder: Path, manifest: dict) -> ImageSet:
 
 
 def settings(manifest: dict) -> dict:
-    """What makes the bytes, as "generator.steps": 100."""
+    """The settings that determine the bytes, those of the generator as "generator.steps"."""
     generator = {f"generator.{key}": value for key, value in manifest["generator"].items()}
     return {key: value for key, value in (manifest | generator).items()
             if key not in (*MAY_DIFFER, "generator")}
@@ -182,12 +182,12 @@ def settings(manifest: dict) -> dict:
 
 def make(image_set: ImageSet, sample: Callable[[Tensor, list[int]], Tensor], rank: int,
          world_size: int, progress: Callable[[int], object]) -> int:
-    """Make the missing ones of shards rank, rank + world_size, ...; samples.png if the set is then
-    complete. Returns how many shards were made.
+    """Make those of shards rank, rank + world_size, ... that are missing, and samples.png once the
+    set is complete. Returns how many shards were made.
 
     Args:
         sample: (labels int64 [B], seeds) -> uint8 [B, C, H, W] on the CPU; see generators/.
-        progress: told the number of images after each shard.
+        progress: called with the number of images after each shard.
     """
     plan, made = image_set.plan, 0
     with ThreadPoolExecutor(os.cpu_count()) as pool:

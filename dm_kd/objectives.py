@@ -30,7 +30,7 @@ def mse(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor,
     """Mean squared difference of the logits over batch and classes (Ba & Caruana 2014,
     arXiv 1312.6184). Does not use the labels or the temperature.
 
-    Of logits with mean 0 it is twice the limit of `kd` for a high temperature."""
+    For logits with mean 0 it is twice the limit of `kd` at high temperature."""
     return F.mse_loss(student_logits.float(), teacher_logits.float())
 
 
@@ -39,9 +39,9 @@ def dkd(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor,
     """Decoupled KD (Zhao et al. 2022, arXiv 2203.08679, eq. 7): tau^2 (alpha KL of "target class or
     not" + beta KL among the other classes).
 
-    labels: int64 [B], or of mixed images the classes' shares [B, classes], of which the largest is
-    the target. Where labels are unknown (-1; or the share without a label is above the largest),
-    the target is the teacher's prediction."""
+    labels: int64 [B], or class shares [B, classes] of mixed images, whose largest is the target.
+    Where the label is unknown (-1, or the unlabelled share is the largest), the target is the
+    teacher's prediction."""
     target = labels
     if labels.ndim == 2:
         largest, target = labels.max(1)

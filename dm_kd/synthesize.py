@@ -4,8 +4,8 @@
         --guidance-scale 2 --steps 100 --images-per-class 200 --out syn_dataset/digits
 
 The same command resumes where it stopped, on any number of processes: torchrun, or one command per
-machine with --rank R --world-size W. A larger --images-per-class extends the set. Every route gives
-the same bytes.
+machine with --rank R --world-size W. A larger --images-per-class extends the set. The bytes are the
+same in every case.
 """
 
 import argparse
@@ -47,19 +47,20 @@ def parse(argv: list[str]) -> argparse.Namespace:
     """The flags; those of the chosen generator come from its module."""
     name = run.peek(argv, "generator", "dit")
     parser = run.Parser("synthesize", __doc__)
+    parser.usage = "python -m dm_kd.synthesize --task NAME --generator KIND --out SET [flags]"
     add = parser.add_argument
     add("--task", required=True, metavar="NAME", help="label space, e.g. digits")
-    add("--data", type=Path, default=None, metavar="PATH",
-        help="for --task folder: the folder whose class folders name the classes")
-    add("--generator", choices=GENERATORS, default="dit", help="default: %(default)s")
+    add("--data", type=Path, metavar="PATH", help="for --task folder: has a folder per class")
+    add("--generator", choices=GENERATORS, default="dit", metavar="KIND",
+        help=f"one of {', '.join(GENERATORS)} (default: %(default)s); --generator KIND --help "
+             "shows its flags")
     add("--images-per-class", type=run.positive_int, default=200, metavar="N",
         help="may grow later (default: %(default)s)")
     add("--classes", type=class_list, default=None, metavar="0-99,207",
         help="class indices (default: all)")
     add("--batch-size", type=run.positive_int, default=100, metavar="B",
         help="images per network batch and per shard (default: %(default)s)")
-    add("--out", type=Path, required=True, metavar="syn_dataset/NAME",
-        help="the set; the same command resumes it, a larger --images-per-class extends it")
+    add("--out", type=Path, required=True, metavar="SET", help="such as syn_dataset/NAME")
     add("--shared-noise", action="store_true",
         help="the same noise for every class, as in the original DM-KD")
     add("--rank", type=run.nonnegative_int, default=None, metavar="R",
@@ -67,7 +68,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--world-size", type=run.positive_int, default=None, metavar="W",
         help="number of processes (default: torchrun's, else 1)")
     add("--verify", action="store_true",
-        help="only compare every file of the set with its digest, and name the damaged ones")
+        help="only compare the set's files with their digests, and name the damaged ones")
     importlib.import_module(GENERATORS.get(name, GENERATORS["dit"])).add_arguments(parser)
     run.add_common_arguments(parser)
     args = run.parse(parser, argv)
@@ -77,10 +78,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 
 def make_manifest(args: argparse.Namespace, task: Task, generator, device: torch.device) -> dict:
-    """Every setting that makes the bytes; no dates or paths, so that it is the same anywhere."""
+    """All settings that determine the bytes; no dates or paths, so it is the same anywhere."""
     classes = args.classes or tuple(range(task.num_classes))
     if getattr(generator, "mixes_classes", False) and len(classes) > args.batch_size:
-        # what looks at a batch's statistics gets classes from all over, not neighbours
+        # a generator that reads batch statistics gets classes in random order, not neighbours
         classes = sorted(classes, key=lambda c: image_set.image_seed(args.seed, c, 0))
     hardware = run.hardware(device)
     return {"format_version": image_set.FORMAT_VERSION, "task": task.name,
@@ -111,7 +112,7 @@ def body(argv: list[str]) -> None:
               f"{args.batch_size}, in {args.out}")
         return
     device = run.use_device(args)
-    torch.manual_seed(args.seed)  # of a teacher NAME@none: the same in each process
+    torch.manual_seed(args.seed)  # a teacher NAME@none is the same in each process
     generator = importlib.import_module(GENERATORS[args.generator]).build(args, task, device)
     images = image_set.begin(args.out, make_manifest(args, task, generator, device))
     run.write_file(args.out / "command.txt", args.command + "\n")
@@ -137,7 +138,7 @@ def verify(folder: Path) -> None:
             bar.update()
     if wrong:
         raise UserError("\n".join(["images are damaged or missing:", *wrong]),
-                        "delete the CSV files of their shards, and run the same command again")
+                        "delete these CSV files and run the same command without --verify")
     print(f"{folder}: no image is damaged; {len(images.missing())} of {images.plan.shards} shards "
           "are not made yet")
 

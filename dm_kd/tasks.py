@@ -1,7 +1,7 @@
 """The data sets that a student can be evaluated on. To add one: its loader and its entry, here.
 
 A Task says what the images are (size, channels, statistics, classes), how they may be augmented,
-and how the real ones are loaded, most of them by torchvision. Real images serve three ends only:
+and how the real ones are loaded, most of them by torchvision. Real images have three uses:
 training a teacher, training a small generator, and evaluating the student.
 """
 
@@ -30,9 +30,9 @@ class Task:
     """A label space and its images. mean and std are per channel, for images in [0, 1].
 
     Small images all have `resolution` pixels per side, others are resized to it; training pads,
-    crops and mirrors. Of large images, training cuts random-resized crops out of any size, and
-    evaluation resizes the shorter side to 8/7 of the resolution (256 for 224) and cuts the centre
-    out (He et al. 2016)."""
+    crops and mirrors. Large images have any size: training takes random-resized crops, evaluation
+    resizes the shorter side to 8/7 of the resolution (256 for 224) and takes the centre crop (He et
+    al. 2016)."""
 
     name: str
     names: Callable[[], tuple[str, ...]]  # class names in index order
@@ -48,7 +48,7 @@ class Task:
     pad: int = 0  # training crop: pad by so many pixels (zeros), cut out at a random place
     flip: bool = False  # training: mirror half of the images
     folds: int = 1  # how many --fold values there are; 1 = the data set's own split
-    wnids: tuple[str, ...] | None = None  # WordNet ids in index order, of ImageNet or a part of it
+    wnids: tuple[str, ...] | None = None  # WordNet ids in index order, of ImageNet or a subset
 
     @property
     def large(self) -> bool:
@@ -64,14 +64,14 @@ class Task:
 
     @property
     def imagenet_classes(self) -> tuple[int, ...] | None:
-        """The indices of its classes among ImageNet's thousand; None where it is no part of it."""
+        """Its classes' indices among ImageNet's 1,000; None where it is no subset of ImageNet."""
         return tuple(map(WNIDS.index, self.wnids)) if self.wnids else None
 
 
 # --- loaders --------------------------------------------------------------------------------------
 
 # scikit-learn's digits are 14 contiguous blocks, one per writer (INRIA scikit-learn course, "non
-# i.i.d. data"); a split that shares writers flatters by about two points.
+# i.i.d. data"); a split that shares writers overstates accuracy by about two points.
 DIGITS_WRITER_STARTS = (0, 130, 256, 386, 516, 646, 776, 915, 1029, 1157, 1287, 1415, 1545, 1667)
 
 
@@ -145,7 +145,7 @@ squirrel streetcar sunflower sweet_pepper table tank telephone television tiger 
 trout tulip turtle wardrobe whale willow_tree wolf woman worm
 """
 
-# The classes of ImageNet-100 among ImageNet's thousand, chosen by Tian et al. 2020, "Contrastive
+# The classes of ImageNet-100 among ImageNet's 1,000, chosen by Tian et al. 2020, "Contrastive
 # Multiview Coding" (arXiv 1906.05849).
 IMAGENET100 = (
     15, 45, 54, 57, 64, 74, 90, 99, 119, 120, 122, 131, 137, 151, 155, 157, 158, 166, 167, 169,
@@ -210,8 +210,8 @@ SPLIT_NAMES = {"train": ("train", "training"), "val": ("val", "validation", "val
 
 def split_folder(root: Path, split: str) -> Path | None:
     """The folder of a split in `root`, such as train/ or Validation/; None where there is none."""
-    found = {p.name.lower(): p for p in sorted(root.iterdir()) if p.is_dir()}
-    return next((found[name] for name in SPLIT_NAMES[split] if name in found), None)
+    folders = {p.name.lower(): p for p in sorted(root.iterdir()) if p.is_dir()}
+    return next((folders[name] for name in SPLIT_NAMES[split] if name in folders), None)
 
 
 def folder_classes(root: Path | None) -> tuple[str, ...]:
@@ -219,7 +219,7 @@ def folder_classes(root: Path | None) -> tuple[str, ...]:
     sorted as text, so 10 comes before 2.
 
     Raises:
-        UserError: no --data, or no two class folders in it."""
+        UserError: no --data, or fewer than two class folders in it."""
     hint = "--data FOLDER with train/<class>/ and val/<class>/"
     if root is None or not root.is_dir():
         raise UserError(f"--task folder needs a folder of class folders, not {root}", hint)
@@ -227,13 +227,13 @@ def folder_classes(root: Path | None) -> tuple[str, ...]:
     names = sorted(p.name for p in place.iterdir()
                    if p.is_dir() and not re.match(r"\.|__MACOSX$", p.name))
     if len(names) < 2 or {name.lower() for name in names} <= set(sum(SPLIT_NAMES.values(), ())):
-        raise UserError(f"{place} holds no two class folders, but: {', '.join(names)}", hint)
+        raise UserError(f"{place} needs two class folders, but has: {', '.join(names)}", hint)
     return tuple(names)
 
 
 def refuse_other_names(names: list[str] | None, task: Task, whose: str, hint: str = "") -> None:
-    """Raises a UserError that names the first class in which the names that a card records (None:
-    not recorded) differ from the task's."""
+    """Raise a UserError where the class names recorded in a card (None: not recorded) differ from
+    the task's; it names the first difference."""
     for i, (theirs, ours) in enumerate(itertools.zip_longest(names or task.class_names,
                                                              task.class_names)):
         if theirs != ours:

@@ -349,7 +349,7 @@ def test_a_lists_paths_are_found_from_its_folder_and_of_other_machines(line):
 
 @pytest.mark.parametrize(("text", "shown"), [
     ("a.png 1\n\nb.png 2", "line 3"), ("a.png 1\na.png", "1 with a label"), ("a.png 12", "12"),
-    ("", "0 lines")])
+    ("x/a.png 1\ny/a.png 2", "line 2"), ("", "0 lines")])
 def test_bad_lists_name_the_line(text, shown):
     save("a.png")
     Path("list.txt").write_text(text)
