@@ -109,7 +109,8 @@ def body(argv: list[str]) -> None:
             "generator": images and images.generator}
     notes = [f"{args.student}, {models.parameter_count(student):,} parameters, from "
              f"{teacher_card['name']} on {len(images.labels) if images else 'generated'} images of "
-             f"{args.source}, {device}, amp {args.amp}", *(images.notes if images else ())]
+             f"{args.source}, {device}, amp {args.amp}", *(images.notes if images else ()),
+             *models.seen_note(teacher_card, args)]
     if not (args.out / "result.json").exists():
         notes += check_teacher(args, task, teacher, images, val, device)
     with run.Run(args.out, args, inputs, "student") as folder:

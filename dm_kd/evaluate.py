@@ -12,7 +12,7 @@ import sys
 import torch
 from torch import Tensor
 
-from dm_kd import augment, data, engine, models, run
+from dm_kd import augment, data, dist, engine, models, run
 from dm_kd.run import UserError
 from dm_kd.tasks import get_task
 
@@ -43,10 +43,10 @@ def body(argv: list[str]) -> None:
     torch.manual_seed(args.seed)  # of NAME@none
     model, card = models.load_frozen(args.model, task)
     teacher = models.load_frozen(args.teacher, task)[0] if args.teacher else None
-    if card["fold"] not in (None, args.fold) or args.val == "dev" and card["val"] == "val":
-        print(f"note: the model was trained with --fold {card['fold']} --val {card['val']}; it may "
-              f"have seen images of --fold {args.fold} --val {args.val}", file=sys.stderr)
+    for note in models.seen_note(card, args):
+        print(note, file=sys.stderr)
     val = data.load_validation(task, args)
+    dist.start(device)  # each process evaluates a share
     view = augment.plain_view(task)
     logits = engine.predict(model.to(device), val.images, view, device, "none")
     acc1, acc5 = engine.accuracy(logits, val.labels)
@@ -57,7 +57,8 @@ def body(argv: list[str]) -> None:
         same = teacher_logits.argmax(1) == logits.argmax(1)
         result |= {"teacher_acc1": engine.accuracy(teacher_logits, val.labels)[0],
                    "agreement": 100 * same.double().mean().item()}
-    print(json.dumps(result))
+    if dist.is_main():
+        print(json.dumps(result))
 
 
 def calibration_error(logits: Tensor, labels: Tensor) -> float:

@@ -82,6 +82,15 @@ def build(name: str, task: Task) -> nn.Module:
     return model
 
 
+def seen_note(card: dict, args: argparse.Namespace) -> list[str]:
+    """A line for the log where a network may have been trained on images that are evaluated."""
+    if args.val == "none" or (card["fold"] in (None, args.fold)
+                              and not (args.val == "dev" and card["val"] == "val")):
+        return []
+    return [f"note: {card['spec']} was trained with --fold {card['fold']} --val {card['val']}; it "
+            f"may have seen images of --fold {args.fold} --val {args.val}"]
+
+
 def card(name: str, task: Task) -> dict:
     """The part of a trained network's card that describes the network and its task."""
     return {"model": full_name(name, task), "task": task.name, "num_classes": task.num_classes,

@@ -205,6 +205,9 @@ def use_device(args: argparse.Namespace) -> torch.device:
     torch.set_num_threads(args.threads)
     if args.device == "auto":
         args.device = "cuda" if torch.cuda.is_available() else "cpu"
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", args.device) or (
+            args.device != "cpu" and not torch.cuda.is_available()):
+        raise UserError(f"no device {args.device} here", "--device cpu")
     device = torch.device(args.device)
     if device.type == "cuda":
         if device.index is None or dist.world_size() > 1:  # each rank has a GPU

@@ -234,7 +234,7 @@ def test_images_are_of_the_class_and_the_statistics_that_the_teacher_remembers(t
         images = made.sample(labels, list(range(30)))
         x = (images / 255 - made.mean) / made.std
         distances.append(terms.weighted({"bn": 1.0}, made.teacher, x)[0]["bn"].item())
-        assert weight or (made.teacher(x).argmax(1) == labels).float().mean() > 0.7
+        assert weight or (made.teacher(x).argmax(1) == labels).float().mean() > 0.5
         assert all(torch.equal(v, before[k]) for k, v in made.teacher.state_dict().items())
     assert distances[1] < 0.5 * distances[0]
     _, card = models.load_frozen(str(teacher_folder), get_task("digits"))

@@ -125,7 +125,7 @@ def test_a_file_that_is_written_again_is_whole_at_every_moment(tmp_path):
     image_set.write_over(path, data)
     with ThreadPoolExecutor(1) as thread:
         writing = thread.submit(lambda: [image_set.write_over(path, data) for _ in range(300)])
-        while not writing.done():
+        while not seen or not writing.done():
             seen.add(path.read_bytes())
     assert seen == {data}
 

@@ -125,6 +125,7 @@ def test_main_prints_mistakes_and_returns_the_exit_code(capsys, raised, code, sh
     ("1", "cuda", 0), ("1", "cuda:2", 2), ("2", "cuda", 1)])
 def test_each_rank_takes_its_own_gpu(monkeypatch, ranks, asked, index):
     chosen = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
     monkeypatch.setenv("WORLD_SIZE", ranks)
     if ranks == "2":
