@@ -1,7 +1,7 @@
 #!/bin/sh
 # How fast distilling and sampling are beside other loops, interleaved in one run, after their results were compared.
 # Prints tables of ratios and writes save/bench/NAME.json.
-# Hardware: 2 CPU cores, or a GPU.  Time: 20 minutes on a CPU, less on a GPU.  Disk: 80 MB.
+# Hardware: 2 CPU cores, or a GPU.  Time: about 2 minutes.  Disk: 80 MB.
 # Usage: sh scripts/bench.sh [distillation|synthesis] [flags of python -m dm_kd.bench, such as --threads 1 or --dry-run]
 set -eu
 cd "$(dirname "$0")/.."
