@@ -111,17 +111,23 @@ def numbered(count=16, side=8):
     return torch.arange(count).float().view(-1, 1, 1, 1).expand(count, 1, side, side).clone()
 
 
+def mixed_batch(x, step, mixup, cutmix, share=1.0):
+    """The mixed batch, the images' own share in it, their partners."""
+    draws = augment.draw_mixing(len(x), *x.shape[2:], 0, 0, step, mixup, cutmix, share)
+    return augment.mix(x, draws), float(draws["lam"]), draws["partner"]
+
+
 def test_the_share_of_mixed_batches_is_as_asked():
     x = numbered()
-    mixed = [augment.mix(x, 0, 0, step, 1.0, 0.0, 0.3)[0] for step in range(1000)]
+    mixed = [mixed_batch(x, step, 1.0, 0.0, 0.3)[0] for step in range(1000)]
     assert abs(sum(not torch.equal(m, x) for m in mixed) / 1000 - 0.3) < 0.04
-    assert torch.equal(x, numbered()) and augment.mix(x, 0, 0, 0, 0, 0, 1) == (x, 1.0, None)
+    assert torch.equal(x, numbered())
 
 
 def test_mixup_weights_two_images_of_the_batch_by_one_beta_distributed_lambda():
     x, lams = numbered(), []
     for step in range(200):
-        mixed, lam, partner = augment.mix(x, 0, 0, step, 0.4, 0.0, 1.0)
+        mixed, lam, partner = mixed_batch(x, step, 0.4, 0.0)
         assert torch.allclose(mixed, lam * x + (1 - lam) * x[partner], atol=1e-5)
         lams.append(lam)
     assert stats.kstest(lams, stats.beta(0.4, 0.4).cdf).pvalue > SMALLEST_P
@@ -130,7 +136,7 @@ def test_mixup_weights_two_images_of_the_batch_by_one_beta_distributed_lambda():
 def test_cutmix_pastes_one_rectangle_of_the_partner():
     x, shares = numbered(16, 32), []
     for step in range(300):
-        mixed, lam, partner = augment.mix(x, 0, 0, step, 0.0, 1.0, 1.0)
+        mixed, lam, partner = mixed_batch(x, step, 0.0, 1.0)
         changed = (mixed != x)[:, 0].any(0)
         if changed.any():
             rows, columns = changed.any(1).nonzero(), changed.any(0).nonzero()
@@ -146,7 +152,8 @@ def test_mixed_labels_are_the_shares_of_both_classes():
     for num_classes, shape in ((0, (8,)), (8, (8, 8))):  # 0: the objective uses no labels
         view = View((0.3,), (0.4,), mixup=1.0, num_classes=num_classes)
         assert view.train(noise(8, 8, 1), LABELS, LABELS, 0, 0, 0)[1].shape == shape
-    mixed = augment.mix_labels(torch.tensor([0, 2, 2]), 4, 0.75, torch.tensor([1, 0, 2]))
+    mixed = augment.mix_labels(torch.tensor([0, 2, 2]), 4, {
+        "lam": torch.tensor(0.75), "partner": torch.tensor([1, 0, 2])})
     assert mixed.tolist() == [[0.75, 0, 0.25, 0], [0.25, 0, 0.75, 0], [0, 0, 1, 0]]
 
 
