@@ -599,7 +599,8 @@ def test_files_are_cut_by_worker_processes_as_their_images_would_be(crop):
         assert torch.equal(crops, torch.stack(expected))
         x, _ = source.view.train(crops, labels, ids, 3, 1, step)
         draws = augment.draw_mixing(4, 64, 64, 3, 1, step, 0.2, 0, 1)
-        assert torch.equal(x, augment.mix(source.view.plain(crops), draws))  # nothing is left but to standardise and mix
+        # nothing is left but to standardise and mix
+        assert torch.equal(x, augment.mix(source.view.plain(crops), draws))
     torch.manual_seed(7)
     before = torch.random.get_rng_state()
     assert equal(source.batches(1, 2), batches[2:])
