@@ -229,13 +229,8 @@ def fit(folder: Run, args: argparse.Namespace, view: View, student: nn.Module,
     dist.copy_from_main(student.state_dict().values())
     if args.bn_group:
         group_batch_norms(student, args.bn_group)
-    teacher_logits = None
     if teacher is not None:
         teacher = teacher.to(device, memory_format=torch.channels_last)
-        if val is not None:
-            teacher_logits = predict(teacher, val.images, view, device, args.amp)
-            folder.log(f"teacher Acc@1 {accuracy(teacher_logits, val.labels)[0]:.2f} on "
-                       f"{len(val.labels)} validation images")
     optimizer = make_optimizer(student, args)
     state = restore(folder, student, optimizer, source)
     clock = time.monotonic() - state["seconds"]
@@ -248,7 +243,6 @@ def fit(folder: Run, args: argparse.Namespace, view: View, student: nn.Module,
                                 "optimizer": optimizer.state_dict(),
                                 "source": source.state_dict() if learns else None})
 
-    logits = None
     with run.stoppable() as stop:
         for epoch in range(state["epoch"], args.epochs):
             losses = train_one_epoch(folder, args, source, student, update, epoch, state, save,
@@ -256,15 +250,13 @@ def fit(folder: Run, args: argparse.Namespace, view: View, student: nn.Module,
             dist.copy_from_main(student.buffers())  # each rank has its own batch statistics
             state |= {"epoch": epoch + 1, "step": 0, "losses": [],
                       "seconds": time.monotonic() - clock}
-            logits = evaluate_epoch(folder, args, view, student, val, source, state, losses, device)
+            evaluate_epoch(folder, args, view, student, val, source, state, losses, device)
             stopping = dist.any_rank(bool(stop()))
             if dist.any_rank(folder.due()) or stopping or epoch + 1 == args.epochs:
                 save()
             if stopping:
                 raise run.Stopped(stop() or 15)
-    if val is not None and logits is None:  # killed between the last checkpoint and the end
-        logits = predict(student, val.images, view, device, args.amp)
-    return finish(folder, args, state, student, source, logits, teacher_logits, val, device, card)
+    return finish(folder, args, view, state, student, teacher, source, val, device, card)
 
 
 def restore(folder: Run, student: nn.Module, optimizer: torch.optim.Optimizer, source) -> dict:
@@ -351,10 +343,9 @@ def mean_losses(losses: Tensor, student: nn.Module, epoch: int, steps: int,
 
 
 def evaluate_epoch(folder: Run, args: argparse.Namespace, view: View, student: nn.Module, val,
-                   source, state: dict, losses: Tensor, device: torch.device) -> Tensor | None:
-    """Evaluate, write the epoch's row to metrics.jsonl and the log, keep the best weights; returns
-    the logits on `val`, or None."""
-    epoch, logits = state["epoch"], None
+                   source, state: dict, losses: Tensor, device: torch.device) -> None:
+    """Evaluate, write the epoch's row to metrics.jsonl and the log, keep the best weights."""
+    epoch = state["epoch"]
     row = {"epoch": epoch, "lr": learning_rate(epoch - 1, args),
            "train_loss": losses.double().mean().item(), "val_acc1": None, "val_acc5": None,
            "images_seen": epoch * source.steps_per_epoch * args.batch_size,
@@ -367,22 +358,20 @@ def evaluate_epoch(folder: Run, args: argparse.Namespace, view: View, student: n
         if row["val_acc1"] > state["best_acc1"]:
             state |= {"best_acc1": row["val_acc1"], "best_epoch": epoch}
             folder.save_best(student.state_dict())
-        if len(logits.argmax(1).unique()) == 1:
-            text += "  (one class for every image: dead ReLUs? Try a lower --learning-rate)"
     folder.add_metrics(row)
     folder.log(f"{text}  {row['images_seen'] / state['seconds']:.0f} images/s")
-    return logits
 
 
-def finish(folder: Run, args: argparse.Namespace, state: dict, student: nn.Module, source,
-           logits: Tensor | None, teacher_logits: Tensor | None, val, device: torch.device,
-           card: dict) -> dict:
+def finish(folder: Run, args: argparse.Namespace, view: View, state: dict, student: nn.Module,
+           teacher: nn.Module | None, source, val, device: torch.device, card: dict) -> dict:
     """Write the weights of the last epoch, the learning curve and result.json."""
     result = dict.fromkeys(("acc1", "acc5", "best_acc1", "best_epoch", "teacher_acc1", "agreement"))
     if val is not None:
+        logits = predict(student, val.images, view, device, args.amp)
         result["acc1"], result["acc5"] = accuracy(logits, val.labels)
         result |= {"best_acc1": state["best_acc1"], "best_epoch": state["best_epoch"]}
-        if teacher_logits is not None:
+        if teacher is not None:
+            teacher_logits = predict(teacher, val.images, view, device, args.amp)
             result["teacher_acc1"] = accuracy(teacher_logits, val.labels)[0]
             result["agreement"] = accuracy(logits, teacher_logits.argmax(1))[0]
     result |= {"val_images": len(val.labels) if val else 0,
