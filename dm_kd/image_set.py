@@ -17,7 +17,6 @@ import io
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +29,7 @@ from dm_kd import run
 from dm_kd.run import UserError
 
 FORMAT_VERSION = 2
-FIELDS = ("path", "label", "sha256")
+HEADER = "path,label,sha256\n"
 MAY_DIFFER = ("images_per_class", "made_on")  # when a set is resumed
 
 
@@ -47,46 +46,8 @@ def batch_seed(seeds: list[int]) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-@dataclass(frozen=True)
-class Plan:
-    """Which image is at which position, from the manifest alone."""
-
-    classes: tuple[int, ...]
-    images_per_class: int
-    shard_size: int
-    base_seed: int
-    shared_noise: bool
-
-    @property
-    def images(self) -> int:
-        return len(self.classes) * self.images_per_class
-
-    @property
-    def shards(self) -> int:
-        return -(-self.images // self.shard_size)
-
-    def at(self, position: int) -> tuple[int, int]:
-        """(label, k) of a position."""
-        k, c = divmod(position, len(self.classes))
-        return self.classes[c], k
-
-    def shard(self, j: int) -> list[tuple[int, int]]:
-        """(label, k) of all positions of shard j, including those beyond the set's end."""
-        return [self.at(p) for p in range(j * self.shard_size, (j + 1) * self.shard_size)]
-
-    def kept(self, j: int) -> int:
-        """How many of shard j's positions belong to the set."""
-        return min(self.shard_size, self.images - j * self.shard_size)
-
-    def path(self, label: int, k: int) -> str:
-        return f"images/{label:04d}/class_{label}_seed_{self.base_seed}_num_{k}.png"
-
-    def seed(self, label: int, k: int) -> int:
-        return image_seed(self.base_seed, label, k, self.shared_noise)
-
-
 class ImageSet:
-    """An image set on disk.
+    """An image set on disk. Its manifest says which image is at which position.
 
     Raises:
         UserError: no set there, or written by another version."""
@@ -100,8 +61,25 @@ class ImageSet:
         if self.manifest["format_version"] != FORMAT_VERSION:
             raise UserError(f"{folder} was written by another version of dm_kd",
                             f"--source {folder}/images reads it as a folder of images")
-        self.plan = Plan(tuple(self.manifest["classes"]), *(self.manifest[name] for name in (
-            "images_per_class", "shard_size", "base_seed", "shared_noise")))
+        self.classes, self.images_per_class, self.shard_size = (
+            self.manifest[name] for name in ("classes", "images_per_class", "shard_size"))
+        self.images = len(self.classes) * self.images_per_class
+        self.shards = -(-self.images // self.shard_size)
+
+    def shard(self, j: int) -> list[tuple[int, int]]:
+        """(label, k) of all positions of shard j, including those beyond the set's end."""
+        positions = range(j * self.shard_size, (j + 1) * self.shard_size)
+        return [(self.classes[p % len(self.classes)], p // len(self.classes)) for p in positions]
+
+    def kept(self, j: int) -> int:
+        """How many of shard j's positions belong to the set."""
+        return min(self.shard_size, self.images - j * self.shard_size)
+
+    def path(self, label: int, k: int) -> str:
+        return f"images/{label:04d}/class_{label}_seed_{self.manifest['base_seed']}_num_{k}.png"
+
+    def seed(self, label: int, k: int) -> int:
+        return image_seed(self.manifest["base_seed"], label, k, self.manifest["shared_noise"])
 
     def rows(self, j: int) -> list[dict]:
         """The rows of shard j's CSV (path, label and sha256 of each image); empty unless the shard
@@ -109,28 +87,26 @@ class ImageSet:
         path = self.folder / f"shards/{j:05d}.csv"
         text = path.read_text() if path.exists() else ""
         rows = list(csv.DictReader(text[:text.rfind("\n") + 1].splitlines()))
-        return rows if len(rows) == self.plan.kept(j) else []
+        return rows if len(rows) == self.kept(j) else []
 
     def missing(self) -> list[int]:
-        return [j for j in range(self.plan.shards) if not self.rows(j)]
+        return [j for j in range(self.shards) if not self.rows(j)]
 
     @property
     def digest(self) -> str:
         """SHA-256 of the shards' CSV files, which contain each image's."""
-        texts = [(self.folder / f"shards/{j:05d}.csv").read_bytes()
-                 for j in range(self.plan.shards)]
+        texts = [(self.folder / f"shards/{j:05d}.csv").read_bytes() for j in range(self.shards)]
         return run.sha256(b"".join(texts))
 
-    def write_shard(self, j: int, images: list[bytes]) -> None:
-        """Write the PNG files that belong to the set, then the shard's CSV; labels are -1 where
-        they are unknown (noise)."""
-        lines = [",".join(FIELDS)]
-        for (label, k), data in zip(self.plan.shard(j), images, strict=False):
-            path = self.plan.path(label, k)
-            write_over(self.folder / path, data)
-            label = label if self.manifest["labels_known"] else -1
-            lines.append(f"{path},{label},{run.sha256(data)}")
-        write_over(self.folder / f"shards/{j:05d}.csv", ("\n".join(lines) + "\n").encode())
+    def write_image(self, label: int, k: int, image: Tensor) -> str:
+        """Write the PNG file of an image; returns its row of the shard's CSV, in which the label is
+        -1 where it is unknown (noise)."""
+        path, data = self.path(label, k), encode_png(image)
+        write_over(self.folder / path, data)
+        return f"{path},{label if self.manifest['labels_known'] else -1},{run.sha256(data)}\n"
+
+    def write_rows(self, j: int, rows: list[str]) -> None:
+        write_over(self.folder / f"shards/{j:05d}.csv", "".join([HEADER, *rows]).encode())
 
     def damaged(self, j: int) -> list[Path]:
         """The images of a finished shard that are missing or have another digest than its CSV."""
@@ -140,9 +116,9 @@ class ImageSet:
 
     def write_samples(self) -> None:
         """samples.png: a row for each of the first 20 classes, its first 10 images."""
-        columns = range(min(10, self.plan.images_per_class))
-        rows = [[read_image(self.folder / self.plan.path(label, k), self.manifest["channels"])
-                 for k in columns] for label in self.plan.classes[:20]]
+        columns = range(min(10, self.images_per_class))
+        rows = [[read_image(self.folder / self.path(label, k), self.manifest["channels"])
+                 for k in columns] for label in self.classes[:20]]
         picture = tile(rows, scale=max(1, 32 // rows[0][0].shape[1]))
         run.write_file(self.folder / "samples.png", encode_png(picture))
 
@@ -189,15 +165,18 @@ def make(image_set: ImageSet, sample: Callable[[Tensor, list[int]], Tensor], ran
         sample: (labels int64 [B], seeds) -> uint8 [B, C, H, W] on the CPU; see generators/.
         progress: called with the number of images after each shard.
     """
-    plan, made = image_set.plan, 0
+    made = 0
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for j in range(rank, plan.shards, world_size):
+        for j in range(rank, image_set.shards, world_size):
             if image_set.rows(j):
                 continue
-            labels = torch.tensor([label for label, _ in plan.shard(j)])
-            images = sample(labels, [plan.seed(*key) for key in plan.shard(j)])
-            image_set.write_shard(j, list(pool.map(encode_png, images[:plan.kept(j)])))
-            progress(plan.kept(j))
+            places = image_set.shard(j)
+            images = sample(torch.tensor([label for label, _ in places]),
+                            [image_set.seed(*place) for place in places])
+            places = places[:image_set.kept(j)]
+            image_set.write_rows(j, list(pool.map(image_set.write_image, *zip(*places, strict=True),
+                                                  images)))
+            progress(len(places))
             made += 1
     if not image_set.missing():
         image_set.write_samples()

@@ -47,20 +47,18 @@ class Source(data.Source):
 
 @pytest.fixture
 def fit(distill_args, device):
-    """f(folder, ...) -> the bytes of a ResNet-18's weights after 2 epochs of KD on images that are
-    "resident" on the GPU or "pinned" in the CPU's memory."""
+    """f(folder, ...) -> the bytes of a ResNet-18's weights after 2 epochs of KD."""
 
-    def train(folder, where="resident", stop_at=None, strict=False, **flags):
+    def train(folder, stop_at=None, strict=False, **flags):
         args = distill_args(**{"out": folder, "compile": "off", "batch_size": BATCH,
                                "checkpoint_seconds": 1e9} | flags)
         torch.manual_seed(0)
         teacher, student = (models.build("torchvision:resnet18", PICTURES) for _ in range(2))
         teacher.eval().requires_grad_(False)
-        given = data.resident(images(), device) if where == "resident" else images()
-        source = Source(given, VIEW, BATCH, 0, device=device)
+        source = Source(images(), VIEW, BATCH, 0, device=device)
         source.stop_at, source.strict = stop_at, strict
         with run.Run(folder, args, {}, "student") as opened:
-            engine.fit(opened, args, VIEW, student, teacher, source, objectives.kd, given, device,
+            engine.fit(opened, args, VIEW, student, teacher, source, objectives.kd, images(), device,
                        {"model": "resnet18"})
         return (folder / "student.safetensors").read_bytes()
 
@@ -73,13 +71,9 @@ def test_crops_are_those_of_the_cpu_within_one_grey_level(device):
     assert (ours - theirs).abs().max() <= 1
 
 
-def test_a_run_from_pinned_memory_ends_in_the_bits_of_one_from_the_gpu(fit, tmp_path):
-    assert fit(tmp_path / "pinned", "pinned") == fit(tmp_path / "resident")
-
-
-@pytest.mark.parametrize(("where", "amp"), [("resident", "bf16"), ("pinned", "none")])
-def test_no_step_waits_for_the_gpu(fit, tmp_path, amp, where):
-    fit(tmp_path / "run", where, strict=True, amp=amp, epochs=1)
+@pytest.mark.parametrize("amp", ["bf16", "none"])
+def test_no_step_waits_for_the_gpu(fit, tmp_path, amp):
+    fit(tmp_path / "run", strict=True, amp=amp, epochs=1)
 
 
 @pytest.mark.parametrize("choice", ["off", "on"])
