@@ -16,7 +16,7 @@ import hashlib
 import io
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -165,22 +165,27 @@ def make(image_set: ImageSet, sample: Callable[[Tensor, list[int]], Tensor], ran
         sample: (labels int64 [B], seeds) -> uint8 [B, C, H, W] on the CPU; see generators/.
         progress: called with the number of images after each shard.
     """
-    made = 0
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for j in range(rank, image_set.shards, world_size):
-            if image_set.rows(j):
-                continue
+    def finish(j: int, rows: list[Future]) -> None:
+        image_set.write_rows(j, [row.result() for row in rows])
+        progress(len(rows))
+
+    shards = [j for j in range(rank, image_set.shards, world_size) if not image_set.rows(j)]
+    cores = os.cpu_count() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)) - torch.get_num_threads()
+    with ThreadPoolExecutor(max(1, cores)) as pool:
+        writing = None  # the shard before, whose images are written while the next is sampled
+        for j in shards:
             places = image_set.shard(j)
             images = sample(torch.tensor([label for label, _ in places]),
                             [image_set.seed(*place) for place in places])
-            places = places[:image_set.kept(j)]
-            image_set.write_rows(j, list(pool.map(image_set.write_image, *zip(*places, strict=True),
-                                                  images)))
-            progress(len(places))
-            made += 1
+            if writing:
+                finish(*writing)
+            writing = j, [pool.submit(image_set.write_image, *place, image) for place, image
+                          in zip(places[:image_set.kept(j)], images, strict=False)]
+        if writing:
+            finish(*writing)
     if not image_set.missing():
         image_set.write_samples()
-    return made
+    return len(shards)
 
 
 # --- pictures -------------------------------------------------------------------------------------
@@ -206,7 +211,7 @@ def read_image(path: Path | str, channels: int | None = None) -> Tensor:
 
 def encode_png(image: Tensor) -> bytes:
     """uint8 [C, H, W], C = 1 or 3 -> PNG."""
-    array = image.permute(1, 2, 0).contiguous().numpy()
+    array = np.ascontiguousarray(image.numpy().transpose(1, 2, 0))
     buffer = io.BytesIO()
     Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array).save(
         buffer, "PNG", compress_level=6)

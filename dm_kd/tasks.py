@@ -119,8 +119,8 @@ def load_flowers102(split: str, root: Path | None) -> Raw:
 
 # --- class names ----------------------------------------------------------------------------------
 
-CIFAR10 = tuple("airplane automobile bird cat deer dog frog horse ship truck".split())
-CIFAR100 = tuple("""
+CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck"
+CIFAR100 = """
 apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly
 camel can castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile
 cup dinosaur dolphin elephant flatfish forest fox girl hamster house kangaroo keyboard lamp
@@ -129,7 +129,7 @@ orange orchid otter palm_tree pear pickup_truck pine_tree plain plate poppy porc
 rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper snail snake spider
 squirrel streetcar sunflower sweet_pepper table tank telephone television tiger tractor train
 trout tulip turtle wardrobe whale willow_tree wolf woman worm
-""".split())
+"""
 
 # The classes of ImageNet-100 among ImageNet's 1,000, chosen by Tian et al. 2020, "Contrastive
 # Multiview Coding" (arXiv 1906.05849).
@@ -153,10 +153,10 @@ TASKS = {task.name: task for task in (
     Task("digits", tuple("0123456789"), 8, 1, (0.3053,), (0.3760,), load_digits, pad=1, folds=5),
     Task("fashion_mnist", tuple(datasets.FashionMNIST.classes), 28, 1, (0.2860,), (0.3530,),
          load_fashion_mnist, pad=2, flip=True),
-    Task("cifar10", CIFAR10, 32, 3, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616),
-         functools.partial(load_cifar, "CIFAR10"), pad=4, flip=True),
-    Task("cifar100", CIFAR100, 32, 3, (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761),
-         functools.partial(load_cifar, "CIFAR100"), pad=4, flip=True),
+    Task("cifar10", tuple(CIFAR10.split()), 32, 3, (0.4914, 0.4822, 0.4465),
+         (0.2470, 0.2435, 0.2616), functools.partial(load_cifar, "CIFAR10"), pad=4, flip=True),
+    Task("cifar100", tuple(CIFAR100.split()), 32, 3, (0.5071, 0.4867, 0.4408),
+         (0.2675, 0.2565, 0.2761), functools.partial(load_cifar, "CIFAR100"), pad=4, flip=True),
     Task("imagenet", IMAGENET, wnids=WNIDS, **LARGE),
     Task("imagenet100", tuple(IMAGENET[i] for i in IMAGENET100),
          wnids=tuple(WNIDS[i] for i in IMAGENET100), **LARGE),

@@ -134,8 +134,8 @@ def fit(folder: run.Run, args: argparse.Namespace, task: Task, model: nn.Module,
 
     with run.stoppable() as stop:
         for step in range(state["step"], args.steps):
-            images, labels, ids, epoch = next(batches)
-            row = update(augment.send(images, device), augment.send(labels, device), ids, epoch, step)
+            images, labels, *key = next(batches)
+            row = update(augment.send(images, device), augment.send(labels, device), *key, step)
             decay = min(args.ema, (1 + step) / (10 + step))  # shorter memory in the first steps
             torch._foreach_lerp_(list(average.parameters()),
                                  [p.detach() for p in model.parameters()], 1 - decay)

@@ -25,7 +25,7 @@ from torchvision import datasets
 
 from dm_kd import augment, data, image_set, synthesize, tasks
 from dm_kd.augment import View
-from dm_kd.data import Files, Images, Source, load_real, load_source
+from dm_kd.data import Images, Source, load_real, load_source
 from dm_kd.run import UserError
 from dm_kd.tasks import TASKS, WNIDS, get_task
 

@@ -55,10 +55,11 @@ def fit(distill_args, device):
         torch.manual_seed(0)
         teacher, student = (models.build("torchvision:resnet18", PICTURES) for _ in range(2))
         teacher.eval().requires_grad_(False)
-        source = Source(images(), VIEW, BATCH, 0, device=device)
+        given = images()
+        source = Source(given, VIEW, BATCH, 0, device=device)
         source.stop_at, source.strict = stop_at, strict
         with run.Run(folder, args, {}, "student") as opened:
-            engine.fit(opened, args, VIEW, student, teacher, source, objectives.kd, images(), device,
+            engine.fit(opened, args, VIEW, student, teacher, source, objectives.kd, given, device,
                        {"model": "resnet18"})
         return (folder / "student.safetensors").read_bytes()
 
