@@ -15,6 +15,7 @@ import dataclasses
 import glob
 import os
 import re
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -361,7 +362,8 @@ def memory_map(path: Path, shape: tuple[int, ...], image: Callable[[int], Tensor
                     for pixels in pool.map(image, chunk):
                         file.write(pixels.contiguous().numpy().tobytes())
                     bar.update(len(chunk))
-    return torch.from_numpy(np.memmap(path, np.uint8, "c", shape=shape))
+    with warnings.catch_warnings(action="ignore"):  # read-only: a writable map needs as much memory
+        return torch.from_numpy(np.memmap(path, np.uint8, "r", shape=shape))
 
 
 def evaluation_crops(images: Images, index: Tensor, task: Task) -> Tensor:
