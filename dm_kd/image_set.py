@@ -12,7 +12,6 @@ delete its CSV and run the same command.
 """
 
 import csv
-import hashlib
 import io
 import os
 from collections.abc import Callable
@@ -37,26 +36,22 @@ def image_seed(base_seed: int, label: int, k: int, shared_noise: bool = False) -
     """The 63-bit seed of image k of a class, from SHA-256("base/class/k"); with shared_noise from
     "base/k", so that all classes start from the same noise, as in the original."""
     name = f"{base_seed}/{k}" if shared_noise else f"{base_seed}/{label}/{k}"
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") >> 1
+    return int(run.sha256(name.encode())[:16], 16) >> 1
 
 
 def batch_seed(seeds: list[int]) -> int:
     """The 63-bit seed of what a batch shares, from the SHA-256 of its images' seeds."""
-    digest = hashlib.sha256(" ".join(map(str, seeds)).encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
+    return int(run.sha256(" ".join(map(str, seeds)).encode())[:16], 16) >> 1
 
 
 class ImageSet:
     """An image set on disk. Its manifest says which image is at which position.
 
     Raises:
-        UserError: no set there, or written by another version."""
+        UserError: it was written by another version."""
 
     def __init__(self, folder: Path):
         self.folder = Path(folder)
-        if not (self.folder / "manifest.json").exists():
-            raise UserError(f"{folder} holds no image set (no manifest.json)",
-                            "make one with `python -m dm_kd.synthesize --out FOLDER`")
         self.manifest = run.read_json(self.folder / "manifest.json")
         if self.manifest["format_version"] != FORMAT_VERSION:
             raise UserError(f"{folder} was written by another version of dm_kd",
