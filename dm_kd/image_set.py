@@ -151,10 +151,9 @@ def settings(manifest: dict) -> dict:
             if key not in (*MAY_DIFFER, "generator")}
 
 
-def make(image_set: ImageSet, sample: Callable[[Tensor, list[int]], Tensor], rank: int,
-         world_size: int, progress: Callable[[int], object]) -> int:
-    """Make those of shards rank, rank + world_size, ... that are missing, and samples.png once the
-    set is complete. Returns how many shards were made.
+def make(image_set: ImageSet, sample: Callable[[Tensor, list[int]], Tensor], shards: list[int],
+         progress: Callable[[int], object]) -> None:
+    """Make these shards, and samples.png once the set is complete.
 
     Args:
         sample: (labels int64 [B], seeds) -> uint8 [B, C, H, W] on the CPU; see generators/.
@@ -164,7 +163,6 @@ def make(image_set: ImageSet, sample: Callable[[Tensor, list[int]], Tensor], ran
         image_set.write_rows(j, [row.result() for row in rows])
         progress(len(rows))
 
-    shards = [j for j in range(rank, image_set.shards, world_size) if not image_set.rows(j)]
     cores = os.cpu_count() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)) - torch.get_num_threads()
     with ThreadPoolExecutor(max(1, cores)) as pool:
         writing = None  # the shard before, whose images are written while the next is sampled
@@ -180,7 +178,6 @@ def make(image_set: ImageSet, sample: Callable[[Tensor, list[int]], Tensor], ran
             finish(*writing)
     if not image_set.missing():
         image_set.write_samples()
-    return len(shards)
 
 
 # --- pictures -------------------------------------------------------------------------------------

@@ -23,10 +23,6 @@ GENERATORS = (  # modules of generators/ with add_arguments(parser) and build(ar
     "dit", "sit", "gan", "imf", "biggan", "text_to_image", "one_image", "noise", "deepinversion")
 
 
-def generator_module(name: str):
-    return importlib.import_module(f"dm_kd.generators.{name}")
-
-
 def parse(argv: list[str]) -> argparse.Namespace:
     """The flags; those of the chosen generator come from its module."""
     name = run.peek(argv, "generator", "dit")
@@ -45,18 +41,16 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--out", type=Path, required=True, metavar="SET", help="such as syn_dataset/NAME")
     add("--shared-noise", action="store_true",
         help="the same noise for every class, as in the original DM-KD")
-    add("--rank", type=run.nonnegative_int, default=None, metavar="R",
+    add("--rank", type=run.nonnegative_int, default=dist.rank(), metavar="R",
         help="this process's number, 0 to W-1 (default: torchrun's)")
-    add("--world-size", type=run.positive_int, default=None, metavar="W",
+    add("--world-size", type=run.positive_int, default=dist.world_size(), metavar="W",
         help="number of processes (default: torchrun's, else 1)")
     add("--verify", action="store_true",
         help="only compare the set's files with their digests, and name the damaged ones")
-    generator_module(name if name in GENERATORS else "dit").add_arguments(parser)
+    name = name if name in GENERATORS else "dit"
+    importlib.import_module(f"dm_kd.generators.{name}").add_arguments(parser)
     run.add_common_arguments(parser)
-    args = run.parse(parser, argv)
-    args.rank = dist.rank() if args.rank is None else args.rank
-    args.world_size = dist.world_size() if args.world_size is None else args.world_size
-    return args
+    return run.parse(parser, argv)
 
 
 def make_manifest(args: argparse.Namespace, task: Task, generator, device: torch.device) -> dict:
@@ -92,15 +86,15 @@ def body(argv: list[str]) -> None:
         return
     device = run.use_device(args)
     torch.manual_seed(args.seed)  # a teacher NAME@none is the same in each process
-    generator = generator_module(args.generator).build(args, task, device)
+    module = importlib.import_module(f"dm_kd.generators.{args.generator}")
+    generator = module.build(args, task, device)
     images = image_set.begin(args.out, make_manifest(args, task, generator, device))
     run.write_file(args.out / "command.txt", args.command + "\n")
-    own = set(images.missing()) & set(range(args.rank, images.shards, args.world_size))
-    count = sum(map(images.kept, own))
-    with run.progress(count, f"synthesize {args.out.name}", "images") as bar:
-        made = image_set.make(images, generator.sample, args.rank, args.world_size, bar.update)
+    own = [j for j in images.missing() if j % args.world_size == args.rank]
+    with run.progress(sum(map(images.kept, own)), f"synthesize {args.out.name}", "images") as bar:
+        image_set.make(images, generator.sample, own, bar.update)
     left = len(images.missing())
-    print(f"{args.out}: {images.images} images, {made} shards made, "
+    print(f"{args.out}: {images.images} images, {len(own)} shards made, "
           + (f"{left} shards are left to other ranks" if left else "complete"))
 
 
