@@ -180,7 +180,7 @@ def resized_crops(images: Tensor, boxes: Tensor, mirrored: Tensor, size: int) ->
     uint8 [B, C, H, W] -> uint8 [B, C, size, size]."""
     if images.device.type != "cpu":
         return _crops_by_products(images, send(boxes, images.device),
-                                  send(mirrored, images.device), size, torch.float16)
+                                  send(mirrored, images.device), size)
     out = torch.empty(len(images), images.shape[1], size, size, dtype=torch.uint8,
                       memory_format=torch.channels_last)
     for image, (top, left, h, w), mirror, place in zip(images, boxes.tolist(), mirrored.tolist(),
@@ -192,29 +192,23 @@ def resized_crops(images: Tensor, boxes: Tensor, mirrored: Tensor, size: int) ->
     return out
 
 
-def _crops_by_products(images: Tensor, boxes: Tensor, mirrored: Tensor, size: int,
-                       dtype: torch.dtype = torch.float32) -> Tensor:
+def _crops_by_products(images: Tensor, boxes: Tensor, mirrored: Tensor, size: int) -> Tensor:
     """`resized_crops` for GPUs, as two batched products: rows [B, size, H] @ image [B, C, H, W] @
-    columns [B, W, size]. float16 holds grey levels exactly."""
-    rows = resize_weights(boxes[:, 0], boxes[:, 2], images.shape[2], size).to(dtype)
-    columns = resize_weights(boxes[:, 1], boxes[:, 3], images.shape[3], size).to(dtype)
+    columns [B, W, size]. The weights are Pillow's antialiased bilinear filter, a triangle as wide
+    as the scale when it shrinks; float16 holds grey levels exactly."""
+    weights, steps = [], torch.arange(size, device=images.device)[:, None]
+    for axis in (0, 1):
+        start, length = boxes[:, axis, None, None], boxes[:, axis + 2, None, None]
+        place = torch.arange(images.shape[axis + 2], device=images.device)
+        scale = length.float() / size
+        distance = (place + 0.5 - start - scale * (steps + 0.5)).abs()  # [B, size, H or W]
+        weight = (1 - distance / scale.clamp_min(1)).clamp_min(0)
+        weight = weight * ((place >= start) & (place < start + length))
+        weights.append(weight / weight.sum(2, keepdim=True))
+    rows, columns = weights[0].half(), weights[1].half()
     columns = torch.where(mirrored[:, None, None], columns.flip(1), columns)
-    x = torch.matmul(rows[:, None], images.to(dtype))  # [B, C, size, W]
-    x = torch.matmul(x, columns.transpose(1, 2)[:, None]).float()
+    x = torch.matmul(torch.matmul(rows[:, None], images.half()), columns.mT[:, None]).float()
     return x.add_(0.5).clamp_(0, 255).to(torch.uint8)
-
-
-def resize_weights(start: Tensor, length: Tensor, inputs: int, outputs: int) -> Tensor:
-    """Weights float32 [B, outputs, inputs] that resize [start, start + length) to `outputs` values:
-    Pillow's antialiased bilinear filter, a triangle as wide as the scale when it shrinks."""
-    scale = length.float()[:, None, None] / outputs
-    centre = start.float()[:, None, None] + scale * (
-        torch.arange(outputs, device=start.device)[:, None] + 0.5)
-    place = torch.arange(inputs, device=start.device)
-    weight = (1 - (place + 0.5 - centre).abs() / scale.clamp_min(1)).clamp_min(0)
-    inside = (place >= start[:, None, None]) & (place < (start + length)[:, None, None])
-    weight = weight * inside
-    return weight / weight.sum(2, keepdim=True)
 
 
 def centre_crops(images: Tensor, size: int) -> Tensor:

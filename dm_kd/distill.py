@@ -37,8 +37,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     run.add_data_arguments(parser)
     add = parser.add_argument
     add("--source", required=True, metavar="IMAGES",
-        help="an image set, a folder or a list file of images; `real`: the real training images; "
-             "`real:TASK`: another task's; or a method that makes images while the student learns: "
+        help="an image set, a folder or a list file of images; `real`: the real training "
+             "images; or a method that makes images while the student learns: "
              f"{', '.join(RIVALS)} (--source METHOD --help shows its flags)")
     add("--source-labels", choices=("task", "none"), default="task",
         help="none: the images are not of the task's classes")
@@ -100,7 +100,6 @@ def body(argv: list[str]) -> None:
         source = data.start_source(images, view, args, device)
         view = source.view
         inputs |= {"source_images": len(images.labels), "source_sha256": images.sha256}
-    val = val and data.resident(val, device)
     objective = objectives.OBJECTIVES[args.objective]
     if args.label_weight:
         objective = objectives.with_labels(objective, args.label_weight)

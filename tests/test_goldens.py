@@ -93,8 +93,8 @@ def with_gradient(function, x: Tensor) -> list[Tensor]:
 def task(resolution: int) -> tasks.Task:
     """A task of small images, or from 32 pixels on of large ones."""
     large = resolution >= 32
-    return tasks.Task("tiny", lambda: tuple("abcd"), resolution, 3, MEAN, STD, flip=True,
-                      size_class="large" if large else "small", pad=0 if large else 1)
+    return tasks.Task("tiny", tuple("abcd"), resolution, 3, MEAN, STD, flip=True,
+                      large=large, pad=0 if large else 1)
 
 
 def term(name: str) -> list[Tensor]:
