@@ -87,6 +87,9 @@ def body(argv: list[str]) -> None:
         verify(args.out)
         return
     task = get_task(args.task, args.data)
+    if args.classes and args.classes[-1] >= task.num_classes:
+        raise UserError(f"--classes {args.classes[-1]}: {task.name} has classes 0 to "
+                        f"{task.num_classes - 1}")
     if args.rank >= args.world_size:
         raise UserError(f"--rank {args.rank} must be less than --world-size {args.world_size}")
     if args.dry_run:
