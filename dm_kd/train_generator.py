@@ -126,7 +126,8 @@ def fit(folder: run.Run, args: argparse.Namespace, task: Task, model: nn.Module,
 
     batches = batches_from(source, state["step"], args, task, device)
     for step in range(state["step"], args.steps):
-        row = update(*next(batches), step)
+        draws = torch.Generator().manual_seed(image_set.image_seed(args.seed, -1, step))
+        row = update(*next(batches), step, draws)
         done = step + 1
         decay = min(args.ema, done / (done + 9))  # shorter memory in the first steps
         torch._foreach_lerp_(list(average.parameters()), [p.detach() for p in model.parameters()],
@@ -160,7 +161,8 @@ def fit(folder: run.Run, args: argparse.Namespace, task: Task, model: nn.Module,
 
 def batches_from(source: data.Source, step: int, args: argparse.Namespace, task: Task,
                  device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    """(images, labels) of each training step from `step`, augmented, on the device, endlessly."""
+    """(images float32 in [-1, 1], labels) of each training step from `step`, augmented, on the
+    device, endlessly."""
     epoch, first_step = divmod(step, source.steps_per_epoch)
     while True:
         for images, labels, ids in source.batches(epoch, first_step):
@@ -169,7 +171,7 @@ def batches_from(source: data.Source, step: int, args: argparse.Namespace, task:
                 images = augment.pad_crop_flip(
                     images, augment.crop_offsets(args.seed, epoch, ids, task.pad),
                     augment.flips(args.seed, epoch, ids) & task.flip, task.pad)
-            yield images, labels.to(device)
+            yield images.float() / 127.5 - 1, labels.to(device)
         epoch, first_step = epoch + 1, 0
 
 
@@ -177,49 +179,38 @@ def batches_from(source: data.Source, step: int, args: argparse.Namespace, task:
 
 def dit_updates(args: argparse.Namespace, task: Task, model: dit.DiT, device: torch.device
                 ) -> tuple[dict, Callable]:
-    """What a checkpoint holds beside the model, and update(images, labels, step) -> {"lr": rate,
-    "train_loss": loss}."""
+    """What a checkpoint holds beside the model, and update(images, labels, step, draws) -> {"lr":
+    rate, "train_loss": loss}."""
     process = diffusion.Diffusion(device=device)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad],
-                                  lr=args.learning_rate, weight_decay=0.0, betas=(0.9, 0.99),
-                                  fused=True)
+                                  weight_decay=0.0, betas=(0.9, 0.99), fused=True)
     # on CPUs bfloat16 does not pay for tiny transformers
     bf16 = device.type == "cuda" and run.multiplies_bf16(device)
 
-    def update(images: Tensor, labels: Tensor, step: int) -> dict:
-        optimizer.param_groups[0]["lr"] = rate = learning_rate(step, args)
-        x0, labels, i, noise = step_inputs(images, labels, task.num_classes, args.seed, step)
+    def update(images: Tensor, labels: Tensor, step: int, draws: torch.Generator) -> dict:
+        if step < args.warmup_steps:
+            rate = args.learning_rate * (step + 1) / args.warmup_steps
+        else:  # a cosine to zero
+            done = (step - args.warmup_steps) / (args.steps - args.warmup_steps)
+            rate = args.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+        optimizer.param_groups[0]["lr"] = rate
+
+        b = len(images)
+        uniform = torch.rand(2, b, generator=draws)
+        noise = torch.randn(images.shape, generator=draws).to(device)
+        # diffusion steps: one in each of B strata of the process
+        i = ((torch.arange(b) + uniform[0]) / b * diffusion.TRAIN_STEPS).long()
+        i = i.clamp_max(diffusion.TRAIN_STEPS - 1).to(device)
+        dropped = (uniform[1] < LABEL_DROPOUT).to(device)
+        labels = torch.where(dropped, task.num_classes, labels)
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            loss = diffusion.diffusion_loss(model, process, x0, labels, i, noise).mean()
+            loss = diffusion.diffusion_loss(model, process, images, labels, i, noise).mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
         return {"lr": rate, "train_loss": loss.detach()}
 
     return {"optimizer": optimizer}, update
-
-
-def learning_rate(step: int, args: argparse.Namespace) -> float:
-    """Linear warm-up, then a cosine to zero."""
-    if step < args.warmup_steps:
-        return args.learning_rate * (step + 1) / args.warmup_steps
-    done = (step - args.warmup_steps) / max(args.steps - args.warmup_steps, 1)
-    return args.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
-
-
-def step_inputs(images: Tensor, labels: Tensor, num_classes: int, seed: int, step: int
-                ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(x0 in [-1, 1], labels with some dropped to the null class, diffusion steps, noise), a
-    function of (seed, step). The steps are spread evenly over the process, one in each of B
-    strata."""
-    generator = torch.Generator().manual_seed(image_set.image_seed(seed, -1, step))
-    b, device = len(images), images.device
-    draws = torch.rand(2, b, generator=generator)
-    noise = torch.randn(images.shape, generator=generator).to(device)
-    strata = (torch.arange(b) + draws[0]) / b
-    i = (strata * diffusion.TRAIN_STEPS).long().clamp_max(diffusion.TRAIN_STEPS - 1).to(device)
-    dropped = (draws[1] < LABEL_DROPOUT).to(device)
-    return images.float() / 127.5 - 1, torch.where(dropped, num_classes, labels), i, noise
 
 
 # --- GAN ------------------------------------------------------------------------------------------
@@ -230,13 +221,11 @@ def gan_updates(args: argparse.Namespace, task: Task, model: gan.Generator, devi
     torch.manual_seed(args.seed + 1)
     critic = gan.Discriminator(task.resolution, task.channels, task.num_classes, args.width
                               ).to(device)
-    adam = {"betas": (0.0, 0.99), "fused": True}  # no first moment, as BigGAN
-    optimizer = torch.optim.Adam(model.parameters(), lr=args.learning_rate, **adam)
-    critic_optimizer = torch.optim.Adam(critic.parameters(), lr=args.learning_rate, **adam)
+    optimizer, critic_optimizer = (  # no first moment, as BigGAN
+        torch.optim.Adam(network.parameters(), betas=(0.0, 0.99), fused=True)
+        for network in (model, critic))
 
-    def update(images: Tensor, labels: Tensor, step: int) -> dict:
-        images = images.float() / 127.5 - 1
-        draws = torch.Generator().manual_seed(image_set.image_seed(args.seed, -1, step))
+    def update(images: Tensor, labels: Tensor, step: int, draws: torch.Generator) -> dict:
         z = torch.randn(2, len(images), LATENT_SIZE, generator=draws).to(device)
         # full, then linearly to 0 over the last half
         rate = args.learning_rate * min(1.0, 2 * (1 - step / args.steps))
