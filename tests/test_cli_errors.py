@@ -84,6 +84,7 @@ def test_a_dry_run_needs_nothing_and_writes_nothing(entry, capsys, tmp_path):
     (["cnn_w9", "cnn_w8"], "distill", ("--student", "cnn_w9")),
     (["cnn_w9", "cnn_w8"], "evaluate", ("--model", "cnn_w9@none")),
     (["nois", "noise"], "synthesize", ("--generator", "nois")),
+    ("too large", "train_generator", ("--task", "imagenet100")),
     ("no folder tru_dataset", "train_generator", ("--task", "cifar10", "--data", "tru_dataset")),
     ("--objective", "distill", ("--objective", "kl")),
     ("--classes", "synthesize", ("--classes", "5-3")),
