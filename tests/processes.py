@@ -8,6 +8,7 @@ command. A child counts its training steps ("step") and the files that it writes
     ended = processes.ranks("distill", ..., processes=2)       # as torchrun would start them
 """
 
+import atexit
 import importlib
 import multiprocessing
 import os
@@ -51,6 +52,7 @@ class Child:
         path = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}  # of the server, if it starts now
         with mock.patch.dict(os.environ, path):
             self.process.start()
+        atexit.register(self.process.kill)  # else the tests wait for it at their end
 
     def wait(self) -> Ended:
         self.process.join()
