@@ -81,7 +81,7 @@ def body(argv: list[str]) -> None:
         return
     device = run.use_device(args)
     real = data.load_real(task, "train", args.fold, args.val, args.data)
-    real = data.resident(data.pack(real, task, args.cache, crops=True), device)
+    real = data.pack(real, task, args.cache, crops=True)
     source = data.Source(real, augment.plain_view(task), args.batch_size, args.seed, device=device)
     inputs = {"source_images": len(real.labels), "source_sha256": real.sha256}
     with run.Run(args.out, args, inputs, args.kind) as folder:
@@ -166,12 +166,12 @@ def batches_from(source: data.Source, step: int, args: argparse.Namespace, task:
     epoch, first_step = divmod(step, source.steps_per_epoch)
     while True:
         for images, labels, ids in source.batches(epoch, first_step):
-            images = images.to(device)
+            images = augment.send(images, device)
             if args.augment == "default":
                 images = augment.pad_crop_flip(
                     images, augment.crop_offsets(args.seed, epoch, ids, task.pad),
                     augment.flips(args.seed, epoch, ids) & task.flip, task.pad)
-            yield images.float() / 127.5 - 1, labels.to(device)
+            yield images.float() / 127.5 - 1, augment.send(labels, device)
         epoch, first_step = epoch + 1, 0
 
 
