@@ -5,7 +5,6 @@ Networks after Miyato & Koyama 2018 (arXiv 1802.05637: projection discriminator)
 losses: with BigGAN's spectral norm and hinge loss every class collapsed to one picture at this
 size.
 
-    python -m dm_kd.train_generator --kind gan --task digits --out save/generators/digits_gan
     python -m dm_kd.synthesize --task digits --generator gan --weights save/generators/digits_gan \\
         --truncation 1 --images-per-class 200 --out syn_dataset/digits_gan
 """
