@@ -31,10 +31,7 @@ INTERVALS = 50  # between the truncations 0 and 1
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("biggan")
-    group.add_argument("--weights", required=True, metavar="FOLDER",
-                       help="config.json and pytorch_model.bin of a BigGAN-deep")
-    gan.add_truncation(group)
+    gan.add_arguments(parser, "biggan", "config.json and pytorch_model.bin of a BigGAN-deep")
 
 
 class BigGAN(nn.Module):
