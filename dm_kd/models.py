@@ -36,11 +36,12 @@ MODELS = {  # name -> f(num_classes, channels)
     **{f"resnet{d}": partial(ResNet, ((d - 2) // 6,) * 3, (16, 16, 32, 64))
        for d in (8, 14, 20, 32, 44, 56, 110)},
     **{f"resnet{d}x4": partial(ResNet, ((d - 2) // 6,) * 3, (32, 64, 128, 256)) for d in (8, 32)},
-    # DAFL's and Fast-Datafree's; DM-KD's; torchvision's with a 3x3 stem and without max-pool.
+    # DAFL's and Fast-Datafree's; DM-KD's; torchvision's with a 3x3 stem, and with its max-pool.
     **{f"cifar_resnet{d}": partial(f, skip="shortcut", head="linear")
        for d, f in _IMAGENET_RESNET.items()},
     **{f"cifarresnet{d}": partial(_IMAGENET_RESNET[d], stem_relu=False) for d in (18, 34)},
     **{f"cifarresnet{d}_relu": f for d, f in _IMAGENET_RESNET.items()},
+    **{f"cifarresnet{d}_relu_pool": partial(f, pool=True) for d, f in _IMAGENET_RESNET.items()},
     **{f"vgg{d}_bn": partial(VGG, convs) for d, convs in _VGG_CONVS.items()},
     "lenet5": partial(LeNet5, (6, 16, 120, 84)),
     "lenet5_bn": partial(LeNet5, (6, 16, 120, 84), norm=True),

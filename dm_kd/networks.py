@@ -124,15 +124,15 @@ class ResNet(nn.Module):
     have stride 2. Section 4.2's ResNet-(6n + 2) has three stages of n blocks.
 
     The ImageNet networks (stages of 64, 128, 256, 512) are public with other keys (`skip` and
-    `head`: DAFL's and Fast-Datafree's are "shortcut" and "linear"), and without the ReLU after the
-    stem (DM-KD's), which nothing in a file tells.
+    `head`: DAFL's and Fast-Datafree's are "shortcut" and "linear"), without the ReLU after the stem
+    (DM-KD's), and with the stem's max-pool (`pool`), which nothing in a file tells.
     """
 
     def __init__(self, blocks: tuple[int, ...], widths: tuple[int, ...], num_classes: int,
                  channels: int, *, bottleneck: bool = False, skip: str = "downsample",
-                 head: str = "fc", stem_relu: bool = True):
+                 head: str = "fc", stem_relu: bool = True, pool: bool = False):
         super().__init__()
-        self.stages, self.stem_relu, self.head = len(blocks), stem_relu, head
+        self.stages, self.stem_relu, self.pool, self.head = len(blocks), stem_relu, pool, head
         self.conv1 = conv(channels, widths[0], 3)
         self.bn1 = nn.BatchNorm2d(widths[0])
         inputs = widths[0]
@@ -150,6 +150,8 @@ class ResNet(nn.Module):
         x = self.bn1(self.conv1(x))  # [B, widths[0], H, W]
         if self.stem_relu:
             x = F.relu(x)
+        if self.pool:
+            x = F.max_pool2d(x, 3, 2, 1)
         for stage in range(1, self.stages + 1):
             x = getattr(self, f"layer{stage}")(x)  # halves H and W but for the first
         return getattr(self, self.head)(x.mean((2, 3)))

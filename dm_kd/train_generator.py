@@ -125,28 +125,30 @@ def fit(folder: run.Run, args: argparse.Namespace, task: Task, model: nn.Module,
     started = time.monotonic() - state["seconds"]
 
     batches = batches_from(source, state["step"], args, task, device)
-    for step in range(state["step"], args.steps):
-        draws = torch.Generator().manual_seed(image_set.image_seed(args.seed, -1, step))
-        row = update(*next(batches), step, draws)
-        done = step + 1
-        decay = min(args.ema, done / (done + 9))  # shorter memory in the first steps
-        torch._foreach_lerp_(list(average.parameters()), [p.detach() for p in model.parameters()],
-                             1 - decay)
-        log = done % LOG_STEPS == 0 or done == args.steps
-        save = folder.due() or done == args.steps
-        if (log or save) and not all(p.isfinite().all() for p in average.parameters()):
-            raise UserError(f"NaN or infinite loss or weights at step {done}, learning rate "
-                            f"{row['lr']:g}", "a lower --learning-rate, in another --out")
-        seconds = time.monotonic() - started
-        if log:
-            row = {name: float(value) for name, value in row.items()}
-            folder.add_metrics({"epoch": -(-done // LOG_STEPS), "step": done, **row,
-                                "seconds": round(seconds, 3)})
-            folder.log(f"step {done}/{args.steps}  loss {row['train_loss']:.4f}  "
-                       f"{done * args.batch_size / seconds:.0f} images/s")
-        if save:
-            folder.save_checkpoint({"step": done, "seconds": seconds, **{
-                name: part.state_dict() for name, part in parts.items()}})
+    with run.progress(args.steps, "generator", "steps", done=state["step"]) as bar:
+        for step in range(state["step"], args.steps):
+            draws = torch.Generator().manual_seed(image_set.image_seed(args.seed, -1, step))
+            row = update(*next(batches), step, draws)
+            done = step + 1
+            decay = min(args.ema, done / (done + 9))  # shorter memory in the first steps
+            torch._foreach_lerp_(list(average.parameters()),
+                                 [p.detach() for p in model.parameters()], 1 - decay)
+            log = done % LOG_STEPS == 0 or done == args.steps
+            save = folder.due() or done == args.steps
+            if (log or save) and not all(p.isfinite().all() for p in average.parameters()):
+                raise UserError(f"NaN or infinite loss or weights at step {done}, learning rate "
+                                f"{row['lr']:g}", "a lower --learning-rate, in another --out")
+            seconds = time.monotonic() - started
+            if log:
+                row = {name: float(value) for name, value in row.items()}
+                folder.add_metrics({"epoch": -(-done // LOG_STEPS), "step": done, **row,
+                                    "seconds": round(seconds, 3)})
+                folder.log(f"step {done}/{args.steps}  loss {row['train_loss']:.4f}  "
+                           f"{done * args.batch_size / seconds:.0f} images/s")
+            if save:
+                folder.save_checkpoint({"step": done, "seconds": seconds, **{
+                    name: part.state_dict() for name, part in parts.items()}})
+            bar.update(1)
 
     card = {"model": args.kind, "task": task.name, "class_names": list(task.class_names),
             "config": model.config, "fold": args.fold, "val": args.val,

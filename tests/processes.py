@@ -1,20 +1,23 @@
 """Commands as real processes that a test can kill at an exact point.
 
-multiprocessing's fork server imports the package, which takes seconds, and forks a child for each
-command. A child counts its training steps ("step") and the files that it writes ("before last.pt",
-"after last.pt"), and sends itself a signal at the one that a test names.
+One server imports the package, which takes seconds, and forks a child for each command. A child
+counts its training steps ("step") and the files that it writes ("before last.pt", "after
+last.pt"), and sends itself a signal at the one that a test names.
 
     ended = processes.run("distill", ..., at="before last.pt", count=2)      # kill -9 there
     ended = processes.ranks("distill", ..., processes=2)       # as torchrun would start them
 """
 
 import atexit
+import functools
 import importlib
-import multiprocessing
+import json
 import os
 import runpy
+import shutil
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
 import traceback
@@ -22,16 +25,11 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
-from unittest import mock
 
 ROOT = Path(__file__).resolve().parent.parent
-SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload([
-    "processes", "matplotlib.pyplot", "matplotlib.backends.backend_agg", "sklearn.datasets",
-    "sklearn.model_selection", "torch._dynamo",  # the first optimizer imports it
-    *(f"dm_kd.{entry}" for entry in ("synthesize", "distill", "train_teacher", "train_generator",
-                                     "evaluate"))])
 
+
+# --- the tests' side ------------------------------------------------------------------------------
 
 class Ended(NamedTuple):
     code: int  # as a shell shows it: 137 after kill -9
@@ -40,30 +38,32 @@ class Ended(NamedTuple):
 
 
 class Child:
-    """A running `python -m dm_kd.ENTRY ARGV`, or a Python file, which gets the signal `send` at the
-    moment `at` when that comes for the `count`-th time."""
+    """A running command."""
 
-    def __init__(self, entry: object, *argv: object, at: str = "", count: int = 1,
-                 send: int = signal.SIGKILL, environment: dict | None = None):
-        self.folder = tempfile.TemporaryDirectory(prefix="dm_kd_child_")
-        self.process = SERVER.Process(target=_be_child, args=(
-            self.folder.name, str(entry), [str(a) for a in argv], (at, count, send),
-            environment or {}))
-        path = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}  # of the server, if it starts now
-        with mock.patch.dict(os.environ, path):
-            self.process.start()
-        atexit.register(self.process.kill)  # else the tests wait for it at their end
+    def __init__(self, pid: int, folder: Path):
+        self.pid, self.folder = pid, folder
 
     def wait(self) -> Ended:
-        self.process.join()
-        code = self.process.exitcode
-        with self.folder:
-            out, err = (Path(self.folder.name, name).read_text() for name in ("out", "err"))
-        return Ended(128 - code if code < 0 else code, out, err)
+        code = _ask({"do": "wait", "pid": self.pid})
+        out, err = ((self.folder / name).read_text() for name in ("out", "err"))
+        shutil.rmtree(self.folder)
+        return Ended(code, out, err)
 
 
-def run(entry: object, *argv: object, **options: object) -> Ended:
-    return Child(entry, *argv, **options).wait()
+def start(entry: str, *argv: object, at: str = "", count: int = 1, send: int = signal.SIGKILL,
+          environment: dict | None = None) -> Child:
+    """Start `python -m dm_kd.ENTRY ARGV`, or a Python file, by a fork, which gets the signal `send`
+    at the moment `at` when that comes for the `count`-th time."""
+    folder = Path(tempfile.mkdtemp(prefix="dm_kd_child_"))
+    for name in ("out", "err"):
+        (folder / name).touch()
+    return Child(_ask({"do": "start", "entry": str(entry), "argv": [str(a) for a in argv],
+                       "folder": str(folder), "at": at, "count": count, "send": int(send),
+                       "environment": environment or {}}), folder)
+
+
+def run(entry: str, *argv: object, **options: object) -> Ended:
+    return start(entry, *argv, **options).wait()
 
 
 def ranks(entry: str, *argv: object, processes: int) -> list[Ended]:
@@ -73,7 +73,7 @@ def ranks(entry: str, *argv: object, processes: int) -> list[Ended]:
         port = free.getsockname()[1]
     group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo",
              "WORLD_SIZE": str(processes)}
-    children = [Child(entry, *argv, environment={**group, "RANK": str(r), "LOCAL_RANK": str(r)})
+    children = [start(entry, *argv, environment={**group, "RANK": str(r), "LOCAL_RANK": str(r)})
                 for r in range(processes)]
     return [child.wait() for child in children]
 
@@ -86,22 +86,65 @@ def contents(folder: Path) -> dict[str, bytes]:
             and p.name != "command.txt"}
 
 
-def _be_child(folder: str, entry: str, argv: list[str], moment: tuple, environment: dict) -> None:
+@functools.cache
+def _server() -> subprocess.Popen:
+    server = subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, text=True,
+                              stdout=subprocess.PIPE, cwd=ROOT, start_new_session=True)
+    atexit.register(server.stdin.close)
+    return server
+
+
+def _ask(request: dict) -> int:
+    server = _server()
+    server.stdin.write(json.dumps(request) + "\n")
+    server.stdin.flush()
+    reply = server.stdout.readline()
+    assert reply, "the fork server ended"
+    return int(reply)
+
+
+# --- the server's side ----------------------------------------------------------------------------
+
+def serve() -> None:
+    sys.path.insert(0, str(ROOT))
+    for name in ("matplotlib.pyplot", "matplotlib.backends.backend_agg", "sklearn.datasets",
+                 "sklearn.model_selection", "torch._dynamo",  # the first optimizer imports it
+                 *(f"dm_kd.{entry}" for entry in ("synthesize", "distill", "train_teacher",
+                                                  "train_generator", "evaluate"))):
+        importlib.import_module(name)
+    children = set()
+    for line in sys.stdin:
+        request = json.loads(line)
+        if request["do"] == "start":
+            answer = os.fork() or _be_child(request)
+            children.add(answer)
+        else:
+            _, status = os.waitpid(request["pid"], 0)
+            code = os.waitstatus_to_exitcode(status)
+            answer = 128 - code if code < 0 else code  # as a shell says it
+            children.discard(request["pid"])
+        print(answer, flush=True)
+    for pid in children:
+        os.kill(pid, signal.SIGKILL)
+
+
+def _be_child(request: dict) -> None:
     """Become the command; never returns."""
     code = 1
     try:
         os.setsid()
         signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored if pytest runs with "&"
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         for number, name in ((1, "out"), (2, "err")):
-            os.dup2(os.open(Path(folder, name), os.O_WRONLY | os.O_APPEND | os.O_CREAT), number)
-        os.environ.update(environment)
-        watch(*moment)
-        if entry.endswith(".py"):
-            sys.argv = [entry, *argv]
-            runpy.run_path(entry, run_name="__main__")
+            os.dup2(os.open(Path(request["folder"], name), os.O_WRONLY | os.O_APPEND), number)
+        os.environ.update(request["environment"])
+        watch(request["at"], request["count"], request["send"])
+        if request["entry"].endswith(".py"):
+            sys.argv = [request["entry"], *request["argv"]]
+            runpy.run_path(request["entry"], run_name="__main__")
             code = 0
         else:
-            code = importlib.import_module(f"dm_kd.{entry}").main(argv)
+            code = importlib.import_module(f"dm_kd.{request['entry']}").main(request["argv"])
     except SystemExit as error:
         code = error.code
     except BaseException:
@@ -137,3 +180,7 @@ def watch(at: str, count: int, send: int = signal.SIGKILL) -> None:
 
     engine.train_step, os.replace = train_step, noted(os.replace, path=1)
     image_set.write_over = noted(image_set.write_over, path=0)
+
+
+if __name__ == "__main__":
+    serve()

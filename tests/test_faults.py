@@ -8,7 +8,7 @@ import random
 import signal
 
 import pytest
-from processes import Child, contents, run
+from processes import contents, run, start
 
 COMMON = ("--task", "digits", "--threads", 1, "--device", "cpu")
 NOISE = (*COMMON, "--generator", "noise", "--images-per-class", 14)
@@ -114,7 +114,7 @@ def test_synthesis_after_kills_ends_in_the_same_bytes(sampled, tmp_path):
 
 def test_any_number_of_processes_makes_the_same_bytes(sampled, tmp_path):
     command, expected = sampled
-    ranks = [Child("synthesize", *command, "--out", tmp_path / "set", "--rank", rank,
+    ranks = [start("synthesize", *command, "--out", tmp_path / "set", "--rank", rank,
                    "--world-size", 3) for rank in range(3)]
     assert [child.wait().code for child in ranks] == [0] * 3
     assert contents(tmp_path / "set") == expected
