@@ -39,7 +39,7 @@ class AdaptiveDeepInversion:
 
     def make_batch(self, student: nn.Module, call: int) -> tuple[Tensor, Tensor]:
         context, task, args = self.context, self.context.task, self.context.args
-        active = context.terms_of(adversarial=call >= args.warmup_calls)
+        active = context.terms_of(call)
         targets, x = context.draws(call, (task.channels, task.resolution, task.resolution))
         draw = common.numbers(context.seed, call, common.VIEW)
         # DeepInversion's ImageNet recipe: weight of the first layer, Adam's betas, most jitter

@@ -27,7 +27,6 @@ from dm_kd.rivals.networks import Generator, large_generator, small_generator
 from dm_kd.run import UserError, nonnegative_float, nonnegative_int
 from dm_kd.tasks import Task
 
-ADAM = {"betas": (0.5, 0.999)}  # of every generator, in every published preset
 LARGE_AREA = 0.75  # least area of the views at 224 pixels (FastDFKD's program)
 HELP = {
     "latent_size": "numbers in the generator's noise vector (224 pixels: channels of its map)",
@@ -41,8 +40,7 @@ HELP = {
     "inner_steps": "updates that make one batch of images",
     "calls_per_epoch": "calls for new images in an epoch, a divisor of --steps-per-epoch",
     "warmup_calls": "calls before the first student step, without the adversarial term",
-    "pool_images": "size of the pool; a full one loses its oldest images",
-    "bn_momentum": "share of the past calls in the batch statistics"}
+    "pool_images": "size of the pool; a full one loses its oldest images"}
 CHOICES = {"generator_output": ("sigmoid", "norm")}
 
 # The last number of a random generator's key: what it is for.
@@ -82,9 +80,17 @@ def initialised_by(*key: int) -> Iterator[None]:
 
 # --- the optimisation loop ------------------------------------------------------------------------
 
+def adam(network: nn.Module, rate: float, noise: Tensor | None = None, noise_rate: float = 0.0
+         ) -> torch.optim.Adam:
+    """Of a generator and, where given, of its noise."""
+    groups = [{"params": [p for p in network.parameters() if p is not noise], "lr": rate}]
+    if noise is not None:
+        groups.append({"params": [noise], "lr": noise_rate})
+    return torch.optim.Adam(groups, betas=(0.5, 0.999))  # as every published preset
+
+
 def optimise(optimizers: list[torch.optim.Optimizer], images_of: Callable[[], Tensor],
-             losses: Callable[[Tensor, int], dict[str, Tensor]], steps: int, where: str,
-             after: Callable[[], None] = lambda: None) -> Tensor:
+             losses: Callable[[Tensor, int], dict[str, Tensor]], steps: int, where: str) -> Tensor:
     """Minimise a sum of terms; returns a copy of the batch of images with the lowest loss. Only the
     optimizers' parameters get a gradient.
 
@@ -92,7 +98,6 @@ def optimise(optimizers: list[torch.optim.Optimizer], images_of: Callable[[], Te
         images_of: () -> images, a function of the parameters.
         losses: (images, step) -> {term: weighted scalar}.
         where: which batch this is, for the UserError if a term is NaN or infinite.
-        after: runs after each step.
     """
     parameters = [p for o in optimizers for group in o.param_groups for p in group["params"]]
     best, lowest = None, math.inf
@@ -110,7 +115,6 @@ def optimise(optimizers: list[torch.optim.Optimizer], images_of: Callable[[], Te
             parameter.grad = gradient
         for optimizer in optimizers:
             optimizer.step()
-        after()
     return best
 
 
@@ -128,11 +132,12 @@ def optimise_pixels(x: Tensor, losses: Callable[[Tensor, int], dict[str, Tensor]
     optimizer = torch.optim.Adam([x], lr=1.0, betas=betas)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
 
-    def after() -> None:
+    def after(*_) -> None:
         schedule.step()
         x.data = x.data.clamp(*bounds)
 
-    return optimise([optimizer], lambda: x, losses, steps, where, after).clamp(*bounds)
+    optimizer.register_step_post_hook(after)
+    return optimise([optimizer], lambda: x, losses, steps, where).clamp(*bounds)
 
 
 @contextlib.contextmanager
@@ -172,10 +177,11 @@ class Context:
         """Images in [0, 1] -> a network's input, with gradients."""
         return ((x - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
 
-    def terms_of(self, adversarial: bool) -> dict[str, float]:
-        """{term: weight} of a call; those that look at the student only if adversarial."""
+    def terms_of(self, call: int) -> dict[str, float]:
+        """{term: weight}; in the warm-up without those that look at the student."""
+        late = call >= self.args.warmup_calls
         return {name: weight for name, weight in self.terms.items()
-                if adversarial or name not in terms.OF_STUDENT}
+                if late or name not in terms.OF_STUDENT}
 
     def generator(self, *key: int, output: nn.Module | None = None) -> Generator:
         """A new generator, its weights a function of the key."""
@@ -204,23 +210,23 @@ class Context:
         return self.standardize(augment.pad_crop_flip(images, offsets, mirrored, self.pad))
 
     def make_images(self, optimizer: torch.optim.Optimizer, images_of: Callable[[], Tensor],
-                    targets: Tensor, student: nn.Module, call: int, adversarial: bool,
-                    first_view: int = 0, after: Callable[[], None] = lambda: None) -> Tensor:
+                    active: dict[str, float], targets: Tensor, student: nn.Module, call: int,
+                    first_view: int = 0) -> Tensor:
         """`optimise` over views of the images, with running averages of the batch statistics
-        (fastdfkd, nayer)."""
-        active, momentum, read = self.terms_of(adversarial), self.args.bn_momentum, None
+        (fastdfkd, nayer). active: {term: weight}."""
+        statistics: terms.Statistics = []
 
         def losses(images: Tensor, step: int) -> dict[str, Tensor]:
-            nonlocal read
+            nonlocal statistics
             x = self.view(images, call, first_view + step)
-            parts, read = terms.weighted(active, self.teacher, x, student, targets, self.averages,
-                                         momentum, bf16=self.bf16)
+            parts, statistics = terms.weighted(active, self.teacher, x, student, targets,
+                                               self.averages, bf16=self.bf16)
             return parts
 
         images = optimise([optimizer], images_of, losses, self.args.inner_steps,
-                          f"in call {call + 1}", after)
-        last = [(mean.detach(), variance.detach()) for mean, variance in read.statistics]
-        self.averages = terms.blend(self.averages, last, momentum)
+                          f"in call {call + 1}")
+        self.averages = terms.blend(self.averages, [
+            (mean.detach(), variance.detach()) for mean, variance in statistics])
         return images
 
 

@@ -39,8 +39,7 @@ class Stream:
         self.context, args, task = context, context.args, context.task
         norm = NormalOutput(task.mean, task.std) if args.generator_output == "norm" else None
         self.generator = context.generator(INIT, output=norm)
-        self.optimizer = torch.optim.Adam(self.generator.parameters(), lr=args.generator_rate,
-                                          **common.ADAM)
+        self.optimizer = common.adam(self.generator, args.generator_rate)
 
     def noise(self, count: int, call: int, purpose: int) -> Tensor:
         draw = common.numbers(self.context.seed, call, purpose)

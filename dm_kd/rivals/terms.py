@@ -5,7 +5,6 @@ NAMES.
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -15,60 +14,37 @@ from torch.linalg import vector_norm
 from dm_kd.run import UserError
 
 Statistics = list[tuple[Tensor, Tensor]]  # (mean, biased variance), each [C], of each batch norm
+BN_MOMENTUM = 0.9  # share of the past calls in bn_ema (FastDFKD and NAYER)
 JS_TEMPERATURE = 3.0  # of adv_js, as in DeepInversion's program
 
 
-# --- what a forward pass of the teacher shows -----------------------------------------------------
+# --- what a forward pass shows --------------------------------------------------------------------
 
-@dataclass
-class Reading:
-    """What forward passes inside a `reading` block recorded, in the order of the layers' calls."""
-
-    statistics: Statistics = field(default_factory=list)  # of each batch norm's input
-    running: Statistics = field(default_factory=list)  # the running statistics of the same layers
-    means: list[Tensor] = field(default_factory=list)  # spatial means [B, C] of chosen layers
-    features: Tensor | None = None  # [B, d], the input of the last linear layer
+@contextlib.contextmanager
+def recorded(layers: Sequence[nn.Module], read: Callable[[nn.Module, Tensor], object]
+             ) -> Iterator[list]:
+    """A list that grows by read(layer, its input) at each call of a layer inside the block."""
+    values: list = []
+    handles = [layer.register_forward_pre_hook(
+        lambda layer, inputs: values.append(read(layer, inputs[0]))) for layer in layers]
+    try:
+        yield values
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def batch_norms(model: nn.Module) -> list[nn.BatchNorm2d]:
     return [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
 
 
-@contextlib.contextmanager
-def reading(model: nn.Module, statistics: bool = True, means_of: Sequence[nn.Module] = (),
-            features: bool = False) -> Iterator[Reading]:
-    """Record what forward passes inside the block show, with gradients. means_of: layers whose
-    inputs' spatial means are recorded."""
-    read, handles = Reading(), []
-
-    def at_norm(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        read.statistics.append(channel_statistics(inputs[0].float()))
-        read.running.append((module.running_mean, module.running_var))
-
-    def at_layer(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        read.means.append(inputs[0].float().mean((2, 3)))
-
-    def at_head(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        read.features = inputs[0]
-
-    try:
-        if statistics:
-            handles += [m.register_forward_pre_hook(at_norm) for m in batch_norms(model)]
-        handles += [m.register_forward_pre_hook(at_layer) for m in means_of]
-        if features:
-            last = [m for m in model.modules() if isinstance(m, nn.Linear)][-1]
-            handles.append(last.register_forward_pre_hook(at_head))
-        yield read
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def channel_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
-    """x [B, C, H, W] -> mean and biased variance of each channel [C]; torch.var_mean takes longer
-    on channels_last memory on a CPU."""
+def batch_and_running(norm: nn.BatchNorm2d, x: Tensor) -> Statistics:
+    """[(mean, biased variance) of x [B, C, H, W], the norm's running ones]; torch.var_mean takes
+    longer on channels_last memory on a CPU."""
+    x = x.float()
     mean = x.mean((0, 2, 3))
-    return mean, (x - mean.view(-1, 1, 1)).square().mean((0, 2, 3))
+    variance = (x - mean.view(-1, 1, 1)).square().mean((0, 2, 3))
+    return [(mean, variance), (norm.running_mean, norm.running_var)]
 
 
 # --- terms of batch statistics --------------------------------------------------------------------
@@ -83,18 +59,19 @@ def bn(statistics: Statistics, running: Statistics, first: float = 1.0) -> Tenso
     return sum(layers) + (first - 1) * layers[0]
 
 
-def bn_ema(statistics: Statistics, averages: Statistics, m: float, running: Statistics) -> Tensor:
-    """`bn` of (1 - m) batch + m average over past calls, so that a small batch need not have the
+def bn_ema(statistics: Statistics, averages: Statistics, running: Statistics) -> Tensor:
+    """`bn` of a blend of the batch with past calls, so that a small batch need not have the
     statistics of all classes (FastDFKD, Fang et al. 2022, arXiv 2112.06253)."""
-    return bn(blend(averages, statistics, m), running)
+    return bn(blend(averages, statistics), running)
 
 
-def blend(averages: Statistics, statistics: Statistics, m: float) -> Statistics:
-    """m averages + (1 - m) statistics; the statistics where there are no averages yet."""
+def blend(averages: Statistics, statistics: Statistics) -> Statistics:
+    """0.9 averages + 0.1 statistics; the statistics where there are no averages yet."""
     if not averages:
         return statistics
-    return [tuple(m * old + (1 - m) * new for old, new in zip(a, b, strict=True))
-            for a, b in zip(averages, statistics, strict=True)]
+    return [tuple(BN_MOMENTUM * old + (1 - BN_MOMENTUM) * new
+                  for old, new in zip(*pair, strict=True))
+            for pair in zip(averages, statistics, strict=True)]
 
 
 # --- terms of the teacher's outputs ---------------------------------------------------------------
@@ -192,29 +169,31 @@ NAMES = ("bn", "bn_ema", "ce_target", "onehot", "act", "balance", "adv_kl", "adv
 
 def weighted(terms: dict[str, float], teacher: nn.Module, x: Tensor,
              student: Callable[[Tensor], Tensor] | None = None, targets: Tensor | None = None,
-             averages: Statistics = (), momentum: float = 0.0, first: float = 1.0,
-             means_of: Sequence[nn.Module] = (), bf16: bool = False
-             ) -> tuple[dict[str, Tensor], Reading]:
-    """({term: weighted scalar}, the teacher's Reading) of a batch. Terms of weight 0 are not
-    computed; the student runs only if a term needs it.
+             averages: Statistics = (), first: float = 1.0, bf16: bool = False
+             ) -> tuple[dict[str, Tensor], Statistics]:
+    """({term: weighted scalar}, the batch's statistics if a term reads them). Terms of weight 0 are
+    not computed; the student runs only if a term needs it.
 
     Args:
         terms: {one of NAMES: weight}.
         x: standardised float32 [B, C, H, W].
-        momentum, averages: of bn_ema.  first: of bn.
-        means_of: layers whose spatial means are recorded too, see `reading`.
+        averages: of bn_ema.  first: of bn.
         bf16: teacher and student run in bfloat16 autocast; statistics and terms are float32.
     """
     active = {name: weight for name, weight in terms.items() if weight}
-    with reading(teacher, bool(OF_STATISTICS & active.keys()), means_of, "act" in active) as read:
+    norms = batch_norms(teacher) if OF_STATISTICS & active.keys() else []
+    linear = [m for m in teacher.modules() if isinstance(m, nn.Linear)] if "act" in active else []
+    with (recorded(norms, batch_and_running) as pairs,
+          recorded(linear[-1:], lambda layer, x: x) as features):
         of_teacher = logits(teacher, x, bf16)
+    statistics, running = ([pair[i] for pair in pairs] for i in (0, 1))
     of_student = logits(student, x, bf16) if OF_STUDENT & active.keys() else None
     values = {
-        "bn": lambda: bn(read.statistics, read.running, first),
-        "bn_ema": lambda: bn_ema(read.statistics, averages, momentum, read.running),
+        "bn": lambda: bn(statistics, running, first),
+        "bn_ema": lambda: bn_ema(statistics, averages, running),
         "ce_target": lambda: ce_target(of_teacher, targets),
         "onehot": lambda: onehot(of_teacher),
-        "act": lambda: act(read.features),
+        "act": lambda: act(features[0]),
         "balance": lambda: balance(of_teacher),
         "adv_kl": lambda: adv_kl(of_teacher, of_student),
         "adv_dad": lambda: adv_dad(of_teacher, of_student),
@@ -222,7 +201,7 @@ def weighted(terms: dict[str, float], teacher: nn.Module, x: Tensor,
         "tv_l1": lambda: tv_l1(x),
         "tv_l2": lambda: tv_l2(x),
         "l2": lambda: l2(x)}
-    return {name: weight * values[name]() for name, weight in active.items()}, read
+    return {name: weight * values[name]() for name, weight in active.items()}, statistics
 
 
 def logits(network: Callable[[Tensor], Tensor], x: Tensor, bf16: bool) -> Tensor:
