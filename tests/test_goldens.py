@@ -10,7 +10,6 @@ changes the code:
 """
 
 import functools
-import importlib
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -127,20 +126,20 @@ def objective(name: str, labels: str) -> list[Tensor]:
 
 def context(method: str, weights: dict, resolution: int, **flags) -> common.Context:
     """What a method works with: its preset, but for the terms and for what distill's flags say."""
-    module = importlib.import_module(distill.RIVALS[method])
+    module = common.load(distill.RIVALS[method])
     preset = (module.LARGE if resolution >= 32 else module.SMALL)[method]
     weights = {name: weights.get(name.removesuffix("_weight"), 0.0) for name in preset
                if name.endswith("_weight")}
     args = SimpleNamespace(**{
         **preset, "source": method, "seed": 3, "amp": "none", "latent_size": 5,
         "generator_width": 8, "generator_rate": 2e-3, "synthesis_batch": BATCH,
-        "calls_per_epoch": 1, "steps_per_epoch": 4, "teacher": "tiny", **weights, **flags})
+        **weights, **flags})
     return common.Context(args, task(resolution), frozen(TEACHER), CPU)
 
 
 def streaming(method: str, terms: dict, **changes) -> list[Tensor]:
     """Fresh images after two updates of the generator."""
-    maker = dafl.Stream(context(method, terms, 8, student_steps=1, batch_size=BATCH, **changes))
+    maker = dafl.Method(context(method, terms, 8, student_steps=1, batch_size=BATCH, **changes))
     return [maker.make_batch(frozen(STUDENT), call)[0] for call in range(2)][1:]
 
 
@@ -148,14 +147,13 @@ def pooling(method: str, terms: dict, resolution: int = 8, **changes) -> list[Te
     """Images and classes of three calls of two steps each, the first without the adversary; the
     pool has none, then 8, then 16 images."""
     early = method.startswith("fast")  # its last call of the warm-up has the adversary
-    maker = importlib.import_module(distill.RIVALS[method]).build(context(
-        method, terms, resolution, inner_steps=2, warmup_calls=1 + early, **changes)).method
+    maker = common.load(distill.RIVALS[method]).Method(context(
+        method, terms, resolution, inner_steps=2, warmup_calls=1 + early, **changes))
     pool = (normal(13, 2 * BATCH, 3, resolution, resolution) * 60 + 120).clamp(0, 255)
     images, labels = [], []
     for call in range(3):
         maker.context.pool = pool[:call * BATCH].to(torch.uint8)
-        with common.still(frozen(STUDENT)) as student:
-            made = maker.make_batch(student, call)
+        made = maker.make_batch(frozen(STUDENT), call)
         images.append(made[0].split(BATCH))
         labels.append(made[1].double().split(BATCH))
     return [part for pair in zip(images, labels, strict=True) for kind in pair for part in kind]

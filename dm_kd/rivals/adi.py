@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from dm_kd.rivals import common, terms
 
-POOL = {"calls_per_epoch": 1, "warmup_calls": 0}
+POOL = {"student_steps": 0, "warmup_calls": 0}
 SMALL = {"adi": {
     "bn_weight": 10.0, "ce_target_weight": 1.0, "adv_js_weight": 1.0, "tv_l1_weight": 1e-3,
     "pixel_rate": 0.1, "inner_steps": 1000, "synthesis_batch": 256, "pool_images": 60_000, **POOL}}
@@ -27,11 +27,7 @@ LARGE = {"adi": {
 HELP = {"pixel_rate": "Adam's learning rate of the pixels"}
 
 
-def build(context: common.Context) -> common.Source:
-    return common.growing(context, AdaptiveDeepInversion(context))
-
-
-class AdaptiveDeepInversion:
+class Method:
     KEPT = ()
 
     def __init__(self, context: common.Context):
@@ -43,7 +39,7 @@ class AdaptiveDeepInversion:
         targets, x = context.draws(call, (task.channels, task.resolution, task.resolution))
         draw = common.numbers(context.seed, call, common.VIEW)
         # DeepInversion's ImageNet recipe: weight of the first layer, Adam's betas, most jitter
-        first, betas, most = (10.0, (0.5, 0.9), 30) if context.large else (
+        first, betas, most = (10.0, (0.5, 0.9), 30) if context.task.large else (
             1.0, (0.5, 0.99), context.pad)
 
         def losses(x: Tensor, step: int) -> dict[str, Tensor]:

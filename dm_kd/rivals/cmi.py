@@ -24,16 +24,12 @@ BANK, LOCAL = 15, 16  # what random numbers are for, see common.py
 SMALL = {"cmi": {
     "bn_weight": 1.0, "ce_target_weight": 1.0, "adv_dad_weight": 0.5, "contrastive_weight": 0.8,
     "latent_size": 256, "generator_width": 128, "generator_rate": 1e-3, "latent_rate": 1e-3,
-    "bank_images": 4096, "synthesis_batch": 256, "inner_steps": 200, "calls_per_epoch": 1,
+    "bank_images": 4096, "synthesis_batch": 256, "inner_steps": 200, "student_steps": 0,
     "warmup_calls": 0, "pool_images": 60_000}}
 HELP = {"bank_images": "images of the pool that a call is contrasted with"}
 
 
-def build(context: common.Context) -> common.Source:
-    return common.growing(context, CMI(context))
-
-
-class CMI:
+class Method:
     KEPT = ("head", "head_optimizer")
 
     def __init__(self, context: common.Context):

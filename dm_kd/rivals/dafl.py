@@ -21,15 +21,10 @@ INIT, UPDATE, BATCH = 1, 2, 3  # what random numbers are for, see common.py
 SMALL = {"dafl": {
     "onehot_weight": 1.0, "act_weight": 1e-3, "balance_weight": 20.0, "latent_size": 512,
     "generator_width": 128, "generator_rate": 1e-3, "generator_output": "sigmoid",
-    "synthesis_batch": 256, "student_steps": 5}}
+    "synthesis_batch": 256, "student_steps": 5, "warmup_calls": 0, "pool_images": 0}}
 
 
-def build(context: common.Context) -> common.Source:
-    steps = context.args.student_steps
-    return common.Source(context, Stream(context), steps, 0, steps * context.args.batch_size)
-
-
-class Stream:
+class Method:
     """A generator that learns between the student's steps (DAFL, DFQ, ZSKT). A call is one update,
     then fresh images for `student_steps` steps, which replace all of those before."""
 

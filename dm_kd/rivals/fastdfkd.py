@@ -31,28 +31,24 @@ LATENT_CALLS, LATENT_RATE = 50, 5e-3  # the kept noise maps: calls of a life, Ad
 SEQUENTIAL = {
     "bn_ema_weight": 10.0, "ce_target_weight": 0.5, "adv_dad_weight": 1.0, "latent_size": 256,
     "generator_width": 128, "generator_rate": 2e-3, "latent_rate": 0.01, "synthesis_batch": 256,
-    "inner_steps": 10, "calls_per_epoch": 1, "warmup_calls": 20, "pool_images": 60_000}
+    "inner_steps": 10, "student_steps": 0, "warmup_calls": 20, "pool_images": 60_000}
 MAML = {**SEQUENTIAL, "meta_rate": 0.0}
 SMALL = {"fast_sequential": SEQUENTIAL, "fastdfkd": MAML, "fastdfkd_reptile": MAML}
 LARGE = {"fastdfkd_reptile": {
     "bn_ema_weight": 0.1, "ce_target_weight": 0.1, "adv_dad_weight": 0.1, "latent_size": 256,
     "generator_rate": 2e-4, "latent_rate": 0.01, "meta_rate": 1e-4, "synthesis_batch": 100,
-    "inner_steps": 50, "calls_per_epoch": 10, "warmup_calls": 20, "pool_images": 20_000}}
+    "inner_steps": 50, "student_steps": 100, "warmup_calls": 20, "pool_images": 20_000}}
 HELP = {"meta_rate": "Adam's learning rate of the meta generator; 0 = inner steps x generator rate"}
 
 
-def build(context: common.Context) -> common.Source:
-    return common.growing(context, FastDFKD(context))
-
-
-class FastDFKD:
+class Method:
     """Keeps a generator, and with a meta generator its Adam, `outer`. At 224 pixels the noise maps
     are kept too, as the generator's parameter `noise`."""
 
     def __init__(self, context: common.Context):
         self.context, args = context, context.args
         self.generator = context.generator(common.INIT)
-        if context.large:
+        if context.task.large:
             self.generator.noise = nn.Parameter(torch.zeros(
                 args.synthesis_batch, *self.generator.shape, device=context.device))
         self.meta, self.KEPT = args.source != "fast_sequential", ("generator",)
@@ -68,11 +64,11 @@ class FastDFKD:
     def reset(self, call: int, z: Tensor) -> None:
         """Reset what is due before a call: the kept noise, to z; the first layers, for diversity,
         to weights and scales N(0, 0.02) and biases 0."""
-        if self.context.large and call % LATENT_CALLS == 0:
+        if self.context.task.large and call % LATENT_CALLS == 0:
             self.generator.noise.copy_(z)
             self.outer = self.outer_optimizer()
         due = call + 1 == self.context.args.warmup_calls + RESET_CALL
-        if self.meta and not self.context.large and due:
+        if self.meta and not self.context.task.large and due:
             draw = common.numbers(self.context.seed, call, common.INIT)
             for layer in (self.generator.body[0], self.generator.body[2]):
                 layer.weight.copy_(0.02 * torch.randn(layer.weight.shape, generator=draw))
@@ -83,7 +79,7 @@ class FastDFKD:
         targets, z = context.draws(call, self.generator.shape)
         self.reset(call, z)
         network = copy.deepcopy(self.generator) if self.meta else self.generator
-        z = network.noise if context.large else z.requires_grad_()
+        z = network.noise if context.task.large else z.requires_grad_()
         inner = common.adam(network, args.generator_rate, z, args.latent_rate)
         sums = [torch.zeros_like(p) for p in network.parameters()]  # of the gradients, for MAML
 
@@ -103,7 +99,7 @@ class FastDFKD:
         """The meta generator's step: along the sum of the copy's gradients (MAML), or towards the
         adapted copy (Reptile)."""
         reptile = self.context.args.source == "fastdfkd_reptile"
-        pull = 1.0 if self.context.large else 67.0  # as published
+        pull = 1.0 if self.context.task.large else 67.0  # as published
         for meta, adapted, gradient in zip(self.generator.parameters(), network.parameters(), sums,
                                            strict=True):
             meta.grad = pull * (meta - adapted) if reptile else gradient

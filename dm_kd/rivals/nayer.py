@@ -19,7 +19,7 @@ from dm_kd.rivals import common
 SMALL = {"nayer": {
     "bn_ema_weight": 10.0, "ce_target_weight": 0.5, "adv_dad_weight": 1.33, "latent_size": 1000,
     "generator_width": 128, "generator_rate": 4e-3, "inner_steps": 40, "loops": 2,
-    "warmup_loops": 10, "life": 10, "synthesis_batch": 400, "calls_per_epoch": 1,
+    "warmup_loops": 10, "life": 10, "synthesis_batch": 400, "student_steps": 0,
     "warmup_calls": 20, "pool_images": 240_000}}  # all that 20 + 200 calls make
 HELP = {
     "loops": "batches of a call, each with noisy layers of its own",
@@ -27,11 +27,7 @@ HELP = {
     "life": "calls after which the whole generator is drawn anew"}
 
 
-def build(context: common.Context) -> common.Source:
-    return common.growing(context, Nayer(context))
-
-
-class Nayer:
+class Method:
     KEPT = ("generator",)
 
     def __init__(self, context: common.Context):

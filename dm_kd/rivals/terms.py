@@ -34,8 +34,14 @@ def recorded(layers: Sequence[nn.Module], read: Callable[[nn.Module, Tensor], ob
             handle.remove()
 
 
-def batch_norms(model: nn.Module) -> list[nn.BatchNorm2d]:
-    return [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+def batch_norms(teacher: nn.Module) -> list[nn.BatchNorm2d]:
+    """Those with running statistics; a UserError if there are none."""
+    norms = [m for m in teacher.modules()
+             if isinstance(m, nn.BatchNorm2d) and m.running_mean is not None]
+    if not norms:
+        raise UserError("the teacher has no BatchNorm2d with running statistics, which the method "
+                        "reads", "a teacher with batch norms, or --source dafl or zskt")
+    return norms
 
 
 def batch_and_running(norm: nn.BatchNorm2d, x: Tensor) -> Statistics:
@@ -217,17 +223,6 @@ def check_finite(parts: dict[str, Tensor], where: str) -> None:
             raise UserError(f"the images' loss diverged: {name} became {value.item()} {where}",
                             "a lower learning rate of the generator or pixels, or a smaller weight "
                             "of that term; in another --out")
-
-
-def require(teacher: nn.Module, terms: set[str], spec: str, without: str = "") -> None:
-    """Raise a UserError if a term needs batch norms with running statistics and the teacher has
-    none. without: how to do without such terms, for the hint."""
-    needed = sorted(OF_STATISTICS & terms)
-    running = [m.running_mean is not None for m in batch_norms(teacher)]
-    if needed and not (running and all(running)):
-        raise UserError(f"the term {needed[0]} reads batch norms, the teacher {spec} has no "
-                        "BatchNorm2d with running statistics",
-                        "; ".join(filter(None, ("a teacher with batch norm", without))))
 
 
 def jitter(x: Tensor, most: int, flip: bool, draw: torch.Generator) -> Tensor:
