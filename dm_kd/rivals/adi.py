@@ -5,8 +5,7 @@ SMALL is the re-implementation in Fast-Datafree and CMI whose numbers the CIFAR 
 CMI's total variation term and without Fast-Datafree's -0.001 x (the student's batch norm term). The
 tables call the row "DeepInv-2k"; the programs' scripts have 1,000 iterations. LARGE has the
 weights, Adam and jitter of DeepInversion's own program, which begins at half the size and lets the
-learning rate rise and fall (as synthesize's --generator deepinversion does); here all updates are
-at full size and at one rate.
+learning rate rise and fall; here all updates are at full size and at one rate.
 
 The batch of the lowest loss is kept, as in NVIDIA's program for ImageNet. The CIFAR programs return
 the last one, since what they keep is an alias of the pixels.
@@ -16,14 +15,14 @@ from torch import Tensor, nn
 
 from dm_kd.rivals import common, terms
 
-POOL = {"student_steps": 0, "warmup_calls": 0}
 SMALL = {"adi": {
     "bn_weight": 10.0, "ce_target_weight": 1.0, "adv_js_weight": 1.0, "tv_l1_weight": 1e-3,
-    "pixel_rate": 0.1, "inner_steps": 1000, "synthesis_batch": 256, "pool_images": 60_000, **POOL}}
+    "pixel_rate": 0.1, "inner_steps": 1000, "synthesis_batch": 256, "student_steps": 0,
+    "warmup_calls": 0, "pool_images": 60_000}}
 LARGE = {"adi": {
     "bn_weight": 0.01, "ce_target_weight": 1.0, "adv_js_weight": 0.2, "tv_l2_weight": 1e-4,
     "l2_weight": 1e-5, "pixel_rate": 0.25, "inner_steps": 2000, "synthesis_batch": 84,
-    "pool_images": 20_000, **POOL}}
+    "student_steps": 0, "warmup_calls": 0, "pool_images": 20_000}}
 HELP = {"pixel_rate": "Adam's learning rate of the pixels"}
 
 

@@ -53,18 +53,16 @@ class Method:
             images, LOCAL_AREA, self.context.task.flip, common.numbers(self.context.seed, *key)))
 
     @torch.no_grad()
-    def bank(self, call: int) -> tuple[Tensor, Tensor]:
-        """Features [N, d] of crops and wholes of some of the pool's images (N may be 0)."""
-        context, args = self.context, self.context.args
-        chosen = torch.randperm(len(context.pool), generator=common.numbers(
+    def bank(self, call: int) -> tuple[list[Tensor], list[Tensor]]:
+        """Features [n, d] of crops and of wholes of some of the pool's images, if it has any."""
+        context, args, local, whole = self.context, self.context.args, [], []
+        order = torch.randperm(len(context.pool), generator=common.numbers(
             context.seed, call, BANK))[:args.bank_images]
-        local = [torch.zeros(0, self.head[0].in_features, device=context.device)]
-        whole = [local[0]]
-        for i, index in enumerate(chosen.split(args.synthesis_batch) if len(chosen) else ()):
-            images = context.pool[index].to(context.device).float() / 255
+        for i, ids in enumerate(order.split(args.synthesis_batch) if len(order) else ()):
+            images = context.pool[ids].to(context.device).float() / 255
             local.append(self.features(self.local(images, call, BANK, i, LOCAL)))
             whole.append(self.features(context.view(images, call, args.inner_steps + i)))
-        return torch.cat(local), torch.cat(whole)
+        return local, whole
 
     def make_batch(self, student: nn.Module, call: int) -> tuple[Tensor, Tensor]:
         context, args = self.context, self.context.args
@@ -79,8 +77,8 @@ class Method:
                 parts, _ = terms.weighted(active, context.teacher, context.view(images, call, step),
                                           student, targets, bf16=context.bf16)
             local = self.features(self.local(images, call, step, LOCAL))
-            pairs = zip((local, torch.cat(means, 1)), bank, strict=True)
-            unit = [F.normalize(self.head(torch.cat(pair)), dim=1) for pair in pairs]
+            features = [local, *bank[0]], [torch.cat(means, 1), *bank[1]]
+            unit = [F.normalize(self.head(torch.cat(parts)), dim=1) for parts in features]
             return parts | {"contrastive": args.contrastive_weight * contrastive(*unit, len(local))}
 
         # generator and head minimise the same loss

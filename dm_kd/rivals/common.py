@@ -95,14 +95,11 @@ def adam(network: nn.Module, rate: float, noise: Tensor | None = None, noise_rat
 
 def optimise(optimizers: list[torch.optim.Optimizer], images_of: Callable[[], Tensor],
              losses: Callable[[Tensor, int], dict[str, Tensor]], steps: int, where: str) -> Tensor:
-    """Minimise a sum of terms; returns a copy of the batch of images with the lowest loss. Only the
-    optimizers' parameters get a gradient.
+    """Minimise a sum of terms; returns a copy of the batch of images with the lowest loss, or a
+    UserError if a term is NaN or infinite. Only the optimizers' parameters get a gradient.
 
-    Args:
-        images_of: () -> images, a function of the parameters.
-        losses: (images, step) -> {term: weighted scalar}.
-        where: which batch this is, for the UserError if a term is NaN or infinite.
-    """
+    images_of: () -> images.  losses: (images, step) -> {term: weighted scalar}.
+    where: which batch this is, for the UserError."""
     parameters = [p for o in optimizers for group in o.param_groups for p in group["params"]]
     best, lowest = None, math.inf
     for step in range(steps):
@@ -127,11 +124,8 @@ def optimise_pixels(x: Tensor, losses: Callable[[Tensor, int], dict[str, Tensor]
                     bounds: tuple[Tensor, Tensor], where: str) -> Tensor:
     """`optimise` of the pixels themselves by Adam, clipped after each step to black and white.
 
-    Args:
-        x: standardised images [B, C, H, W]; not changed.
-        rate: step -> learning rate.
-        bounds: the standardised black and white, each [C, 1, 1].
-    """
+    x: standardised images [B, C, H, W]; not changed.  rate: step -> learning rate.
+    bounds: the standardised black and white, each [C, 1, 1]."""
     x = x.detach().clone().requires_grad_()
     optimizer = torch.optim.Adam([x], lr=1.0, betas=betas)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
@@ -221,11 +215,6 @@ class Context:
         return images
 
 
-def to_uint8(x: Tensor) -> Tensor:
-    """[0, 1] -> 0 .. 255, rounded to the nearest (Fast-Datafree truncates)."""
-    return (x.detach() * 255 + 0.5).clamp(0, 255).to(torch.uint8)
-
-
 # --- the source -----------------------------------------------------------------------------------
 
 class Source:
@@ -255,7 +244,8 @@ class Source:
         student.eval().requires_grad_(False)
         images, classes = self.method.make_batch(student, self.calls)
         student.train().requires_grad_()
-        images = to_uint8(images).cpu()[-len(self.pool):]
+        # rounded to the nearest, Fast-Datafree truncates
+        images = (images * 255 + 0.5).clamp(0, 255).to(torch.uint8).cpu()[-len(self.pool):]
         places = (self.total + torch.arange(len(images))) % len(self.pool)
         self.pool[places], self.labels[places] = images, classes.cpu()[-len(images):]
         self.total, self.calls = self.total + len(images), self.calls + 1

@@ -5,14 +5,12 @@ meta generator follows (Fang et al. 2022, arXiv 2112.06253). Three variants of i
     fastdfkd_reptile  Reptile (arXiv 1803.02999)
     fast_sequential   no meta generator: the updates are the generator's own
 
-SMALL is the published CIFAR preset at 10 inner steps. Published for other numbers of inner steps:
-2, --latent-rate 0.015 --generator-rate 5e-3; 5, 0.01 and 3e-3. Published weights (adv_dad,
-ce_target): VGG-11 to ResNet-18 1.0, 0.5; ResNet-34 to ResNet-18 1.33, 0.5; WRN-40-2 1.1, 0.4. The
-program counts calls from 1, so that the last call of the warm-up has the adversarial term already.
+SMALL is the published CIFAR preset of VGG-11 to ResNet-18 at 10 inner steps;
+scripts/cifar100_baselines.sh has those of the other pairs and of 2 and 5 steps. The program counts
+calls from 1, so that the last call of the warm-up has the adversarial term already.
 
-The 224-pixel preset is published for Reptile; its ResNet-18 row has --adv-dad-weight 1. There the
-program has no warm-up, but starts from a folder of images that was never released; our 20 calls
-before the first student step replace it.
+The 224-pixel preset is published for Reptile. There the program has no warm-up, but starts from a
+folder of images that was never released; our 20 calls before the first student step replace it.
 
 What the program does differently: it truncates images to 8 bits, here they are rounded; at 224
 pixels it keeps the last batch, here that of the lowest loss, as in its CIFAR program; its kept
@@ -64,11 +62,11 @@ class Method:
     def reset(self, call: int, z: Tensor) -> None:
         """Reset what is due before a call: the kept noise, to z; the first layers, for diversity,
         to weights and scales N(0, 0.02) and biases 0."""
-        if self.context.task.large and call % LATENT_CALLS == 0:
-            self.generator.noise.copy_(z)
-            self.outer = self.outer_optimizer()
-        due = call + 1 == self.context.args.warmup_calls + RESET_CALL
-        if self.meta and not self.context.task.large and due:
+        if self.context.task.large:
+            if call % LATENT_CALLS == 0:
+                self.generator.noise.copy_(z)
+                self.outer = self.outer_optimizer()
+        elif self.meta and call + 1 == self.context.args.warmup_calls + RESET_CALL:
             draw = common.numbers(self.context.seed, call, common.INIT)
             for layer in (self.generator.body[0], self.generator.body[2]):
                 layer.weight.copy_(0.02 * torch.randn(layer.weight.shape, generator=draw))

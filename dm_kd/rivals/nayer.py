@@ -70,8 +70,7 @@ class Method:
 
 
 class LabelGenerator(nn.Module):
-    """A class -> a noisy linear layer -> a generator's body. Each of the `copies` noisy layers
-    makes one image of each class."""
+    """A class -> one of `copies` noisy linear layers, each for one image of each class -> body."""
 
     def __init__(self, classes: int, copies: int, latent: int, body: nn.Module):
         super().__init__()

@@ -18,8 +18,6 @@ BN_MOMENTUM = 0.9  # share of the past calls in bn_ema (FastDFKD and NAYER)
 JS_TEMPERATURE = 3.0  # of adv_js, as in DeepInversion's program
 
 
-# --- what a forward pass shows --------------------------------------------------------------------
-
 @contextlib.contextmanager
 def recorded(layers: Sequence[nn.Module], read: Callable[[nn.Module, Tensor], object]
              ) -> Iterator[list]:
@@ -83,15 +81,15 @@ def blend(averages: Statistics, statistics: Statistics) -> Statistics:
 # --- terms of the teacher's outputs ---------------------------------------------------------------
 
 def ce_target(teacher_logits: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy with the requested classes. Logits [B, C]; targets int64 [B], or the classes'
-    shares float [B, C] of mixed images."""
+    """Cross-entropy with the requested classes. targets: int64 [B], or the classes' shares float
+    [B, C] of mixed images."""
     return F.cross_entropy(teacher_logits.float(), targets)
 
 
 def onehot(teacher_logits: Tensor) -> Tensor:
-    """Cross-entropy with the teacher's own prediction: its outputs are to be confident (DAFL, Chen
-    et al. 2019, arXiv 1904.01186)."""
-    return F.cross_entropy(teacher_logits.float(), teacher_logits.argmax(1))
+    """Cross-entropy with the teacher's own prediction, for confident outputs (DAFL, Chen et al.
+    2019, arXiv 1904.01186)."""
+    return ce_target(teacher_logits, teacher_logits.argmax(1))
 
 
 def act(features: Tensor) -> Tensor:
@@ -111,8 +109,7 @@ def balance(teacher_logits: Tensor) -> Tensor:
 
 def kl_each(teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
     """KL(softmax teacher || softmax student) of each image [B], temperature 1."""
-    teacher = F.log_softmax(teacher_logits.float(), 1)
-    student = F.log_softmax(student_logits.float(), 1)
+    teacher, student = (F.log_softmax(z.float(), 1) for z in (teacher_logits, student_logits))
     return (teacher.exp() * (teacher - student)).sum(1)
 
 
@@ -134,8 +131,7 @@ def adv_js(teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
     The authors' program swaps the arguments of both KL divergences and clamps all probabilities to
     0.01 .. 0.99, which hides small differences between many classes; its 1 - clamp(JS, 0, 1) has no
     gradient where the networks differ most. Neither clamp is here."""
-    p = F.softmax(student_logits.float() / JS_TEMPERATURE, 1)
-    q = F.softmax(teacher_logits.float() / JS_TEMPERATURE, 1)
+    p, q = (F.softmax(z.float() / JS_TEMPERATURE, 1) for z in (student_logits, teacher_logits))
     middle = (p + q) / 2
     each = [(a * (a.clamp_min(1e-12).log() - middle.clamp_min(1e-12).log())).sum(1).mean()
             for a in (p, q)]
@@ -219,15 +215,14 @@ def logits(network: Callable[[Tensor], Tensor], x: Tensor, bf16: bool) -> Tensor
 def check_finite(parts: dict[str, Tensor], where: str) -> None:
     """Raise a UserError that names a term that is NaN or infinite."""
     for name, value in parts.items():
-        if not torch.isfinite(value.detach()):
+        if not torch.isfinite(value):
             raise UserError(f"the images' loss diverged: {name} became {value.item()} {where}",
-                            "a lower learning rate of the generator or pixels, or a smaller weight "
-                            "of that term; in another --out")
+                            "a lower learning rate or a smaller weight of that term; in another "
+                            "--out")
 
 
 def jitter(x: Tensor, most: int, flip: bool, draw: torch.Generator) -> Tensor:
-    """Roll the whole batch by up to `most` pixels each way; with `flip`, mirror it half the time.
-    """
+    """Roll the whole batch by up to `most` pixels each way; `flip`: mirror it half the time."""
     rows, columns = torch.randint(-most, most + 1, (2,), generator=draw).tolist()
     x = torch.roll(x, (rows, columns), (2, 3))
     mirror = torch.rand((), generator=draw).item() < 0.5
