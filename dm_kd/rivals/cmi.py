@@ -59,7 +59,7 @@ class Method:
         order = torch.randperm(len(context.pool), generator=common.numbers(
             context.seed, call, BANK))[:args.bank_images]
         for i, ids in enumerate(order.split(args.synthesis_batch) if len(order) else ()):
-            images = context.pool[ids].to(context.device).float() / 255
+            images = augment.send(context.pool[ids], context.device).float() / 255
             local.append(self.features(self.local(images, call, BANK, i, LOCAL)))
             whole.append(self.features(context.view(images, call, args.inner_steps + i)))
         return local, whole

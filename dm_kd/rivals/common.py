@@ -67,10 +67,10 @@ def add_arguments(parser: argparse.ArgumentParser, method: str, module: ModuleTy
 
 # --- random numbers -------------------------------------------------------------------------------
 
-def numbers(*key: int) -> torch.Generator:
-    """A generator on the CPU whose numbers are a function of the key alone."""
+def numbers(*key: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator whose numbers are a function of the key, and of the kind of device."""
     seed = np.random.SeedSequence(key).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(seed) >> 1)
+    return torch.Generator(device).manual_seed(int(seed) >> 1)
 
 
 @contextlib.contextmanager
@@ -101,21 +101,23 @@ def optimise(optimizers: list[torch.optim.Optimizer], images_of: Callable[[], Te
     images_of: () -> images.  losses: (images, step) -> {term: weighted scalar}.
     where: which batch this is, for the UserError."""
     parameters = [p for o in optimizers for group in o.param_groups for p in group["params"]]
-    best, lowest = None, math.inf
+    best, lowest, history = 0.0, math.inf, []  # on the device; read back after the last step
     for step in range(steps):
         images = images_of()
         parts = losses(images, step)
         loss = sum(parts.values())
-        value = loss.item()
-        if not math.isfinite(value):
-            terms.check_finite({**parts, "the sum": loss}, f"{where} at step {step + 1}")
-        if value < lowest:
-            best, lowest = images.detach().clone(), value
+        history.append({name: value.detach() for name, value in (*parts.items(), ("sum", loss))})
+        better = history[-1]["sum"] < lowest
+        best = torch.where(better, images.detach(), best)
+        lowest = torch.where(better, history[-1]["sum"], lowest)
         for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters),
                                        strict=True):
             parameter.grad = gradient
         for optimizer in optimizers:
             optimizer.step()
+    if not torch.stack([parts["sum"] for parts in history]).isfinite().all():
+        for step, parts in enumerate(history):
+            terms.check_finite(parts, f"{where} at step {step + 1}")
     return best
 
 
@@ -179,9 +181,9 @@ class Context:
 
     def draws(self, call: int, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         """A call's classes, uniform int64 [B], and noise [B, *shape]."""
-        draw, size = numbers(self.seed, call, DRAW), self.args.synthesis_batch
-        targets = torch.randint(self.task.num_classes, (size,), generator=draw)
-        return targets.to(self.device), torch.randn(size, *shape, generator=draw).to(self.device)
+        size, draw = self.args.synthesis_batch, numbers(self.seed, call, DRAW, device=self.device)
+        targets = torch.randint(self.task.num_classes, (size,), generator=draw, device=self.device)
+        return targets, torch.randn(size, *shape, generator=draw, device=self.device)
 
     def view(self, images: Tensor, call: int, step: int) -> Tensor:
         """Augmented, standardised images with gradients, of images in [0, 1]: at 224 pixels

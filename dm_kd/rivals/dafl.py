@@ -37,8 +37,8 @@ class Method:
         self.optimizer = common.adam(self.generator, args.generator_rate)
 
     def noise(self, count: int, call: int, purpose: int) -> Tensor:
-        draw = common.numbers(self.context.seed, call, purpose)
-        return torch.randn(count, *self.generator.shape, generator=draw).to(self.context.device)
+        draw = common.numbers(self.context.seed, call, purpose, device=self.context.device)
+        return torch.randn(count, *self.generator.shape, generator=draw, device=draw.device)
 
     def make_batch(self, student: nn.Module, call: int) -> tuple[Tensor, Tensor]:
         """The generator stays in train mode, as in the programs. Labels are -1."""

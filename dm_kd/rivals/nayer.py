@@ -56,13 +56,13 @@ class Method:
     def batch(self, student: nn.Module, call: int, loop: int) -> tuple[Tensor, Tensor]:
         """(images, classes) of fresh noisy layers."""
         context, args = self.context, self.context.args
-        draw = common.numbers(context.seed, call, loop, common.DRAW)
+        draw = common.numbers(context.seed, call, loop, common.DRAW, device=context.device)
         self.generator.draw_noisy(draw)
         optimizer = common.adam(self.generator, args.generator_rate)
         # each noisy layer's part is a permutation of all classes, the last one's cut off
-        orders = [torch.randperm(context.task.num_classes, generator=draw)
+        orders = [torch.randperm(context.task.num_classes, generator=draw, device=draw.device)
                   for _ in self.generator.noisy]
-        targets = torch.cat(orders)[:args.synthesis_batch].to(context.device)
+        targets = torch.cat(orders)[:args.synthesis_batch]
         images = context.make_images(optimizer, lambda: self.generator(targets),
                                      context.terms_of(call), targets, student, call,
                                      loop * args.inner_steps)
@@ -91,5 +91,5 @@ class LabelGenerator(nn.Module):
     def draw_noisy(self, draw: torch.Generator) -> None:
         """New weights N(0, 1), biases 0."""
         for layer in self.noisy:
-            layer.weight.copy_(torch.randn(layer.weight.shape, generator=draw))
+            layer.weight.normal_(generator=draw)
             layer.bias.zero_()
