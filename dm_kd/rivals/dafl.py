@@ -2,9 +2,9 @@
 2019, arXiv 1904.01186). One update of the generator, then five student steps on fresh noise.
 
 The preset is Fast-Datafree's, whose numbers the published CIFAR tables quote; its generator is 128
-wide (CMI's, for the same table, 256). It updates generator and student in turn. DAFL's own program
-updates both on one batch, takes log10 in the balance term and larger learning rates and batches.
-Fast-Datafree and CMI ignore --T: pass --temperature 1 for the published numbers.
+wide (CMI's 256). It updates generator and student in turn; DAFL's own program updates both on one
+batch, takes log10 in the balance term and larger learning rates and batches. Fast-Datafree and CMI
+ignore --T: pass --temperature 1 for the published numbers.
 
 Their generator ends in a sigmoid, so that its first images are grey with hardly any contrast. In
 short runs the student then learns to predict one class for all and, at a high learning rate, never

@@ -40,8 +40,7 @@ HELP = {"meta_rate": "Adam's learning rate of the meta generator; 0 = inner step
 
 
 class Method:
-    """Keeps a generator, and with a meta generator its Adam, `outer`. At 224 pixels the noise maps
-    are kept too, as the generator's parameter `noise`."""
+    """At 224 pixels the noise maps are kept too, as the generator's parameter `noise`."""
 
     def __init__(self, context: common.Context):
         self.context, args = context, context.args
@@ -67,9 +66,9 @@ class Method:
                 self.generator.noise.copy_(z)
                 self.outer = self.outer_optimizer()
         elif self.meta and call + 1 == self.context.args.warmup_calls + RESET_CALL:
-            draw = common.numbers(self.context.seed, call, common.INIT)
+            draw = common.numbers(self.context.seed, call, common.INIT, device=self.context.device)
             for layer in (self.generator.body[0], self.generator.body[2]):
-                layer.weight.copy_(0.02 * torch.randn(layer.weight.shape, generator=draw))
+                layer.weight.normal_(0, 0.02, generator=draw)
                 layer.bias.zero_()
 
     def make_batch(self, student: nn.Module, call: int) -> tuple[Tensor, Tensor]:

@@ -1,8 +1,7 @@
 """The rivals' image generators: noise -> images in [0, 1].
 
-DAFL's (Chen et al. 2019, arXiv 1904.01186) with the sizes that Fast-Datafree and NAYER publish; the
-first map is a quarter of the side. With bf16 all but the output runs in bfloat16 autocast, which
-takes a quarter of the time at 28 pixels on a CPU that multiplies it.
+DAFL's (Chen et al. 2019, arXiv 1904.01186) with the sizes that Fast-Datafree and NAYER publish. All
+but the output in bfloat16 takes a quarter of the time at 28 pixels on a CPU that multiplies it.
 """
 
 import torch

@@ -1,6 +1,5 @@
 """The loss terms of the methods that invert a teacher: pure functions of images, batch statistics,
-features and logits, all to be minimised. To add one: its function, a line in `weighted`, a name in
-NAMES.
+features and logits, all to be minimised. To add one: its function, a line in `weighted` and NAMES.
 """
 
 import contextlib
@@ -176,12 +175,8 @@ def weighted(terms: dict[str, float], teacher: nn.Module, x: Tensor,
     """({term: weighted scalar}, the batch's statistics if a term reads them). Terms of weight 0 are
     not computed; the student runs only if a term needs it.
 
-    Args:
-        terms: {one of NAMES: weight}.
-        x: standardised float32 [B, C, H, W].
-        averages: of bn_ema.  first: of bn.
-        bf16: teacher and student run in bfloat16 autocast; statistics and terms are float32.
-    """
+    terms: {one of NAMES: weight}.  x: standardised float32 [B, C, H, W].  averages: of bn_ema.
+    first: of bn.  bf16: of teacher and student; statistics and terms are float32."""
     active = {name: weight for name, weight in terms.items() if weight}
     norms = batch_norms(teacher) if OF_STATISTICS & active.keys() else []
     linear = [m for m in teacher.modules() if isinstance(m, nn.Linear)] if "act" in active else []
@@ -217,8 +212,7 @@ def check_finite(parts: dict[str, Tensor], where: str) -> None:
     for name, value in parts.items():
         if not torch.isfinite(value):
             raise UserError(f"the images' loss diverged: {name} became {value.item()} {where}",
-                            "a lower learning rate or a smaller weight of that term; in another "
-                            "--out")
+                            "a lower rate or a smaller weight of that term; in another --out")
 
 
 def jitter(x: Tensor, most: int, flip: bool, draw: torch.Generator) -> Tensor:
