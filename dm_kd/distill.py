@@ -9,7 +9,6 @@ same command resumes where it stopped, to the same bits. Defaults are the paper'
 
 import argparse
 import dataclasses
-import importlib
 import json
 import sys
 from pathlib import Path
@@ -24,9 +23,9 @@ from dm_kd.run import UserError
 from dm_kd.tasks import TASKS, Task, get_task
 
 CHECKED_IMAGES = 1000  # that the teacher is scored on before training
-RIVALS = {  # methods that make images while the student learns: name -> module
-    **{name: f"dm_kd.rivals.{name}" for name in ("dafl", "dfq", "zskt", "cmi", "nayer", "adi")},
-    **dict.fromkeys(("fastdfkd", "fastdfkd_reptile", "fast_sequential"), "dm_kd.rivals.fastdfkd")}
+RIVALS = {  # methods that make images while the student learns: name -> file in rivals/
+    "dafl": "dafl", "dfq": "dfq", "zskt": "zskt", "cmi": "cmi", "nayer": "nayer", "adi": "adi",
+    "fastdfkd": "fastdfkd", "fastdfkd_reptile": "fastdfkd", "fast_sequential": "fastdfkd"}
 RIVAL_STEPS_PER_EPOCH = {"small": 400, "large": 1000}  # where no images say what an epoch is
 
 
@@ -68,7 +67,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     method, name = run.peek(argv, "source", ""), run.peek(argv, "task", "")
     if method in RIVALS:
         large = name == "folder" or name in TASKS and TASKS[name].large
-        rivals.add_arguments(parser, method, importlib.import_module(RIVALS[method]), large)
+        rivals.add_arguments(parser, method, rivals.load(RIVALS[method]), large)
         parser.set_defaults(steps_per_epoch=RIVAL_STEPS_PER_EPOCH["large" if large else "small"])
     return run.parse(parser, argv)
 
@@ -91,8 +90,8 @@ def body(argv: list[str]) -> None:
         if dist.world_size() > 1 or args.label_weight or args.cache_teacher:
             raise UserError(f"--source {args.source} runs in one process, without --label-weight "
                             "and --cache-teacher")
-        source = importlib.import_module(RIVALS[args.source]).build(
-            rivals.Context(args, task, teacher, device))
+        source = rivals.Source(rivals.Context(args, task, teacher, device),
+                               rivals.load(RIVALS[args.source]))
     else:
         images = data.load_source(args, task)
         if args.label_weight and images.labels.min() < 0:

@@ -111,8 +111,8 @@ def build(args: argparse.Namespace, task: Task, device: torch.device) -> DeepInv
     teacher = teacher.to(device, memory_format=torch.channels_last)
     chosen = {name: value if getattr(args, name) is None else getattr(args, name)
               for name, value in (LARGE if task.large else SMALL).items()}
-    terms.require(teacher, {"bn"} if chosen["bn_weight"] else set(), args.teacher,
-                  "--bn-weight 0")
+    if chosen["bn_weight"]:
+        terms.batch_norms(teacher)
     settings = {"name": "deepinversion", "licence": "as the teacher's weights",
                 "teacher": card["name"], "teacher_sha256": card["sha256"],
                 "teacher_dtype": "bf16" if multiplies_bf16(device) else "fp32", **chosen}

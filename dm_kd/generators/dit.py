@@ -283,7 +283,7 @@ def load_guide(args: argparse.Namespace, task: Task, device: torch.device, setti
             network, card = models.load_frozen(spec, task)
             networks.append(network.to(device, memory_format=torch.channels_last))
             settings |= {role: card["name"], f"{role}_sha256": card["sha256"]}
-    terms.require(networks[0], {"bn"}, args.teacher)
+    terms.batch_norms(networks[0])
     guide = guidance.TeacherGuidance(networks[0], task, args.teacher_guidance, device,
                                      *networks[1:], bf16=bf16)
     settings |= {"teacher_guidance": args.teacher_guidance, "teacher_terms": guide.terms,
