@@ -4,12 +4,14 @@ import argparse
 import contextlib
 import difflib
 import hashlib
+import importlib.util
 import json
 import math
 import os
 import platform
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -251,6 +253,16 @@ def multiplies_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return bool(re.search("avx512_bf16|amx_bf16", _cpuinfo()))
+
+
+def resolve_compile(choice: str, device: torch.device) -> str:
+    """"on" or "off"; auto is on for GPUs that Triton supports, where a C compiler is installed."""
+    if choice != "auto":
+        return choice
+    compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
+    able = (device.type == "cuda" and importlib.util.find_spec("triton") and compiler
+            and (torch.version.hip or torch.cuda.get_device_capability(device) >= (7, 0)))
+    return "on" if able else "off"
 
 
 def _cpuinfo() -> str:

@@ -216,7 +216,7 @@ def test_latent_cutmix_comes_at_each_fifth_of_the_sampling():
 def test_teacher_and_student_are_in_the_settings_and_the_teacher_needs_batch_norms(
         weights_folder, teacher_folder, monkeypatch):
     guided = ("--teacher-guidance", "1.5", "--teacher", str(teacher_folder))
-    monkeypatch.setattr(dit, "multiplies_bf16", lambda device: True)
+    monkeypatch.setattr(guidance, "multiplies_bf16", lambda device: True)
     made = built(weights_folder, *guided, "--student", str(teacher_folder))
     settings = made.settings
     assert settings["teacher_guidance"] == 1.5 and settings["teacher_dtype"] == "bf16"

@@ -158,7 +158,7 @@ def test_a_pipeline_makes_what_it_makes_of_the_prompt_resized(pipeline):
 
 def test_flags_reach_the_pipeline_and_all_that_makes_the_bytes_is_recorded(pipeline, tmp_path):
     settings = prompted(pipeline).settings
-    assert settings["pipeline"] == "StableDiffusionPipeline" and settings["licence"] == "openrail++"
+    assert settings["licence"] == "openrail++"
     assert settings["prompts"][1] == "a photo of a aquarium fish"
     assert settings["num_inference_steps"] == 2
     other = prompted(pipeline, "--guidance-scale", 1, "--render-size", 8, "--prompt",
@@ -169,7 +169,7 @@ def test_flags_reach_the_pipeline_and_all_that_makes_the_bytes_is_recorded(pipel
     file = shutil.copytree(pipeline, tmp_path / "copy") / "scheduler" / "scheduler_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"beta_end": 0.013}))
     changed = prompted(tmp_path / "copy").settings
-    assert {k for k, v in changed.items() if v != settings[k]} == {"configs_sha256"}
+    assert {k for k, v in changed.items() if v != settings[k]} == {"pipeline_sha256"}
 
 
 def test_what_could_run_code_is_refused(pipeline, tmp_path):

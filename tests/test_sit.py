@@ -83,14 +83,6 @@ def test_sits_networks_run_the_other_way_round(convention, time, sign):
     assert torch.allclose(velocity(x, 0.8), sign * 3 * x)
 
 
-@pytest.mark.parametrize(("scale", "outside", "inside"), [(2.0, 4, -2), (0.0, 10, 10)])
-def test_outside_of_its_interval_guidance_is_off(scale, outside, inside):
-    velocity = sit.predicted_velocity(lambda x, t, y: x * y.view(-1, 1, 1, 1), "repa",
-                                      torch.tensor([4]), 10, scale, 1, (0.0, 0.7))
-    assert float(velocity(torch.ones(1, 1, 1, 1), 0.9)) == outside
-    assert float(velocity(torch.ones(1, 1, 1, 1), 0.7)) == inside
-
-
 # --- checkpoints and images -----------------------------------------------------------------------
 
 def test_which_way_round_a_file_runs_shows_in_its_output_channels(checkpoint):

@@ -1,8 +1,7 @@
 """DiffDFKD: a teacher guides the sampling of a diffusion model (arXiv 2504.00870).
 
-At each step x_t moves along the gradient of the teacher's loss of the predicted clean image:
-cross-entropy with the class, batch statistics and, with a student, images on which the two differ.
-Then `latent_cutmix` may put boxes of other images into it.
+At each step x_t moves along the gradient of the teacher's loss of the predicted clean image, then
+`latent_cutmix` may put boxes of other images into it.
 
 What the public program (github.com/xhqi0109/DiffDFKD) does differently: as released it cannot run
 (the clean image is predicted without a gradient). It takes the raw gradient times 1, whose size is
@@ -21,9 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dm_kd import augment, image_set
+from dm_kd import augment, image_set, models
 from dm_kd.rivals import terms
-from dm_kd.run import nonnegative_float
+from dm_kd.run import multiplies_bf16, nonnegative_float
 from dm_kd.tasks import Task
 
 WEIGHTS, ADVERSARY = {"ce_target": 1.0, "bn": 0.1}, {"adv_dad": 1.0}  # the public program's
@@ -31,20 +30,17 @@ MIXES = 5  # parts of the sampling with a latent cutmix between them
 
 
 def add_arguments(group: argparse._ArgumentGroup) -> None:
-    """The flags of a guided DiT."""
     add = group.add_argument
     add("--teacher-guidance", type=nonnegative_float, default=0.0, metavar="W",
         help="move x_t at each step by W sqrt(1 - alpha bar) along the gradient of --teacher's "
-             "cross-entropy and batch statistics (DiffDFKD); --sampler ddpm only "
-             "(default: %(default)s)")
-    add("--teacher", default=None, metavar="SPEC",
-        help="the teacher of --teacher-guidance, as in distill")
+             "cross-entropy and batch statistics (DiffDFKD) (default: %(default)s)")
+    add("--teacher", default=None, metavar="SPEC", help="as in distill")
     add("--student", default=None, metavar="SPEC",
-        help="a student of an earlier set, such as its run's folder: --teacher-guidance also moves "
-             "to images on which it differs from the teacher (default: none)")
+        help="of an earlier set: --teacher-guidance also moves to images on which it differs from "
+             "the teacher (default: none)")
     add("--latent-cutmix", action="store_true",
         help="at every fifth of the sampling put boxes of other images of the batch into x_t "
-             "(DiffDFKD); labels are then unknown; --sampler ddpm only")
+             "(DiffDFKD); labels are then unknown")
 
 
 class TeacherGuidance:
@@ -54,7 +50,7 @@ class TeacherGuidance:
     def __init__(self, teacher: nn.Module, task: Task, weight: float, device: torch.device,
                  student: nn.Module | None = None, bf16: bool = False):
         self.teacher, self.student, self.weight, self.bf16 = teacher, student, weight, bf16
-        self.terms = WEIGHTS | (ADVERSARY if student else {})
+        self.terms = WEIGHTS
         self.side, self.num_classes = task.resolution, task.num_classes
         self.mean, self.std = (torch.tensor(v, device=device).view(-1, 1, 1)
                                for v in (task.mean, task.std))
@@ -66,12 +62,10 @@ class TeacherGuidance:
         if images.shape[2] != self.side:
             images = F.interpolate(images, (self.side, self.side), mode="bicubic", antialias=True)
         x = (images - self.mean) / self.std
-        of_teacher = {name: self.terms[name] for name in WEIGHTS}
-        parts, _ = terms.weighted(of_teacher, self.teacher, x, targets=labels, bf16=self.bf16)
+        parts, _ = terms.weighted(self.terms, self.teacher, x, targets=labels, bf16=self.bf16)
         if self.student is not None:
             # the teacher's logits are constants, as in the public program
-            parts |= terms.weighted({"adv_dad": self.terms["adv_dad"]},
-                                    lambda x: self.teacher(x.detach()), x, self.student,
+            parts |= terms.weighted(ADVERSARY, lambda x: self.teacher(x.detach()), x, self.student,
                                     bf16=self.bf16)[0]
         return parts
 
@@ -85,6 +79,23 @@ class TeacherGuidance:
             gradient, = torch.autograd.grad(sum(parts.values()), x)
         length = gradient.flatten(1).norm(dim=1).clamp_min(1e-12).view(-1, 1, 1, 1)
         return x.detach() - self.weight * noise * gradient / length
+
+
+def load(args: argparse.Namespace, task: Task, device: torch.device
+         ) -> tuple[TeacherGuidance, dict]:
+    """The guidance of the flags, and the settings that say so."""
+    networks, bf16, settings = [], multiplies_bf16(device), {}
+    for role, spec in (("teacher", args.teacher), ("student", args.student)):
+        if spec:
+            network, card = models.load_frozen(spec, task)
+            networks.append(network.to(device, memory_format=torch.channels_last))
+            settings |= {role: card["name"], f"{role}_sha256": card["sha256"]}
+    terms.require(networks[0], {"bn"}, args.teacher)
+    settings |= {"teacher_guidance": args.teacher_guidance,
+                 "teacher_terms": WEIGHTS | (ADVERSARY if args.student else {}),
+                 "teacher_dtype": "bf16" if bf16 else "fp32"}
+    return TeacherGuidance(networks[0], task, args.teacher_guidance, device, *networks[1:],
+                           bf16=bf16), settings
 
 
 def latent_cutmix(x: Tensor, done: int, steps: int, seeds: list[int]
@@ -104,8 +115,7 @@ def steering(generator, predict: Callable, labels: Tensor, seeds: list[int]) -> 
     call it once before each step. predict: (x, network time [B]) -> the network's output; labels:
     int64 [B], the task's."""
     teacher, process = generator.teacher, generator.diffusion
-    mixing = "latent_cutmix" in generator.settings
-    shares = F.one_hot(labels, teacher.num_classes).float() if mixing and teacher else labels
+    shares = F.one_hot(labels, teacher.num_classes).float() if teacher else None
 
     def steer(x: Tensor, i: int) -> Tensor:
         nonlocal shares
@@ -117,7 +127,7 @@ def steering(generator, predict: Callable, labels: Tensor, seeds: list[int]) -> 
 
         if teacher:
             x = teacher.move(x, shares, clean, process.at("noise", i))
-        if mixing:
+        if "latent_cutmix" in generator.settings:
             x, share, partner = latent_cutmix(x, process.steps - i, process.steps, seeds)
             if teacher and partner is not None:
                 shares = share * shares + (1 - share) * shares[partner]

@@ -11,8 +11,7 @@ A checkpoint of SiT has the keys and shapes of DiT's, so it must be asked for by
         --guidance-scale 2 --steps 100 --images-per-class 200 --out syn_dataset/NAME
 
 The shapes tell which of the two a file is: SiT has twice as many output channels as input ones,
-REPA's has as many (and `projectors.`, for training only, left out here). Networks of other kinds,
-such as REPA's with QK norm, are refused by the name of the first key that does not fit.
+REPA's has as many (and `projectors.`, for training only, left out here).
 """
 
 import argparse
@@ -25,7 +24,7 @@ from torch import Tensor
 
 from dm_kd import run
 from dm_kd.generators import diffusion, dit, latent, weights
-from dm_kd.run import nonnegative_float, positive_int, probability
+from dm_kd.run import nonnegative_float
 from dm_kd.tasks import Task
 
 LAST_STEP = 0.04  # time of the SDE's last step, taken without noise (both papers)
@@ -58,18 +57,14 @@ def sample_sde(velocity: Callable, x: Tensor, times: list[float], draw: Callable
 
 
 def predicted_velocity(model: Callable, convention: str, labels: Tensor, null: int, scale: float,
-                       guided_channels: int, interval: tuple[float, float] = (0.0, 1.0)
-                       ) -> Callable:
-    """(x, t) -> v = E[eps - x_0 | x_t] with guidance v_u + s (v_c - v_u); outside of the interval
-    of t (Kynkäänniemi et al. 2024, arXiv 2404.07724) one conditional forward. convention: "repa":
-    the network is given t and predicts v; "sit": 1 - t and -v."""
+                       guided_channels: int) -> Callable:
+    """(x, t) -> v = E[eps - x_0 | x_t] with guidance v_u + s (v_c - v_u). convention: "repa": the
+    network is given t and predicts v; "sit": 1 - t and -v."""
     sign = 1 if convention == "repa" else -1
 
     def velocity(x: Tensor, t: float) -> Tensor:
         time = torch.full((len(x),), t if convention == "repa" else 1 - t, device=x.device)
-        inside = interval[0] <= t <= interval[1] or scale == 0
-        out = diffusion.guided(model, x, time, labels, null, scale if inside else 1,
-                               guided_channels)
+        out = diffusion.guided(model, x, time, labels, null, scale, guided_channels)
         return sign * out[:, :x.shape[1]].to(x.dtype)
 
     return velocity
@@ -79,9 +74,8 @@ class SiTGenerator(latent.LatentGenerator):
     def denoise(self, labels: Tensor, seeds: list[int], draw: Callable[[], Tensor]) -> Tensor:
         settings = self.settings
         velocity = predicted_velocity(
-            self.model, settings["velocity"], self.network_labels(labels), self.model.num_classes,
-            settings["guidance_scale"], self.guided_channels(),
-            tuple(settings["guidance_interval"]))
+            self.network, settings["velocity"], self.network_labels(labels),
+            self.model.num_classes, settings["guidance_scale"], self.guided_channels())
         return sample_sde(velocity, draw(), sde_times(settings["steps"]), draw)
 
 
@@ -89,28 +83,19 @@ class SiTGenerator(latent.LatentGenerator):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("sit")
-    latent.add_arguments(group, "FILE.pt", "a checkpoint of SiT or of REPA's SiT")
-    add = group.add_argument
-    add("--guidance-scale", type=nonnegative_float, default=2.0, metavar="S",
-        help="classifier-free guidance of the velocity; 1 = one conditional forward, 0 = "
-             "unconditional (default: %(default)s)")
-    add("--guidance-interval", type=probability, nargs=2, default=(0.0, 1.0), metavar=("A", "B"),
-        help="times at which guidance acts, 0 the image, 1 the noise; REPA's best is 0 0.7 "
-             "(default: 0 1)")
-    add("--steps", type=positive_int, default=100, metavar="T",
-        help="sampling steps; the papers take 250 (default: %(default)s)")
+    latent.add_arguments(group, "FILE.pt", "a checkpoint of SiT or of REPA's SiT", 100)
+    group.add_argument("--guidance-scale", type=nonnegative_float, default=2.0, metavar="S",
+                       help="classifier-free guidance of the velocity; 1 = one conditional "
+                            "forward, 0 = unconditional (default: %(default)s)")
 
 
 def build(args: argparse.Namespace, task: Task, device: torch.device) -> SiTGenerator:
     """The generator of the flags."""
     model, card = load(args.weights)
-    settings = {"name": "sit", "weights_sha256": card["sha256"], "licence": card["licence"],
-                "velocity": card["velocity"], "guidance_scale": args.guidance_scale,
-                "guidance_interval": list(args.guidance_interval), "steps": args.steps,
-                "guided_channels": GUIDED_CHANNELS[card["velocity"]],
-                **latent.generator_classes(model.num_classes, task, args.weights)}
-    placed, vae = latent.prepare(args, model, device)
-    generator = SiTGenerator(model, settings | placed, device, vae)
+    settings, vae = latent.prepare(args, task, model, card, device)
+    settings |= {"velocity": card["velocity"], "guidance_scale": args.guidance_scale,
+                 "guided_channels": GUIDED_CHANNELS[card["velocity"]]}
+    generator = SiTGenerator(model, settings, device, vae)
     generator.labels_known = args.guidance_scale > 0
     return generator
 
