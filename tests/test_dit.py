@@ -92,6 +92,15 @@ def test_lower_precision_leaves_the_last_layer_and_output_in_float32():
     assert relative(model(*inputs), exact(*inputs)) < 0.02
 
 
+def test_a_linear_layer_as_a_convolution_computes_the_same():
+    layer, x = dit.Linear(24, 40), torch.randn(5, 7, 24)
+    expected = torch.nn.functional.linear(x, layer.weight, layer.bias)
+    with torch.no_grad():
+        out = layer(x)
+    assert out.is_contiguous() and torch.allclose(out, expected, rtol=0, atol=1e-6)
+    assert torch.equal(layer(x), expected)  # in training
+
+
 # --- the generator --------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("sampler", dit.SAMPLERS)

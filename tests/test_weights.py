@@ -106,7 +106,9 @@ def command(spec: Path | str, *flags) -> list[str]:
 
 
 def build(spec: Path | str, *flags) -> dit.DiTGenerator:
-    return dit.build(synthesize.parse(command(spec, *flags)), get_task("digits"), CPU)
+    """With the VAE in the same folder, if there is one."""
+    vae = ("--vae", Path(spec) / "vae") if (Path(spec) / "vae").exists() else ()
+    return dit.build(synthesize.parse(command(spec, *vae, *flags)), get_task("digits"), CPU)
 
 
 # --- one network from every layout ----------------------------------------------------------------
@@ -241,6 +243,22 @@ def test_the_vae_stays_in_float32_beside_a_bfloat16_network_and_is_in_the_settin
     assert str(copied) not in json.dumps(made.settings)
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+def test_the_decoder_in_bfloat16_is_within_two_grey_levels(pipeline, device):
+    vae, exact = (latent.Vae(pipeline / "vae", torch.device(d)) for d in (device, "cpu"))
+    vae.lower_precision()
+    latents = torch.randn(20, 4, 8, 8)
+    images = [latent.to_images(v.decode(latents.to(v.model.device))).int() for v in (vae, exact)]
+    assert vae.settings["vae_dtype"] == "bf16" and images[1].float().std() > 20
+    assert 0 < (images[0] - images[1]).abs().max() <= 2
+
+
+def test_the_decoder_sees_one_shape(pipeline, monkeypatch):
+    vae, seen = latent.Vae(pipeline / "vae", CPU), []
+    vae.model.decoder.register_forward_pre_hook(lambda _, x: seen.append(len(x[0])))
+    assert len(vae.decode(torch.randn(12, 4, 4, 4))) == 12 and seen == [6, 6]
+
+
 def test_files_of_older_diffusers_are_read(copied, model):
     """facebook/DiT-XL-2-256 and sd-vae-ft-mse are of diffusers 0.12: other names of the class and
     of the decoder's attention."""
@@ -278,7 +296,7 @@ def test_a_hub_id_downloads_what_is_needed_and_is_recorded(monkeypatch, pipeline
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     monkeypatch.chdir(tmp_path)
-    made = build("facebook/DiT-XL-2-256", "--dtype", "fp32")  # some processors: bf16
+    made = build("facebook/DiT-XL-2-256", "--dtype", "fp32", "--vae", place / "vae")
     assert torch.equal(outputs(made.model), outputs(model))
     assert set(wanted) == {
         "transformer/config.json", f"transformer/{NAME}.bin", "README.md",

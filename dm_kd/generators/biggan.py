@@ -5,8 +5,8 @@ Brock et al. 2019 (arXiv 1809.11096); networks and weights of pytorch-pretrained
 
 FOLDER holds config.json and pytorch_model.bin of one size (files biggan-deep-256-config.json and
 biggan-deep-256-pytorch_model.bin, renamed), which are read here as plain tensors. They hold batch
-statistics for the truncations 0.02, 0.04 ... 1; others are refused. The package interpolates with
-the two weights swapped, so that 0.14 gets the statistics of 0.16; here each has its own.
+statistics for the truncations 0.02, 0.04 ... 1, of which the nearest are taken. (The package
+interpolates with the two weights swapped: 0.14 gets the statistics of 0.16.)
 """
 
 import argparse
@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from dm_kd import run
 from dm_kd.generators import gan, latent
-from dm_kd.run import UserError
 from dm_kd.tasks import Task
 
 LICENCE = "Apache-2.0 as the package says; converted from DeepMind's TF Hub modules"
@@ -50,13 +49,8 @@ class BigGAN(nn.Module):
 
 
 def build(args: argparse.Namespace, task: Task, device: torch.device) -> gan.GanGenerator:
-    """The generator of the flags."""
     import pytorch_pretrained_biggan as package
 
-    row = args.truncation * INTERVALS
-    if round(row) < 1 or abs(row - round(row)) > 1e-6:
-        raise UserError(f"BigGAN has batch statistics for --truncation 0.02, 0.04 ... 1, not for "
-                        f"{args.truncation}")
     file = Path(args.weights) / "pytorch_model.bin"
     config = run.read_json(file.with_name("config.json"))
     network = package.BigGAN(package.BigGANConfig.from_dict(config))

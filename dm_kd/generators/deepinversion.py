@@ -101,7 +101,6 @@ class DeepInversion:
 
 
 def build(args: argparse.Namespace, task: Task, device: torch.device) -> DeepInversion:
-    """The generator of the flags."""
     teacher, card = models.load_frozen(args.teacher, task)
     teacher = teacher.to(device, memory_format=torch.channels_last)
     given = {name: getattr(args, name) for name in FLAGS if getattr(args, name) is not None}

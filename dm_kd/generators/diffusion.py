@@ -72,8 +72,7 @@ def diffusion_loss(model: nn.Module, diffusion: Diffusion, x0: Tensor, labels: T
 def guided(model: Callable, x: Tensor, t: Tensor, labels: Tensor, null: int, scale: float,
            guided_channels: int) -> Tensor:
     """Network output with classifier-free guidance eps_u + s (eps_c - eps_u) on the first
-    `guided_channels` channels (3 of 4 latent ones in the original); the others, and the variance,
-    are the conditional ones. s = 1 and s = 0 take one forward, other scales two in one batch."""
+    `guided_channels` channels; the others, and the variance, are the conditional ones."""
     if scale == 1:
         return model(x, t, labels)
     nulls = torch.full_like(labels, null)

@@ -12,7 +12,6 @@ teacher that guides the sampling: guidance.py.
 
 import argparse
 import functools
-import importlib.metadata
 import math
 from collections.abc import Callable
 
@@ -251,7 +250,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def build(args: argparse.Namespace, task: Task, device: torch.device) -> DiTGenerator:
-    """The generator of the flags."""
     if not 2 <= args.steps <= diffusion.TRAIN_STEPS:
         raise UserError(f"--steps {args.steps} must be 2 to {diffusion.TRAIN_STEPS}")
     if bool(args.teacher_guidance) != bool(args.teacher) or args.student and not args.teacher:
@@ -265,8 +263,6 @@ def build(args: argparse.Namespace, task: Task, device: torch.device) -> DiTGene
                  "sampler": args.sampler, "guided_channels": args.guided_channels}
     if args.latent_cutmix:
         settings["latent_cutmix"] = True
-    if args.sampler == "dpm++":
-        settings["diffusers"] = importlib.metadata.version("diffusers")
     teacher, more = guidance.load(args, task, device) if args.teacher else (None, {})
     settings |= more
     return DiTGenerator(model, settings, device, clip=vae is None, vae=vae, teacher=teacher)

@@ -4,12 +4,11 @@ At each step x_t moves along the gradient of the teacher's loss of the predicted
 `latent_cutmix` may put boxes of other images into it.
 
 What the public program (github.com/xhqi0109/DiffDFKD) does differently: as released it cannot run
-(the clean image is predicted without a gradient). It takes the raw gradient times 1, whose size is
-the loss's; here the gradient has unit length for each image and is scaled by sqrt(1 - alpha bar_t),
-so that the weight means the same at every step and for every teacher. Its batches are of one class
-and it trains a student between them; here a shard has many classes, the student stays as it is, and
-after a cutmix the cross-entropy takes each class by its share of the area. It leaves out the last
-of its T steps. An image depends on its shard, through the batch statistics.
+(the clean image is predicted without a gradient). It takes the raw gradient, whose size is the
+loss's; here it has unit length for each image, times sqrt(1 - alpha bar_t), so that the weight
+means the same at every step and for every teacher. Its batches are of one class and it trains a
+student between them; here a shard has many classes, the student stays as it is, and after a cutmix
+the cross-entropy takes each class by its share of the area. It leaves out the last of its T steps.
 """
 
 import argparse
@@ -111,9 +110,8 @@ def latent_cutmix(x: Tensor, done: int, steps: int, seeds: list[int]
 
 
 def steering(generator, predict: Callable, labels: Tensor, seeds: list[int]) -> Callable:
-    """(x_t, i) -> x_t moved by the teacher of a DiTGenerator, then mixed if its settings say so;
-    call it once before each step. predict: (x, network time [B]) -> the network's output; labels:
-    int64 [B], the task's."""
+    """(x_t, i) -> x_t moved by the teacher of a DiTGenerator, mixed if its settings say so, for every
+    step in turn. predict: (x, network time [B]) -> the network's output."""
     teacher, process = generator.teacher, generator.diffusion
     shares = F.one_hot(labels, teacher.num_classes).float() if teacher else None
 

@@ -2,22 +2,14 @@
 
 Geng et al. 2025, "Improved Mean Flows" (arXiv 2512.02012). On the linear path z_t = (1 - t) x + t e
 the network gives the average velocity u between two times, so one step goes from t to r:
-z_r = z_t - (t - r) u(z_t, t - r, ...). Unlike DiT, all conditions are tokens before the image's,
-with rotary positions, RMS norms, gated MLPs and no modulation.
-
-    python -m dm_kd.synthesize --task imagenet --generator imf --weights MiT_XL_2.pth --steps 1 \\
-        --network-guidance 8 --out syn_dataset/NAME
-
-Guidance is an input of the network, not DM-KD's s (no second forward, no extrapolation): compare
+z_r = z_t - (t - r) u(z_t, t - r, ...). Guidance is an input of the network, not DM-KD's s: compare
 the two at equal recall or teacher agreement.
 
-Network and keys follow the source of the official `torch` branch (github.com/Lyy-iiis/imeanflow,
-MIT); the published sizes have the paper's parameter counts. No published weights have been run and
-no image compared; that latents are sd-vae-ft-mse's times 0.18215, as DiT's, is an assumption.
+Network and keys follow the official `torch` branch (github.com/Lyy-iiis/imeanflow, MIT). No
+published weights have been run; that latents are sd-vae-ft-mse's, as DiT's, is an assumption.
 """
 
 import argparse
-import functools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -39,8 +31,6 @@ LICENCE = "MIT (Lyy-iiis/imeanflow)"
 # --- network --------------------------------------------------------------------------------------
 
 class Attention(nn.Module):
-    """Rotary positions on RMS-normed queries and keys; no biases."""
-
     def __init__(self, width: int):
         super().__init__()
         self.q_proj, self.k_proj, self.v_proj, self.out_proj = (
@@ -55,13 +45,11 @@ class Attention(nn.Module):
         return self.out_proj(out.transpose(1, 2).flatten(2))
 
 
-@functools.cache
 def rotary_turns(tokens: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """cos and sin [N, 32] of position x rate (Su et al. 2021, arXiv 2104.09864), computed on the
-    CPU and kept on the device: a copy at each step would make the GPU wait."""
-    rates = 10000.0 ** (-torch.arange(0, HEAD_WIDTH, 2, dtype=torch.float32) / HEAD_WIDTH)
-    angles = torch.arange(tokens, dtype=torch.float32)[:, None] * rates
-    return angles.cos().to(device), angles.sin().to(device)
+    """cos and sin [N, 32] of position x rate (Su et al. 2021, arXiv 2104.09864)."""
+    rates = 10000.0 ** (-torch.arange(0, HEAD_WIDTH, 2, device=device) / HEAD_WIDTH)
+    angles = torch.arange(tokens, device=device)[:, None] * rates
+    return angles.cos(), angles.sin()
 
 
 def rotate(x: Tensor, turns: tuple[Tensor, Tensor]) -> Tensor:
@@ -155,7 +143,7 @@ def sample_mean_flow(average_velocity: Callable, z: Tensor, steps: int) -> Tenso
 
 
 class IMFGenerator(latent.LatentGenerator):
-    def denoise(self, labels: Tensor, seeds: list[int], draw: Callable[[], Tensor]) -> Tensor:
+    def denoise(self, labels: Tensor, seeds: list[int], draw: Callable) -> Tensor:
         labels = self.network_labels(labels)
         omega = torch.full((len(labels),), self.settings["network_guidance"], device=self.device)
 
@@ -176,7 +164,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def build(args: argparse.Namespace, task: Task, device: torch.device) -> IMFGenerator:
-    """The generator of the flags."""
     model = load(args.weights)
     card = {"sha256": run.sha256_file(Path(args.weights)), "licence": LICENCE}
     settings, vae = latent.prepare(args, task, model, card, device)

@@ -3,7 +3,6 @@ precision, the decoder, and the flags --weights, --vae, --dtype and --steps.
 """
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -16,15 +15,16 @@ from dm_kd.run import UserError, multiplies_bf16
 from dm_kd.tasks import Task
 
 LATENT_CHANNELS = 4
-DEFAULT_VAE = "stabilityai/sd-vae-ft-mse"  # the paper's
 VAE_CHUNK = 10  # most images decoded at once: 2.5 GB of activations at 256 x 256 in float32
 CPU_CHUNK = 32  # images in one forward, so that a small network's activations stay in the cache
 BF16_WIDTH = 128  # from here on bf16 products pay on a CPU that has them
 
 
 class LatentGenerator:
-    """A trained network with its sampler, which a subclass implements as `denoise`. settings: all
-    that determines the bytes, for the manifest; vae: decoder of latents, None for pixels."""
+    """A trained network with its sampler, which a subclass implements as `denoise`: (labels, seeds,
+    draw) -> x_0 float32 [B, C, h, w], latents or pixels in [-1, 1]; draw() first gives x_T, then
+    each step's noise. settings: all that determines the bytes, for the manifest; vae: decoder of
+    latents, None for pixels."""
 
     labels_known = True
 
@@ -42,11 +42,6 @@ class LatentGenerator:
         draw = noise_source(seeds, (self.model.channels, size, size), self.device)
         x = self.denoise(labels, seeds, draw)
         return to_images(self.vae.decode(x) if self.vae else x)
-
-    def denoise(self, labels: Tensor, seeds: list[int], draw: Callable[[], Tensor]) -> Tensor:
-        """x_0 float32 [B, C, h, w]: latents, or pixels in [-1, 1]. draw() first gives x_T, then
-        each step's noise."""
-        raise NotImplementedError
 
     def network(self, *inputs: Tensor) -> Tensor:
         """The network's output; on CPUs it gets few images at a time."""
@@ -99,20 +94,14 @@ def add_arguments(group: argparse._ArgumentGroup, metavar: str, weights_help: st
                   ) -> None:
     add = group.add_argument
     add("--weights", required=True, metavar=metavar, help=weights_help)
-    add("--vae", default=None, metavar="FOLDER|HUB_ID",
-        help="diffusers' AutoencoderKL that decodes 4-channel latents (default: the one beside the "
-             f"weights, else {DEFAULT_VAE})")
+    add("--vae", default="stabilityai/sd-vae-ft-mse", metavar="FOLDER|HUB_ID",
+        help="diffusers' AutoencoderKL that decodes 4-channel latents (default: the paper's, "
+             "%(default)s)")
     add("--dtype", choices=("bf16", "fp32"), default=None,
         help="of the network; the sampler's state stays fp32 (default: bf16 on GPUs, and from "
              f"width {BF16_WIDTH} on on CPUs, that have it)")
     add("--steps", type=run.positive_int, default=steps, metavar="T",
         help="sampling steps (default: %(default)s)")
-
-
-def fastest_dtype(width: int, device: torch.device) -> str:
-    """"bf16" on GPUs, and from BF16_WIDTH on on CPUs that multiply it; else "fp32"."""
-    pays = (device.type == "cuda" or width >= BF16_WIDTH) and multiplies_bf16(device)
-    return "bf16" if pays else "fp32"
 
 
 def lower_precision(model: nn.Module) -> None:
@@ -132,17 +121,18 @@ def prepare(args: argparse.Namespace, task: Task, model: nn.Module, card: dict,
             device: torch.device) -> tuple[dict, "Vae | None"]:
     """Put the network on the device in --dtype and load its decoder (None for pixels); both are
     compiled where that is possible. Returns the settings that say so, and the decoder. card: the
-    weights' sha256 and licence, and vae, the folder of their own decoder, if there is one."""
+    weights' sha256 and licence."""
+    bf16 = multiplies_bf16(device) and (device.type == "cuda"
+                                        or model.config["width"] >= BF16_WIDTH)
     settings = {"name": args.generator, "weights_sha256": card["sha256"],
                 "licence": card["licence"], "steps": args.steps,
-                "dtype": args.dtype or fastest_dtype(model.config["width"], device),
+                "dtype": args.dtype or ("bf16" if bf16 else "fp32"),
                 **generator_classes(card, model.num_classes, task, args.weights)}
     if not Path(args.weights).exists():
         settings["weights"] = args.weights  # a hub id
     vae = None
     if model.channels == LATENT_CHANNELS:
-        own = card.get("vae") if not args.vae else None
-        vae = Vae(own or weights.local(args.vae or DEFAULT_VAE), device)
+        vae = Vae(weights.local(args.vae), device)
         settings |= vae.settings
     if settings["dtype"] == "bf16":
         lower_precision(model)

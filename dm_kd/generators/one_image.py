@@ -59,7 +59,12 @@ def patch(picture: Image.Image, size: int, generator: torch.Generator) -> Image.
 
     outer = min(picture.size) // 2
     left, top = (uniform(0, side - outer + 1) // 1 for side in picture.size)
-    width, height = inner_size(outer, uniform)
+    while True:  # until the crop, of uniform area and log-uniform aspect, fits
+        area = uniform(SMALLEST_AREA, 1) * outer ** 2
+        aspect = math.exp(uniform(math.log(ASPECT[0]), math.log(ASPECT[1])))
+        width, height = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < width <= outer and 0 < height <= outer:
+            break
     left += uniform(0, outer - width + 1) // 1
     top += uniform(0, outer - height + 1) // 1
     side = int(math.sqrt(2) * size)
@@ -80,19 +85,7 @@ def patch(picture: Image.Image, size: int, generator: torch.Generator) -> Image.
     return image
 
 
-def inner_size(outer: int, uniform) -> tuple[int, int]:
-    """Width and height of a crop of a square of `outer` pixels: area uniform, aspect log-uniform,
-    drawn until it fits."""
-    while True:
-        area = uniform(SMALLEST_AREA, 1) * outer ** 2
-        aspect = math.exp(uniform(math.log(ASPECT[0]), math.log(ASPECT[1])))
-        width, height = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
-        if 0 < width <= outer and 0 < height <= outer:
-            return width, height
-
-
 def build(args: argparse.Namespace, task: Task, device: torch.device) -> OneImageGenerator:
-    """The generator of the flags."""
     import sklearn.datasets
 
     path = args.picture or Path(sklearn.datasets.__file__).parent / "images" / "china.jpg"

@@ -5,13 +5,8 @@ Here, as in REPA, x_t = (1 - t) x_0 + t eps: t = 0 is the image, t = 1 the noise
 is v = dx_t/dt = eps - x_0 in expectation. SiT's own networks are given 1 - t and predict -v. Both
 are given the time itself, 0 to 1, not a step number.
 
-A checkpoint of SiT has the keys and shapes of DiT's, so it must be asked for by name:
-
-    python -m dm_kd.synthesize --task imagenet --generator sit --weights SiT-XL-2-256.pt \\
-        --guidance-scale 2 --steps 100 --images-per-class 200 --out syn_dataset/NAME
-
 The shapes tell which of the two a file is: SiT has twice as many output channels as input ones,
-REPA's has as many (and `projectors.`, for training only, left out here).
+REPA's has as many.
 """
 
 import argparse
@@ -37,20 +32,14 @@ def sde_times(steps: int) -> list[float]:
     return [1 - (1 - LAST_STEP) * i / max(steps - 1, 1) for i in range(steps)] + [0.0]
 
 
-def score(v: Tensor, x: Tensor, t: float) -> Tensor:
-    """grad log p_t(x) = -E[eps | x] / t, where E[eps | x] = x + (1 - t) v on the linear path (SiT
-    eq. 9)."""
-    return -(x + (1 - t) * v) / t
-
-
 def sample_sde(velocity: Callable, x: Tensor, times: list[float], draw: Callable[[], Tensor]
                ) -> Tensor:
     """Euler-Maruyama on the reverse SDE dx = (v - w/2 score) dt + sqrt(w) dW with w = 2 t (SiT eq.
-    6, REPA's w), whose marginals are those of the ODE. The last step is the mean of such a step:
-    the same drift, no noise (what both public programs call "Mean")."""
+    6, REPA's w). The last step has no noise (what both public programs call "Mean")."""
     for now, after in itertools.pairwise(times):
         v, step = velocity(x, now), after - now
-        x = x + step * (v - now * score(v, x, now))
+        eps = x + (1 - now) * v  # E[eps | x]; the score is -eps / t (SiT eq. 9)
+        x = x + step * (v + eps)
         if after > 0:
             x = x + (2 * now * -step) ** 0.5 * draw()
     return x
@@ -90,7 +79,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def build(args: argparse.Namespace, task: Task, device: torch.device) -> SiTGenerator:
-    """The generator of the flags."""
     model, card = load(args.weights)
     settings, vae = latent.prepare(args, task, model, card, device)
     settings |= {"velocity": card["velocity"], "guidance_scale": args.guidance_scale,
@@ -101,7 +89,8 @@ def build(args: argparse.Namespace, task: Task, device: torch.device) -> SiTGene
 
 
 def load(path: str) -> tuple[dit.DiT, dict]:
-    """Network in eval mode, float32, on the CPU, and card: sha256, licence, velocity."""
+    """Network in eval mode, float32, on the CPU, and card: sha256, licence, velocity. REPA's
+    projectors are for training only."""
     state = {key: value for key, value in weights.read_state(Path(path)).items()
              if not key.startswith("projectors.")}
     config = weights.sizes(state, path)

@@ -64,7 +64,6 @@ class TextToImageGenerator:
 
 
 def build(args: argparse.Namespace, task: Task, device: torch.device) -> TextToImageGenerator:
-    """The generator of the flags."""
     import diffusers
     import transformers
 

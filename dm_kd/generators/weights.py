@@ -4,7 +4,7 @@ Three layouts become one state dict with the original's keys:
 
 - the original (facebookresearch/DiT): a file with a state dict, bare or under `ema` or `model`; the
   sizes are read off the shapes;
-- diffusers: a folder or a hub repository with transformer/, scheduler/ and vae/;
+- diffusers: a folder or a hub repository with transformer/ and scheduler/;
 - a folder of train_generator: dit.safetensors and its card.
 """
 
@@ -31,7 +31,7 @@ LICENCE = "CC-BY-NC 4.0"  # of DiT's
 
 def read(spec: str) -> tuple[dict, dict[str, Tensor], dict]:
     """DiT's config, its state dict in the original's keys as stored (diffusers stores no
-    pos_embed), and a card: sha256, licence, vae (the folder of its own decoder, or absent)."""
+    pos_embed), and a card: sha256, licence."""
     path = local(spec)
     if (path / "dit.json").is_file():
         state, card = run.read_with_card(path, "dit")
@@ -92,7 +92,6 @@ def sizes(state: dict[str, Tensor], where: object, input_size: int | None = None
 
 
 def depth(state: dict[str, Tensor], blocks: str) -> int:
-    """How many blocks the keys name."""
     return len({key.split(".")[1] for key in state if key.startswith(f"{blocks}.")})
 
 
@@ -117,22 +116,20 @@ def fill(build: Callable[[], nn.Module], state: dict[str, Tensor], where: object
 # --- diffusers' layout ----------------------------------------------------------------------------
 
 # Ours (the original checkpoint's) module -> those of diffusers' DiTTransformer2DModel, in the order
-# in which their rows are stacked. * = block number; diffusers keeps a copy of each embedding in
-# every block. Its position table is computed, not stored.
+# in which their rows are stacked. * = a block; diffusers keeps a copy of each embedding in every
+# block. Its position table is computed, not stored.
 DIFFUSERS_NAMES = {
-    "x_embedder.proj": ("pos_embed.proj",),
-    "t_embedder.mlp.0": ("transformer_blocks.*.norm1.emb.timestep_embedder.linear_1",),
-    "t_embedder.mlp.2": ("transformer_blocks.*.norm1.emb.timestep_embedder.linear_2",),
-    "y_embedder.embedding_table": (
-        "transformer_blocks.*.norm1.emb.class_embedder.embedding_table",),
-    "blocks.*.attn.qkv": ("transformer_blocks.*.attn1.to_q", "transformer_blocks.*.attn1.to_k",
-                          "transformer_blocks.*.attn1.to_v"),
-    "blocks.*.attn.proj": ("transformer_blocks.*.attn1.to_out.0",),
-    "blocks.*.mlp.fc1": ("transformer_blocks.*.ff.net.0.proj",),
-    "blocks.*.mlp.fc2": ("transformer_blocks.*.ff.net.2",),
-    "blocks.*.adaLN_modulation.1": ("transformer_blocks.*.norm1.linear",),
-    "final_layer.linear": ("proj_out_2",),
-    "final_layer.adaLN_modulation.1": ("proj_out_1",),
+    "x_embedder.proj": ["pos_embed.proj"],
+    "t_embedder.mlp.0": ["transformer_blocks.*.norm1.emb.timestep_embedder.linear_1"],
+    "t_embedder.mlp.2": ["transformer_blocks.*.norm1.emb.timestep_embedder.linear_2"],
+    "y_embedder.embedding_table": ["transformer_blocks.*.norm1.emb.class_embedder.embedding_table"],
+    "blocks.*.attn.qkv": [f"transformer_blocks.*.attn1.to_{part}" for part in "qkv"],
+    "blocks.*.attn.proj": ["transformer_blocks.*.attn1.to_out.0"],
+    "blocks.*.mlp.fc1": ["transformer_blocks.*.ff.net.0.proj"],
+    "blocks.*.mlp.fc2": ["transformer_blocks.*.ff.net.2"],
+    "blocks.*.adaLN_modulation.1": ["transformer_blocks.*.norm1.linear"],
+    "final_layer.linear": ["proj_out_2"],
+    "final_layer.adaLN_modulation.1": ["proj_out_1"],
 }
 
 
@@ -170,18 +167,16 @@ def _read_diffusers(folder: Path) -> tuple[dict, dict[str, Tensor], dict]:
     file = weight_file(folder / "transformer")
     state = from_diffusers(read_state(file))
     config = sizes(state, folder, theirs["sample_size"], theirs["num_attention_heads"])
-    card = {"sha256": run.sha256_file(file), "licence": model_card_licence(folder)}
-    return config, state, card | ({"vae": folder / "vae"} if (folder / "vae").exists() else {})
+    return config, state, {"sha256": run.sha256_file(file), "licence": model_card_licence(folder)}
 
 
 def model_card_licence(folder: Path) -> str:
     """What the model card, README.md, says."""
     card = folder / "README.md"
-    line = re.search(r"^license: *(\S+)", card.read_text(), re.M) if card.is_file() else None
-    return line[1] if line else "unknown"
+    text = card.read_text() if card.is_file() else ""
+    return (re.findall(r"^license: *(\S+)", text, re.M) or ["unknown"])[0]
 
 
 def weight_file(folder: Path) -> Path:
-    """The file of weights in a folder of diffusers."""
     file = folder / f"{MODEL_FILE}.safetensors"
     return file if file.exists() else file.with_suffix(".bin")
