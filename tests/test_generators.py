@@ -247,16 +247,3 @@ def test_the_teacher_needs_batch_norms_and_computes_in_bfloat16_where_that_is_fa
         lambda module, inputs, output: seen.append(output.dtype))
     made.sample(torch.tensor([1, 2]), [1, 2])
     assert set(seen) == {torch.bfloat16} and made.settings["teacher_dtype"] == "bf16"
-
-
-def test_224_pixels_begin_at_half_the_size_with_half_the_jitter(monkeypatch):
-    sizes, jitters, real = [], [], terms.jitter
-    teacher = nn.Sequential(nn.Conv2d(3, 4, 7, 16), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1),
-                            nn.Flatten(), nn.Linear(4, 1000)).eval()
-    teacher.register_forward_pre_hook(lambda m, x: sizes.append(x[0].shape[2]))
-    monkeypatch.setattr(terms, "jitter", lambda x, most, flip, draw: jitters.append(
-        (most, flip)) or real(x, most, flip, draw))
-    settings = {**deepinversion.LARGE, "iterations": 3, "teacher_dtype": "fp32"}
-    made = deepinversion.DeepInversion(teacher, get_task("imagenet"), settings, CPU)
-    assert made.sample(torch.tensor([1, 2]), [1, 2]).shape == (2, 3, 224, 224)
-    assert sizes == [112, 112, 224] and jitters == [(15, True)] * 2 + [(30, True)]

@@ -209,13 +209,6 @@ def test_another_process_is_refused_by_name(copied, change):
         dit.load(copied)
 
 
-def test_a_truncated_file_is_named(copied):
-    file = copied / "transformer" / f"{NAME}.safetensors"
-    file.write_bytes(file.read_bytes()[:100])
-    with pytest.raises(UserError, match=file.name):
-        build(copied)
-
-
 # --- latents and their decoder --------------------------------------------------------------------
 
 def test_images_are_the_decoded_latents_whichever_layout_the_dit_has(

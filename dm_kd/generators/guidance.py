@@ -110,8 +110,8 @@ def latent_cutmix(x: Tensor, done: int, steps: int, seeds: list[int]
 
 
 def steering(generator, predict: Callable, labels: Tensor, seeds: list[int]) -> Callable:
-    """(x_t, i) -> x_t moved by the teacher of a DiTGenerator, mixed if its settings say so, for every
-    step in turn. predict: (x, network time [B]) -> the network's output."""
+    """(x_t, i) -> x_t moved by the teacher of a DiTGenerator, mixed if its settings say so; called
+    for each step in turn. predict: (x, network time [B]) -> the network's output."""
     teacher, process = generator.teacher, generator.diffusion
     shares = F.one_hot(labels, teacher.num_classes).float() if teacher else None
 
