@@ -98,8 +98,8 @@ def add_arguments(group: argparse._ArgumentGroup, metavar: str, weights_help: st
         help="diffusers' AutoencoderKL that decodes 4-channel latents (default: the paper's, "
              "%(default)s)")
     add("--dtype", choices=("bf16", "fp32"), default=None,
-        help="of the network; the sampler's state stays fp32 (default: bf16 on GPUs, and from "
-             f"width {BF16_WIDTH} on on CPUs, that have it)")
+        help="of the network; the sampler's state stays fp32; on GPUs bf16 decodes in fp16 "
+             f"(default: bf16 on GPUs, and from width {BF16_WIDTH} on on CPUs, that have it)")
     add("--steps", type=run.positive_int, default=steps, metavar="T",
         help="sampling steps (default: %(default)s)")
 
@@ -132,7 +132,8 @@ def prepare(args: argparse.Namespace, task: Task, model: nn.Module, card: dict,
         settings["weights"] = args.weights  # a hub id
     vae = None
     if model.channels == LATENT_CHANNELS:
-        vae = Vae(weights.local(args.vae), device)
+        half = device.type == "cuda" and settings["dtype"] == "bf16"
+        vae = Vae(weights.local(args.vae), device, torch.float16 if half else torch.float32)
         settings |= vae.settings
     if settings["dtype"] == "bf16":
         lower_precision(model)
@@ -146,10 +147,10 @@ def prepare(args: argparse.Namespace, task: Task, model: nn.Module, card: dict,
 
 
 class Vae:
-    """Decoder of Stable Diffusion's latents, diffusers' AutoencoderKL: in bfloat16 on GPUs that
-    multiply it, which changes an image by a grey level or two, else in float32."""
+    """Decoder of Stable Diffusion's latents, diffusers' AutoencoderKL, in float32 or float16. With
+    random weights float16 changed images by 1 grey level at most, bfloat16 by 9."""
 
-    def __init__(self, folder: Path, device: torch.device):
+    def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype = torch.float32):
         import diffusers
 
         self.model, loaded = diffusers.AutoencoderKL.from_pretrained(
@@ -158,21 +159,16 @@ class Vae:
         if unfit:
             raise UserError(f"{folder}: config.json does not fit the weights, first key: "
                             f"{unfit[0]}")
-        self.model.float().eval().requires_grad_(False).to(device)
+        self.model.eval().requires_grad_(False).to(device, dtype)
+        if device.type == "cuda":
+            self.model.to(memory_format=torch.channels_last)
         config = self.model.config
         self.channels = config.out_channels
         self.factor = 2 ** (len(config.block_out_channels) - 1)  # pixels per latent cell
         self.settings = {"vae_sha256": run.sha256_file(weights.weight_file(folder)),
                          "vae_scaling_factor": config.scaling_factor,
+                         "vae_dtype": str(dtype).removeprefix("torch."),
                          "diffusers": diffusers.__version__}
-        if device.type == "cuda":
-            self.model.to(memory_format=torch.channels_last)
-            if multiplies_bf16(device):
-                self.lower_precision()
-
-    def lower_precision(self) -> None:
-        self.model.to(torch.bfloat16)
-        self.settings["vae_dtype"] = "bf16"
 
     def decode(self, latents: Tensor) -> Tensor:
         """float32 [B, 4, h, w] -> [B, 3, 8 h, 8 w], about -1 to 1; in equal parts of the batch, so
