@@ -155,14 +155,11 @@ def test_a_pipeline_makes_what_it_makes_of_the_prompt_resized(pipeline):
 
 def test_flags_reach_the_pipeline_and_all_that_makes_the_bytes_is_recorded(pipeline, tmp_path):
     settings = prompted(pipeline).settings
-    assert settings["licence"] == "openrail++"
-    assert settings["prompts"][1] == "a photo of a aquarium fish"
-    assert settings["num_inference_steps"] == 2
+    assert settings["licence"] == "openrail++" and settings["num_inference_steps"] == 2
     other = prompted(pipeline, "--guidance-scale", 1, "--render-size", 8, "--prompt",
                      "{} on a table")
     assert other.call["guidance_scale"] == 1 and other.call["height"] == 8
     assert other.prompts[0] == "apple on a table"
-    assert other.sample(torch.tensor([0]), [1]).shape == (1, 3, 32, 32)
     file = shutil.copytree(pipeline, tmp_path / "copy") / "scheduler" / "scheduler_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"beta_end": 0.013}))
     changed = prompted(tmp_path / "copy").settings

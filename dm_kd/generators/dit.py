@@ -20,8 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dm_kd import models
 from dm_kd.generators import diffusion, guidance, latent, weights
-from dm_kd.run import UserError, nonnegative_float
+from dm_kd.rivals import terms
+from dm_kd.run import UserError, multiplies_bf16, nonnegative_float
 from dm_kd.tasks import Task
 
 SAMPLERS = ("ddpm", "ddim", "dpm++")
@@ -263,9 +265,26 @@ def build(args: argparse.Namespace, task: Task, device: torch.device) -> DiTGene
                  "sampler": args.sampler, "guided_channels": args.guided_channels}
     if args.latent_cutmix:
         settings["latent_cutmix"] = True
-    teacher, more = guidance.load(args, task, device) if args.teacher else (None, {})
+    teacher, more = load_guide(args, task, device) if args.teacher else (None, {})
     settings |= more
     return DiTGenerator(model, settings, device, clip=vae is None, vae=vae, teacher=teacher)
+
+
+def load_guide(args: argparse.Namespace, task: Task, device: torch.device
+               ) -> tuple[guidance.TeacherGuidance, dict]:
+    """The guidance of the flags, and the settings that say so."""
+    networks, bf16, settings = [], multiplies_bf16(device), {}
+    for role, spec in (("teacher", args.teacher), ("student", args.student)):
+        if spec:
+            network, card = models.load_frozen(spec, task)
+            networks.append(network.to(device, memory_format=torch.channels_last))
+            settings |= {role: card["name"], f"{role}_sha256": card["sha256"]}
+    terms.require(networks[0], {"bn"}, args.teacher)
+    settings |= {"teacher_guidance": args.teacher_guidance,
+                 "teacher_terms": guidance.WEIGHTS | (guidance.ADVERSARY if args.student else {}),
+                 "teacher_dtype": "bf16" if bf16 else "fp32"}
+    return guidance.TeacherGuidance(networks[0], task, args.teacher_guidance, device,
+                                    *networks[1:], bf16=bf16), settings
 
 
 def load(spec: str) -> tuple[DiT, dict]:

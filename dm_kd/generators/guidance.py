@@ -19,9 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dm_kd import augment, image_set, models
+from dm_kd import augment, image_set
 from dm_kd.rivals import terms
-from dm_kd.run import multiplies_bf16, nonnegative_float
+from dm_kd.run import nonnegative_float
 from dm_kd.tasks import Task
 
 WEIGHTS, ADVERSARY = {"ce_target": 1.0, "bn": 0.1}, {"adv_dad": 1.0}  # the public program's
@@ -78,23 +78,6 @@ class TeacherGuidance:
             gradient, = torch.autograd.grad(sum(parts.values()), x)
         length = gradient.flatten(1).norm(dim=1).clamp_min(1e-12).view(-1, 1, 1, 1)
         return x.detach() - self.weight * noise * gradient / length
-
-
-def load(args: argparse.Namespace, task: Task, device: torch.device
-         ) -> tuple[TeacherGuidance, dict]:
-    """The guidance of the flags, and the settings that say so."""
-    networks, bf16, settings = [], multiplies_bf16(device), {}
-    for role, spec in (("teacher", args.teacher), ("student", args.student)):
-        if spec:
-            network, card = models.load_frozen(spec, task)
-            networks.append(network.to(device, memory_format=torch.channels_last))
-            settings |= {role: card["name"], f"{role}_sha256": card["sha256"]}
-    terms.require(networks[0], {"bn"}, args.teacher)
-    settings |= {"teacher_guidance": args.teacher_guidance,
-                 "teacher_terms": WEIGHTS | (ADVERSARY if args.student else {}),
-                 "teacher_dtype": "bf16" if bf16 else "fp32"}
-    return TeacherGuidance(networks[0], task, args.teacher_guidance, device, *networks[1:],
-                           bf16=bf16), settings
 
 
 def latent_cutmix(x: Tensor, done: int, steps: int, seeds: list[int]
