@@ -54,7 +54,8 @@ def test_the_folder_is_read_back_recorded_and_only_for_its_task(tmp_path):
 
     model = network()
     run.write_with_card(tmp_path, "gan", model.state_dict(), {
-        "task": "digits", "config": model.config, "licence": "mine", "trained_on": "digits"})
+        "class_names": list("0123456789"), "config": model.config, "licence": "mine",
+        "trained_on": "digits"})
     made = built(tmp_path)
     assert {"name": "gan", "truncation": 0.5, "licence": "mine"}.items() <= made.settings.items()
     assert torch.equal(made.sample(torch.tensor([1]), [2]),

@@ -187,9 +187,9 @@ def dit_images(scale: float, steps: int = 5, sampler: str = "ddpm", count: int =
     return images
 
 
-def diffusion_loss(learn_sigma: bool) -> list[Tensor]:
+def diffusion_loss() -> list[Tensor]:
     """Each sample's loss, first and last step of the process among them, and all gradients."""
-    model = tiny_dit(learn_sigma)
+    model = tiny_dit(learn_sigma=False)
     losses = diffusion.diffusion_loss(
         model, diffusion.Diffusion(), (normal(15, 6, 3, 8, 8) / 2).clamp(-1, 1), classes(6),
         torch.tensor([0, 0, 1, 300, 700, 999]), normal(16, 6, 3, 8, 8))
@@ -285,8 +285,7 @@ GOLDENS = {
     "diffdfkd_adversary": call(dit_images, 2.0, 10, count=BATCH, guide=True, student=True),
     "diffdfkd_cutmix": call(dit_images, 2.0, 10, count=BATCH, guide=True, student=True,
                             latent_cutmix=True),
-    "diffusion_loss": call(diffusion_loss, False),
-    "diffusion_loss_sigma": call(diffusion_loss, True),
+    "diffusion_loss": diffusion_loss,
     "gan": gan_images,
     "kd_mixup": call(kd, "kd", mixup=0.4),
     "dkd_cutmix_adamw": call(kd, "dkd", cutmix=1.0, optimizer="adamw", learning_rate=2e-3,

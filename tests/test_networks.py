@@ -28,6 +28,9 @@ NETWORKS = {
     "cifar_resnet50": (23_705_252, -6.7848), "cifarresnet18": (11_220_132, -0.515446),
     "cifarresnet34": (21_328_292, 0.718145), "cifarresnet18_relu": (11_220_132, -0.468624),
     "cifarresnet34_relu": (21_328_292, 0.47059), "cifarresnet50_relu": (23_705_252, -6.7848),
+    "cifarresnet18_relu_pool": (11_220_132, -0.100289),
+    "cifarresnet34_relu_pool": (21_328_292, 0.592018),
+    "cifarresnet50_relu_pool": (23_705_252, -4.14598),
     "vgg8_bn": (3_965_028, 0.0243086), "vgg11_bn": (9_277_284, 0.0424394),
     "vgg13_bn": (9_462_180, -0.0154817), "vgg16_bn": (14_774_436, 0.00616052),
     "vgg19_bn": (20_086_692, -0.0368392),
@@ -73,11 +76,13 @@ def test_a_network_has_the_public_size_and_function(name):
     assert float(model(x)[0, 7]) == pytest.approx(logit, rel=1e-3, abs=1e-5)
 
 
+@pytest.mark.parametrize(("depth", "pool"), [(18, True), (50, False)])
 @torch.no_grad()
-def test_torchvisions_resnet_with_a_3x3_stem_has_a_name():
-    theirs = torchvision.models.get_model("resnet50", num_classes=100).eval()
-    theirs.conv1, theirs.maxpool = torch.nn.Conv2d(3, 64, 3, 1, 1, bias=False), torch.nn.Identity()
-    ours = build("cifarresnet50_relu").eval()
+def test_torchvisions_resnet_with_a_3x3_stem_has_a_name(depth, pool):
+    theirs = torchvision.models.get_model(f"resnet{depth}", num_classes=100).eval()
+    theirs.conv1 = torch.nn.Conv2d(3, 64, 3, 1, 1, bias=False)
+    theirs.maxpool = theirs.maxpool if pool else torch.nn.Identity()
+    ours = build(f"cifarresnet{depth}_relu{'_pool' if pool else ''}").eval()
     ours.load_state_dict(theirs.state_dict())
     x = torch.randn(2, 3, 32, 32)
     assert torch.allclose(ours(x), theirs(x), rtol=1e-4, atol=1e-5)

@@ -394,7 +394,7 @@ def test_cmis_features_are_all_batch_norms_or_a_resnets_four_stages():
 # --- NAYER ----------------------------------------------------------------------------------------
 
 def test_each_noisy_layer_makes_one_image_of_each_class():
-    network, passed = nayer.LabelGenerator(3, 2, 4, small_generator(4, 8, 8, 1)), []
+    network, passed = nayer.LabelGenerator(torch.eye(3), 2, 4, small_generator(4, 8, 8, 1)), []
     network.norm = torch.nn.Identity()
     network.body.register_forward_pre_hook(lambda m, x: passed.append(x[0]))
     network.draw_noisy(torch.Generator().manual_seed(0))

@@ -152,7 +152,7 @@ def add_arguments(parser: argparse.ArgumentParser, name: str = "gan",
 def build(args: argparse.Namespace, task: Task, device: torch.device) -> GanGenerator:
     """The generator of the flags."""
     state, card = run.read_with_card(Path(args.weights), "gan")
-    latent.check_classes(card, task, args.weights)
+    latent.generator_classes(card, card["config"]["num_classes"], task, args.weights)
     model = Generator(**card["config"])
     model.load_state_dict(state)
     settings = {"name": "gan", "weights_sha256": card["sha256"], "licence": card["licence"],
