@@ -117,5 +117,5 @@ def build(args: argparse.Namespace, task: Task, device: torch.device) -> DeepInv
                 "teacher": card["name"], "teacher_sha256": card["sha256"],
                 "teacher_dtype": "bf16" if multiplies_bf16(device) else "fp32", **chosen}
     if (card["mean"], card["std"]) != (task.mean, task.std):
-        settings |= {"teacher_mean": card["mean"], "teacher_std": card["std"]}
+        settings |= {"teacher_mean": [*card["mean"]], "teacher_std": [*card["std"]]}
     return DeepInversion(teacher, task, settings, device)
