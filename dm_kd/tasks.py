@@ -48,6 +48,9 @@ class Task:
     pad: int = 0  # training crop: pad by so many pixels (zeros), cut out at a random place
     flip: bool = False  # training: mirror half of the images
     folds: int = 1  # how many --fold values there are; 1 = the data set's own split
+    # In evaluation (shorter side before the centre crop, "bilinear" or "bicubic", whether the image
+    # is squeezed into a square instead of cropped); None: as above.
+    resize: tuple[int, str, bool] | None = None
     wnids: tuple[str, ...] | None = None  # WordNet ids in index order, of ImageNet or a subset
 
     @property
