@@ -12,6 +12,7 @@ and `timm:NAME` if timm is installed.
 
 import argparse
 import contextlib
+import copy
 import dataclasses
 import importlib.util
 import sys
@@ -237,7 +238,7 @@ def _records(name: str, task: Task, card: dict, flags: argparse.Namespace | None
                 weights.transforms())
     if "hub" in card:
         records["config.json"] = preprocessing.of_timm(card["hub"])
-    records["the file"] = {key: card.get(key) for key in ("mean", "std", "size")}
+    records["the file"] = {key: card[key] for key in ("mean", "std", "size") if key in card}
     return records | {"the flags": preprocessing.of_flags(flags)}
 
 
@@ -387,19 +388,12 @@ def doubts(logits: Tensor, labels: Tensor, task: Task) -> tuple[bool, str]:
 
 
 def refuse_single_values(model: nn.Module, task: Task, images: int) -> None:
-    """Raise a UserError if batch norm would get one value a channel in training; images: as many
-    as are normalised together."""
-    counts, norms = [], [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    if images > 1 or not norms:
-        return
-    handles = [m.register_forward_pre_hook(lambda m, x: counts.append(x[0][:, 0].numel()))
-               for m in norms]
-    training = model.training
-    with torch.no_grad():
-        model.eval()(torch.zeros(1, task.channels, task.resolution, task.resolution))
-    model.train(training)
-    for handle in handles:
-        handle.remove()
-    if 1 in counts:
-        raise UserError("batch norm needs more than one value a channel: the network's last map is "
-                        "1x1", "more images a step, a process and a --bn-group")
+    """Raise a UserError if batch norm would get one value a channel in training, where its running
+    variance is undefined. images: how many are normalised together."""
+    image = torch.zeros(1, task.channels, task.resolution, task.resolution)
+    try:
+        if images == 1:
+            copy.deepcopy(model).train()(image)
+    except ValueError as error:  # torch's
+        raise UserError(f"batch norm: {error}", "more images in a step, a process and a group of "
+                        "--bn-group") from error

@@ -1,12 +1,10 @@
-"""What a trained network was fed: its statistics, input size and resizing, and the layers that make
-it a network of a task's standardised images.
-
-What is known wins in this order: the --teacher-* flags, the weight file or a run's card, timm's or
-torchvision's record of the weights, the task.
+"""What a trained network was fed (statistics, size, resizing) and how its outputs are ordered, and
+the layers that make it a network of a task's standardised images and classes.
 """
 
 import argparse
 import dataclasses
+import itertools
 import math
 import re
 from collections.abc import Sequence
@@ -19,18 +17,17 @@ from torch import Tensor, nn
 from dm_kd import run
 from dm_kd.augment import RESIZE_RATIO
 from dm_kd.run import UserError
-from dm_kd.tasks import WNIDS, Task, refuse_other_names
 
 
 @dataclass(frozen=True)
 class Input:
     """mean and std are of images in [0, 1]. Evaluation resizes the shorter side to `short` pixels,
-    with `squeeze` both sides, and crops `size` pixels a side; `fixed`: no other size will do."""
+    with `squeeze` both sides, and crops `size` pixels a side. fixed: no other size will do."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
     size: int
-    short: int = 0  # 0: 8/7 of the size
+    short: int = 0  # 0: 8/7 of the size, squeezed the size
     interpolation: str = "bilinear"
     squeeze: bool = False
     fixed: bool = False
@@ -42,14 +39,13 @@ class Input:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Flags for what neither a weight file nor timm or torchvision says of the network's input.
-    They do not apply to run folders."""
+    """Flags for what is not known of the network in a weight file. Run folders ignore them."""
     add = parser.add_argument_group("input of a network from a weight file").add_argument
-    add("--teacher-mean", type=numbers, metavar="X,X,X", help="of images in [0, 1], or in [0, 255]")
+    add("--teacher-mean", type=numbers, metavar="X,X,X", help="of images in [0, 1] or [0, 255]")
     add("--teacher-std", type=numbers, metavar="X,X,X", help="likewise")
     add("--teacher-size", type=run.positive_int, metavar="N", help="pixels a side")
     add("--teacher-resize", type=resizing, metavar="N[,bicubic]",
-        help="evaluate: shorter side before the centre crop; 0: none, the image is squeezed into a "
+        help="evaluate: shorter side before the centre crop; 0: the image is squeezed into a "
              "square")
 
 
@@ -59,26 +55,26 @@ def numbers(text: str) -> tuple[float, ...]:
 
 
 def resizing(text: str) -> str:
-    if not re.fullmatch(r"\d+(,(bilinear|bicubic))?", text):
-        raise argparse.ArgumentTypeError(f"{text} is not N, N,bilinear or N,bicubic")
-    return text
+    if re.fullmatch(r"\d+(,bilinear|,bicubic)?", text):
+        return text
+    raise argparse.ArgumentTypeError(f"{text} is not N, N,bilinear or N,bicubic")
 
 
 # --- where it is known ----------------------------------------------------------------------------
 
 def of_timm(record: dict) -> dict:
-    """The part of a `pretrained_cfg` that is an Input's."""
-    record = {"crop_pct": 0.875, "crop_mode": "center", "interpolation": "bicubic",
-              "fixed_input_size": False} | record
+    """What a `pretrained_cfg` says of an Input."""
     size = record["input_size"][-1]
     return {"mean": tuple(record["mean"]), "std": tuple(record["std"]), "size": size,
-            "short": math.floor(size / record["crop_pct"]), "fixed": record["fixed_input_size"],
-            "interpolation": "bilinear" if record["interpolation"] == "bilinear" else "bicubic",
-            "squeeze": record["crop_mode"] == "squash"}
+            "short": math.floor(size / record.get("crop_pct", 0.875)),
+            "interpolation": ("bilinear" if record.get("interpolation") == "bilinear"
+                              else "bicubic"),
+            "squeeze": record.get("crop_mode") == "squash",
+            "fixed": record.get("fixed_input_size", False)}
 
 
 def of_torchvision(transforms) -> dict:
-    """The part of `weights.transforms()` that is an Input's."""
+    """What `weights.transforms()` says of an Input."""
     return {"mean": tuple(transforms.mean), "std": tuple(transforms.std),
             "size": transforms.crop_size[0], "short": transforms.resize_size[0],
             "interpolation": transforms.interpolation.value}
@@ -90,53 +86,46 @@ def of_flags(flags: argparse.Namespace | None) -> dict:
         short, _, interpolation = text.partition(",")
         given |= {"short": int(short), "squeeze": short == "0",
                   "interpolation": interpolation or "bilinear"}
-    return given
+    return {key: value for key, value in given.items() if value is not None}
 
 
-def join(task: Task, sources: dict[str, dict], spec: str) -> tuple[Input, str]:
-    """The Input of the sources by name, later ones first, over the task's; and who said what."""
-    values = {"mean": task.mean, "std": task.std, "size": task.resolution}
-    said = dict.fromkeys(values, "the task")
-    for name, source in sources.items():
-        source = {key: value for key, value in source.items() if value is not None}
-        if "short" in values and values["size"] != source.get("size", values["size"]):
-            values["short"] = round(values["short"] * source["size"] / values["size"])
+def join(task, sources: dict[str, dict], spec: str) -> tuple[Input, str]:
+    """The Input that the sources tell, by name, later ones first, else the task's; and a phrase
+    about who told it."""
+    values = {"mean": tuple(task.mean), "std": tuple(task.std), "size": task.resolution, "short": 0}
+    for source in sources.values():
+        if source.get("size", values["size"]) != values["size"]:
+            values["short"] = 0
         values |= source
-        said |= dict.fromkeys(source.keys() & said.keys(), name)
+    if max(*values["mean"], *values["std"]) > 2:  # of pixels in [0, 255]
+        values |= {key: tuple(v / 255 for v in values[key]) for key in ("mean", "std")}
     for key in ("mean", "std"):
         if len(values[key]) not in (1, task.channels):
             raise UserError(f"{spec}: {key} has {len(values[key])} numbers, {task.name} has "
                             f"{task.channels} channels")
-    if max(*values["mean"], *values["std"]) > 2:  # of pixels in [0, 255]
-        values |= {key: tuple(v / 255 for v in values[key]) for key in ("mean", "std")}
-    values |= {key: tuple(values[key]) * (task.channels // len(values[key]))
-               for key in ("mean", "std")}
-    if not values.get("short"):
-        values["short"] = (values["size"] if values.get("squeeze")
-                           else round(values["size"] * RESIZE_RATIO))
-    return Input(**values), "; ".join(
-        f"{', '.join(key for key in said if said[key] == name)} of {name}"
-        for name in dict.fromkeys(said.values()))
+        values[key] *= task.channels // len(values[key])
+    if not values["short"]:
+        ratio = 1 if values.get("squeeze") else RESIZE_RATIO
+        values["short"] = round(values["size"] * ratio)
+    return Input(**values), "; ".join([*(name for name in sources if sources[name]), "the task"])
 
 
 # --- how it is used -------------------------------------------------------------------------------
 
-def own_task(task: Task, own: Input) -> Task:
-    """The task with the images that the network is evaluated on in its own way; small images stay
-    as they are."""
-    if not task.large:
-        return task
+def own_task(task, own: Input):
+    """The task with large images resized and cropped as the network was evaluated."""
     resize = (own.short, own.interpolation, own.squeeze)
-    usual = (round(own.size * RESIZE_RATIO), "bilinear", False)
-    return dataclasses.replace(task, resolution=own.size, resize=None if resize == usual else resize)
+    if resize == (round(own.size * RESIZE_RATIO), "bilinear", False):
+        resize = None
+    return dataclasses.replace(task, resolution=own.size, resize=resize) if task.large else task
 
 
 class Front(nn.Module):
     """A network of a task's standardised images [B, C, H, W] around one that was trained with
-    another Input: one affine layer, and where it needs another size a resize, in front of it.
-    rows: the outputs of the task's classes; None: all as they are."""
+    another Input: in front of it one affine layer, and a resize to `size` if that is given. rows:
+    the outputs of the task's classes, in their order; None: all, as they are."""
 
-    def __init__(self, model: nn.Module, task: Task, own: Input, size: int | None,
+    def __init__(self, model: nn.Module, task, own: Input, size: int | None,
                  rows: Sequence[int] | None):
         super().__init__()
         self.model, self.size, self.mode = model, size, own.interpolation
@@ -153,36 +142,35 @@ class Front(nn.Module):
         return logits if self.rows is None else logits[:, self.rows]
 
 
-def in_front(model: nn.Module, task: Task, own: Input, rows: Sequence[int] | None) -> nn.Module:
-    """The network itself where it needs nothing in front of it."""
+def in_front(model: nn.Module, task, own: Input, rows: Sequence[int] | None) -> nn.Module:
+    """The network as one of the task's images and classes; itself where it is that already."""
     size = own.size if own.fixed or not task.large else None
-    if (own.mean, own.std, size or task.resolution, rows) == (
-            tuple(task.mean), tuple(task.std), task.resolution, None):
+    fits = (own.mean, own.std, rows) == (tuple(task.mean), tuple(task.std), None)
+    if fits and size in (None, task.resolution):
         return model
     return Front(model, task, own, size, rows)
 
 
-def recorded(own: dict, task: Task) -> dict:
-    """What a generated set's manifest says of its teacher's statistics where they are not the
-    task's."""
+def recorded(own: dict, task) -> dict:
+    """What a set's manifest says of its teacher's statistics where they are not the task's."""
     return {f"teacher_{key}": [*own[key]] for key in ("mean", "std")
-            if own[key] != getattr(task, key)}
+            if own[key] != tuple(getattr(task, key))}
 
 
-def class_rows(names: Sequence[str | None] | None, task: Task, spec: str
-               ) -> tuple[list[int] | None, str]:
+def class_rows(names: list[str] | None, task, spec: str) -> tuple[list[int] | None, str]:
     """The outputs of the task's classes in a network whose outputs have these names (None: not
-    known), None for all as they are; and a phrase for the log. A UserError where a class of the
-    task is not among the names."""
+    known), None for all as they are; and a phrase for the log. A UserError where they lack a class
+    of the task."""
     if not names or names == [*map(str, range(len(names)))]:
         return None, "not in the file, taken for the task's"
-    for form in (str, lambda name: str(name).partition(",")[0].strip().lower().replace("_", " ")):
+    for form in (str, lambda name: name.partition(",")[0].strip().lower().replace("_", " ")):
         theirs = [*map(form, names)]
-        for known in (task.class_names, getattr(task, "wnids", None) or ()):
-            ours = [*map(form, known)]
+        for ours in ([*map(form, known)] for known in (task.class_names, task.wnids) if known):
             if theirs == ours:
                 return None, "of the file, as the task's"
-            if ours and set(ours) <= set(theirs) and len(set(theirs)) == len(theirs):
-                return [theirs.index(name) for name in ours], "of the file, mapped to the task's"
-    refuse_other_names(names, task, spec, "a file of the weights alone if only the names differ")
-    return None, ""
+            if {*ours} <= {*theirs} and len({*theirs}) == len(theirs):
+                return [*map(theirs.index, ours)], "of the file, mapped to the task's"
+    i, (theirs, ours) = next((i, pair) for i, pair in enumerate(itertools.zip_longest(
+        names, task.class_names)) if pair[0] != pair[1])
+    raise UserError(f"{spec} was trained on other classes: class {i} is '{theirs}', in {task.name} "
+                    f"it is '{ours}'", "a file of the weights alone if only the names differ")

@@ -7,7 +7,6 @@ training a teacher, training a small generator, and evaluating the student.
 
 import functools
 import gzip
-import itertools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -232,13 +231,3 @@ def folder_classes(root: Path | None) -> tuple[str, ...]:
     if len(names) < 2 or {name.lower() for name in names} <= set(sum(SPLIT_NAMES.values(), ())):
         raise UserError(f"{place} needs two class folders, but has: {', '.join(names)}", hint)
     return tuple(names)
-
-
-def refuse_other_names(names: list[str] | None, task: Task, whose: str, hint: str = "") -> None:
-    """Raise a UserError where the class names recorded in a card (None: not recorded) differ from
-    the task's; it names the first difference."""
-    for i, (theirs, ours) in enumerate(itertools.zip_longest(names or task.class_names,
-                                                             task.class_names)):
-        if theirs != ours:
-            raise UserError(f"{whose} was trained on other classes: class {i} is '{theirs}', in "
-                            f"{task.name} it is '{ours}'", hint)

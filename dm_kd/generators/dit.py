@@ -280,7 +280,7 @@ def load_guide(args: argparse.Namespace, task: Task, device: torch.device, setti
     networks, bf16 = [], multiplies_bf16(device)
     for role, spec in (("teacher", args.teacher), ("student", args.student)):
         if spec:
-            network, card = models.load_frozen(spec, task, args)
+            network, card = models.load_frozen(spec, task)
             networks.append(network.to(device, memory_format=torch.channels_last))
             settings |= {role: card["name"], f"{role}_sha256": card["sha256"]}
     terms.require(networks[0], {"bn"}, args.teacher)
