@@ -194,6 +194,11 @@ def resize_weights(start: Tensor, length: Tensor, inputs: int, outputs: int) -> 
     return weight / weight.sum(2, keepdim=True)
 
 
+def usual_resize(size: int) -> tuple[int, str, bool]:
+    """A task's `resize` before centre crops of this size, if it has none of its own."""
+    return round(size * RESIZE_RATIO), "bilinear", False
+
+
 def centre_crops(images: Tensor, size: int, resize: tuple[int, str, bool] | None = None
                  ) -> Tensor:
     """Resize the shorter side to 8/7 of `size` (256 for 224), or as a task's `resize` says, and
@@ -201,7 +206,7 @@ def centre_crops(images: Tensor, size: int, resize: tuple[int, str, bool] | None
     `size` x `size` are returned as they are."""
     if resize is None and images.shape[2:] == (size, size):
         return images
-    short, mode, squeeze = resize or (round(size * RESIZE_RATIO), "bilinear", False)
+    short, mode, squeeze = resize or usual_resize(size)
     images = functional.resize(images, [short, short] if squeeze else [short],
                                functional.InterpolationMode(mode))
     return functional.center_crop(images, [size])

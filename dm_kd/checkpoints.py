@@ -28,8 +28,8 @@ NUMPY = [np.dtype, *(type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8")),
 
 
 def read(file: Path) -> tuple[dict[str, Tensor], dict]:
-    """The state dict of a weight file, averaged weights before raw ones, and facts: "weights" (a
-    phrase: which of several), and if the file has them "class_names", "mean", "std", "size" and
+    """The state dict of a weight file, averaged weights before raw ones, and facts: "weights" (which
+    of several), and if the file has them "class_names", "mean", "std", "resolution" and
     "transform_input". Raises UserError: no state dict, another format, or a damaged file."""
     with open(file, "rb") as opened:
         start = opened.read(16)
@@ -43,7 +43,7 @@ def read(file: Path) -> tuple[dict[str, Tensor], dict]:
         raise UserError(f"{file} is {kind}", "a file of torch.save(model.state_dict(), FILE)")
     with torch.serialization.safe_globals([argparse.Namespace, *NUMPY]):
         content = run.load_pt(file)
-    facts = {}
+    facts, keys = {}, []
     while isinstance(content, dict) and not is_state(content):
         facts = _facts(content) | facts
         inner = [key for key, value in content.items() if isinstance(value, dict)
@@ -52,11 +52,13 @@ def read(file: Path) -> tuple[dict[str, Tensor], dict]:
         chosen = averaged or [key for key in WRAPPERS if key in inner] or inner
         if not chosen or len(inner) > 1 and chosen == inner:
             break
-        facts["weights"] = f"'{chosen[0]}'" + ", averaged" * bool(averaged)
+        keys += [chosen[0] + " (averaged)" * bool(averaged)]
         content = content[chosen[0]]
     if not is_state(content):
         raise UserError(f"no state dict in {file}",
                         "a dict of tensors, bare or under 'model' or 'state_dict'")
+    facts |= {"weights": ".".join(keys)} if keys else {}
+    content.pop("n_averaged", None)  # AveragedModel's counter
     return content, facts
 
 
@@ -74,7 +76,7 @@ def _facts(content: dict) -> dict:
             sizes = [_numbers(place.get(key)) for key in SIZES]
             names = [_class_names(place.get(key)) for key in CLASSES]
             own = {"mean": _numbers(place.get("mean")), "std": _numbers(place.get("std")),
-                   "size": next((size[-1] for size in sizes if size), None),
+                   "resolution": next((size[-1] for size in sizes if size), None),
                    "class_names": next(filter(None, names), None),
                    "transform_input": place.get("transform_input")}
             facts = {key: value for key, value in own.items() if value is not None} | facts
@@ -107,4 +109,4 @@ def under_prefix(state: dict[str, Tensor], wanted: Collection[str]) -> tuple[dic
         sum(prefix + key in state for key in wanted), bool(AVERAGED.search(prefix)),
         "student" in prefix, -len(prefix)))
     return {key.removeprefix(best): value for key, value in state.items()
-            if key.startswith(best) and key != "n_averaged"}, best  # AveragedModel counts
+            if key.startswith(best)}, best

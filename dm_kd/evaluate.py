@@ -6,6 +6,7 @@
 """
 
 import argparse
+import dataclasses
 import json
 import sys
 
@@ -62,7 +63,10 @@ def outputs(spec: str, task: Task, args: argparse.Namespace, device: torch.devic
     """A network's logits [N, classes] of the validation images, which are resized and cropped in
     its own way; their labels [N]; lines for standard error."""
     model, card = models.load_frozen(spec, task, args)
-    own = preprocessing.own_task(task, preprocessing.Input(**card["input"]))
+    own = task
+    if task.large:
+        size = {key: card["input"][key] for key in ("resolution", "resize")}
+        own = dataclasses.replace(task, **size)
     val = data.load_validation(own, args)
     dist.start(device)  # each process evaluates a share
     logits = engine.predict(model.to(device), val.images, augment.plain_view(own), device, "none")

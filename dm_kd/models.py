@@ -13,7 +13,6 @@ and `timm:NAME` if timm is installed.
 import argparse
 import contextlib
 import copy
-import dataclasses
 import importlib.util
 import sys
 from functools import partial
@@ -186,8 +185,8 @@ def load_frozen(spec: str, task: Task, flags: argparse.Namespace | None = None
 
     Returns:
         The network and {"name", "spec", "sha256" (of the file; where there is none, of the
-        tensors), "input" (a preprocessing.Input), "assumed" (a line for the log), "fold", "task",
-        "val", "seed"} (None where unknown).
+        tensors), "input" (its own), "assumed" (a line for the log), "fold", "task", "val", "seed"}
+        (None where unknown).
 
     Raises:
         UserError: nothing at that path, another architecture, other classes, a damaged file, or
@@ -203,15 +202,20 @@ def load_frozen(spec: str, task: Task, flags: argparse.Namespace | None = None
     note = load_state(model, state, spec, task) if state else "random"
     if hasattr(model, "transform_input"):  # of Inception: from ImageNet's statistics to its own
         model.transform_input = bool(card.get("transform_input", "official" in card))
-    own, source = preprocessing.join(task, _records(name, task, card, flags), spec)
-    if hasattr(model, "image_size"):  # torchvision's transformers
-        own = dataclasses.replace(own, fixed=True, size=model.image_size)
+    own, shown = preprocessing.join(task, _records(name, task, card, flags), spec)
+    # Transformers of timm and of torchvision have one size; small images were made larger for it.
+    own["resolution"] = getattr(model, "image_size", own["resolution"])
+    fixed = hasattr(model, "image_size") or getattr(model, "pretrained_cfg", {}).get(
+        "fixed_input_size")
+    size = own["resolution"] if fixed or not task.large else None
     sha256 = card.get("sha256") or run.tensors_digest(model.state_dict())
-    model = preprocessing.in_front(model, task, own, rows).eval().requires_grad_(False)
+    if (rows is not None or size not in (None, task.resolution)
+            or (own["mean"], own["std"]) != (tuple(task.mean), tuple(task.std))):
+        model = preprocessing.Front(model, task, own, size, rows)
     weights = ", ".join(filter(None, (sha256[:8], card.get("weights"), note)))
-    return model, {
-        "name": name, "spec": spec, "sha256": sha256, "input": dataclasses.asdict(own),
-        "assumed": f"{spec}: weights {weights}; {own} ({source}); class order {order}",
+    return model.eval().requires_grad_(False), {
+        "name": name, "spec": spec, "sha256": sha256, "input": own,
+        "assumed": f"{spec}: weights {weights}; {shown}; class order {order}",
         **{key: card.get(key) for key in ("fold", "task", "val", "seed")}}
 
 
@@ -222,15 +226,15 @@ def _outputs(state: dict[str, Tensor]) -> int:
 def _records(name: str, task: Task, card: dict, flags: argparse.Namespace | None
              ) -> dict[str, dict]:
     """What is known of a network's input, by source, the surest last."""
-    records, member = {}, name.partition(":")[2]
+    told = {key: card[key] for key in ("mean", "std", "resolution") if key in card}
     if "model" in card:  # a run's
-        return {"its card": {"mean": tuple(card["mean"]), "std": tuple(card["std"]),
-                             "size": card["resolution"]}}
+        return {"its card": told}
+    records = {}
     if name.startswith("timm:") and task.large:
         import timm
 
-        if record := timm.get_pretrained_cfg(member):
-            records[f"timm's {record.tag or 'record'}"] = preprocessing.of_timm(record.to_dict())
+        if record := timm.get_pretrained_cfg(name.removeprefix("timm:")):
+            records[f"timm's {record.tag}"] = preprocessing.of_timm(record.to_dict())
     elif name.startswith("torchvision:"):
         weights = card.get("official") or (task.wnids and next(iter(_torchvision_weights(name)), 0))
         if weights:
@@ -238,8 +242,7 @@ def _records(name: str, task: Task, card: dict, flags: argparse.Namespace | None
                 weights.transforms())
     if "hub" in card:
         records["config.json"] = preprocessing.of_timm(card["hub"])
-    records["the file"] = {key: card[key] for key in ("mean", "std", "size") if key in card}
-    return records | {"the flags": preprocessing.of_flags(flags)}
+    return records | {"the file": told, "the flags": preprocessing.of_flags(flags)}
 
 
 def _resolve(spec: str, task: Task) -> tuple[str, dict | None, dict]:

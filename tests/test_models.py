@@ -175,7 +175,7 @@ def test_averaged_weights_are_preferred_and_this_is_said(tmp_path, raw, averaged
     state = state_of("cnn_w4")
     both = {raw: {k: v + 1 for k, v in state.items()}, averaged: state}
     model, card = models.load_frozen(saved(both, tmp_path), DIGITS)
-    assert same(model, state) and f"'{averaged}', averaged" in card["assumed"]
+    assert same(model, state) and f"{averaged} (averaged)" in card["assumed"]
 
 
 def test_official_weights_give_torchvisions_own_logits(monkeypatch, tmp_path):

@@ -117,5 +117,6 @@ def build(args: argparse.Namespace, task: Task, device: torch.device) -> DeepInv
     settings = {"name": "deepinversion", "licence": "as the teacher's weights",
                 "teacher": card["name"], "teacher_sha256": card["sha256"],
                 "teacher_dtype": "bf16" if multiplies_bf16(device) else "fp32", **chosen}
-    settings |= preprocessing.recorded(card["input"], task)
+    settings |= {f"teacher_{key}": [*card["input"][key]] for key in ("mean", "std")
+                 if card["input"][key] != tuple(getattr(task, key))}
     return DeepInversion(teacher, task, settings, device)

@@ -31,9 +31,11 @@ PUBLISHED = {"patch_size": 2, "width": 1152, "depth": 28, "num_classes": 1000}
 LICENCE = "CC-BY-NC 4.0"  # of DiT's
 
 
-def read(spec: str) -> tuple[dict, dict[str, Tensor], dict]:
+def read(spec: str, classes: int = 0) -> tuple[dict, dict[str, Tensor], dict]:
     """DiT's config, its state dict in the original's keys as stored (diffusers stores no
-    pos_embed), and a card: sha256, licence, vae (the folder of its own decoder, or absent)."""
+    pos_embed), and a card: sha256, licence, vae (the folder of its own decoder, or absent),
+    "no_null" where the file has an embedding for each of so many classes, but none for no class
+    (it was trained with class_dropout_prob=0)."""
     path = local(spec)
     path = path.parent if path.name == f"{NAME}.safetensors" else path
     if (path / f"{NAME}.json").is_file():
@@ -41,9 +43,12 @@ def read(spec: str) -> tuple[dict, dict[str, Tensor], dict]:
         return card["config"], state, card
     if path.is_dir():
         return _read_diffusers(path)
-    state = read_state(path)
+    state, table = read_state(path), "y_embedder.embedding_table.weight"
+    if no_null := len(state.get(table, ())) == classes > 0:
+        state[table] = torch.cat([state[table], torch.zeros_like(state[table][:1])])
     config = sizes(state, path)
-    return config, state, {"sha256": run.sha256_file(path), "licence": licence(config, LICENCE)}
+    return config, state, {"sha256": run.sha256_file(path), "licence": licence(config, LICENCE),
+                           "no_null": no_null}
 
 
 def licence(config: dict, published: str) -> str:
