@@ -37,8 +37,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     run.add_data_arguments(parser)
     add = parser.add_argument
     add("--source", required=True, metavar="IMAGES",
-        help="an image set, a folder or a list file of images; `real`: the real training images; "
-             "`real:TASK`: another task's; or a method that makes images while the student learns: "
+        help="an image set, a folder or a list file of images; `real`: the real training "
+             "images; or a method that makes images while the student learns: "
              f"{', '.join(RIVALS)} (--source METHOD --help shows its flags)")
     add("--source-labels", choices=("task", "none"), default="task",
         help="none: the images are not of the task's classes")
@@ -100,7 +100,6 @@ def body(argv: list[str]) -> None:
         source = data.start_source(images, view, args, device)
         view = source.view
         inputs |= {"source_images": len(images.labels), "source_sha256": images.sha256}
-    val = val and data.resident(val, device)
     objective = objectives.OBJECTIVES[args.objective]
     if args.label_weight:
         objective = objectives.with_labels(objective, args.label_weight)
@@ -173,7 +172,7 @@ class TeacherCache:
         total = args.epochs * self.steps
         args.cache.mkdir(parents=True, exist_ok=True)
         path = args.cache / f"teacher_{key}"
-        self.logits_of = self._map(f"{path}.logits", np.float16, (total, rows, task.num_classes))
+        self.logits = self._map(f"{path}.logits", np.float16, (total, rows, task.num_classes))
         self.done = self._map(f"{path}.done", np.uint8, (total,))
 
     @staticmethod
@@ -185,18 +184,20 @@ class TeacherCache:
                 file.truncate(size)
         return np.memmap(path, dtype, "r+", shape=shape)
 
-    def logits(self, teacher: nn.Module, epoch: int, step: int, x: Tensor) -> Tensor:
-        """Float32 [B, classes], from the file, or from the teacher and then stored. Both are
-        rounded to float16, so that a resumed run has the same bits."""
+    def read(self, epoch: int, step: int, device: torch.device) -> Tensor | None:
+        """Float32 [B, classes], or None where they are not known yet."""
         at = epoch * self.steps + step
         if not self.done[at]:
-            logits = teacher(x).float()
-            self.logits_of[at] = logits.half().cpu().numpy()
-            if not np.isfinite(self.logits_of[at]).all():
-                raise UserError("the teacher's logits do not fit into float16",
-                                "leave out --cache-teacher")
-            self.done[at] = 1
-        return augment.send(torch.from_numpy(self.logits_of[at].copy()), x.device).float()
+            return None
+        return augment.send(torch.from_numpy(self.logits[at].copy()), device).float()
+
+    def write(self, epoch: int, step: int, logits: Tensor) -> None:
+        at = epoch * self.steps + step
+        self.logits[at] = logits.half().cpu().numpy()
+        if not np.isfinite(self.logits[at]).all():
+            raise UserError("the teacher's logits do not fit into float16",
+                            "leave out --cache-teacher")
+        self.done[at] = 1
 
 
 def dry_run(args: argparse.Namespace, task: Task) -> None:

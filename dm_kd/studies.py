@@ -166,7 +166,7 @@ def rivals(data: str, fold: str, teacher: str, generator: str, gan: str, sets: s
     images = {name: f"{script} {name}_set {flags} --seed {{set_seed}} --out {sets}_{name}"
               for name, flags in made.items()}
     images |= {"dit": dit, "one_image_cutmix": images["one_image"]}
-    without = ("real", "out_of_domain", "dafl", "dfq", "zskt", "fastdfkd", "fastdfkd_reptile",
+    without = ("real", "dafl", "dfq", "zskt", "fastdfkd", "fastdfkd_reptile",
                "fast_sequential", "cmi", "nayer", "adi")
     return {"alone": Row(f"{script} alone {fold}"),
             **{name: Row(f"{script} {name} {kd}") for name in without},

@@ -87,7 +87,7 @@ def body(argv: list[str]) -> None:
         return
     device = run.use_device(args)
     real = data.load_real(task, "train", args.fold, args.val, args.data)
-    real = data.resident(data.pack(real, task, args.cache, crops=True), device)
+    real = data.pack(real, task, args.cache, crops=True)
     source = data.Source(real, augment.plain_view(task), args.batch_size, args.seed, device=device)
     inputs = {"source_images": len(real.labels), "source_sha256": real.sha256}
     with run.Run(args.out, args, inputs, args.kind) as folder:
@@ -134,8 +134,8 @@ def fit(folder: run.Run, args: argparse.Namespace, task: Task, model: nn.Module,
 
     with run.stoppable() as stop:
         for step in range(state["step"], args.steps):
-            images, labels, ids, epoch = next(batches)
-            row = update(images.to(device), labels.to(device), ids, epoch, step)
+            images, labels, *key = next(batches)
+            row = update(augment.send(images, device), augment.send(labels, device), *key, step)
             decay = min(args.ema, (1 + step) / (10 + step))  # shorter memory in the first steps
             torch._foreach_lerp_(list(average.parameters()),
                                  [p.detach() for p in model.parameters()], 1 - decay)

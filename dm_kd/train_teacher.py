@@ -53,7 +53,7 @@ def body(argv: list[str]) -> None:
              *images.notes]
     with run.Run(args.out, args, inputs, "model") as folder:
         engine.fit(folder, args, source.view, model, None, source, objectives.cross_entropy,
-                   val and data.resident(val, device), device, card, notes)
+                   val, device, card, notes)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -131,7 +131,7 @@ def test_kept_logits_belong_to_one_architecture_and_augmentation(digits, distill
     for name in ("cifarresnet18", "cifarresnet18_relu"):
         for augmentation in ("default", "none"):
             args = distill_args(cache=tmp_path, augment=augmentation)
-            large = dataclasses.replace(digits, size_class="large", flip=True)
+            large = dataclasses.replace(digits, large=True, flip=True)
             source = data.Source(files, augment.make_view(large, args, False), 32, 0)
             distill.TeacherCache(args, large, source, teacher, name, files)
     assert len(list(tmp_path.glob("*.done"))) == 4

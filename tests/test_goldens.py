@@ -93,8 +93,8 @@ def with_gradient(function, x: Tensor) -> list[Tensor]:
 def task(resolution: int) -> tasks.Task:
     """A task of small images, or from 32 pixels on of large ones."""
     large = resolution >= 32
-    return tasks.Task("tiny", lambda: tuple("abcd"), resolution, 3, MEAN, STD, flip=True,
-                      size_class="large" if large else "small", pad=0 if large else 1)
+    return tasks.Task("tiny", tuple("abcd"), resolution, 3, MEAN, STD, flip=True,
+                      large=large, pad=0 if large else 1)
 
 
 def term(name: str) -> list[Tensor]:
@@ -119,7 +119,8 @@ def objective(name: str, labels: str) -> list[Tensor]:
     if labels == "unknown":
         hard = torch.where(hard == 0, -1, hard)
     if labels == "mixed":
-        hard = augment.mix_labels(hard, CLASSES, 0.7, torch.arange(BATCH).flip(0))
+        hard = augment.mix_labels(hard, CLASSES, {
+            "lam": torch.tensor(0.7).double(), "partner": torch.arange(BATCH).flip(0)})
     if labels == "weighted":
         function = objectives.with_labels(function, 0.1)
     teacher = 3 * normal(11, BATCH, CLASSES)
@@ -214,16 +215,17 @@ def kd(name: str, **changes) -> list[Tensor]:
     labels = torch.arange(64) % CLASSES
     args = SimpleNamespace(**{"optimizer": "sgd", "learning_rate": 0.05, "weight_decay": 1e-3,
                               "lr_schedule": "cosine", "warmup_epochs": 1, "epochs": 5,
-                              "lr_decay_epochs": (2, 4), "mixup": 0.0, "cutmix": 0.0, **changes})
+                              "lr_decay_epochs": (2, 4), "mixup": 0.0, "cutmix": 0.0,
+                              "temperature": 4.0, "amp": "none", "compile": "off", **changes})
     view = engine.View(MEAN, STD, pad=1, flip=True, mixup=args.mixup, cutmix=args.cutmix,
                        num_classes=CLASSES)
     optimizer = engine.make_optimizer(student, args)
+    loss_of = engine.loss_function(view, student, teacher, objectives.OBJECTIVES[name], args)
     for epoch in range(5):
         for step, ids in enumerate(torch.arange(64).split(16)):
             optimizer.param_groups[0]["lr"] = engine.learning_rate(epoch + step / 4, args)
-            x, targets = view.train(pixels[ids], labels[ids], ids, 3, epoch, step)
-            engine.train_step(student, teacher, optimizer, objectives.OBJECTIVES[name], x, targets,
-                              4.0, "none")
+            engine.train_step(loss_of, student, optimizer, pixels[ids], labels[ids],
+                              view.draw(pixels[ids], ids, 3, epoch, step))
     return list(student.state_dict().values())
 
 
@@ -235,9 +237,8 @@ def augmentation() -> list[Tensor]:
         found += [augment.crop_offsets(seed, epoch, ids, 4), augment.flips(seed, epoch, ids),
                   *augment.boxes_and_flips(seed, epoch, ids, sizes)]
         for mixup, cutmix in ((0.4, 0.0), (0.0, 1.0), (0.4, 1.0)):
-            x, share, partner = augment.mix(normal(19, 6, 1, 4, 4), seed, epoch, 9, mixup, cutmix,
-                                            1.0)
-            found += [torch.tensor(share), partner, x]
+            draws = augment.draw_mixing(6, 4, 4, seed, epoch, 9, mixup, cutmix, 1.0)
+            found += [draws["lam"], draws["partner"], augment.mix(normal(19, 6, 1, 4, 4), draws)]
     return [value.double() for value in found]
 
 

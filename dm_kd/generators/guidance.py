@@ -88,15 +88,17 @@ class TeacherGuidance:
 
 
 def latent_cutmix(x: Tensor, done: int, steps: int, seeds: list[int]
-                  ) -> tuple[Tensor, float, Tensor | None]:
+                  ) -> tuple[Tensor, dict | None]:
     """At each fifth of the sampling, in step `done` of `steps`, put a box of another image of the
     batch into x_t [B, C, H, W]: share ~ Beta(a, a), a ~ U(0, 1), a function of all the seeds.
-    Returns what augment.mix does: batch, each image's own share, its partner's row or None."""
+    Returns the batch, and what augment.draw_mixing does or None."""
     if done == steps or done % max(steps // MIXES, 1):
-        return x, 1.0, None
+        return x, None
     key = image_set.batch_seed(seeds)
     a = np.random.Generator(np.random.PCG64([key, done])).uniform(1e-3, 1)
-    return augment.mix(x, key, 0, done, 0.0, a, 1.0)
+    draws = augment.draw_mixing(len(x), *x.shape[2:], key, 0, done, 0.0, a, 1.0)
+    draws = {name: augment.send(value, x.device) for name, value in draws.items()}
+    return augment.mix(x, draws), draws
 
 
 def steering(generator, predict: Callable, labels: Tensor, seeds: list[int]) -> Callable:
@@ -118,9 +120,10 @@ def steering(generator, predict: Callable, labels: Tensor, seeds: list[int]) -> 
         if teacher:
             x = teacher.move(x, shares, clean, process.at("noise", i))
         if mixing:
-            x, share, partner = latent_cutmix(x, process.steps - i, process.steps, seeds)
-            if teacher and partner is not None:
-                shares = share * shares + (1 - share) * shares[partner]
+            x, draws = latent_cutmix(x, process.steps - i, process.steps, seeds)
+            if teacher and draws:
+                own = draws["lam"]
+                shares = own * shares + (1 - own) * shares[draws["partner"]]
         return x
 
     return steer
