@@ -73,9 +73,9 @@ def _facts(content: dict) -> dict:
     for place in (content, *content.values()):
         place = vars(place) if isinstance(place, argparse.Namespace) else place
         if isinstance(place, dict) and not is_state(place):
-            sizes = [_numbers(place.get(key)) for key in SIZES]
+            mean, std, *sizes = (_numbers(place.get(key)) for key in ("mean", "std", *SIZES))
             names = [_class_names(place.get(key)) for key in CLASSES]
-            own = {"mean": _numbers(place.get("mean")), "std": _numbers(place.get("std")),
+            own = {"mean": std and mean, "std": mean and std,
                    "resolution": next((size[-1] for size in sizes if size), None),
                    "class_names": next(filter(None, names), None),
                    "transform_input": place.get("transform_input")}
@@ -102,11 +102,15 @@ def _class_names(value: object) -> list[str] | None:
 def under_prefix(state: dict[str, Tensor], wanted: Collection[str]) -> tuple[dict, str]:
     """The part of a state dict below the prefix with which it has most of the wanted keys, with
     these keys, and the prefix. Of several, averaged weights come first, then a student's:
-    mdistiller saves the teacher too."""
+    mdistiller saves the teacher too. A UserError where two fit equally."""
     prefixes = {"", *(key.removesuffix(end) for key in state for end in wanted
                       if key.endswith(f".{end}"))}
-    best = max(sorted(prefixes), key=lambda prefix: (
-        sum(prefix + key in state for key in wanted), bool(AVERAGED.search(prefix)),
-        "student" in prefix, -len(prefix)))
+    ranks = {prefix: (sum(prefix + key in state for key in wanted), bool(AVERAGED.search(prefix)),
+                      "student" in prefix) for prefix in prefixes}
+    best = max(sorted(ranks, key=len), key=ranks.get)
+    rivals = [prefix for prefix in ranks if ranks[prefix] == ranks[best]]
+    if len(rivals) > 1 and ranks[best][0] == len(wanted):
+        raise UserError(f"the file has several networks that fit: {', '.join(sorted(rivals))}",
+                        "a file of one of them")
     return {key.removeprefix(best): value for key, value in state.items()
             if key.startswith(best)}, best

@@ -24,7 +24,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser = run.Parser("evaluate", __doc__)
     run.add_data_arguments(parser)
     parser.add_argument("--model", required=True, metavar="SPEC",
-                        help="a run folder, NAME@FILE, torchvision:NAME, timm:NAME")
+                        help="a run folder, NAME@FILE, torchvision:NAME, timm:NAME, or your own "
+                             "FILE.py:FUNCTION@FILE with FUNCTION(num_classes) -> nn.Module")
     parser.add_argument("--teacher", default=None, metavar="SPEC",
                         help="also report teacher_acc1, and agreement: the percentage of images "
                              "for which both predict the same class")

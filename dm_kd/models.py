@@ -200,13 +200,14 @@ def load_frozen(spec: str, task: Task, flags: argparse.Namespace | None = None
         rows, outputs, order = task.imagenet_classes, len(WNIDS), "ImageNet's, of which the task's"
     model = build(name, task, outputs)
     note = load_state(model, state, spec, task) if state else "random"
-    if hasattr(model, "transform_input"):  # of Inception: from ImageNet's statistics to its own
-        model.transform_input = bool(card.get("transform_input", "official" in card))
     own, shown = preprocessing.join(task, _records(name, task, card, flags), spec)
     # Transformers of timm and of torchvision have one size; small images were made larger for it.
-    own["resolution"] = getattr(model, "image_size", own["resolution"])
-    fixed = hasattr(model, "image_size") or getattr(model, "pretrained_cfg", {}).get(
-        "fixed_input_size")
+    fixed = name.startswith("timm:") and model.pretrained_cfg.get("fixed_input_size")
+    if name.startswith("torchvision:"):
+        if hasattr(model, "transform_input"):  # Inception's, from ImageNet's statistics to its own
+            model.transform_input = bool(card.get("transform_input", "official" in card))
+        if fixed := hasattr(model, "image_size"):
+            own["resolution"] = model.image_size
     size = own["resolution"] if fixed or not task.large else None
     sha256 = card.get("sha256") or run.tensors_digest(model.state_dict())
     if (rows is not None or size not in (None, task.resolution)

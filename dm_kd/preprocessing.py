@@ -86,9 +86,9 @@ def join(task, sources: dict[str, dict], spec: str) -> tuple[dict, str]:
     short, mode, squeeze = own["resize"] or usual
     own["resize"] = None if (short, mode, squeeze) == usual else (short or size, mode, squeeze)
     mean, std = (" ".join(f"{v:g}" for v in own[key]) for key in ("mean", "std"))
-    said = [*(name for name, source in sources.items() if source), "the task"]
+    said = ["the task", *(name for name, source in sources.items() if source)]
     return own, (f"mean {mean}, std {std}, {mode} {short or size} to {size} pixels"
-                 f"{', squeezed' * squeeze} (from {', then '.join(said)})")
+                 f"{', squeezed' * squeeze} (from {', else '.join(reversed(said))})")
 
 
 # --- how it is used -------------------------------------------------------------------------------

@@ -291,6 +291,13 @@ def test_the_right_weights_of_a_checkpoint_are_used(accuracy, form):
     assert ("(averaged)" in err) == (form in averaged)
 
 
+@pytest.mark.parametrize("content", [
+    {"a": {"b": BEST, "c": 1}, "d": RAW}, {**under("q.", BEST), **under("k.", RAW)}])
+def test_a_file_with_two_networks_is_refused(accuracy, content):
+    acc1, err = accuracy(content)
+    assert acc1 is None and ("no state dict" in err or "several networks" in err)
+
+
 @pytest.mark.parametrize("prefix", ["", "model.", "backbone.", "encoder.", "vision_model."])
 def test_safetensors_are_read_whatever_is_beside_them(accuracy, tmp_path, prefix):
     (tmp_path / "w.json").write_text('{"classes": 7, "sha256": "of something else"}')

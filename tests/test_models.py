@@ -17,10 +17,9 @@ from dm_kd.tasks import Task, get_task
 
 def images_of(num_classes, channels, resolution) -> Task:
     """A task with ImageNet's statistics."""
-    return Task(f"{num_classes} classes", lambda: tuple(f"c{i}" for i in range(num_classes)),
+    return Task(f"{num_classes} classes", tuple(f"c{i}" for i in range(num_classes)),
                 resolution, channels, (0.485, 0.456, 0.406)[:channels],
-                (0.229, 0.224, 0.225)[:channels],
-                size_class="large" if resolution > 64 else "small")
+                (0.229, 0.224, 0.225)[:channels], large=resolution > 64)
 
 
 CIFAR100, CIFAR10 = images_of(100, 3, 32), images_of(10, 3, 32)
