@@ -200,15 +200,13 @@ def load_frozen(spec: str, task: Task, flags: argparse.Namespace | None = None
         rows, outputs, order = task.imagenet_classes, len(WNIDS), "ImageNet's, of which the task's"
     model = build(name, task, outputs)
     note = load_state(model, state, spec, task) if state else "random"
-    own, shown = preprocessing.join(task, _records(name, task, card, flags), spec)
+    own, shown = preprocessing.join(task, _records(name, model, task, card, flags), spec)
     # Transformers of timm and of torchvision have one size; small images were made larger for it.
-    fixed = name.startswith("timm:") and model.pretrained_cfg.get("fixed_input_size")
-    if name.startswith("torchvision:"):
-        if hasattr(model, "transform_input"):  # Inception's, from ImageNet's statistics to its own
-            model.transform_input = bool(card.get("transform_input", "official" in card))
-        if fixed := hasattr(model, "image_size"):
-            own["resolution"] = model.image_size
+    fixed = (getattr(model, "pretrained_cfg", {}).get("fixed_input_size")
+             or hasattr(model, "image_size"))
     size = own["resolution"] if fixed or not task.large else None
+    if hasattr(model, "transform_input"):  # Inception's, from ImageNet's statistics to its own
+        model.transform_input = bool(card.get("transform_input", "official" in card))
     sha256 = card.get("sha256") or run.tensors_digest(model.state_dict())
     if (rows is not None or size not in (None, task.resolution)
             or (own["mean"], own["std"]) != (tuple(task.mean), tuple(task.std))):
@@ -224,26 +222,26 @@ def _outputs(state: dict[str, Tensor]) -> int:
     return [len(value) for value in state.values() if value.ndim == 2][-1]
 
 
-def _records(name: str, task: Task, card: dict, flags: argparse.Namespace | None
-             ) -> dict[str, dict]:
+def _records(name: str, model: nn.Module, task: Task, card: dict,
+             flags: argparse.Namespace | None) -> dict[str, dict]:
     """What is known of a network's input, by source, the surest last."""
     told = {key: card[key] for key in ("mean", "std", "resolution") if key in card}
     if "model" in card:  # a run's
         return {"its card": told}
     records = {}
-    if name.startswith("timm:") and task.large:
-        import timm
-
-        if record := timm.get_pretrained_cfg(name.removeprefix("timm:")):
-            records[f"timm's {record.tag}"] = preprocessing.of_timm(record.to_dict())
+    record = getattr(model, "pretrained_cfg", {})  # of timm's networks, also in one's own program
+    if task.large and record:
+        records[f"timm's {record['tag']}"] = preprocessing.of_timm(record)
     elif name.startswith("torchvision:"):
         weights = card.get("official") or (task.wnids and next(iter(_torchvision_weights(name)), 0))
         if weights:
-            records[f"torchvision's {weights.name}"] = preprocessing.of_torchvision(
-                weights.transforms())
+            records[f"torchvision's {weights.name}"] = preprocessing.of_torchvision(weights)
     if "hub" in card:
         records["config.json"] = preprocessing.of_timm(card["hub"])
-    return records | {"the file": told, "the flags": preprocessing.of_flags(flags)}
+    records |= {"the file": told, "the flags": preprocessing.of_flags(flags)}
+    if name.startswith("torchvision:") and hasattr(model, "image_size"):
+        records["the network"] = {"resolution": model.image_size}
+    return records
 
 
 def _resolve(spec: str, task: Task) -> tuple[str, dict | None, dict]:
