@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dm_kd import augment, data, dist, engine, models, objectives, run
+from dm_kd import augment, data, dist, engine, models, objectives, preprocessing, run
 from dm_kd.rivals import common as rivals
 from dm_kd.run import UserError
 from dm_kd.tasks import TASKS, Task, get_task
@@ -63,6 +63,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         help="train even if the teacher disagrees with the images' labels")
     add("--out", type=Path, required=True, metavar="RUN", help="such as save/student_model/NAME")
     engine.add_arguments(parser)
+    preprocessing.add_arguments(parser)
     run.add_common_arguments(parser)
     method, name = run.peek(argv, "source", ""), run.peek(argv, "task", "")
     if method in RIVALS:
@@ -80,7 +81,9 @@ def body(argv: list[str]) -> None:
         return
     device = engine.prepare(args)
     student = models.build(args.student, task)
-    teacher, teacher_card = models.load_frozen(args.teacher, task)
+    models.refuse_single_values(student, task,
+                                args.bn_group or args.batch_size // dist.world_size())
+    teacher, teacher_card = models.load_frozen(args.teacher, task, args)
     teacher = teacher.to(device, memory_format=torch.channels_last)
     val = data.load_validation(task, args)
     view = augment.make_view(task, args, args.label_weight > 0
@@ -108,7 +111,7 @@ def body(argv: list[str]) -> None:
     notes = [f"{args.student}, {models.parameter_count(student):,} parameters, from "
              f"{teacher_card['name']} on {len(images.labels) if images else 'generated'} images of "
              f"{args.source}, {device}, amp {args.amp}", *(images.notes if images else ()),
-             *models.seen_note(teacher_card, args)]
+             teacher_card["assumed"], *models.seen_note(teacher_card, args)]
     if not (args.out / "result.json").exists():
         notes += check_teacher(args, task, teacher, images, val, device)
     with run.Run(args.out, args, inputs, "student") as folder:
@@ -124,9 +127,8 @@ def check_teacher(args: argparse.Namespace, task: Task, teacher: nn.Module,
     """Evaluate the teacher on labelled images before any training; returns lines for the log.
 
     Raises:
-        UserError: its accuracy on the source's or the validation images is at most twice chance,
-            or half way from chance to 100 % where that is less."""
-    notes, chance = [], 100 / task.num_classes
+        UserError: its accuracy on the source's or the validation images is implausible."""
+    notes = []
     for name, given in (("source", images), ("validation", val)):
         if given is None or args.no_label_check or not (given.labels >= 0).any():
             continue
@@ -138,12 +140,12 @@ def check_teacher(args: argparse.Namespace, task: Task, teacher: nn.Module,
         acc1, _ = engine.accuracy(logits, given.labels.cpu()[chosen])
         notes.append(f"teacher agrees with the labels of {acc1:.1f} % of {len(chosen)} {name} "
                      "images")
-        if acc1 <= min(2 * chance, 50 + chance / 2):
-            raise UserError(
-                f"the teacher {args.teacher} agrees with {acc1:.1f} % of the {name} labels, chance "
-                f"is {chance:.1f} %: another class order, other statistics or wrong weights?",
-                "--source-labels none if the source has other classes; --no-label-check to train "
-                "anyway")
+        low, doubt = models.doubts(logits, given.labels.cpu()[chosen], task)
+        if low:
+            raise UserError(f"the teacher {args.teacher} and the {name} labels: {doubt}",
+                            "--source-labels none if the source has other classes; "
+                            "--no-label-check to train anyway")
+        notes += [f"note: {doubt}"] if doubt else []
     return notes
 
 

@@ -79,7 +79,9 @@ def generator_classes(card: dict, num_classes: int, task: Task, where: object) -
     if num_classes == 1000 and task.imagenet_classes:
         return {"generator_classes": list(task.imagenet_classes)}
     raise UserError(f"{where}: the generator has {num_classes} classes {names[:3]} ..., not those "
-                    f"of {task.name}")
+                    f"of {task.name}",
+                    "one class too few: it was trained with class_dropout_prob=0, which has no "
+                    "null class" if num_classes == task.num_classes - 1 else "")
 
 
 def as_generator_classes(labels: Tensor, settings: dict) -> Tensor:

@@ -8,9 +8,9 @@ Three layouts become one state dict with the original's keys:
 - a folder of train_generator: dit.safetensors and its card.
 """
 
-import argparse
 import math
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -60,14 +60,14 @@ def local(spec: str, patterns: Sequence[str] = FILES) -> Path:
 
 
 def read_state(file: Path) -> dict[str, Tensor]:
-    """The averaged weights of a checkpoint, else its model's, else the file's own; a UserError if
-    it would run code or is damaged."""
-    if file.suffix == ".safetensors":
-        return run.load_safetensors(file)
-    # a training checkpoint of DiT holds its flags as an argparse.Namespace
-    with torch.serialization.safe_globals([argparse.Namespace]):
-        state = run.load_pt(file)
-    return dict(state.get("ema") or state.get("model") or state)
+    """A checkpoint's averaged weights, else its model's, else the file's own, with the network's
+    own keys."""
+    from dm_kd import checkpoints
+
+    state, facts = checkpoints.read(file)
+    if "weights" in facts:
+        print(f"{file}: {facts['weights']}", file=sys.stderr)
+    return checkpoints.under_prefix(state, ["x_embedder.proj.weight"])[0]
 
 
 def sizes(state: dict[str, Tensor], where: object, input_size: int | None = None,
