@@ -140,12 +140,10 @@ def check_teacher(args: argparse.Namespace, task: Task, teacher: nn.Module,
         acc1, _ = engine.accuracy(logits, given.labels.cpu()[chosen])
         notes.append(f"teacher agrees with the labels of {acc1:.1f} % of {len(chosen)} {name} "
                      "images")
-        low, doubt = models.doubts(logits, given.labels.cpu()[chosen], task)
-        if low:
+        if doubt := models.doubt(logits, given.labels.cpu()[chosen], task):
             raise UserError(f"the teacher {args.teacher} and the {name} labels: {doubt}",
                             "--source-labels none if the source has other classes; "
                             "--no-label-check to train anyway")
-        notes += [f"note: {doubt}"] if doubt else []
     return notes
 
 
