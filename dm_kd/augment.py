@@ -211,13 +211,22 @@ def _crops_by_products(images: Tensor, boxes: Tensor, mirrored: Tensor, size: in
     return x.add_(0.5).clamp_(0, 255).to(torch.uint8)
 
 
-def centre_crops(images: Tensor, size: int) -> Tensor:
-    """Resize the shorter side to 8/7 of `size` (256 for 224) and crop the centre: uint8
-    [B, C, H, W] -> uint8 [B, C, size, size]. Images of `size` x `size` are returned as they are."""
-    if images.shape[2:] == (size, size):
+def usual_resize(size: int) -> tuple[int, str, bool]:
+    """A task's `resize` before centre crops of this size, if it has none of its own."""
+    return round(size * RESIZE_RATIO), "bilinear", False
+
+
+def centre_crops(images: Tensor, size: int, resize: tuple[int, str, bool] | None = None
+                 ) -> Tensor:
+    """Resize the shorter side to 8/7 of `size` (256 for 224), or as a task's `resize` says, and
+    crop the centre: uint8 [B, C, H, W] -> uint8 [B, C, size, size]. Without `resize`, images of
+    `size` x `size` are returned as they are."""
+    if resize is None and images.shape[2:] == (size, size):
         return images
-    short = round(size * RESIZE_RATIO)
-    return functional.center_crop(functional.resize(images, [short]), [size])
+    short, mode, squeeze = resize or usual_resize(size)
+    images = functional.resize(images, [short, short] if squeeze else [short],
+                               functional.InterpolationMode(mode))
+    return functional.center_crop(images, [size])
 
 
 def resize(images: Tensor, height: int, width: int) -> Tensor:

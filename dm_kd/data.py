@@ -397,7 +397,7 @@ def pack(images: Images, task: Task, cache: Path, crops: bool = False) -> Images
     def fitted(i: int) -> Tensor:
         image = files[i][None]
         if crops:
-            image = augment.centre_crops(image, side)
+            image = augment.centre_crops(image, side, task.resize)
         elif not task.large:
             image = augment.resize(image, side, side)
         if image.shape[2:] != size:
@@ -405,7 +405,7 @@ def pack(images: Images, task: Task, cache: Path, crops: bool = False) -> Images
         return image[0]
 
     shape = (len(files), files.channels, *size)
-    key = run.sha256(f"{images.sha256} {shape} {crops}".encode())
+    key = run.sha256(f"{images.sha256} {shape} {(crops and task.resize) or crops}".encode())
     try:
         return dataclasses.replace(
             images, images=memory_map(Path(cache) / f"{key[:24]}.u8", shape, fitted))

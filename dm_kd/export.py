@@ -51,7 +51,7 @@ def body(argv: list[str]) -> None:
     digest = run.write_with_card(args.out, "model", state, card)
     print(f"{args.out / 'model.safetensors'}: {name}, sha256 {digest[:16]}")
     if args.onnx:
-        task = Task(card["task"], lambda: card["class_names"], card["resolution"],
+        task = Task(card["task"], tuple(card["class_names"]), card["resolution"],
                     len(card["mean"]), card["mean"], card["std"])
         model, _ = models.load_frozen(str(args.run), task)
         network = Standardised(model, card["mean"], card["std"]).eval()

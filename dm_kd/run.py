@@ -360,9 +360,10 @@ def load_pt(path: Path) -> dict:
         try:
             return torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:  # a damaged file raises one of many classes
-            wanted = re.findall(r"GLOBAL ([\w.]+)", str(error))
-            reason = f"it asks to run {wanted[0]}" if wanted else str(error)[:100]
-            raise UserError(f"{path} is damaged or holds more than tensors: {reason}") from error
+            if wanted := re.findall(r"GLOBAL ([\w.]+)", str(error)):
+                raise UserError(f"{path} holds more than tensors: it asks to run {wanted[0]}",
+                                "save model.state_dict() where it was trained") from error
+            raise UserError(f"{path} is damaged: {str(error)[:100]}") from error
 
 
 def load_safetensors(path: Path) -> dict:

@@ -11,7 +11,6 @@ import argparse
 import dataclasses
 import functools
 import gzip
-import itertools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -56,6 +55,9 @@ class Task:
     pad: int = 0  # training crop: pad by so many pixels (zeros), cut out at a random place
     flip: bool = False  # training: mirror half of the images
     folds: int = 1  # how many --fold values there are; 1 = the data set's own split
+    # In evaluation (shorter side before the centre crop, "bilinear" or "bicubic", whether the image
+    # is squeezed into a square instead of cropped); None: as above.
+    resize: tuple[int, str, bool] | None = None
     wnids: tuple[str, ...] | None = None  # WordNet ids in index order, of ImageNet or a subset
     folders: tuple[str, ...] | None = None  # class folders in index order, of --class-order
     folders: tuple[str, ...] | None = None  # class folders in index order, of --class-order
@@ -245,13 +247,3 @@ def folder_classes(root: Path | None) -> tuple[str, ...]:
                         f"{', '.join(names[:9])}",
                         "--data FOLDER with train/<class>/ and val/<class>/")
     return tuple(names)
-
-
-def refuse_other_names(names: list[str] | None, task: Task, whose: str, hint: str = "") -> None:
-    """Raise a UserError where the class names recorded in a card (None: not recorded) differ from
-    the task's; it names the first difference."""
-    for i, (theirs, ours) in enumerate(itertools.zip_longest(names or task.class_names,
-                                                             task.class_names)):
-        if theirs != ours:
-            raise UserError(f"{whose} was trained on other classes: class {i} is '{theirs}', in "
-                            f"{task.name} it is '{ours}'", hint)

@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dm_kd import image_set, models
+from dm_kd import image_set, models, preprocessing
 from dm_kd.generators.diffusion import noise_source
 from dm_kd.rivals import terms
 from dm_kd.rivals.common import optimise_pixels
@@ -42,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("deepinversion")
     group.add_argument("--teacher", required=True, metavar="SPEC",
                        help="a run folder, NAME@FILE, torchvision:NAME, timm:NAME; with batch norm")
+    preprocessing.add_arguments(parser)
     for name in SMALL:
         group.add_argument(f"--{name.replace('_', '-')}", type=KINDS.get(name, nonnegative_float),
                            metavar="X", help=f"default: {SMALL[name]:g}, for 224 pixels "
@@ -107,7 +108,7 @@ class DeepInversion:
 
 def build(args: argparse.Namespace, task: Task, device: torch.device) -> DeepInversion:
     """The generator of the flags."""
-    teacher, card = models.load_frozen(args.teacher, task)
+    teacher, card = models.load_frozen(args.teacher, task, args)
     teacher = teacher.to(device, memory_format=torch.channels_last)
     chosen = {name: value if getattr(args, name) is None else getattr(args, name)
               for name, value in (LARGE if task.large else SMALL).items()}
@@ -116,4 +117,6 @@ def build(args: argparse.Namespace, task: Task, device: torch.device) -> DeepInv
     settings = {"name": "deepinversion", "licence": "as the teacher's weights",
                 "teacher": card["name"], "teacher_sha256": card["sha256"],
                 "teacher_dtype": "bf16" if multiplies_bf16(device) else "fp32", **chosen}
+    settings |= {f"teacher_{key}": [*card["input"][key]] for key in ("mean", "std")
+                 if card["input"][key] != tuple(getattr(task, key))}
     return DeepInversion(teacher, task, settings, device)

@@ -257,7 +257,10 @@ def build(args: argparse.Namespace, task: Task, device: torch.device) -> DiTGene
                         "both")
     if (args.teacher_guidance or args.latent_cutmix) and args.sampler != "ddpm":
         raise UserError("--teacher-guidance and --latent-cutmix need --sampler ddpm")
-    model, card = load(args.weights)
+    model, card = load(args.weights, task.num_classes)
+    if card.get("no_null") and args.guidance_scale != 1:
+        raise UserError(f"{args.weights} has no null class: it was trained with "
+                        "class_dropout_prob=0", "--guidance-scale 1")
     latent.check_classes(card, task, args.weights)
     settings = {"name": "dit", "weights_sha256": card["sha256"], "licence": card["licence"],
                 "trained_on": card.get("trained_on"), "guidance_scale": args.guidance_scale,
@@ -291,9 +294,9 @@ def load_guide(args: argparse.Namespace, task: Task, device: torch.device, setti
     return guide
 
 
-def load(spec: str) -> tuple[DiT, dict]:
+def load(spec: str, classes: int = 0) -> tuple[DiT, dict]:
     """Network in eval mode, float32, on the CPU, and its card; see `weights.read`."""
-    config, state, card = weights.read(str(spec))
+    config, state, card = weights.read(str(spec), classes)
     return assemble(config, state, spec), card
 
 
@@ -301,6 +304,7 @@ def assemble(config: dict, state: dict[str, Tensor], where: object) -> DiT:
     """A network with these weights and the computed position table, with which one in the file must
     agree, so that all layouts give the same bits."""
     table = position_embedding(config["input_size"] // config["patch_size"], config["width"])[None]
-    if not torch.allclose(state.get("pos_embed", table).float(), table, atol=1e-3):
+    stored = state.get("pos_embed", table)  # bfloat16 has 8 bits
+    if not torch.allclose(stored.float(), table.to(stored.dtype).float(), atol=1e-3):
         raise UserError(f"{where}: pos_embed is not DiT's table of sines and cosines")
     return weights.fill(lambda: DiT(**config), {**state, "pos_embed": table}, where)

@@ -8,9 +8,9 @@ Three layouts become one state dict with the original's keys, so that all make t
 - a folder of train_generator: dit.safetensors and its card.
 """
 
-import argparse
 import math
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -31,9 +31,11 @@ PUBLISHED = {"patch_size": 2, "width": 1152, "depth": 28, "num_classes": 1000}
 LICENCE = "CC-BY-NC 4.0"  # of DiT's
 
 
-def read(spec: str) -> tuple[dict, dict[str, Tensor], dict]:
+def read(spec: str, classes: int = 0) -> tuple[dict, dict[str, Tensor], dict]:
     """DiT's config, its state dict in the original's keys as stored (diffusers stores no
-    pos_embed), and a card: sha256, licence, vae (the folder of its own decoder, or absent)."""
+    pos_embed), and a card: sha256, licence, vae (the folder of its own decoder, or absent),
+    "no_null" where the file has an embedding for each of so many classes, but none for no class
+    (it was trained with class_dropout_prob=0)."""
     path = local(spec)
     path = path.parent if path.name == f"{NAME}.safetensors" else path
     if (path / f"{NAME}.json").is_file():
@@ -41,9 +43,12 @@ def read(spec: str) -> tuple[dict, dict[str, Tensor], dict]:
         return card["config"], state, card
     if path.is_dir():
         return _read_diffusers(path)
-    state = read_state(path)
+    state, table = read_state(path), "y_embedder.embedding_table.weight"
+    if no_null := len(state.get(table, ())) == classes > 0:
+        state[table] = torch.cat([state[table], torch.zeros_like(state[table][:1])])
     config = sizes(state, path)
-    return config, state, {"sha256": run.sha256_file(path), "licence": licence(config, LICENCE)}
+    return config, state, {"sha256": run.sha256_file(path), "licence": licence(config, LICENCE),
+                           "no_null": no_null}
 
 
 def licence(config: dict, published: str) -> str:
@@ -61,19 +66,15 @@ def local(spec: str, patterns: Sequence[str] = FILES) -> Path:
     return Path(snapshot_download(spec, allow_patterns=list(patterns), ignore_patterns=["*fp16*"]))
 
 
-def read_tensors(file: Path) -> dict:
-    """A file's content; a UserError if it would run code or is damaged."""
-    if file.suffix == ".safetensors":
-        return run.load_safetensors(file)
-    # a training checkpoint of DiT holds its flags as an argparse.Namespace
-    with torch.serialization.safe_globals([argparse.Namespace]):
-        return run.load_pt(file)
-
-
 def read_state(file: Path) -> dict[str, Tensor]:
-    """The averaged weights of a checkpoint, else its model's, else the file's own."""
-    state = read_tensors(file)
-    return dict(state.get("ema") or state.get("model") or state)
+    """A checkpoint's averaged weights, else its model's, else the file's own, with the network's
+    own keys."""
+    from dm_kd import checkpoints
+
+    state, facts = checkpoints.read(file)
+    if "weights" in facts:
+        print(f"{file}: {facts['weights']}", file=sys.stderr)
+    return checkpoints.under_prefix(state, ["x_embedder.proj.weight"])[0]
 
 
 def sizes(state: dict[str, Tensor], where: object, input_size: int | None = None,
@@ -175,7 +176,7 @@ def _read_diffusers(folder: Path) -> tuple[dict, dict[str, Tensor], dict]:
                             f"is {process.get(name)}, not {value}")
     theirs = run.read_json(folder / "transformer" / "config.json")
     file = weight_file(folder / "transformer")
-    state = from_diffusers(read_tensors(file), folder)
+    state = from_diffusers(read_state(file), folder)
     config = sizes(state, folder, theirs["sample_size"], theirs["num_attention_heads"])
     card = {"sha256": run.sha256_file(file), "licence": model_card_licence(folder)}
     return config, state, card | ({"vae": folder / "vae"} if (folder / "vae").exists() else {})
