@@ -7,8 +7,6 @@ training a teacher, training a small generator, and evaluating the student.
 
 import argparse
 import dataclasses
-import argparse
-import dataclasses
 import functools
 import gzip
 import itertools
@@ -27,7 +25,6 @@ from dm_kd import run
 from dm_kd.run import UserError, nearest
 
 ROOT = Path("true_dataset")
-SMALL_BELOW = 100  # --resolution of a folder whose images are small
 SMALL_BELOW = 100  # --resolution of a folder whose images are small
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 Raw = tuple[Tensor | list[str], Tensor, Tensor | None]  # images or paths, labels, groups
@@ -57,7 +54,6 @@ class Task:
     flip: bool = False  # training: mirror half of the images
     folds: int = 1  # how many --fold values there are; 1 = the data set's own split
     wnids: tuple[str, ...] | None = None  # WordNet ids in index order, of ImageNet or a subset
-    folders: tuple[str, ...] | None = None  # class folders in index order, of --class-order
     folders: tuple[str, ...] | None = None  # class folders in index order, of --class-order
 
     @property
