@@ -7,8 +7,6 @@ training a teacher, training a small generator, and evaluating the student.
 
 import argparse
 import dataclasses
-import argparse
-import dataclasses
 import functools
 import gzip
 import re
@@ -26,7 +24,6 @@ from dm_kd import run
 from dm_kd.run import UserError, nearest
 
 ROOT = Path("true_dataset")
-SMALL_BELOW = 100  # --resolution of a folder whose images are small
 SMALL_BELOW = 100  # --resolution of a folder whose images are small
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 Raw = tuple[Tensor | list[str], Tensor, Tensor | None]  # images or paths, labels, groups
@@ -59,7 +56,6 @@ class Task:
     # is squeezed into a square instead of cropped); None: as above.
     resize: tuple[int, str, bool] | None = None
     wnids: tuple[str, ...] | None = None  # WordNet ids in index order, of ImageNet or a subset
-    folders: tuple[str, ...] | None = None  # class folders in index order, of --class-order
     folders: tuple[str, ...] | None = None  # class folders in index order, of --class-order
 
     @property
