@@ -87,7 +87,9 @@ def load_real(task: Task, split: str, fold: int = 0, val: str = "val", root: Pat
     if split == "val" and val == "none":
         return None
     part = "val" if split == val == "val" else "train"
-    if task.load is None or root and task.folds == 1 and split_folder(root, part):
+    if task.load is None or root and task.folds == 1 and (split_folder(root, part) or any(
+            path.is_dir() and (path.name in task.class_names or path.name.isdecimal())
+            for path in root.glob("*"))):  # not torchvision's
         images = class_folders(task, part, root, part == "val" or val != "val")
     else:
         try:
@@ -171,19 +173,15 @@ def described(images: Images, task: Task, what: str) -> list[str]:
 
 
 def evaluated_too(images: Images, task: Task, args: argparse.Namespace) -> list[str]:
-    """A line for the log where training images are also validation images: the same files."""
-    try:
-        real = load_real(task, "val", args.fold, args.val, args.data)
-    except UserError:  # a command that needs them says so
+    """A line for the log where files to train on are also validation images."""
+    if task.load or args.val == "none" or isinstance(images.images, Tensor):
         return []
-    files = [each.images.paths for each in (images, real or images)
-             if isinstance(each.images, Files)]
-    if real is None or len(files) < 2:
-        return []
-    known = {(status.st_dev, status.st_ino) for status in map(os.stat, files[1])}
-    same = sum((status.st_dev, status.st_ino) in known for status in map(os.stat, files[0]))
-    return [f"note: {same} of {len(files[0])} images of {args.source} are validation images; "
-            "accuracy on them says little"] if same else []
+    real = load_real(task, "val", args.fold, args.val, args.data)
+    known, files = ([(status.st_dev, status.st_ino) for status in map(os.stat, each.images.paths)]
+                    for each in (real, images))
+    same = len({*known} & {*files})
+    return [f"note: {same} of {len(files)} images of {args.source} are validation images, so the "
+            "accuracy says little"] if same else []
 
 
 # --- what --source names --------------------------------------------------------------------------
@@ -271,8 +269,9 @@ def folder_images(folder: Path, task: Task, labelled: bool = True) -> Images:
     notes = [f"note: skipped {len(skipped)} files in {folder} that are not images, first: "
              f"{min(skipped)}"] if skipped else []
     labels = torch.full((len(paths),), -1)
-    named, classes = [NAMED_LABEL.match(path.name) for path in paths], classes_of(folder, paths)
-    if labelled and all(named):
+    named = [NAMED_LABEL.match(path.name) for path in paths]
+    classes = classes_of(folder, paths, task)
+    if labelled and all(named) and not {*classes} & {*task.class_names}:
         labels = in_range([int(match[1]) for match in named], task, folder)
     elif labelled and any(classes):
         classes = [name or path.name for name, path in zip(classes, paths, strict=True)]
@@ -291,7 +290,7 @@ def in_range(labels: list[int], task: Task, where: Path) -> Tensor:
     return torch.tensor(labels, dtype=torch.int64)
 
 
-def classes_of(folder: Path, paths: list[Path]) -> list[str | None]:
+def classes_of(folder: Path, paths: list[Path], task: Task) -> list[str | None]:
     """The class folder of each image; for ImageNet's flat folders the WordNet id, from the table
     that Kaggle or Tiny-ImageNet has near them or from the image's name; None: neither."""
     tables = [place / "LOC_val_solution.csv" for place in
@@ -300,7 +299,7 @@ def classes_of(folder: Path, paths: list[Path]) -> list[str | None]:
     known = dict(re.findall(r"^([^.,\t\n]+)[^,\t\n]*[,\t](n[0-9]{8})", text, re.MULTILINE))
 
     def name(path: Path) -> str | None:
-        ids = WORDNET_ID.findall(path.stem)
+        ids = WORDNET_ID.findall(path.stem) if task.wnids else ()
         return known.get(path.stem) or (
             path.parts[0] if path.parent.name else ids[-1] if ids else None)
 
@@ -313,7 +312,7 @@ def class_indices(folders: set[str], task: Task, where: Path, notes: list[str]
     id. Folders of ImageNet beside the classes of a part of it have -1. Appends to the notes what
     was assumed of numbers."""
     names = task.folders or task.class_names
-    index = {name: i for i, name in enumerate(names) if names.count(name) == 1}  # two cranes
+    index = {name: i for i, name in enumerate(names)}
     if task.folders:
         pass
     elif task.name == "folder":

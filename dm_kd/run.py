@@ -129,7 +129,7 @@ def add_task_arguments(parser: argparse.ArgumentParser) -> None:
     add("--resolution", type=positive_int, metavar="PIXELS",
         help="of large images (default: 224); below 100 a folder's images are small ones: resized "
              "to it, padded and cropped in training")
-    add("--channels", type=int, choices=(1, 3), help="(default: 3)")
+    add("--channels", type=int, choices=(1, 3), help="of a folder's images (default: 3)")
     for name in ("mean", "std"):
         add(f"--{name}", type=numbers, metavar="X,X,X",
             help="of each channel, of images in [0, 1] (default: ImageNet's)")

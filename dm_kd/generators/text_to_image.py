@@ -14,6 +14,7 @@ run code. A checker that blackens pictures is left out: black pictures teach not
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 import torch
@@ -24,6 +25,7 @@ from dm_kd.generators import weights
 from dm_kd.run import UserError, multiplies_bf16, nonnegative_float, positive_int
 from dm_kd.tasks import Task
 
+MEANINGS = {264: "a Welsh corgi dog", 474: "a knitted jacket"}  # of ImageNet's two Cardigans
 LARGE_SIDE = 256  # pixels of an image for tasks of large images, as DiT's
 CHECKERS = {"safety_checker": None, "requires_safety_checker": False}
 # newer tokenizers keep the template that a prompt is put into as chat_template.jinja
@@ -70,6 +72,17 @@ class TextToImageGenerator:
         return images.contiguous()
 
 
+def distinct(class_names: tuple[str, ...]) -> list[str]:
+    """The class names as words; where two differ in case alone, as the dog Cardigan and the garment
+    cardigan, with their meaning (as WordNet has it) or else the class's number."""
+    names = [name.replace("_", " ") for name in class_names]
+    words = [name.casefold() for name in names]
+    for i in [i for i, word in enumerate(words) if words.count(word) > 1]:
+        names[i] += f", {(len(names) == 1000 and MEANINGS.get(i)) or f'class {i}'}"
+        print(f"note: another class has the same name: '{names[i]}'", file=sys.stderr)
+    return names
+
+
 def build(args: argparse.Namespace, task: Task, device: torch.device) -> TextToImageGenerator:
     """The generator of the flags."""
     import diffusers
@@ -83,7 +96,7 @@ def build(args: argparse.Namespace, task: Task, device: torch.device) -> TextToI
     flags = {"num_inference_steps": args.steps, "guidance_scale": args.guidance_scale,
              "height": args.render_size, "width": args.render_size}
     call = {name: value for name, value in flags.items() if value is not None}
-    prompts = [args.prompt.replace("{}", name.replace("_", " ")) for name in task.class_names]
+    prompts = [args.prompt.replace("{}", name) for name in distinct(task.class_names)]
     settings = {
         "name": "text_to_image", "pipeline": type(pipeline).__name__,
         "weights_sha256": digest(folder, ["*/*.safetensors"]),
