@@ -200,9 +200,9 @@ def load_frozen(spec: str, task: Task, flags: argparse.Namespace | None = None
         rows, outputs, order = task.imagenet_classes, len(WNIDS), "ImageNet's, of which the task's"
     model = build(name, task, outputs)
     note = load_state(model, state, spec, task) if state else "random"
-    own, shown = preprocessing.join(task, _records(name, task, card, flags), spec)
+    own, shown = preprocessing.join(task, _records(name, model, task, card, flags), spec)
     # Transformers of timm and of torchvision have one size; small images were made larger for it.
-    fixed = name.startswith("timm:") and model.pretrained_cfg.get("fixed_input_size")
+    fixed = getattr(model, "pretrained_cfg", {}).get("fixed_input_size")
     if name.startswith("torchvision:"):
         if hasattr(model, "transform_input"):  # Inception's, from ImageNet's statistics to its own
             model.transform_input = bool(card.get("transform_input", "official" in card))
@@ -224,18 +224,16 @@ def _outputs(state: dict[str, Tensor]) -> int:
     return [len(value) for value in state.values() if value.ndim == 2][-1]
 
 
-def _records(name: str, task: Task, card: dict, flags: argparse.Namespace | None
-             ) -> dict[str, dict]:
+def _records(name: str, model: nn.Module, task: Task, card: dict,
+             flags: argparse.Namespace | None) -> dict[str, dict]:
     """What is known of a network's input, by source, the surest last."""
     told = {key: card[key] for key in ("mean", "std", "resolution") if key in card}
     if "model" in card:  # a run's
         return {"its card": told}
     records = {}
-    if name.startswith("timm:") and task.large:
-        import timm
-
-        if record := timm.get_pretrained_cfg(name.removeprefix("timm:")):
-            records[f"timm's {record.tag}"] = preprocessing.of_timm(record.to_dict())
+    record = getattr(model, "pretrained_cfg", {})  # of timm's networks, also in one's own program
+    if task.large and record:
+        records[f"timm's {record['tag']}"] = preprocessing.of_timm(record)
     elif name.startswith("torchvision:"):
         weights = card.get("official") or (task.wnids and next(iter(_torchvision_weights(name)), 0))
         if weights:
