@@ -87,9 +87,7 @@ def load_real(task: Task, split: str, fold: int = 0, val: str = "val", root: Pat
     if split == "val" and val == "none":
         return None
     part = "val" if split == val == "val" else "train"
-    if task.load is None or root and task.folds == 1 and (split_folder(root, part) or any(
-            path.is_dir() and (path.name in task.class_names or path.name.isdecimal())
-            for path in root.glob("*"))):  # not torchvision's
+    if task.load is None or root and task.folds == 1 and has_class_folders(root, task):
         images = class_folders(task, part, root, part == "val" or val != "val")
     else:
         try:
@@ -98,7 +96,8 @@ def load_real(task: Task, split: str, fold: int = 0, val: str = "val", root: Pat
             raise UserError(f"{task.name} is not in {root or ROOT}: {error}",
                             "see true_dataset/README.md") from error
         images = Images(Files(pixels, task.channels) if isinstance(pixels, list) else pixels,
-                        labels)
+                        labels, notes=[f"note: --class-order does not change {task.name}'s own "
+                                       "labels"] if task.folders else [])
     if task.folds > 1:
         train, evaluated = split_by_group(groups.numpy(), fold, val, task.folds)
     elif val == "dev":
@@ -107,6 +106,13 @@ def load_real(task: Task, split: str, fold: int = 0, val: str = "val", root: Pat
     else:
         return images
     return images.chosen(train if split == "train" else evaluated)
+
+
+def has_class_folders(root: Path, task: Task) -> bool:
+    """Whether `root` has splits or classes as folders, in place of torchvision's files."""
+    return any(split_folder(root, split) for split in SPLIT_NAMES) or any(
+        path.is_dir() and (path.name in task.class_names or path.name.isdecimal())
+        for path in root.glob("*"))
 
 
 def split_by_group(groups: np.ndarray, fold: int, val: str, folds: int) -> tuple[Tensor, Tensor]:
@@ -125,7 +131,8 @@ def class_folders(task: Task, part: str, root: Path | None, alone: bool) -> Imag
     """A split from class folders, or from a `path label` list with ImageNet's labels; where `root`
     has no splits and the part is used `alone`, from all its class folders."""
     listed = (root or ROOT) / f"imagenet_{part}.txt"
-    root = root or ROOT / "imagenet"
+    if root is None or task.name != "folder" and (root / "imagenet").is_dir():
+        root = (root or ROOT) / "imagenet"
     folder = split_folder(root, part)
     if listed.is_file():
         images = list_images(listed, TASKS["imagenet"] if task.wnids else task, root)
@@ -161,10 +168,12 @@ def load_validation(task: Task, args: argparse.Namespace) -> Images | None:
 def described(images: Images, task: Task, what: str) -> list[str]:
     """Lines for the log: the order of the classes is the most common mistake."""
     labels, names = images.labels[images.labels >= 0], ", ".join(task.class_names[:12])
-    notes = [f"{what}: {len(labels)} of {len(images.labels)} images have labels, of "
+    files = images.images.paths if isinstance(images.images, Files) else ()
+    where = f" in {os.path.commonpath(files)}" if files else ""
+    notes = [f"{what}: {len(labels)} of {len(images.labels)} images{where} have labels, of "
              f"{len(labels.unique())} of {task.num_classes} classes: {names}"
              + " ..." * (task.num_classes > 12)]
-    if task.large and isinstance(images.images, Files):
+    if task.large and files:
         height, width = images.images[0].shape[1:]
         if min(height, width) < task.resolution // 2:
             notes.append(f"note: {what} images of {width} x {height} pixels are enlarged to "
@@ -319,7 +328,7 @@ def class_indices(folders: set[str], task: Task, where: Path, notes: list[str]
         if [*names] != sorted(names, key=by_number) or all(map(str.isdecimal, names)):
             notes.append("note: the class folders' numbers are sorted as text, as torchvision's "
                          f"ImageFolder does: {', '.join(names[:12])}; else --class-order FILE")
-    elif task.wnids and folders <= {*WNIDS}:
+    elif task.wnids and folders & {*WNIDS}:
         index = dict.fromkeys(WNIDS, -1) | {wnid: i for i, wnid in enumerate(task.wnids)}
     elif not folders & index.keys() and all(map(str.isdecimal, folders)):
         numbers = {*map(int, folders)}
