@@ -202,13 +202,11 @@ def load_frozen(spec: str, task: Task, flags: argparse.Namespace | None = None
     note = load_state(model, state, spec, task) if state else "random"
     own, shown = preprocessing.join(task, _records(name, model, task, card, flags), spec)
     # Transformers of timm and of torchvision have one size; small images were made larger for it.
-    fixed = getattr(model, "pretrained_cfg", {}).get("fixed_input_size")
-    if name.startswith("torchvision:"):
-        if hasattr(model, "transform_input"):  # Inception's, from ImageNet's statistics to its own
-            model.transform_input = bool(card.get("transform_input", "official" in card))
-        if fixed := hasattr(model, "image_size"):
-            own["resolution"] = model.image_size
+    fixed = (getattr(model, "pretrained_cfg", {}).get("fixed_input_size")
+             or hasattr(model, "image_size"))
     size = own["resolution"] if fixed or not task.large else None
+    if hasattr(model, "transform_input"):  # Inception's, from ImageNet's statistics to its own
+        model.transform_input = bool(card.get("transform_input", "official" in card))
     sha256 = card.get("sha256") or run.tensors_digest(model.state_dict())
     if (rows is not None or size not in (None, task.resolution)
             or (own["mean"], own["std"]) != (tuple(task.mean), tuple(task.std))):
@@ -237,11 +235,13 @@ def _records(name: str, model: nn.Module, task: Task, card: dict,
     elif name.startswith("torchvision:"):
         weights = card.get("official") or (task.wnids and next(iter(_torchvision_weights(name)), 0))
         if weights:
-            records[f"torchvision's {weights.name}"] = preprocessing.of_torchvision(
-                weights.transforms())
+            records[f"torchvision's {weights.name}"] = preprocessing.of_torchvision(weights)
     if "hub" in card:
         records["config.json"] = preprocessing.of_timm(card["hub"])
-    return records | {"the file": told, "the flags": preprocessing.of_flags(flags)}
+    records |= {"the file": told, "the flags": preprocessing.of_flags(flags)}
+    if name.startswith("torchvision:") and hasattr(model, "image_size"):
+        records["the network"] = {"resolution": model.image_size}
+    return records
 
 
 def _resolve(spec: str, task: Task) -> tuple[str, dict | None, dict]:

@@ -6,7 +6,6 @@ resolution and resize.
 """
 
 import argparse
-import itertools
 import math
 import re
 from collections.abc import Sequence
@@ -52,8 +51,9 @@ def of_timm(record: dict) -> dict:
                        record.get("crop_mode") == "squash")}
 
 
-def of_torchvision(transforms) -> dict:
+def of_torchvision(weights) -> dict:
     """The input that `weights.transforms()` tells."""
+    transforms = weights.transforms()
     return {"mean": transforms.mean, "std": transforms.std, "resolution": transforms.crop_size[0],
             "resize": (transforms.resize_size[0], transforms.interpolation.value, False)}
 
@@ -87,7 +87,7 @@ def join(task, sources: dict[str, dict], spec: str) -> tuple[dict, str]:
     own["resize"] = None if (short, mode, squeeze) == usual else (short or size, mode, squeeze)
     mean, std = (" ".join(f"{v:g}" for v in own[key]) for key in ("mean", "std"))
     said = ["the task", *(name for name, source in sources.items() if source)]
-    return own, (f"mean {mean}, std {std}, {mode} {short or size} to {size} pixels"
+    return own, (f"mean {mean}, std {std}, evaluated at {mode} {short or size} to {size} pixels"
                  f"{', squeezed' * squeeze} (from {', else '.join(reversed(said))})")
 
 
@@ -129,7 +129,7 @@ def class_rows(names: list[str] | None, task, spec: str) -> tuple[list[int] | No
                 return None, "of the file, as the task's"
             if {*ours} <= {*theirs} and len({*theirs}) == len(theirs):
                 return [*map(theirs.index, ours)], "of the file, mapped to the task's"
-    i, (theirs, ours) = next((i, pair) for i, pair in enumerate(itertools.zip_longest(
-        names, task.class_names)) if pair[0] != pair[1])
-    raise UserError(f"{spec} was trained on other classes: class {i} is '{theirs}', in {task.name} "
-                    f"it is '{ours}'", "a file of the weights alone if only the names differ")
+    lacking = next((name for name in task.class_names if name not in names), "each name once")
+    raise UserError(f"{spec} was trained on other classes: {', '.join(names[:4])} ... lack "
+                    f"{lacking}",
+                    "a file of the weights alone if only the names differ")

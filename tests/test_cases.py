@@ -164,7 +164,7 @@ def test_timms_and_torchvisions_records_are_read():
     own = preprocessing.of_timm(timm.get_pretrained_cfg("tf_efficientnet_lite2").to_dict())
     assert own == {"mean": HALF, "std": HALF, "resolution": 260, "resize": (292, "bicubic", False)}
     own = preprocessing.of_torchvision(
-        torchvision.models.EfficientNet_B1_Weights.IMAGENET1K_V2.transforms())
+        torchvision.models.EfficientNet_B1_Weights.IMAGENET1K_V2)
     assert (own["resolution"], own["resize"]) == (240, (255, "bilinear", False))
 
 
