@@ -178,22 +178,21 @@ def get_task(name: str, root: Path | None = None, flags: argparse.Namespace | No
     Raises:
         UserError: there is none (the nearest names are given), or the flags do not fit it."""
     order = getattr(flags, "class_order", None)
-    listed = tuple(order.read_text("utf-8-sig").strip().splitlines()) if order else None
-    listed = listed and tuple(map(str.strip, listed))
+    listed = order and tuple(map(str.strip, order.read_text("utf-8-sig").strip().splitlines()))
     if name == "folder":
-        names = folder_classes(root)
-        wrong = listed and {*names} - {*listed}
-        names = listed or names
+        folders = folder_classes(root)
+        names = listed or folders
+        fits = {*folders} <= {*names}  # the networks may have other classes too
         task = Task("folder", names, wnids=names if {*names} <= {*WNIDS} else None, **LARGE)
     elif name in TASKS:
         task = TASKS[name]
-        wrong = listed and len(listed) != task.num_classes
+        fits = len(listed or task.class_names) == task.num_classes
     else:
         raise UserError(f"unknown task '{name}'",
                         f"--task: {nearest(name, [*TASKS, 'folder'])}")
-    if listed and (wrong or len({*listed}) < len(listed)):
-        raise UserError(f"--class-order {order} does not name each class folder once: "
-                        f"{len(listed)} lines, {wrong or 'some equal'}", "one name a line")
+    if listed and not (fits and len({*listed}) == len(listed)):
+        raise UserError(f"{order} does not name each class folder of {name} once: "
+                        f"{', '.join(listed[:3])} ...", "--class-order FILE with a name a line")
     given = {key: value for key in ("resolution", "channels", "mean", "std")
              if (value := getattr(flags, key, None)) is not None}
     if given and not task.large:
