@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torchvision import datasets
 
-from dm_kd import augment, evaluate, run, tasks
+from dm_kd import augment, evaluate, models, run, tasks
 from dm_kd.data import load_real, load_source, load_validation
 from dm_kd.generators import text_to_image
 from dm_kd.run import UserError
@@ -326,3 +326,21 @@ def test_evaluate_takes_a_folder_as_the_validation_images(capsys):
         "--task", "folder", "--data", "mine", "--resolution", "32", "--model", "cnn_w4@none",
         "--device", "cpu", "--threads", "1"])
     assert code == 0 and json.loads(capsys.readouterr().out)["images"] == 2
+
+
+def test_a_run_is_evaluated_in_its_own_class_order(capsys):
+    """Trained with --class-order, evaluated without it: class names that are numbers are names."""
+    for split in ("train", "val"):
+        for i in range(11):
+            save(f"mine/{split}/{i}/a.png", 20 * i, (32, 32))
+    Path("order.txt").write_text("\n".join(map(str, range(11))))
+    common = ("--task", "folder", "--data", "mine", "--resolution", "32")
+    ordered, _ = task_of(*common, "--class-order", "order.txt")
+    torch.manual_seed(0)
+    state = models.build("cnn_w4", ordered).state_dict()
+    run.write_with_card(Path("run"), "model", state, models.card("cnn_w4", ordered))
+    found = []
+    for order in (("--class-order", "order.txt"), ()):
+        assert evaluate.main([*common, *order, "--model", "run", "--device", "cpu"]) == 0
+        found.append(json.loads(capsys.readouterr().out)["acc5"])
+    assert found[0] == found[1]
