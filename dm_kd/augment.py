@@ -249,7 +249,7 @@ def resized_view(x: Tensor, least: float, flip: bool, draw: torch.Generator) -> 
     theta[:, 0, 0] = torch.where(coin < 0.5, -w, w) if flip else w
     theta[:, 1, 1] = h
     theta[:, 0, 2], theta[:, 1, 2] = (1 - w) * (2 * column - 1), (1 - h) * (2 * row - 1)
-    grid = F.affine_grid(theta.to(x.device), list(x.shape), align_corners=True)
+    grid = F.affine_grid(send(theta, x.device), list(x.shape), align_corners=True)
     return F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=True)
 
 

@@ -89,6 +89,8 @@ def load_real(task: Task, split: str, fold: int = 0, val: str = "val", root: Pat
     part = "val" if split == val == "val" else "train"
     if task.load is None or root and task.folds == 1 and has_class_folders(root, task):
         images = class_folders(task, part, root, part == "val" or val != "val")
+    elif root and not root.is_dir():  # torchvision would make it, and download into it
+        raise UserError(f"no folder {root}", f"without --data {task.name} is read from {ROOT}")
     else:
         try:
             pixels, labels, groups = task.load(part, root)

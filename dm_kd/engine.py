@@ -57,7 +57,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="batch norm over groups of N images; the original: 32 (default: a process's batch)")
     add("--checkpoint-seconds", type=run.positive_float, default=60.0, metavar="S",
         help="seconds between checkpoints (default: %(default)s)")
-    run.add_kernel_arguments(parser)
+    run.add_compile_argument(group)
+    add("--deterministic", action="store_true",
+        help="deterministic kernels on a GPU too, so that a resumed run ends in the same bits, as "
+             "it always does on a CPU; slower")
 
 
 def prepare(args: argparse.Namespace) -> torch.device:

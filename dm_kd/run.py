@@ -147,13 +147,10 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
              "choose settings), or not at all (default: %(default)s)")
 
 
-def add_kernel_arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("kernels").add_argument
-    add("--compile", choices=("auto", "on", "off"), default="auto",
+def add_compile_argument(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument(
+        "--compile", choices=("auto", "on", "off"), default="auto",
         help="torch.compile the networks (default: on GPUs, where Triton and a C compiler are)")
-    add("--deterministic", action="store_true",
-        help="deterministic kernels on GPUs too, so that a resumed run ends in the same bits, as "
-             "it always does on CPUs; slower")
 
 
 def parse(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespace:

@@ -377,17 +377,14 @@ def test_a_dit_is_read_in_every_form(network, tmp_path, form, capsys):
     assert ("averaged" in capsys.readouterr().err) == ("." not in form)
 
 
-def test_a_dit_without_a_null_class_works_without_guidance(network, tmp_path):
+def test_a_dit_without_a_null_class_is_named_as_what_it_is(network, tmp_path):
     from dm_kd import synthesize
 
     state, table = network.state_dict(), "y_embedder.embedding_table.weight"
     torch.save(state | {table: state[table][:10]}, tmp_path / "w.pt")
-    task = get_task("digits")
-    loaded, card = dit.load(tmp_path / "w.pt", 10)
-    assert card["no_null"] and loaded.num_classes == 10
-    with pytest.raises(UserError, match="no null class"):
-        dit.build(synthesize.parse(["--task", "digits", "--weights", str(tmp_path / "w.pt"),
-                                    "--out", "x"]), task, torch.device("cpu"))
+    args = synthesize.parse(["--task", "digits", "--weights", str(tmp_path / "w.pt"), "--out", "x"])
+    with pytest.raises(UserError, match="class_dropout_prob=0"):
+        dit.build(args, get_task("digits"), torch.device("cpu"))
 
 
 # --- plausibility ---------------------------------------------------------------------------------

@@ -328,19 +328,15 @@ def test_evaluate_takes_a_folder_as_the_validation_images(capsys):
     assert code == 0 and json.loads(capsys.readouterr().out)["images"] == 2
 
 
-def test_a_run_is_evaluated_in_its_own_class_order(capsys):
+def test_a_run_keeps_its_own_class_order():
     """Trained with --class-order, evaluated without it: class names that are numbers are names."""
-    for split in ("train", "val"):
-        for i in range(11):
-            save(f"mine/{split}/{i}/a.png", 20 * i, (32, 32))
+    for i in range(11):
+        save(f"mine/train/{i}/a.png")
     Path("order.txt").write_text("\n".join(map(str, range(11))))
     common = ("--task", "folder", "--data", "mine", "--resolution", "32")
-    ordered, _ = task_of(*common, "--class-order", "order.txt")
-    torch.manual_seed(0)
+    ordered, sorted_as_text = task_of(*common, "--class-order", "order.txt")[0], task_of(*common)[0]
     state = models.build("cnn_w4", ordered).state_dict()
     run.write_with_card(Path("run"), "model", state, models.card("cnn_w4", ordered))
-    found = []
-    for order in (("--class-order", "order.txt"), ()):
-        assert evaluate.main([*common, *order, "--model", "run", "--device", "cpu"]) == 0
-        found.append(json.loads(capsys.readouterr().out)["acc5"])
-    assert found[0] == found[1]
+    x = torch.randn(2, 3, 32, 32)
+    logits, other = (models.load_frozen("run", task)[0](x) for task in (ordered, sorted_as_text))
+    assert torch.equal(other, logits[:, [*map(int, TEXT_ORDER)]])

@@ -12,8 +12,7 @@ from processes import contents, run, start
 
 COMMON = ("--task", "digits", "--threads", 1, "--device", "cpu")
 NOISE = (*COMMON, "--generator", "noise", "--images-per-class", 14)
-GENERATOR = (*COMMON, "--steps", 12, "--sample-every", 5, "--batch-size", 8,
-             "--checkpoint-seconds", 1e-6)
+GENERATOR = (*COMMON, "--steps", 12, "--batch-size", 8, "--checkpoint-seconds", 1e-6)
 TINY_DIT = ("--kind", "dit", "--width", 16, "--depth", 1, "--heads", 2)
 
 
