@@ -244,7 +244,7 @@ def load_set(folder: Path, task: Task, cache: Path, images_per_class: int | None
     if (opened.manifest["task"], theirs) != (task.name, [*map(ours.get, classes)]):
         labels = torch.full_like(labels, -1)
         notes = ["note: labels of the set are not used: its classes are of "
-                 f"{opened.manifest['task']}"]
+                 f"{opened.manifest['task']}, others or in another order"]
     files = Files([str(folder / row["path"]) for row in rows], task.channels)
     images = Images(files, labels, opened.digest, opened.manifest["generator"], notes)
     # position p has class p modulo classes

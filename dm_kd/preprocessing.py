@@ -82,8 +82,9 @@ def join(task, sources: dict[str, dict], spec: str) -> tuple[dict, str]:
     own["resize"] = None if (short, mode, squeeze) == usual else (short or size, mode, squeeze)
     mean, std = (" ".join(f"{v:g}" for v in own[key]) for key in ("mean", "std"))
     said = ["the task", *(name for name, source in sources.items() if source)]
-    return own, (f"mean {mean}, std {std}, evaluated at {mode} {short or size} to {size} pixels"
-                 f"{', squeezed' * squeeze} (from {', else '.join(reversed(said))})")
+    how = f"{mode} {short or size} to " * task.large + f"{size} pixels{', squeezed' * squeeze}"
+    return own, (f"mean {mean}, std {std}, evaluated at {how} "
+                 f"(from {', else '.join(reversed(said))})")
 
 
 # --- how it is used -------------------------------------------------------------------------------
