@@ -34,7 +34,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 def body(argv: list[str]) -> None:
     args = parse(argv)
-    task = get_task(args.task, args.data)
+    task = get_task(args.task, args.data, args)
     if args.val == "none":
         raise UserError("--val none leaves no images to evaluate on", "--val val")
     if args.dry_run:
