@@ -141,7 +141,7 @@ def check_teacher(args: argparse.Namespace, task: Task, teacher: nn.Module,
         acc1, _ = engine.accuracy(logits, given.labels.cpu()[chosen])
         notes.append(f"teacher agrees with the labels of {acc1:.1f} % of {len(chosen)} {name} "
                      "images")
-        if doubt := models.doubt(logits, given.labels.cpu()[chosen], task):
+        if doubt := models.doubt(logits, given.labels.cpu()[chosen]):
             raise UserError(f"the teacher {args.teacher} and the {name} labels: {doubt}",
                             "--source-labels none if the source has other classes; "
                             "--no-label-check to train anyway")

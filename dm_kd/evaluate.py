@@ -69,7 +69,7 @@ def outputs(spec: str, task: Task, args: argparse.Namespace, device: torch.devic
     val = data.load_validation(own, args)
     dist.start(device)  # each process evaluates a share
     logits = engine.predict(model.to(device), val.images, augment.plain_view(own), device, "none")
-    doubt = models.doubt(logits, val.labels, task)
+    doubt = models.doubt(logits, val.labels)
     return logits, val.labels, [card["assumed"], *models.seen_note(card, args), *val.notes,
                                 *([f"note: {doubt}"] if doubt else [])]
 

@@ -366,14 +366,14 @@ def _names_that_fit(state: dict[str, Tensor], task: Task) -> str:
 
 # --- are its results plausible? -------------------------------------------------------------------
 
-def doubt(logits: Tensor, labels: Tensor, task: Task) -> str:
+def doubt(logits: Tensor, labels: Tensor) -> str:
     """A phrase that doubts a network whose accuracy is at most twice chance (or half way from
-    chance to 100 % where that is less), "" for others. logits [N, classes], labels int64 [N].
-    Raises UserError: NaN or infinite logits."""
+    chance to 100 % where that is less), "" for others; chance is that of the classes among the
+    labels. logits [N, classes], labels int64 [N]. Raises UserError: NaN or infinite logits."""
     if not torch.isfinite(logits).all():
         raise UserError("the network's logits have NaN or infinite values",
                         "weights in another precision, damaged ones, or other statistics")
-    chance = 100 / task.num_classes
+    chance = 100 / len(labels.unique())
     acc1 = 100 * (logits.argmax(1) == labels.to(logits.device)).double().mean().item()
     if acc1 > min(2 * chance, 50 + chance / 2) + 1e-6:
         return ""
