@@ -35,19 +35,42 @@ class View:
 
     def train(self, images: Tensor, labels: Tensor, ids: Tensor, seed: int, epoch: int, step: int
               ) -> tuple[Tensor, Tensor]:
-        """uint8 [B, C, H, W] and int64 [B] -> augmented, standardised, mixed float32 on the labels'
-        device, and labels: as they were, or float32 [B, num_classes] where images were mixed."""
-        images = send(images, labels.device)
-        if self.size:
-            images = self.cut(images, ids, seed, epoch)
-        elif self.pad or self.flip:
-            mirrored = flips(seed, epoch, ids) & self.flip
-            images = pad_crop_flip(images, crop_offsets(seed, epoch, ids, self.pad), mirrored,
-                                   self.pad)
+        """uint8 [B, C, H, W] and int64 [B] -> augmented, standardised, mixed float32, and labels:
+        as they were, or float32 [B, num_classes] where images are mixed."""
+        return self.apply(images, labels, self.draw(images, ids, seed, epoch, step))
+
+    def draw(self, images: Tensor, ids: Tensor, seed: int, epoch: int, step: int
+             ) -> dict[str, Tensor]:
+        """The random numbers of a batch's view, on the CPU."""
+        draws, (b, _, h, w) = {}, images.shape
+        if self.size and self.crop:
+            sizes = torch.tensor([h, w]).expand(b, 2)
+            draws["boxes"], mirrored = boxes_and_flips(seed, epoch, ids, sizes)
+            draws["mirrored"] = mirrored & self.flip
+        elif not self.size and (self.pad or self.flip):
+            draws["offsets"] = crop_offsets(seed, epoch, ids, self.pad)
+            draws["mirrored"] = flips(seed, epoch, ids) & self.flip
+        if self.mixup or self.cutmix:
+            side = self.size or h, self.size or w
+            draws |= draw_mixing(b, *side, seed, epoch, step, self.mixup, self.cutmix,
+                                 self.mix_share)
+        return draws
+
+    def apply(self, images: Tensor, labels: Tensor, draws: dict[str, Tensor]
+              ) -> tuple[Tensor, Tensor]:
+        """The view of `train` from its random numbers, without any choice that depends on their
+        values, so that torch.compile makes one graph of it. All on one device."""
+        if "boxes" in draws:
+            images = resized_crops(images, draws["boxes"], draws["mirrored"], self.size)
+        elif self.size:
+            images = centre_crops(images, self.size)
+        elif "offsets" in draws:
+            images = pad_crop_flip(images, draws["offsets"], draws["mirrored"], self.pad)
         x = standardize(images, self.mean, self.std)
-        x, lam, partner = mix(x, seed, epoch, step, self.mixup, self.cutmix, self.mix_share)
-        if partner is not None and self.num_classes:
-            labels = mix_labels(labels, self.num_classes, lam, partner)
+        if "partner" in draws:
+            x = mix(x, draws)
+            if self.num_classes:
+                labels = mix_labels(labels, self.num_classes, draws)
         return x, labels
 
     def cut(self, images: Tensor, ids: Tensor, seed: int, epoch: int) -> Tensor:
@@ -157,7 +180,7 @@ def resized_crops(images: Tensor, boxes: Tensor, mirrored: Tensor, size: int) ->
     uint8 [B, C, H, W] -> uint8 [B, C, size, size]."""
     if images.device.type != "cpu":
         return _crops_by_products(images, send(boxes, images.device),
-                                  send(mirrored, images.device), size, torch.float16)
+                                  send(mirrored, images.device), size)
     out = torch.empty(len(images), images.shape[1], size, size, dtype=torch.uint8,
                       memory_format=torch.channels_last)
     for image, (top, left, h, w), mirror, place in zip(images, boxes.tolist(), mirrored.tolist(),
@@ -169,38 +192,41 @@ def resized_crops(images: Tensor, boxes: Tensor, mirrored: Tensor, size: int) ->
     return out
 
 
-def _crops_by_products(images: Tensor, boxes: Tensor, mirrored: Tensor, size: int,
-                       dtype: torch.dtype = torch.float32) -> Tensor:
+def _crops_by_products(images: Tensor, boxes: Tensor, mirrored: Tensor, size: int) -> Tensor:
     """`resized_crops` for GPUs, as two batched products: rows [B, size, H] @ image [B, C, H, W] @
-    columns [B, W, size]. float16 holds grey levels exactly."""
-    rows = resize_weights(boxes[:, 0], boxes[:, 2], images.shape[2], size).to(dtype)
-    columns = resize_weights(boxes[:, 1], boxes[:, 3], images.shape[3], size).to(dtype)
+    columns [B, W, size]. The weights are Pillow's antialiased bilinear filter, a triangle as wide
+    as the scale when it shrinks; float16 holds grey levels exactly."""
+    weights, steps = [], torch.arange(size, device=images.device)[:, None]
+    for axis in (0, 1):
+        start, length = boxes[:, axis, None, None], boxes[:, axis + 2, None, None]
+        place = torch.arange(images.shape[axis + 2], device=images.device)
+        scale = length.float() / size
+        distance = (place + 0.5 - start - scale * (steps + 0.5)).abs()  # [B, size, H or W]
+        weight = (1 - distance / scale.clamp_min(1)).clamp_min(0)
+        weight = weight * ((place >= start) & (place < start + length))
+        weights.append(weight / weight.sum(2, keepdim=True))
+    rows, columns = weights[0].half(), weights[1].half()
     columns = torch.where(mirrored[:, None, None], columns.flip(1), columns)
-    x = torch.matmul(rows[:, None], images.to(dtype))  # [B, C, size, W]
-    x = torch.matmul(x, columns.transpose(1, 2)[:, None]).float()
+    x = torch.matmul(torch.matmul(rows[:, None], images.half()), columns.mT[:, None]).float()
     return x.add_(0.5).clamp_(0, 255).to(torch.uint8)
 
 
-def resize_weights(start: Tensor, length: Tensor, inputs: int, outputs: int) -> Tensor:
-    """Weights float32 [B, outputs, inputs] that resize [start, start + length) to `outputs` values:
-    Pillow's antialiased bilinear filter, a triangle as wide as the scale when it shrinks."""
-    scale = length.float()[:, None, None] / outputs
-    centre = start.float()[:, None, None] + scale * (
-        torch.arange(outputs, device=start.device)[:, None] + 0.5)
-    place = torch.arange(inputs, device=start.device)
-    weight = (1 - (place + 0.5 - centre).abs() / scale.clamp_min(1)).clamp_min(0)
-    inside = (place >= start[:, None, None]) & (place < (start + length)[:, None, None])
-    weight = weight * inside
-    return weight / weight.sum(2, keepdim=True)
+def usual_resize(size: int) -> tuple[int, str, bool]:
+    """A task's `resize` before centre crops of this size, if it has none of its own."""
+    return round(size * RESIZE_RATIO), "bilinear", False
 
 
-def centre_crops(images: Tensor, size: int) -> Tensor:
-    """Resize the shorter side to 8/7 of `size` (256 for 224) and crop the centre: uint8
-    [B, C, H, W] -> uint8 [B, C, size, size]. Images of `size` x `size` are returned as they are."""
-    if images.shape[2:] == (size, size):
+def centre_crops(images: Tensor, size: int, resize: tuple[int, str, bool] | None = None
+                 ) -> Tensor:
+    """Resize the shorter side to 8/7 of `size` (256 for 224), or as a task's `resize` says, and
+    crop the centre: uint8 [B, C, H, W] -> uint8 [B, C, size, size]. Without `resize`, images of
+    `size` x `size` are returned as they are."""
+    if resize is None and images.shape[2:] == (size, size):
         return images
-    short = round(size * RESIZE_RATIO)
-    return functional.center_crop(functional.resize(images, [short]), [size])
+    short, mode, squeeze = resize or usual_resize(size)
+    images = functional.resize(images, [short, short] if squeeze else [short],
+                               functional.InterpolationMode(mode))
+    return functional.center_crop(images, [size])
 
 
 def resize(images: Tensor, height: int, width: int) -> Tensor:
@@ -223,7 +249,7 @@ def resized_view(x: Tensor, least: float, flip: bool, draw: torch.Generator) -> 
     theta[:, 0, 0] = torch.where(coin < 0.5, -w, w) if flip else w
     theta[:, 1, 1] = h
     theta[:, 0, 2], theta[:, 1, 2] = (1 - w) * (2 * column - 1), (1 - h) * (2 * row - 1)
-    grid = F.affine_grid(theta.to(x.device), list(x.shape), align_corners=True)
+    grid = F.affine_grid(send(theta, x.device), list(x.shape), align_corners=True)
     return F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=True)
 
 
@@ -231,6 +257,10 @@ def resized_view(x: Tensor, least: float, flip: bool, draw: torch.Generator) -> 
 
 def standardize(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """uint8 [B, C, H, W] -> float32, (image / 255 - mean) / std per channel, channels_last."""
+    if torch.compiler.is_compiling():  # constants in the kernel
+        return torch.stack([images[:, i].float() * (1 / (255 * s)) - m / s for i, (m, s) in
+                            enumerate(zip(mean, std, strict=True))], 1).contiguous(
+                                memory_format=torch.channels_last)
     x = images.contiguous(memory_format=torch.channels_last).float()
     b, c, h, w = x.shape
     scale, shift = _scale_and_shift(tuple(mean), tuple(std), w, x.device)
@@ -249,42 +279,44 @@ def _scale_and_shift(mean: tuple[float, ...], std: tuple[float, ...], width: int
     return scale.repeat(width), shift.repeat(width)
 
 
-def mix(x: Tensor, seed: int, epoch: int, step: int, mixup: float, cutmix: float,
-        share: float) -> tuple[Tensor, float, Tensor | None]:
+def draw_mixing(batch: int, height: int, width: int, seed: int, epoch: int, step: int,
+                mixup: float, cutmix: float, share: float) -> dict[str, Tensor]:
     """Mixup (Zhang et al. 2018) or cutmix (Yun et al. 2019) of a batch with its own permutation,
-    one lambda ~ Beta(a, a) per batch; with both given, each takes half of the batches.
+    one lambda ~ Beta(a, a) per batch; with both given, each takes half of the mixed batches.
 
     Args:
-        x: float [B, C, H, W].
         mixup, cutmix: a; 0 = off.
         share: fraction of the batches that are mixed.
 
     Returns:
-        The batch, each image's own share in it (1 = not mixed), its partner's row [B] or None.
+        "partner" int64 [B], "pixels": the shares of the image itself and of its partner at each
+        pixel, float32 [2, H, W], "lam": the image's own share of all of them, float64 [].
     """
-    if not (mixup or cutmix):
-        return x, 1.0, None
     random = np.random.Generator(np.random.PCG64([seed, epoch, step]))
     coin, which = random.random(2)
-    partner = send(torch.from_numpy(random.permutation(len(x))), x.device)
-    if coin >= share:
-        return x, 1.0, None
-    if mixup and (not cutmix or which < 0.5):
-        lam = float(random.beta(mixup, mixup))
-        return lam * x + (1 - lam) * x[partner], lam, partner
-    lam = float(random.beta(cutmix, cutmix))
-    h, w = x.shape[2:]
-    side = np.sqrt(1 - lam)
-    row, column = random.integers(h), random.integers(w)
-    top, bottom = (int(np.clip(row + d * h * side / 2, 0, h)) for d in (-1, 1))
-    left, right = (int(np.clip(column + d * w * side / 2, 0, w)) for d in (-1, 1))
-    x = x.clone()
-    x[:, :, top:bottom, left:right] = x[partner][:, :, top:bottom, left:right]
-    return x, 1 - (bottom - top) * (right - left) / (h * w), partner
+    partner, pixels, lam = random.permutation(batch), np.ones((height, width)), 1.0
+    if coin < share and mixup and (not cutmix or which < 0.5):
+        lam = random.beta(mixup, mixup)
+        pixels[:] = lam
+    elif coin < share:
+        side = np.sqrt(1 - random.beta(cutmix, cutmix))
+        row, column = random.integers(height), random.integers(width)
+        top, bottom = (int(np.clip(row + d * height * side / 2, 0, height)) for d in (-1, 1))
+        left, right = (int(np.clip(column + d * width * side / 2, 0, width)) for d in (-1, 1))
+        pixels[top:bottom, left:right] = 0
+        lam = pixels.mean()
+    return {"partner": torch.from_numpy(partner), "lam": torch.tensor(lam, dtype=torch.float64),
+            "pixels": torch.from_numpy(np.stack([pixels, 1 - pixels])).float()}
 
 
-def mix_labels(labels: Tensor, num_classes: int, lam: float, partner: Tensor) -> Tensor:
+def mix(x: Tensor, draws: dict[str, Tensor]) -> Tensor:
+    """Each image mixed with its partner's. x: float [B, C, H, W]; draws: see draw_mixing."""
+    own, other = draws["pixels"].to(x.dtype)
+    return own * x + other * x[draws["partner"]]
+
+
+def mix_labels(labels: Tensor, num_classes: int, draws: dict[str, Tensor]) -> Tensor:
     """Class probabilities float32 [B, num_classes] of a mixed batch; an unknown label (-1) adds
     nothing, so such a row sums to less than 1."""
     own = (labels[:, None] == torch.arange(num_classes, device=labels.device)).float()
-    return lam * own + (1 - lam) * own[partner]
+    return draws["lam"] * own + (1 - draws["lam"]) * own[draws["partner"]]

@@ -6,7 +6,7 @@
 distillation: a KD step (CPU: WRN-40-2 to WRN-16-1 at 32 pixels; GPU: ResNet-18 to ResNet-18 at 224)
 in the original DM-KD's way, in a good simple loop, in ours, and in ours with kept logits; then
 training crops from a packed map against PNG files and Pillow. synthesis: a DiT's DDIM loop (CPU:
-2.4 M parameters; GPU: DiT-XL/2) against diffusers' module, and our sampler with PNG encoding.
+2.4 M parameters; GPU: DiT-XL/2) against diffusers' module.
 
 Results are compared before anything is timed. Variants take turns (A B C A B C ...), so that a busy
 machine slows them all down; a ratio is of one round, given as median and quartiles over the rounds.
@@ -30,6 +30,7 @@ from dm_kd.generators import diffusion, dit, latent, weights
 from dm_kd.run import UserError
 from dm_kd.tasks import TASKS, Task
 
+OUT = Path("save/bench")
 TEMPERATURE = 10.0
 STEPS = 20  # of sampling
 SMALL_DIT = {"input_size": 28, "patch_size": 4, "channels": 1, "width": 144, "depth": 6, "heads": 6,
@@ -44,10 +45,6 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("name", choices=("distillation", "synthesis"))
     add("--repeats", type=run.positive_int, default=10, metavar="N",
         help="timed rounds, after one that is not timed (default: %(default)s)")
-    add("--batch-size", type=run.positive_int, default=None, metavar="N",
-        help="images of a step or batch (default: 64, on a GPU 256)")
-    add("--out", type=Path, default=Path("save/bench"), metavar="DIR",
-        help="where NAME.json is written (default: %(default)s)")
     run.add_common_arguments(parser)
     return run.parse(parser, argv)
 
@@ -59,8 +56,7 @@ class Record:
 
     def __init__(self, args: argparse.Namespace, device: torch.device):
         self.args, self.device = args, device
-        settings = {k: v for k, v in vars(args).items() if k not in ("out", "config")}
-        self.contents = {"bench": args.name, "settings": settings, "equivalence": {},
+        self.contents = {"command": args.command, "equivalence": {},
                          "hardware": run.hardware(device), "versions": run.versions(),
                          "date": time.strftime("%Y-%m-%d"), "commit": run.commit()}
 
@@ -95,7 +91,7 @@ class Record:
             table["ratios"].append({"slower": slower, "faster": faster, "median": median,
                                     "q25": low, "q75": high})
             print(f"  {faster} / {slower}: {median:.2f} x [{low:.2f}, {high:.2f}]")
-        run.write_json(self.args.out / f"{self.args.name}.json", self.contents)
+        run.write_json(OUT / f"{self.args.name}.json", self.contents)
 
     def synchronize(self) -> None:
         if self.device.type == "cuda":
@@ -141,7 +137,7 @@ def distillation(args: argparse.Namespace, device: torch.device, record: Record)
     large = device.type == "cuda"
     task = TASKS["imagenet" if large else "cifar100"]
     names = ("torchvision:resnet18",) * 2 if large else ("wrn_40_2", "wrn_16_1")
-    batch, side = args.batch_size or (256 if large else 64), 256 if large else task.resolution
+    batch, side = (256, 256) if large else (64, task.resolution)
     amp = engine.resolve_amp("auto", device)
     flags = argparse.Namespace(compile=engine.resolve_compile("auto", device))
     teacher, student = (models.build(name, task) for name in names)
@@ -242,10 +238,8 @@ def diffusers_dit(model: dit.DiT) -> nn.Module:
 def synthesis(args: argparse.Namespace, device: torch.device, record: Record) -> None:
     large = device.type == "cuda"
     model = random_dit(DIT_XL if large else SMALL_DIT).to(device)
-    batch, side = args.batch_size or (256 if large else 64), model.config["input_size"]
-    labels = torch.arange(batch) % model.num_classes
-    seeds = list(range(1, batch + 1))
-    settings = {"guidance_scale": 2.0, "steps": STEPS, "guided_channels": "all"}
+    batch, side = 256 if large else 32, model.config["input_size"]
+    labels, seeds = torch.arange(batch) % model.num_classes, list(range(1, batch + 1))
     other = diffusers_dit(model).to(device)
     x = torch.randn(batch, model.channels, side, side).to(device)
     t = torch.full((batch,), 500, device=device)
@@ -272,26 +266,23 @@ def synthesis(args: argparse.Namespace, device: torch.device, record: Record) ->
 
     if large:
         latent.compile_blocks(model)
-    ddim = dit.DiTGenerator(model, settings | {"sampler": "ddim"}, device, clip=True)
-    ddpm = dit.DiTGenerator(model, settings | {"sampler": "ddpm"}, device, clip=True)
+    ours = dit.DiTGenerator(model, {"guidance_scale": 2.0, "steps": STEPS, "sampler": "ddim",
+                                    "guided_channels": "all"}, device, clip=True)
     record.time(f"sampling, width {model.config['width']}, T={STEPS}, s=2, batch {batch}", {
-        "diffusers' module, DDIM": theirs,
-        "ours, DDIM": lambda: ddim.sample(labels, seeds),
-        "ours, ancestral, PNG": lambda: [image_set.encode_png(image[:3])
-                                         for image in ddpm.sample(labels, seeds)],
-    }, batch, [("diffusers' module, DDIM", "ours, DDIM")])
+        "diffusers' module": theirs, "ours": lambda: ours.sample(labels, seeds),
+    }, batch, [("diffusers' module", "ours")])
 
 
 def body(argv: list[str]) -> None:
     args = parse(argv)
     if args.dry_run:
-        print(f"would time {args.name}, {args.repeats} rounds, into {args.out}")
+        print(f"would time {args.name}, {args.repeats} rounds, into {OUT}")
         return
     device = run.use_device(args)
     torch.manual_seed(args.seed)
     record = Record(args, device)
     {"distillation": distillation, "synthesis": synthesis}[args.name](args, device, record)
-    print(f"record: {args.out / args.name}.json")
+    print(f"record: {OUT / args.name}.json")
 
 
 def main(argv: list[str] | None = None) -> int:

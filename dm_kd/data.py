@@ -15,6 +15,7 @@ import dataclasses
 import glob
 import os
 import re
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -25,13 +26,12 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
-from torchvision.transforms.v2 import functional
 
 from dm_kd import augment, dist, image_set, run
 from dm_kd.augment import View
 from dm_kd.image_set import read_image
 from dm_kd.run import UserError
-from dm_kd.tasks import ROOT, WNIDS, Task, get_task, split_folder
+from dm_kd.tasks import ROOT, TASKS, WNIDS, Task, split_folder
 
 NAMED_LABEL = re.compile(r"class_([0-9]+)_")  # the original's class_{c}_seed_{k}_num_{i}.png
 DECODERS = 8  # threads that pack; Pillow decodes without the GIL
@@ -85,9 +85,11 @@ def load_real(task: Task, split: str, fold: int = 0, val: str = "val", root: Pat
         raise UserError(f"{task.name} has folds 0 to {task.folds - 1}, not {fold}", "--fold 0")
     if split == "val" and val == "none":
         return None
-    part = "val" if split == "val" and val == "val" else "train"
+    part = "val" if split == val == "val" else "train"
     if task.load is None:
-        images, groups = class_folders(task, part, val, root), None
+        images = class_folders(task, part, root)
+    elif root and not root.is_dir():  # torchvision would make it, and download into it
+        raise UserError(f"no folder {root}", f"without --data {task.name} is read from {ROOT}")
     else:
         try:
             pixels, labels, groups = task.load(part, root)
@@ -99,7 +101,7 @@ def load_real(task: Task, split: str, fold: int = 0, val: str = "val", root: Pat
     if task.folds > 1:
         train, evaluated = split_by_group(groups.numpy(), fold, val, task.folds)
     elif val == "dev":
-        dev = torch.arange(len(images.labels)) % 6 == 5 if groups is None else groups == 1
+        dev = torch.arange(len(images.labels)) % 6 == 5
         train, evaluated = (~dev).nonzero()[:, 0], dev.nonzero()[:, 0]
     else:
         return images
@@ -118,31 +120,25 @@ def split_by_group(groups: np.ndarray, fold: int, val: str, folds: int) -> tuple
     return torch.from_numpy(train), torch.from_numpy(evaluated)
 
 
-def class_folders(task: Task, part: str, val: str, root: Path | None) -> Images:
+def class_folders(task: Task, part: str, root: Path | None) -> Images:
     """A split from class folders, or from a `path label` list with ImageNet's labels."""
+    listed = (root or ROOT) / f"imagenet_{part}.txt"
     root = root or ROOT / "imagenet"
-    lists = [folder / f"imagenet_{part}.txt" for folder in (root, root.parent)]
-    place = next((path for path in lists if path.is_file()), None)
-    if place is None and root.is_dir():
-        other = split_folder(root, "val" if part == "train" else "train")
-        place = split_folder(root, part) or (None if other else root)
-    if place is None:
-        raise UserError(f"no {part} images of {task.name} in {root}",
-                        f"--data FOLDER with {part}/<class>/ or imagenet_{part}.txt; --val none")
-    if place == root and (part, val) == ("train", "val"):
-        raise UserError(f"{root} would be both trained on and evaluated on",
-                        "--data FOLDER with train/ and val/ in it; --val dev or none")
-    if place.is_dir():
-        images = folder_images(place, task)
-    else:
-        images = list_images(place, get_task("imagenet") if task.wnids else task, root)
+    folder = split_folder(root, part)
+    if listed.is_file():
+        images = list_images(listed, TASKS["imagenet"] if task.wnids else task, root)
         if task.wnids:
             ours = torch.full((len(WNIDS) + 1,), -1)  # the last is for -1, no label
             ours[torch.tensor(task.imagenet_classes)] = torch.arange(task.num_classes)
             images = dataclasses.replace(images, labels=ours[images.labels])
+    elif folder:
+        images = folder_images(folder, task)
+    else:
+        raise UserError(f"no {part} images of {task.name} in {root}",
+                        f"--data FOLDER with {part}/<class>/ or imagenet_{part}.txt; --val none")
     labelled = (images.labels >= 0).nonzero()[:, 0]
     if not len(labelled):
-        raise UserError(f"{place} has no image of a class of {task.name}", "<class>/IMAGE")
+        raise UserError(f"{root} has no {part} image of a class of {task.name}")
     return images.chosen(labelled)  # of ImageNet's classes only the task's
 
 
@@ -156,21 +152,18 @@ def load_validation(task: Task, args: argparse.Namespace) -> Images | None:
 # --- what --source names --------------------------------------------------------------------------
 
 def load_source(args: argparse.Namespace, task: Task) -> Images:
-    """The images to train on: `real`, `real:TASK`, an image set, a folder or a list file.
+    """The images to train on: `real`, an image set, a folder or a list file.
 
     args: source, data, fold, val, cache, and where the command has them images_per_class,
     subset_seed and source_labels."""
-    source, path = str(args.source), Path(args.source)
+    path, labelled = Path(args.source), getattr(args, "source_labels", "task") == "task"
     per_class, seed = getattr(args, "images_per_class", None), getattr(args, "subset_seed", None)
-    labelled = getattr(args, "source_labels", "task") == "task"
     is_set = (path / "manifest.json").exists()
     if seed is not None and (per_class is None or is_set):
         raise UserError("--subset-seed draws the --images-per-class of real images, folders and "
                         "lists", "leave it out: a set's images are independent draws")
-    if source == "real":
+    if args.source == "real":
         images = load_real(task, "train", args.fold, args.val, args.data)
-    elif source.startswith("real:"):
-        images = other_task(get_task(source.removeprefix("real:")), task)
     elif is_set:
         images = load_set(path, task, args.cache, per_class)
     elif path.is_dir():
@@ -178,7 +171,7 @@ def load_source(args: argparse.Namespace, task: Task) -> Images:
     elif path.is_file():
         images = list_images(path, task, args.data, labelled)
     else:
-        raise UserError(f"--source {source} does not exist",
+        raise UserError(f"--source {path} does not exist",
                         "an image set, a folder or list file of images, `real`, or a method")
     if per_class is not None and not is_set:
         images = images.chosen(first_per_class(images.labels, per_class, seed))
@@ -191,39 +184,28 @@ def load_source(args: argparse.Namespace, task: Task) -> Images:
     return pack(images, task, args.cache)
 
 
-def other_task(other: Task, task: Task) -> Images:
-    """Another task's real training images in this one's size and channels, without labels."""
-    images = load_real(other, "train").images
-    if isinstance(images, Files):  # `pack` resizes them
-        images = Files(images.paths, task.channels)
-    else:
-        convert = functional.rgb_to_grayscale if task.channels == 1 else functional.grayscale_to_rgb
-        images = augment.resize(convert(images), task.resolution, task.resolution).contiguous()
-    return Images(images, torch.full((len(images),), -1))
-
-
 def load_set(folder: Path, task: Task, cache: Path, images_per_class: int | None = None) -> Images:
     """An image set as one array in the order of its positions: all images, or the first
     `images_per_class` of each class."""
     opened = image_set.ImageSet(folder)
-    plan, manifest = opened.plan, opened.manifest
-    if (images_per_class or 0) > plan.images_per_class:
-        raise UserError(f"{folder} has {plan.images_per_class} images per class",
+    per_class, classes = images_per_class or opened.images_per_class, opened.classes
+    if per_class > opened.images_per_class:
+        raise UserError(f"{folder} has {opened.images_per_class} images per class",
                         "synthesize more, or a smaller --images-per-class")
-    rows = [row for j in range(plan.shards) for row in opened.rows(j)]
-    if len(rows) < plan.images:
-        raise UserError(f"{folder} lacks {len(opened.missing())} of {plan.shards} shards",
+    rows = [row for j in range(opened.shards) for row in opened.rows(j)]
+    if len(rows) < opened.images:
+        raise UserError(f"{folder} lacks {len(opened.missing())} of {opened.shards} shards",
                         "run its synthesize command again")
     labels, notes = torch.tensor([int(row["label"]) for row in rows]), []
-    names = dict(enumerate(task.class_names))
-    if (manifest["task"], manifest["class_names"]) != (task.name, [*map(names.get, plan.classes)]):
+    theirs, ours = opened.manifest["class_names"], dict(enumerate(task.class_names))
+    if (opened.manifest["task"], theirs) != (task.name, [*map(ours.get, classes)]):
         labels = torch.full_like(labels, -1)
-        notes = [f"note: labels of the set are not used: its classes are of {manifest['task']}"]
-    paths = [str(folder / row["path"]) for row in rows]
-    images = Images(Files(paths, task.channels), labels, opened.digest, manifest["generator"],
-                    notes)
-    count = (images_per_class or plan.images_per_class) * len(plan.classes)
-    return pack(images, task, cache).chosen(slice(count))  # position p has class p modulo classes
+        notes = ["note: labels of the set are not used: its classes are of "
+                 f"{opened.manifest['task']}"]
+    files = Files([str(folder / row["path"]) for row in rows], task.channels)
+    images = Images(files, labels, opened.digest, opened.manifest["generator"], notes)
+    # position p has class p modulo classes
+    return pack(images, task, cache).chosen(slice(per_class * len(classes)))
 
 
 def first_per_class(labels: Tensor, per_class: int, seed: int | None = None) -> Tensor:
@@ -246,9 +228,6 @@ def first_per_class(labels: Tensor, per_class: int, seed: int | None = None) -> 
 def folder_images(folder: Path, task: Task, labelled: bool = True) -> Images:
     """The images below a folder, sorted. Labels come from names `class_<label>_...`, else from the
     class folders, else are -1."""
-    if split_folder(folder, "val") and (train := split_folder(folder, "train")):
-        raise UserError(f"{folder} holds images to train on and to evaluate on",
-                        f"--source {train}")
     names = [Path(name) for name in glob.glob("**", root_dir=folder, recursive=True)]  # not hidden
     paths = sorted(name for name in names if name.suffix.lower() in IMG_EXTENSIONS)
     skipped = [name for name in names if name.suffix.lower() not in IMG_EXTENSIONS
@@ -345,7 +324,7 @@ def pack(images: Images, task: Task, cache: Path, crops: bool = False) -> Images
     def fitted(i: int) -> Tensor:
         image = files[i][None]
         if crops:
-            image = augment.centre_crops(image, side)
+            image = augment.centre_crops(image, side, task.resize)
         elif not task.large:
             image = augment.resize(image, side, side)
         if image.shape[2:] != size:
@@ -353,7 +332,7 @@ def pack(images: Images, task: Task, cache: Path, crops: bool = False) -> Images
         return image[0]
 
     shape = (len(files), files.channels, *size)
-    key = run.sha256(f"{images.sha256} {shape} {crops}".encode())
+    key = run.sha256(f"{images.sha256} {shape} {(crops and task.resize) or crops}".encode())
     try:
         return dataclasses.replace(
             images, images=memory_map(Path(cache) / f"{key[:24]}.u8", shape, fitted))
@@ -385,11 +364,12 @@ def memory_map(path: Path, shape: tuple[int, ...], image: Callable[[int], Tensor
                     for pixels in pool.map(image, chunk):
                         file.write(pixels.contiguous().numpy().tobytes())
                     bar.update(len(chunk))
-    return torch.from_numpy(np.memmap(path, np.uint8, "c", shape=shape))
+    with warnings.catch_warnings(action="ignore"):  # read-only: a writable map needs as much memory
+        return torch.from_numpy(np.memmap(path, np.uint8, "r", shape=shape))
 
 
 def resident(images: Images, device: torch.device) -> Images:
-    """On the device where they take less than half of its free memory; labels with them."""
+    """On the GPU where they take less than half of its free memory; labels with them."""
     if device.type == "cpu" or isinstance(images.images, Files) or (
             images.images.numel() >= torch.cuda.mem_get_info(device)[0] // 2):
         return images
@@ -401,7 +381,7 @@ def evaluation_crops(images: Images, index: Tensor, task: Task) -> Tensor:
     """The images at the positions int64 [M] as a uint8 tensor [M, C, H, W]; centre crops of
     files."""
     if isinstance(images.images, Tensor):
-        return images.images[index.to(images.images.device)]
+        return images.images[index]
     return torch.cat([augment.centre_crops(images.images[i][None], task.resolution)
                       for i in index.tolist()])
 
@@ -424,7 +404,7 @@ class Source:
         view: the training view; `self.view` is the part of it that the batches still need.
         batch_size: of all ranks together; a multiple of the world size.
         steps_per_epoch: default ceil(N / batch_size), the last batch filled from a second order.
-        device: where the loop runs; for a GPU batches are prepared ahead, in pinned memory.
+        device: where the loop runs; for a GPU batches are in pinned memory.
     """
 
     def __init__(self, images: Images, view: View, batch_size: int, seed: int,
@@ -452,52 +432,32 @@ class Source:
         """(images uint8 [B/W, C, H, W], labels, virtual ids) of this rank, from `first_step`."""
         share = self.batch_size // self.world_size
         ids = self.order(epoch)[first_step:, self.rank * share:(self.rank + 1) * share]
-        if isinstance(self.images, Files):
-            return self.decoded(epoch, ids)
-        return one_ahead(self.gather, ids) if self.pinned else map(self.gather, ids)
+        if isinstance(self.images, Tensor):
+            return map(self.gather, ids)
+        cores = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        return iter(torch.utils.data.DataLoader(
+            Crops(self, epoch), batch_sampler=ids.tolist(), pin_memory=self.pinned,
+            num_workers=max(1, min(cores, MAX_WORKERS)),
+            generator=torch.Generator()))  # leaves torch's own as it is
 
     def gather(self, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The batch of these ids from an array."""
         index = augment.send(ids % len(self.labels), self.labels.device)
-        images = torch.index_select(self.images, 0, index)  # 3 times faster than [...] on CPUs
-        labels = self.labels[index]
-        if self.pinned:
-            images, labels = images.pin_memory(), labels.pin_memory()
-        return images, labels, ids
-
-    def decoded(self, epoch: int, ids: Tensor) -> Iterator[list[Tensor]]:
-        """Batches of files; ids int64 [steps, B/W]. Worker processes decode and crop."""
-        cores = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-        crops = Crops(self.images, self.labels, self.augmentation, self.seed, epoch)
-        return iter(torch.utils.data.DataLoader(
-            crops, batch_sampler=ids.tolist(), num_workers=max(1, min(cores, MAX_WORKERS)),
-            pin_memory=self.pinned, generator=torch.Generator()))  # leaves torch's own as it is
+        images = torch.empty(len(ids), *self.images.shape[1:], dtype=torch.uint8,
+                             device=self.images.device, pin_memory=self.pinned)
+        torch.index_select(self.images, 0, index, out=images)  # on CPUs 3 times faster than [...]
+        return images, self.labels[index], ids
 
 
 @dataclass(frozen=True)
 class Crops(torch.utils.data.Dataset):
-    """Virtual id -> (training crop uint8 [C, size, size], label, id)."""
+    """Virtual id -> (training crop uint8 [C, size, size], label, id), of a source of files."""
 
-    images: Files
-    labels: Tensor
-    view: View
-    seed: int
+    source: Source
     epoch: int
 
     def __getitem__(self, i: int) -> tuple[Tensor, Tensor, int]:
-        position = i % len(self.labels)
-        image = self.images[position][None]
-        crop = self.view.cut(image, torch.tensor([i]), self.seed, self.epoch)[0]
-        return crop, self.labels[position], i
-
-
-def one_ahead(make: Callable, items: Tensor) -> Iterator:
-    """make(item) of each; a thread computes the next one while the caller uses this one."""
-    with ThreadPoolExecutor(1, "gather") as thread:
-        ahead = None
-        for item in items:
-            result, ahead = ahead, thread.submit(make, item)
-            if result is not None:
-                yield result.result()
-        if ahead is not None:
-            yield ahead.result()
+        source, position = self.source, i % len(self.source.labels)
+        crop = source.augmentation.cut(source.images[position][None], torch.tensor([i]),
+                                       source.seed, self.epoch)[0]
+        return crop, source.labels[position], i

@@ -45,6 +45,15 @@ def total(value: torch.Tensor) -> torch.Tensor:
     return value
 
 
+def average(tensors: list[torch.Tensor]) -> None:
+    """Replace the tensors by their means over all ranks: one sum of all of them together."""
+    if world_size() > 1:
+        flat = total(torch.cat([tensor.flatten() for tensor in tensors])) / world_size()
+        parts = flat.split([tensor.numel() for tensor in tensors])
+        for tensor, part in zip(tensors, parts, strict=True):
+            tensor.copy_(part.view(tensor.shape))
+
+
 def totals(*values: int) -> list[int]:
     """The sums of integers over all ranks; the same answer on all."""
     if world_size() == 1:

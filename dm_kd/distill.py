@@ -9,7 +9,6 @@ same command resumes where it stopped, to the same bits. Defaults are the paper'
 
 import argparse
 import dataclasses
-import importlib
 import json
 import sys
 from pathlib import Path
@@ -18,15 +17,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dm_kd import augment, data, dist, engine, models, objectives, run
+from dm_kd import augment, data, dist, engine, models, objectives, preprocessing, run
 from dm_kd.rivals import common as rivals
 from dm_kd.run import UserError
 from dm_kd.tasks import TASKS, Task, get_task
 
 CHECKED_IMAGES = 1000  # that the teacher is scored on before training
-RIVALS = {  # methods that make images while the student learns: name -> module
-    **{name: f"dm_kd.rivals.{name}" for name in ("dafl", "dfq", "zskt", "cmi", "nayer", "adi")},
-    **dict.fromkeys(("fastdfkd", "fastdfkd_reptile", "fast_sequential"), "dm_kd.rivals.fastdfkd")}
+RIVALS = {  # methods that make images while the student learns: name -> file in rivals/
+    "dafl": "dafl", "dfq": "dfq", "zskt": "zskt", "cmi": "cmi", "nayer": "nayer", "adi": "adi",
+    "fastdfkd": "fastdfkd", "fastdfkd_reptile": "fastdfkd", "fast_sequential": "fastdfkd"}
 RIVAL_STEPS_PER_EPOCH = {"small": 400, "large": 1000}  # where no images say what an epoch is
 
 
@@ -37,8 +36,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     run.add_data_arguments(parser)
     add = parser.add_argument
     add("--source", required=True, metavar="IMAGES",
-        help="an image set, a folder or a list file of images; `real`: the real training images; "
-             "`real:TASK`: another task's; or a method that makes images while the student learns: "
+        help="an image set, a folder or a list file of images; `real`: the real training "
+             "images; or a method that makes images while the student learns: "
              f"{', '.join(RIVALS)} (--source METHOD --help shows its flags)")
     add("--source-labels", choices=("task", "none"), default="task",
         help="none: the images are not of the task's classes")
@@ -64,11 +63,12 @@ def parse(argv: list[str]) -> argparse.Namespace:
         help="train even if the teacher disagrees with the images' labels")
     add("--out", type=Path, required=True, metavar="RUN", help="such as save/student_model/NAME")
     engine.add_arguments(parser)
+    preprocessing.add_arguments(parser)
     run.add_common_arguments(parser)
     method, name = run.peek(argv, "source", ""), run.peek(argv, "task", "")
     if method in RIVALS:
         large = name == "folder" or name in TASKS and TASKS[name].large
-        rivals.add_arguments(parser, method, importlib.import_module(RIVALS[method]), large)
+        rivals.add_arguments(parser, method, rivals.load(RIVALS[method]), large)
         parser.set_defaults(steps_per_epoch=RIVAL_STEPS_PER_EPOCH["large" if large else "small"])
     return run.parse(parser, argv)
 
@@ -81,7 +81,9 @@ def body(argv: list[str]) -> None:
         return
     device = engine.prepare(args)
     student = models.build(args.student, task)
-    teacher, teacher_card = models.load_frozen(args.teacher, task)
+    models.refuse_single_values(student, task,
+                                args.bn_group or args.batch_size // dist.world_size())
+    teacher, teacher_card = models.load_frozen(args.teacher, task, args)
     teacher = teacher.to(device, memory_format=torch.channels_last)
     val = data.load_validation(task, args)
     view = augment.make_view(task, args, args.label_weight > 0
@@ -91,8 +93,8 @@ def body(argv: list[str]) -> None:
         if dist.world_size() > 1 or args.label_weight or args.cache_teacher:
             raise UserError(f"--source {args.source} runs in one process, without --label-weight "
                             "and --cache-teacher")
-        source = importlib.import_module(RIVALS[args.source]).build(
-            rivals.Context(args, task, teacher, device))
+        source = rivals.Source(rivals.Context(args, task, teacher, device),
+                               rivals.load(RIVALS[args.source]))
     else:
         images = data.load_source(args, task)
         if args.label_weight and images.labels.min() < 0:
@@ -100,7 +102,6 @@ def body(argv: list[str]) -> None:
         source = data.start_source(images, view, args, device)
         view = source.view
         inputs |= {"source_images": len(images.labels), "source_sha256": images.sha256}
-    val = val and data.resident(val, device)
     objective = objectives.OBJECTIVES[args.objective]
     if args.label_weight:
         objective = objectives.with_labels(objective, args.label_weight)
@@ -110,7 +111,7 @@ def body(argv: list[str]) -> None:
     notes = [f"{args.student}, {models.parameter_count(student):,} parameters, from "
              f"{teacher_card['name']} on {len(images.labels) if images else 'generated'} images of "
              f"{args.source}, {device}, amp {args.amp}", *(images.notes if images else ()),
-             *models.seen_note(teacher_card, args)]
+             teacher_card["assumed"], *models.seen_note(teacher_card, args)]
     if not (args.out / "result.json").exists():
         notes += check_teacher(args, task, teacher, images, val, device)
     with run.Run(args.out, args, inputs, "student") as folder:
@@ -126,9 +127,8 @@ def check_teacher(args: argparse.Namespace, task: Task, teacher: nn.Module,
     """Evaluate the teacher on labelled images before any training; returns lines for the log.
 
     Raises:
-        UserError: its accuracy on the source's or the validation images is at most twice chance,
-            or half way from chance to 100 % where that is less."""
-    notes, chance = [], 100 / task.num_classes
+        UserError: its accuracy on the source's or the validation images is implausible."""
+    notes = []
     for name, given in (("source", images), ("validation", val)):
         if given is None or args.no_label_check or not (given.labels >= 0).any():
             continue
@@ -140,12 +140,12 @@ def check_teacher(args: argparse.Namespace, task: Task, teacher: nn.Module,
         acc1, _ = engine.accuracy(logits, given.labels.cpu()[chosen])
         notes.append(f"teacher agrees with the labels of {acc1:.1f} % of {len(chosen)} {name} "
                      "images")
-        if acc1 <= min(2 * chance, 50 + chance / 2):
-            raise UserError(
-                f"the teacher {args.teacher} agrees with {acc1:.1f} % of the {name} labels, chance "
-                f"is {chance:.1f} %: another class order, other statistics or wrong weights?",
-                "--source-labels none if the source has other classes; --no-label-check to train "
-                "anyway")
+        low, doubt = models.doubts(logits, given.labels.cpu()[chosen], task)
+        if low:
+            raise UserError(f"the teacher {args.teacher} and the {name} labels: {doubt}",
+                            "--source-labels none if the source has other classes; "
+                            "--no-label-check to train anyway")
+        notes += [f"note: {doubt}"] if doubt else []
     return notes
 
 
@@ -173,7 +173,7 @@ class TeacherCache:
         total = args.epochs * self.steps
         args.cache.mkdir(parents=True, exist_ok=True)
         path = args.cache / f"teacher_{key}"
-        self.logits_of = self._map(f"{path}.logits", np.float16, (total, rows, task.num_classes))
+        self.logits = self._map(f"{path}.logits", np.float16, (total, rows, task.num_classes))
         self.done = self._map(f"{path}.done", np.uint8, (total,))
 
     @staticmethod
@@ -185,18 +185,20 @@ class TeacherCache:
                 file.truncate(size)
         return np.memmap(path, dtype, "r+", shape=shape)
 
-    def logits(self, teacher: nn.Module, epoch: int, step: int, x: Tensor) -> Tensor:
-        """Float32 [B, classes], from the file, or from the teacher and then stored. Both are
-        rounded to float16, so that a resumed run has the same bits."""
+    def read(self, epoch: int, step: int, device: torch.device) -> Tensor | None:
+        """Float32 [B, classes], or None where they are not known yet."""
         at = epoch * self.steps + step
         if not self.done[at]:
-            logits = teacher(x).float()
-            self.logits_of[at] = logits.half().cpu().numpy()
-            if not np.isfinite(self.logits_of[at]).all():
-                raise UserError("the teacher's logits do not fit into float16",
-                                "leave out --cache-teacher")
-            self.done[at] = 1
-        return augment.send(torch.from_numpy(self.logits_of[at].copy()), x.device).float()
+            return None
+        return augment.send(torch.from_numpy(self.logits[at].copy()), device).float()
+
+    def write(self, epoch: int, step: int, logits: Tensor) -> None:
+        at = epoch * self.steps + step
+        self.logits[at] = logits.half().cpu().numpy()
+        if not np.isfinite(self.logits[at]).all():
+            raise UserError("the teacher's logits do not fit into float16",
+                            "leave out --cache-teacher")
+        self.done[at] = 1
 
 
 def dry_run(args: argparse.Namespace, task: Task) -> None:

@@ -5,11 +5,7 @@ checkpoint holds the step and no generator state, and a run that was killed ends
 """
 
 import argparse
-import functools
-import importlib.util
 import math
-import os
-import shutil
 import time
 from collections.abc import Callable, Iterable
 
@@ -57,12 +53,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="share of batches that are mixed (default: %(default)s)")
     add("--amp", choices=("auto", "bf16", "none"), default="auto",
         help="bfloat16 autocast; logits and loss stay float32 (default: where the hardware has it)")
-    add("--compile", choices=("auto", "on", "off"), default="auto",
-        help="torch.compile both networks (default: on GPUs)")
     add("--bn-group", type=run.positive_int, metavar="N",
         help="batch norm over groups of N images; the original: 32 (default: a process's batch)")
     add("--checkpoint-seconds", type=run.positive_float, default=60.0, metavar="S",
         help="seconds between checkpoints (default: %(default)s)")
+    run.add_compile_argument(group)
+    add("--deterministic", action="store_true",
+        help="deterministic kernels on a GPU too, so that a resumed run ends in the same bits, as "
+             "it always does on a CPU; slower")
 
 
 def prepare(args: argparse.Namespace) -> torch.device:
@@ -82,12 +80,10 @@ def prepare(args: argparse.Namespace) -> torch.device:
                         f"{args.epochs}")
     device = run.use_device(args)
     args.amp = resolve_amp(args.amp, device)
-    args.compile = resolve_compile(args.compile, device)
+    args.compile = run.resolve_compile(args.compile, device)
     torch.manual_seed(args.seed)
     return device
 
-
-# --- precision and compilation --------------------------------------------------------------------
 
 def resolve_amp(choice: str, device: torch.device) -> str:
     """"bf16" or "none"; auto is bf16 where the hardware multiplies it."""
@@ -98,25 +94,6 @@ def resolve_amp(choice: str, device: torch.device) -> str:
 
 def autocast(amp: str, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=amp == "bf16")
-
-
-def resolve_compile(choice: str, device: torch.device) -> str:
-    """"on" or "off"; auto is on for GPUs that Triton supports, where a C compiler is installed."""
-    if choice != "auto":
-        return choice
-    compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
-    able = (device.type == "cuda" and importlib.util.find_spec("triton") and compiler
-            and (torch.version.hip or torch.cuda.get_device_capability(device) >= (7, 0)))
-    return "on" if able else "off"
-
-
-def compiled(network: nn.Module, args: argparse.Namespace, device: torch.device) -> nn.Module:
-    """The network that runs the training steps; `network` itself keeps the weights and is what is
-    saved and evaluated. On one GPU CUDA graphs replay the kernels (all batches have one shape)."""
-    if args.compile != "on":
-        return network
-    graphs = device.type == "cuda" and dist.world_size() == 1
-    return torch.compile(network, dynamic=False, mode="reduce-overhead" if graphs else None)
 
 
 # --- ghost batch norm -----------------------------------------------------------------------------
@@ -161,27 +138,45 @@ def make_optimizer(model: nn.Module, args: argparse.Namespace) -> torch.optim.Op
     return torch.optim.SGD(model.parameters(), momentum=0.9, **common)
 
 
-def train_step(student: nn.Module, teacher: Callable | None, optimizer: torch.optim.Optimizer,
-               objective: Callable, x: Tensor, labels: Tensor, temperature: float,
-               amp: str) -> Tensor:
-    """One update of the student; returns the loss, still on the device.
+def loss_function(view: View, student: nn.Module, teacher: nn.Module | None, objective: Callable,
+                  args: argparse.Namespace) -> Callable:
+    """Returns f(images, labels, draws, teacher_logits=None) -> (loss, teacher_logits), which is the
+    augmentation, both networks and the objective, as one compiled function with --compile on. If
+    `teacher_logits` are given, they replace the teacher's forward pass. images uint8
+    [B, C, H, W]; labels int64 [B]; draws: of view.draw, on the same device.
 
-    Args:
-        x: the batch that both networks see, float32 [B, C, H, W].
-        labels: int64 [B], or probabilities [B, classes] of mixed images.
-        objective: f(student_logits, teacher_logits, labels, temperature) -> scalar.
-    """
+    The networks themselves keep the weights, are saved and evaluated. On a GPU CUDA graphs replay
+    the kernels: all batches have one shape."""
+    temperature, half = getattr(args, "temperature", 1.0), getattr(args, "cache_teacher", False)
+
+    def loss_of(images: Tensor, labels: Tensor, draws: dict, teacher_logits: Tensor | None = None
+                ) -> tuple[Tensor, Tensor | None]:
+        x, labels = view.apply(images, labels, draws)
+        with autocast(args.amp, x.device):
+            if teacher is not None and teacher_logits is None:
+                with torch.no_grad():
+                    teacher_logits = teacher(x)
+                if half:  # as --cache-teacher keeps them, so that a resumed run has the same bits
+                    teacher_logits = teacher_logits.half().float()
+            student_logits = student(x)
+        return objective(student_logits, teacher_logits, labels, temperature), teacher_logits
+
+    if args.compile != "on":
+        return loss_of
+    graphs = next(student.parameters()).is_cuda
+    return torch.compile(loss_of, dynamic=False, mode="reduce-overhead" if graphs else None)
+
+
+def train_step(loss_of: Callable, student: nn.Module, optimizer: torch.optim.Optimizer,
+               *batch: object) -> tuple[Tensor, Tensor | None]:
+    """One update of the student; returns the loss, still on the device, and the teacher's logits.
+    batch: the arguments of `loss_of`."""
     optimizer.zero_grad(set_to_none=True)
-    teacher_logits = None
-    with autocast(amp, x.device):
-        if teacher is not None:
-            with torch.no_grad():
-                teacher_logits = teacher(x)
-        student_logits = student(x)
-    loss = objective(student_logits, teacher_logits, labels, temperature)
+    loss, teacher_logits = loss_of(*batch)
     loss.backward()
+    dist.average([p.grad for p in student.parameters() if p.grad is not None])
     optimizer.step()
-    return loss.detach()
+    return loss.detach(), teacher_logits
 
 
 @torch.inference_mode()
@@ -222,7 +217,7 @@ def fit(folder: Run, args: argparse.Namespace, view: View, student: nn.Module,
             also has `state_dict()` and `load_state_dict()`.
         val: Images to evaluate on after each epoch, or None.
         notes: lines for the log.
-        cache: `logits(teacher, epoch, step, x)` in place of the teacher's forward pass.
+        cache: the teacher's kept logits, see distill.TeacherCache.
 
     Raises:
         UserError: the loss became NaN or infinite; the last checkpoint is from before.
@@ -234,16 +229,11 @@ def fit(folder: Run, args: argparse.Namespace, view: View, student: nn.Module,
     for note in notes:
         folder.log(note)
     student = student.to(device, memory_format=torch.channels_last)
+    dist.copy_from_main(student.state_dict().values())
     if args.bn_group:
         group_batch_norms(student, args.bn_group)
-    teacher_logits = None
     if teacher is not None:
         teacher = teacher.to(device, memory_format=torch.channels_last)
-        if val is not None:
-            teacher_logits = predict(teacher, val.images, view, device, args.amp)
-            folder.log(f"teacher Acc@1 {accuracy(teacher_logits, val.labels)[0]:.2f} on "
-                       f"{len(val.labels)} validation images")
-        teacher = compiled(teacher, args, device)
     optimizer = make_optimizer(student, args)
     state = restore(folder, student, optimizer, source)
     clock = time.monotonic() - state["seconds"]
@@ -256,7 +246,6 @@ def fit(folder: Run, args: argparse.Namespace, view: View, student: nn.Module,
                                 "optimizer": optimizer.state_dict(),
                                 "source": source.state_dict() if learns else None})
 
-    logits = None
     with run.stoppable() as stop:
         for epoch in range(state["epoch"], args.epochs):
             losses = train_one_epoch(folder, args, source, student, update, epoch, state, save,
@@ -264,15 +253,13 @@ def fit(folder: Run, args: argparse.Namespace, view: View, student: nn.Module,
             dist.copy_from_main(student.buffers())  # each rank has its own batch statistics
             state |= {"epoch": epoch + 1, "step": 0, "losses": [],
                       "seconds": time.monotonic() - clock}
-            logits = evaluate_epoch(folder, args, view, student, val, source, state, losses, device)
+            evaluate_epoch(folder, args, view, student, val, source, state, losses, device)
             stopping = dist.any_rank(bool(stop()))
             if dist.any_rank(folder.due()) or stopping or epoch + 1 == args.epochs:
                 save()
             if stopping:
                 raise run.Stopped(stop() or 15)
-    if val is not None and logits is None:  # killed between the last checkpoint and the end
-        logits = predict(student, val.images, view, device, args.amp)
-    return finish(folder, args, state, student, source, logits, teacher_logits, val, device, card)
+    return finish(folder, args, view, state, student, teacher, source, val, device, card)
 
 
 def restore(folder: Run, student: nn.Module, optimizer: torch.optim.Optimizer, source) -> dict:
@@ -290,28 +277,27 @@ def restore(folder: Run, student: nn.Module, optimizer: torch.optim.Optimizer, s
 
 
 def make_update(args: argparse.Namespace, view: View, student: nn.Module,
-                teacher: Callable | None, optimizer: torch.optim.Optimizer, source,
+                teacher: nn.Module | None, optimizer: torch.optim.Optimizer, source,
                 objective: Callable, device: torch.device, cache) -> Callable:
     """Returns f(epoch, step, images, labels, ids) -> loss, one step of training at its learning
     rate, with dropout that is a function of (seed, epoch, step, rank)."""
-    network = student
-    if dist.world_size() > 1:
-        network = nn.parallel.DistributedDataParallel(
-            student, device_ids=[device] if device.type == "cuda" else None,
-            broadcast_buffers=False)  # fit copies rank 0's statistics at the end of an epoch
-    network = compiled(network, args, device)
+    loss_of = loss_function(view, student, teacher, objective, args)
 
     def update(epoch: int, step: int, images: Tensor, labels: Tensor, ids: Tensor) -> Tensor:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(epoch + step / source.steps_per_epoch, args)
         key = np.random.SeedSequence([args.seed, epoch, step, dist.rank()])
         torch.manual_seed(int(key.generate_state(1)[0]))
-        x, labels = view.train(images, send(labels, device), ids, args.seed, epoch, step)
+        draws = view.draw(images, ids, args.seed, epoch, step)
+        draws = {name: send(value, device) for name, value in draws.items()}
+        known = cache and cache.read(epoch, step, device)
         if args.compile == "on":
             torch.compiler.cudagraph_mark_step_begin()
-        teach = teacher if cache is None else functools.partial(cache.logits, teacher, epoch, step)
-        return train_step(network, teach, optimizer, objective, x, labels,
-                          getattr(args, "temperature", 1.0), args.amp)
+        loss, logits = train_step(loss_of, student, optimizer, send(images, device),
+                                  send(labels, device), draws, known)
+        if cache and known is None:
+            cache.write(epoch, step, logits)
+        return loss
 
     return update
 
@@ -360,10 +346,9 @@ def mean_losses(losses: Tensor, student: nn.Module, epoch: int, steps: int,
 
 
 def evaluate_epoch(folder: Run, args: argparse.Namespace, view: View, student: nn.Module, val,
-                   source, state: dict, losses: Tensor, device: torch.device) -> Tensor | None:
-    """Evaluate, write the epoch's row to metrics.jsonl and the log, keep the best weights; returns
-    the logits on `val`, or None."""
-    epoch, logits = state["epoch"], None
+                   source, state: dict, losses: Tensor, device: torch.device) -> None:
+    """Evaluate, write the epoch's row to metrics.jsonl and the log, keep the best weights."""
+    epoch = state["epoch"]
     row = {"epoch": epoch, "lr": learning_rate(epoch - 1, args),
            "train_loss": losses.double().mean().item(), "val_acc1": None, "val_acc5": None,
            "images_seen": epoch * source.steps_per_epoch * args.batch_size,
@@ -376,22 +361,20 @@ def evaluate_epoch(folder: Run, args: argparse.Namespace, view: View, student: n
         if row["val_acc1"] > state["best_acc1"]:
             state |= {"best_acc1": row["val_acc1"], "best_epoch": epoch}
             folder.save_best(student.state_dict())
-        if len(logits.argmax(1).unique()) == 1:
-            text += "  (one class for every image: dead ReLUs? Try a lower --learning-rate)"
     folder.add_metrics(row)
     folder.log(f"{text}  {row['images_seen'] / state['seconds']:.0f} images/s")
-    return logits
 
 
-def finish(folder: Run, args: argparse.Namespace, state: dict, student: nn.Module, source,
-           logits: Tensor | None, teacher_logits: Tensor | None, val, device: torch.device,
-           card: dict) -> dict:
+def finish(folder: Run, args: argparse.Namespace, view: View, state: dict, student: nn.Module,
+           teacher: nn.Module | None, source, val, device: torch.device, card: dict) -> dict:
     """Write the weights of the last epoch, the learning curve and result.json."""
     result = dict.fromkeys(("acc1", "acc5", "best_acc1", "best_epoch", "teacher_acc1", "agreement"))
     if val is not None:
+        logits = predict(student, val.images, view, device, args.amp)
         result["acc1"], result["acc5"] = accuracy(logits, val.labels)
         result |= {"best_acc1": state["best_acc1"], "best_epoch": state["best_epoch"]}
-        if teacher_logits is not None:
+        if teacher is not None:
+            teacher_logits = predict(teacher, val.images, view, device, args.amp)
             result["teacher_acc1"] = accuracy(teacher_logits, val.labels)[0]
             result["agreement"] = accuracy(logits, teacher_logits.argmax(1))[0]
     result |= {"val_images": len(val.labels) if val else 0,

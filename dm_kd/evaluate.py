@@ -6,15 +6,16 @@
 """
 
 import argparse
+import dataclasses
 import json
 import sys
 
 import torch
 from torch import Tensor
 
-from dm_kd import augment, data, dist, engine, models, run
+from dm_kd import augment, data, dist, engine, models, preprocessing, run
 from dm_kd.run import UserError
-from dm_kd.tasks import get_task
+from dm_kd.tasks import Task, get_task
 
 BINS = 15  # of the calibration error
 
@@ -23,10 +24,12 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser = run.Parser("evaluate", __doc__)
     run.add_data_arguments(parser)
     parser.add_argument("--model", required=True, metavar="SPEC",
-                        help="a run folder, NAME@FILE, torchvision:NAME, timm:NAME")
+                        help="a run folder, NAME@FILE, torchvision:NAME, timm:NAME, or your own "
+                             "FILE.py:FUNCTION@FILE with FUNCTION(num_classes) -> nn.Module")
     parser.add_argument("--teacher", default=None, metavar="SPEC",
                         help="also report teacher_acc1, and agreement: the percentage of images "
                              "for which both predict the same class")
+    preprocessing.add_arguments(parser)
     run.add_common_arguments(parser)
     return run.parse(parser, argv)
 
@@ -41,24 +44,36 @@ def body(argv: list[str]) -> None:
         return
     device = run.use_device(args)
     torch.manual_seed(args.seed)  # of NAME@none
-    model, card = models.load_frozen(args.model, task)
-    teacher = models.load_frozen(args.teacher, task)[0] if args.teacher else None
-    for note in models.seen_note(card, args):
-        print(note, file=sys.stderr)
-    val = data.load_validation(task, args)
-    dist.start(device)  # each process evaluates a share
-    view = augment.plain_view(task)
-    logits = engine.predict(model.to(device), val.images, view, device, "none")
-    acc1, acc5 = engine.accuracy(logits, val.labels)
-    result = {"task": task.name, "model": args.model, "images": len(val.labels),
-              "acc1": acc1, "acc5": acc5, "ece": calibration_error(logits, val.labels)}
-    if teacher is not None:
-        teacher_logits = engine.predict(teacher.to(device), val.images, view, device, "none")
+    logits, labels, notes = outputs(args.model, task, args, device)
+    acc1, acc5 = engine.accuracy(logits, labels)
+    result = {"task": task.name, "model": args.model, "images": len(labels),
+              "acc1": acc1, "acc5": acc5, "ece": calibration_error(logits, labels)}
+    if args.teacher:
+        teacher_logits, _, more = outputs(args.teacher, task, args, device)
         same = teacher_logits.argmax(1) == logits.argmax(1)
-        result |= {"teacher_acc1": engine.accuracy(teacher_logits, val.labels)[0],
+        result |= {"teacher_acc1": engine.accuracy(teacher_logits, labels)[0],
                    "agreement": 100 * same.double().mean().item()}
+        notes += more
     if dist.is_main():
+        print("\n".join(notes), file=sys.stderr)
         print(json.dumps(result))
+
+
+def outputs(spec: str, task: Task, args: argparse.Namespace, device: torch.device
+            ) -> tuple[Tensor, Tensor, list[str]]:
+    """A network's logits [N, classes] of the validation images, which are resized and cropped in
+    its own way; their labels [N]; lines for standard error."""
+    model, card = models.load_frozen(spec, task, args)
+    own = task
+    if task.large:
+        size = {key: card["input"][key] for key in ("resolution", "resize")}
+        own = dataclasses.replace(task, **size)
+    val = data.load_validation(own, args)
+    dist.start(device)  # each process evaluates a share
+    logits = engine.predict(model.to(device), val.images, augment.plain_view(own), device, "none")
+    low, doubt = models.doubts(logits, val.labels, task)
+    return logits, val.labels, [card["assumed"], *models.seen_note(card, args), *val.notes,
+                                *([f"note: {doubt}"] if doubt else [])]
 
 
 def calibration_error(logits: Tensor, labels: Tensor) -> float:

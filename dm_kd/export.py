@@ -11,23 +11,9 @@ import sys
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dm_kd import models, run
-from dm_kd.tasks import Task
-
-
-class Standardised(nn.Module):
-    """A classifier of images in [0, 1]."""
-
-    def __init__(self, model: nn.Module, mean: list[float], std: list[float]):
-        super().__init__()
-        self.model = model
-        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
-        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.model((images - self.mean) / self.std)
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -51,14 +37,17 @@ def body(argv: list[str]) -> None:
     digest = run.write_with_card(args.out, "model", state, card)
     print(f"{args.out / 'model.safetensors'}: {name}, sha256 {digest[:16]}")
     if args.onnx:
-        task = Task(card["task"], lambda: card["class_names"], card["resolution"],
-                    len(card["mean"]), card["mean"], card["std"])
-        model, _ = models.load_frozen(str(args.run), task)
-        network = Standardised(model, card["mean"], card["std"]).eval()
-        images = torch.rand(2, task.channels, task.resolution, task.resolution)
+        task = argparse.Namespace(**card, channels=len(card["mean"]), large=False)
+        model = models.build(name, task)
+        model.load_state_dict(state)
+        standardise = nn.BatchNorm2d(task.channels, eps=0, affine=False)
+        standardise.running_mean = torch.tensor(card["mean"])
+        standardise.running_var = torch.tensor(card["std"]) ** 2
+        images = torch.rand(2, task.channels, card["resolution"], card["resolution"])
         program = torch.onnx.export(
-            network, (images,), dynamo=True, input_names=["images"], output_names=["logits"],
-            dynamic_shapes={"images": {0: torch.export.Dim("batch")}}, verbose=False)
+            nn.Sequential(standardise, model).eval(), (images,), dynamo=True, verbose=False,
+            input_names=["images"], output_names=["logits"],
+            dynamic_shapes=({0: torch.export.Dim("batch")},))
         program.save(args.out / "model.onnx")
         print(f"{args.out / 'model.onnx'}: images in [0, 1], [batch, channels, height, width], to "
               "logits")

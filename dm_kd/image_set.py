@@ -12,12 +12,10 @@ delete its CSV and run the same command.
 """
 
 import csv
-import hashlib
 import io
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +28,7 @@ from dm_kd import run
 from dm_kd.run import UserError
 
 FORMAT_VERSION = 2
-FIELDS = ("path", "label", "sha256")
+HEADER = "path,label,sha256\n"
 MAY_DIFFER = ("images_per_class", "made_on")  # when a set is resumed
 
 
@@ -38,70 +36,45 @@ def image_seed(base_seed: int, label: int, k: int, shared_noise: bool = False) -
     """The 63-bit seed of image k of a class, from SHA-256("base/class/k"); with shared_noise from
     "base/k", so that all classes start from the same noise, as in the original."""
     name = f"{base_seed}/{k}" if shared_noise else f"{base_seed}/{label}/{k}"
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") >> 1
+    return int(run.sha256(name.encode())[:16], 16) >> 1
 
 
 def batch_seed(seeds: list[int]) -> int:
     """The 63-bit seed of what a batch shares, from the SHA-256 of its images' seeds."""
-    digest = hashlib.sha256(" ".join(map(str, seeds)).encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
+    return int(run.sha256(" ".join(map(str, seeds)).encode())[:16], 16) >> 1
 
 
-@dataclass(frozen=True)
-class Plan:
-    """Which image is at which position, from the manifest alone."""
+class ImageSet:
+    """An image set on disk. Its manifest says which image is at which position.
 
-    classes: tuple[int, ...]
-    images_per_class: int
-    shard_size: int
-    base_seed: int
-    shared_noise: bool
+    Raises:
+        UserError: it was written by another version."""
 
-    @property
-    def images(self) -> int:
-        return len(self.classes) * self.images_per_class
-
-    @property
-    def shards(self) -> int:
-        return -(-self.images // self.shard_size)
-
-    def at(self, position: int) -> tuple[int, int]:
-        """(label, k) of a position."""
-        k, c = divmod(position, len(self.classes))
-        return self.classes[c], k
+    def __init__(self, folder: Path):
+        self.folder = Path(folder)
+        self.manifest = run.read_json(self.folder / "manifest.json")
+        if self.manifest["format_version"] != FORMAT_VERSION:
+            raise UserError(f"{folder} was written by another version of dm_kd",
+                            f"--source {folder}/images reads it as a folder of images")
+        self.classes, self.images_per_class, self.shard_size = (
+            self.manifest[name] for name in ("classes", "images_per_class", "shard_size"))
+        self.images = len(self.classes) * self.images_per_class
+        self.shards = -(-self.images // self.shard_size)
 
     def shard(self, j: int) -> list[tuple[int, int]]:
         """(label, k) of all positions of shard j, including those beyond the set's end."""
-        return [self.at(p) for p in range(j * self.shard_size, (j + 1) * self.shard_size)]
+        positions = range(j * self.shard_size, (j + 1) * self.shard_size)
+        return [(self.classes[p % len(self.classes)], p // len(self.classes)) for p in positions]
 
     def kept(self, j: int) -> int:
         """How many of shard j's positions belong to the set."""
         return min(self.shard_size, self.images - j * self.shard_size)
 
     def path(self, label: int, k: int) -> str:
-        return f"images/{label:04d}/class_{label}_seed_{self.base_seed}_num_{k}.png"
+        return f"images/{label:04d}/class_{label}_seed_{self.manifest['base_seed']}_num_{k}.png"
 
     def seed(self, label: int, k: int) -> int:
-        return image_seed(self.base_seed, label, k, self.shared_noise)
-
-
-class ImageSet:
-    """An image set on disk.
-
-    Raises:
-        UserError: no set there, or written by another version."""
-
-    def __init__(self, folder: Path):
-        self.folder = Path(folder)
-        if not (self.folder / "manifest.json").exists():
-            raise UserError(f"{folder} holds no image set (no manifest.json)",
-                            "make one with `python -m dm_kd.synthesize --out FOLDER`")
-        self.manifest = run.read_json(self.folder / "manifest.json")
-        if self.manifest["format_version"] != FORMAT_VERSION:
-            raise UserError(f"{folder} was written by another version of dm_kd",
-                            f"--source {folder}/images reads it as a folder of images")
-        self.plan = Plan(tuple(self.manifest["classes"]), *(self.manifest[name] for name in (
-            "images_per_class", "shard_size", "base_seed", "shared_noise")))
+        return image_seed(self.manifest["base_seed"], label, k, self.manifest["shared_noise"])
 
     def rows(self, j: int) -> list[dict]:
         """The rows of shard j's CSV (path, label and sha256 of each image); empty unless the shard
@@ -109,28 +82,26 @@ class ImageSet:
         path = self.folder / f"shards/{j:05d}.csv"
         text = path.read_text() if path.exists() else ""
         rows = list(csv.DictReader(text[:text.rfind("\n") + 1].splitlines()))
-        return rows if len(rows) == self.plan.kept(j) else []
+        return rows if len(rows) == self.kept(j) else []
 
     def missing(self) -> list[int]:
-        return [j for j in range(self.plan.shards) if not self.rows(j)]
+        return [j for j in range(self.shards) if not self.rows(j)]
 
     @property
     def digest(self) -> str:
         """SHA-256 of the shards' CSV files, which contain each image's."""
-        texts = [(self.folder / f"shards/{j:05d}.csv").read_bytes()
-                 for j in range(self.plan.shards)]
+        texts = [(self.folder / f"shards/{j:05d}.csv").read_bytes() for j in range(self.shards)]
         return run.sha256(b"".join(texts))
 
-    def write_shard(self, j: int, images: list[bytes]) -> None:
-        """Write the PNG files that belong to the set, then the shard's CSV; labels are -1 where
-        they are unknown (noise)."""
-        lines = [",".join(FIELDS)]
-        for (label, k), data in zip(self.plan.shard(j), images, strict=False):
-            path = self.plan.path(label, k)
-            write_over(self.folder / path, data)
-            label = label if self.manifest["labels_known"] else -1
-            lines.append(f"{path},{label},{run.sha256(data)}")
-        write_over(self.folder / f"shards/{j:05d}.csv", ("\n".join(lines) + "\n").encode())
+    def write_image(self, label: int, k: int, image: Tensor) -> str:
+        """Write the PNG file of an image; returns its row of the shard's CSV, in which the label is
+        -1 where it is unknown (noise)."""
+        path, data = self.path(label, k), encode_png(image)
+        write_over(self.folder / path, data)
+        return f"{path},{label if self.manifest['labels_known'] else -1},{run.sha256(data)}\n"
+
+    def write_rows(self, j: int, rows: list[str]) -> None:
+        write_over(self.folder / f"shards/{j:05d}.csv", "".join([HEADER, *rows]).encode())
 
     def damaged(self, j: int) -> list[Path]:
         """The images of a finished shard that are missing or have another digest than its CSV."""
@@ -140,9 +111,9 @@ class ImageSet:
 
     def write_samples(self) -> None:
         """samples.png: a row for each of the first 20 classes, its first 10 images."""
-        columns = range(min(10, self.plan.images_per_class))
-        rows = [[read_image(self.folder / self.plan.path(label, k), self.manifest["channels"])
-                 for k in columns] for label in self.plan.classes[:20]]
+        columns = range(min(10, self.images_per_class))
+        rows = [[read_image(self.folder / self.path(label, k), self.manifest["channels"])
+                 for k in columns] for label in self.classes[:20]]
         picture = tile(rows, scale=max(1, 32 // rows[0][0].shape[1]))
         run.write_file(self.folder / "samples.png", encode_png(picture))
 
@@ -180,28 +151,33 @@ def settings(manifest: dict) -> dict:
             if key not in (*MAY_DIFFER, "generator")}
 
 
-def make(image_set: ImageSet, sample: Callable[[Tensor, list[int]], Tensor], rank: int,
-         world_size: int, progress: Callable[[int], object]) -> int:
-    """Make those of shards rank, rank + world_size, ... that are missing, and samples.png once the
-    set is complete. Returns how many shards were made.
+def make(image_set: ImageSet, sample: Callable[[Tensor, list[int]], Tensor], shards: list[int],
+         progress: Callable[[int], object]) -> None:
+    """Make these shards, and samples.png once the set is complete.
 
     Args:
         sample: (labels int64 [B], seeds) -> uint8 [B, C, H, W] on the CPU; see generators/.
         progress: called with the number of images after each shard.
     """
-    plan, made = image_set.plan, 0
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for j in range(rank, plan.shards, world_size):
-            if image_set.rows(j):
-                continue
-            labels = torch.tensor([label for label, _ in plan.shard(j)])
-            images = sample(labels, [plan.seed(*key) for key in plan.shard(j)])
-            image_set.write_shard(j, list(pool.map(encode_png, images[:plan.kept(j)])))
-            progress(plan.kept(j))
-            made += 1
+    def finish(j: int, rows: list[Future]) -> None:
+        image_set.write_rows(j, [row.result() for row in rows])
+        progress(len(rows))
+
+    cores = os.cpu_count() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)) - torch.get_num_threads()
+    with ThreadPoolExecutor(max(1, cores)) as pool:
+        writing = None  # the shard before, whose images are written while the next is sampled
+        for j in shards:
+            places = image_set.shard(j)
+            images = sample(torch.tensor([label for label, _ in places]),
+                            [image_set.seed(*place) for place in places])
+            if writing:
+                finish(*writing)
+            writing = j, [pool.submit(image_set.write_image, *place, image) for place, image
+                          in zip(places[:image_set.kept(j)], images, strict=False)]
+        if writing:
+            finish(*writing)
     if not image_set.missing():
         image_set.write_samples()
-    return made
 
 
 # --- pictures -------------------------------------------------------------------------------------
@@ -227,7 +203,7 @@ def read_image(path: Path | str, channels: int | None = None) -> Tensor:
 
 def encode_png(image: Tensor) -> bytes:
     """uint8 [C, H, W], C = 1 or 3 -> PNG."""
-    array = image.permute(1, 2, 0).contiguous().numpy()
+    array = np.ascontiguousarray(image.numpy().transpose(1, 2, 0))
     buffer = io.BytesIO()
     Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array).save(
         buffer, "PNG", compress_level=6)

@@ -3,6 +3,7 @@
     build("wrn_16_1", task)                                    a new network, random weights
     load_frozen("save/models/digits_cnn_w32", task)            a teacher: eval mode, no gradients
     load_frozen("wrn_40_2@checkpoints/cifar100_wrn40_2.pth", task)
+    load_frozen("my_model.py:build@weights.pth", task)         build(num_classes) -> nn.Module
 
 To add a network: its class in networks.py, a line in MODELS. Names outside MODELS are
 `torchvision:NAME`, for networks that end in a linear layer (on tasks with large images NAME alone),
@@ -11,6 +12,8 @@ and `timm:NAME` if timm is installed.
 
 import argparse
 import contextlib
+import copy
+import importlib.util
 import sys
 from functools import partial
 from pathlib import Path
@@ -19,10 +22,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dm_kd import run
+from dm_kd import checkpoints, preprocessing, run
 from dm_kd.networks import VGG, LeNet5, ResNet, SmallCNN, WideResNet
 from dm_kd.run import UserError, nearest
-from dm_kd.tasks import Task, refuse_other_names
+from dm_kd.tasks import WNIDS, Task
 
 _VGG_CONVS = {8: (1, 1, 1, 1, 1), 11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3),
               19: (2, 2, 4, 4, 4)}
@@ -48,6 +51,12 @@ MODELS = {  # name -> f(num_classes, channels)
     "lenet5_half": partial(LeNet5, (3, 8, 60, 42)),
 }
 
+# Of torchvision's, those whose weights come without a name most often.
+COMMON = tuple(f"torchvision:{name}" for name in (
+    "resnet18", "resnet34", "resnet50", "resnet101", "vgg16", "vgg16_bn", "mobilenet_v2",
+    "mobilenet_v3_small", "mobilenet_v3_large", "densenet121", "efficientnet_b0"))
+SIDE_HEADS = ("AuxLogits.", "aux1.", "aux2.")  # Inception's and GoogLeNet's, only for training
+
 
 # --- new networks ---------------------------------------------------------------------------------
 
@@ -60,26 +69,55 @@ class Float32Linear(nn.Linear):
             return F.linear(x.float(), self.weight, self.bias)
 
 
-def build(name: str, task: Task) -> nn.Module:
+def build(name: str, task: Task, num_classes: int | None = None) -> nn.Module:
     """A new network with random weights from torch's global generator. Its input is standardised
-    images [B, task.channels, H, W]; its output logits [B, task.num_classes], float32 under autocast
-    too. Raises UserError for an unknown name, or a network that does not end in a linear layer."""
+    images [B, task.channels, H, W]; its output logits [B, num_classes] (default: the task's),
+    float32 under autocast too. Raises UserError for an unknown name, or a network that does not end
+    in a linear layer."""
+    classes = num_classes or task.num_classes
     family, _, member = full_name(name, task).rpartition(":")
+    if family.endswith(".py"):
+        return _build_own(Path(family), member, task, classes)
     if family == "torchvision":
         from torchvision.models import get_model
 
-        model = get_model(member, weights=None, num_classes=task.num_classes)
+        # Those two have several outputs in training, unless their side heads are left out.
+        plain = member in ("googlenet", "inception_v3")
+        model = get_model(member, weights=None, num_classes=classes,
+                          **({"aux_logits": False, "init_weights": True} if plain else {}))
     elif family == "timm":
         import timm
 
-        model = timm.create_model(member, num_classes=task.num_classes, in_chans=task.channels)
+        model = timm.create_model(member, num_classes=classes, in_chans=task.channels)
     else:
-        model = MODELS[member](task.num_classes, task.channels)
-    head = [m for m in model.modules() if isinstance(m, nn.Linear | nn.Conv2d)][-1]
+        model = MODELS[member](classes, task.channels)
+    head = _layers(model)[-1]
     if type(head) is not nn.Linear:
         raise UserError(f"{name} does not end in a linear layer", "another network")
     head.__class__ = Float32Linear
     return model
+
+
+def _layers(model: nn.Module) -> list[nn.Module]:
+    return [m for m in model.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+
+
+def _build_own(file: Path, function: str, task: Task, classes: int) -> nn.Module:
+    """The network of the user's own `function(num_classes)` in a Python file."""
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(file.parent.absolute()))  # it may import its neighbours
+    spec.loader.exec_module(module)
+    if not hasattr(module, function):
+        raise UserError(f"{file} has no {function}", "FILE.py:FUNCTION with FUNCTION(num_classes)")
+    model = getattr(module, function)(classes)
+    with torch.no_grad():
+        logits = model.eval()(torch.zeros(2, task.channels, task.resolution, task.resolution))
+    shape = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+    if shape != [2, classes]:
+        raise UserError(f"{file}:{function}({classes}) returns {shape} for 2 images",
+                        f"logits [2, {classes}]")
+    return model.train()
 
 
 def seen_note(card: dict, args: argparse.Namespace) -> list[str]:
@@ -102,6 +140,10 @@ def full_name(name: str, task: Task) -> str:
     """The unambiguous name of a model: on a task with large images `resnet18` is
     `torchvision:resnet18`. Raises UserError with the nearest names for an unknown one."""
     family, _, member = name.rpartition(":")
+    if family.endswith(".py"):
+        if not Path(family).is_file():
+            raise UserError(f"no such file: {family}")
+        return name
     if not family and task.large and member in _names("torchvision"):
         family = "torchvision"
     names = _names(family)
@@ -116,8 +158,7 @@ def _names(family: str) -> list[str]:
     if family == "torchvision":
         from torchvision import models
 
-        # These two have several outputs in training, and the official weights want other inputs.
-        return sorted({*models.list_models(models)} - {"googlenet", "inception_v3"})
+        return models.list_models(models)
     if family == "timm":
         import timm
 
@@ -131,52 +172,125 @@ def parameter_count(model: nn.Module) -> int:
 
 # --- teachers -------------------------------------------------------------------------------------
 
-def load_frozen(spec: str, task: Task) -> tuple[nn.Module, dict]:
-    """A trained classifier in eval mode whose parameters do not require gradients.
+def load_frozen(spec: str, task: Task, flags: argparse.Namespace | None = None
+                ) -> tuple[nn.Module, dict]:
+    """A trained classifier in eval mode whose parameters do not require gradients. Whatever it was
+    trained with, its input is standardised by the task's statistics, and its logits are in the
+    order of the task's classes.
 
     Args:
-        spec: NAME@FILE | NAME@none (random weights) | a run folder | torchvision:NAME[@WEIGHTS] or
-            timm:NAME (both download).
+        spec: NAME@FILE | NAME@none (random weights) | a run folder | a folder of timm's hub |
+            torchvision:NAME[@WEIGHTS] or timm:NAME (both download) | FILE.py:FUNCTION@FILE.
+        flags: those of `preprocessing.add_arguments`.
 
     Returns:
         The network and {"name", "spec", "sha256" (of the file; where there is none, of the
-        tensors), "fold", "task", "val", "seed"} (None where unknown).
+        tensors), "input" (its own), "assumed" (a line for the log), "fold", "task", "val", "seed"}
+        (None where unknown).
 
     Raises:
-        UserError: nothing at that path, another architecture, other classes or another order of
-            them, a damaged file, or one that would run code.
+        UserError: nothing at that path, another architecture, other classes, a damaged file, or
+            one that would run code.
     """
     name, state, card = _resolve(spec, task)
-    refuse_other_names(card.get("class_names"), task, spec,
-                       f"{name}@FILE with its .safetensors if only the names differ")
-    model = build(name, task)
-    if state is not None:
-        load_state(model, state, spec)
-    model.eval().requires_grad_(False)
-    return model, {"name": name, "spec": spec,
-                   "sha256": card.get("sha256") or run.tensors_digest(model.state_dict()),
-                   **{key: card.get(key) for key in ("fold", "task", "val", "seed")}}
+    names = card.get("class_names")
+    rows, order = preprocessing.class_rows(names, task, spec)
+    outputs = len(names or task.class_names)
+    if state and not names and task.imagenet_classes and _outputs(state) == len(WNIDS) > outputs:
+        rows, outputs, order = task.imagenet_classes, len(WNIDS), "ImageNet's, of which the task's"
+    model = build(name, task, outputs)
+    note = load_state(model, state, spec, task) if state else "random"
+    own, shown = preprocessing.join(task, _records(name, model, task, card, flags), spec)
+    # Transformers of timm and of torchvision have one size; small images were made larger for it.
+    fixed = (getattr(model, "pretrained_cfg", {}).get("fixed_input_size")
+             or hasattr(model, "image_size"))
+    size = own["resolution"] if fixed or not task.large else None
+    if hasattr(model, "transform_input"):  # Inception's, from ImageNet's statistics to its own
+        model.transform_input = bool(card.get("transform_input", "official" in card))
+    sha256 = card.get("sha256") or run.tensors_digest(model.state_dict())
+    if (rows is not None or size not in (None, task.resolution)
+            or (own["mean"], own["std"]) != (tuple(task.mean), tuple(task.std))):
+        model = preprocessing.Front(model, task, own, size, rows)
+    weights = ", ".join(filter(None, (sha256[:8], card.get("weights"), note)))
+    return model.eval().requires_grad_(False), {
+        "name": name, "spec": spec, "sha256": sha256, "input": own,
+        "assumed": f"{spec}: weights {weights}; {shown}; class order {order}",
+        **{key: card.get(key) for key in ("fold", "task", "val", "seed")}}
+
+
+def _outputs(state: dict[str, Tensor]) -> int:
+    return [len(value) for value in state.values() if value.ndim == 2][-1]
+
+
+def _records(name: str, model: nn.Module, task: Task, card: dict,
+             flags: argparse.Namespace | None) -> dict[str, dict]:
+    """What is known of a network's input, by source, the surest last."""
+    told = {key: card[key] for key in ("mean", "std", "resolution") if key in card}
+    if "model" in card:  # a run's
+        return {"its card": told}
+    records = {}
+    record = getattr(model, "pretrained_cfg", {})  # of timm's networks, also in one's own program
+    if task.large and record:
+        records[f"timm's {record['tag']}"] = preprocessing.of_timm(record)
+    elif name.startswith("torchvision:"):
+        weights = card.get("official") or (task.wnids and next(iter(_torchvision_weights(name)), 0))
+        if weights:
+            records[f"torchvision's {weights.name}"] = preprocessing.of_torchvision(weights)
+    if "hub" in card:
+        records["config.json"] = preprocessing.of_timm(card["hub"])
+    records |= {"the file": told, "the flags": preprocessing.of_flags(flags)}
+    if name.startswith("torchvision:") and hasattr(model, "image_size"):
+        records["the network"] = {"resolution": model.image_size}
+    return records
 
 
 def _resolve(spec: str, task: Task) -> tuple[str, dict | None, dict]:
-    """The full model name, the state dict (None: random weights), and the card of a spec."""
+    """The full model name, the state dict (None: random weights), and what is known of a spec."""
     path = Path(spec)
+    if (path / "config.json").is_file():
+        architecture = run.read_json(path / "config.json").get("architecture")
+        return _resolve(f"timm:{architecture}@{spec}", task)
     if spec and path.is_dir():
-        return read_run(path)
+        name, state, card = read_run(path)
+        if ".py:" in name:
+            raise UserError(f"{path}: its network is a program, {name}, which you must name",
+                            f"FILE.py:FUNCTION@{path}/student.safetensors")
+        return name, state, card
     if path.is_file():
-        raise UserError(f"a weight file needs the name of its network: {path}", f"NAME@{path}")
+        fits = _names_that_fit(checkpoints.read(path)[0], task)
+        raise UserError(f"a weight file needs the name of its network: {path}",
+                        f"NAME@{path}{fits}")
     name, _, weights = spec.partition("@")
     name = full_name(name, task)
     if weights == "none":
         return name, None, {}
-    if Path(weights).is_file():
-        return name, read_state(Path(weights)), {"sha256": run.sha256_file(Path(weights))}
+    if Path(weights).exists() and weights:
+        return name, *_read_file(name, Path(weights))
     if name.startswith("torchvision:") and "/" not in weights:
-        return name, _download_torchvision(name, weights or "IMAGENET1K_V1"), {}
+        return name, *_download_torchvision(name, weights or "IMAGENET1K_V1")
     if name.startswith("timm:") and not weights:
-        return name, _download_timm(name, task), {}
+        return name, _download_timm(name), {}
     raise UserError(f"no such weight file: {weights}" if weights else f"{name} needs its weights",
                     f"{name}@FILE, {name}@none for random weights, or a run folder")
+
+
+def _read_file(name: str, file: Path) -> tuple[dict, dict]:
+    """State dict and facts of a weight file, or of the one in a folder of timm's hub."""
+    if file.is_dir():
+        files = [file / "model.safetensors", file / "pytorch_model.bin"]
+        file = next((path for path in files if path.is_file()), files[0])
+    state, card = checkpoints.read(file)
+    card["sha256"] = run.sha256_file(file)
+    if name.startswith("timm:") and (file.parent / "config.json").is_file():
+        config = run.read_json(file.parent / "config.json")
+        card["hub"] = config.get("pretrained_cfg", config)
+        names = card["hub"].get("label_names") or config.get("label_names")
+        card |= {"class_names": names} if names else {}
+    if name.startswith("torchvision:"):
+        for weights in _torchvision_weights(name):  # their names end in the digest's start
+            if f"-{card['sha256'][:8]}." in weights.url:
+                card |= {"official": weights, "weights": f"torchvision's {weights.name}"}
+    return state, card
 
 
 def read_run(folder: Path) -> tuple[str, dict, dict]:
@@ -189,89 +303,99 @@ def read_run(folder: Path) -> tuple[str, dict, dict]:
                     "finish its training (the same command resumes it), or give NAME@FILE")
 
 
-def _download_torchvision(name: str, weights: str) -> dict:
+def _torchvision_weights(name: str):
     from torchvision.models import get_model_weights
 
-    members = get_model_weights(name.removeprefix("torchvision:")).__members__
+    return get_model_weights(name.removeprefix("torchvision:"))
+
+
+def _download_torchvision(name: str, weights: str) -> tuple[dict, dict]:
+    members = _torchvision_weights(name).__members__
     if weights not in members:
         raise UserError(f"'{weights}' is neither a file nor weights of {name}",
                         f"{name}@FILE, or {name}@ with one of {', '.join(members)}")
     with contextlib.redirect_stdout(sys.stderr):  # torch announces the download
-        return members[weights].get_state_dict(progress=True, check_hash=True)
+        state = members[weights].get_state_dict(progress=True, check_hash=True)
+    return state, {"official": members[weights], "weights": f"torchvision's {weights}"}
 
 
-def _download_timm(name: str, task: Task) -> dict:
+def _download_timm(name: str) -> dict:
     import timm
 
-    member = name.removeprefix("timm:")
-    weights = timm.get_pretrained_cfg(member)
-    theirs, ours = torch.tensor([weights.mean, weights.std]), torch.tensor([task.mean, task.std])
-    if not torch.allclose(theirs, ours, rtol=0, atol=2e-3):
-        raise UserError(f"{name} was trained with mean {weights.mean} and std {weights.std}, "
-                        f"{task.name} has {task.mean} and {task.std}",
-                        "a model that was trained with the data's mean and std")
     with contextlib.redirect_stdout(sys.stderr):
-        return timm.create_model(member, pretrained=True).state_dict()
+        return timm.create_model(name.removeprefix("timm:"), pretrained=True).state_dict()
 
 
-# --- weight files ---------------------------------------------------------------------------------
-
-# Where checkpoints keep their state dict, averaged weights first: DeiT and torchvision, timm,
-# diffusion models; then Fast-Datafree, CMI and Lightning; RepDistiller and DM-KD; others.
-_AVERAGED = ("model_ema", "state_dict_ema", "ema_state_dict", "ema")
-_WRAPPERS = (*_AVERAGED, "state_dict", "model_state_dict", "model", "net", "state", "student")
-_PREFIXES = {"module", "_orig_mod", "student", "model", "net", "backbone", "encoder"}
-
-
-def read_state(file: Path) -> dict[str, Tensor]:
-    """The state dict of a .safetensors or .pt file, without what checkpoints wrap around it and
-    without prefixes that all keys share. If a file has raw and averaged weights, the averaged ones
-    are used, and a line says so. Raises UserError if there is no state dict."""
-    if file.suffix == ".safetensors":
-        return _clean(run.load_safetensors(file))
-    with torch.serialization.safe_globals([argparse.Namespace]):  # the flags, in many programs
-        state = run.load_pt(file)
-    wrappers = [key for key in _WRAPPERS if isinstance(state, dict)
-                and isinstance(state.get(key), dict)]
-    if wrappers:
-        state = state[wrappers[0]]
-        if wrappers[0] in _AVERAGED and len(wrappers) > 1:
-            print(f"{file}: the averaged weights ('{wrappers[0]}') are used", file=sys.stderr)
-    if not isinstance(state, dict) or not state or not all(
-            isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
-        raise UserError(f"no state dict in {file}",
-                        "a dict of tensors, bare or under 'model' or 'state_dict'")
-    return _clean(state)
-
-
-def _clean(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict with the keys of the network itself."""
-    state = {key: value for key, value in state.items() if key != "n_averaged"}  # AveragedModel's
-    while True:
-        tops = {key.partition(".")[0] for key in state}
-        if tops == {"student", "teacher"}:  # mdistiller saves both
-            tops = {"student"}
-        if len(tops) != 1 or not tops <= _PREFIXES:
-            return state
-        prefix = tops.pop() + "."
-        state = {key.removeprefix(prefix): value for key, value in state.items()
-                 if key.startswith(prefix)}
-
-
-def load_state(model: nn.Module, state: dict[str, Tensor], spec: str) -> None:
-    """Copy the weights into the network, in its dtype. Raises UserError with the first key that is
-    missing, unknown or of another shape. `spec` is for the messages."""
+def load_state(model: nn.Module, state: dict[str, Tensor], spec: str, task: Task) -> str:
+    """Copy the weights into the network, in its dtype; returns what was left out. Raises UserError
+    with the first key that is missing, unknown or of another shape. `spec` is for the messages."""
     want = model.state_dict()
+    whole, (state, prefix) = state, checkpoints.under_prefix(state, want)
     shapes = [f"{key} is {list(state[key].shape)}, not {list(value.shape)}"
               for key, value in want.items() if key in state and state[key].shape != value.shape]
     missing = [f"no key {key}" for key in want  # old files lack the counters of batch norms
                if key not in state and not key.endswith("num_batches_tracked")]
-    unknown = [f"unknown key {key}" for key in state if key not in want]
+    unknown = [f"unknown key {key}" for key in state
+               if key not in want and not key.startswith(SIDE_HEADS)]
     if missing or unknown or shapes:
         raise UserError(f"the weights do not fit the network: {spec}: "
                         + "; ".join(missing[:1] + unknown[:1] + shapes[:1]),
                         "NAME@FILE with the network that the file was trained with, and a task "
-                        "with as many classes")
+                        f"with as many classes{_names_that_fit(whole, task)}")
     if not all(torch.isfinite(v).all() for v in state.values() if v.is_floating_point()):
         raise UserError(f"the weights have NaN or infinite values: {spec}")
-    model.load_state_dict(state, strict=False)
+    model.load_state_dict({key: state[key] for key in want if key in state}, strict=False)
+    others = [key for key in whole if not key.startswith(prefix)]
+    return (f"below '{prefix}'" if prefix else "") + (
+        f" without {len(others)} others, first {others[0]}" if others else "")
+
+
+def _names_that_fit(state: dict[str, Tensor], task: Task) -> str:
+    """A phrase with the names whose networks have these keys and shapes, the number of classes
+    aside."""
+    names = []
+    for name in (*MODELS, *COMMON):
+        with torch.device("meta"):
+            want = build(name, task).state_dict()
+        part, _ = checkpoints.under_prefix(state, want)
+        if all(key in part and part[key].shape[1:] == value.shape[1:]
+               for key, value in want.items() if not key.endswith("num_batches_tracked")):
+            names.append(name)
+    return f"; its keys are those of {', '.join(names)}" if names else ""
+
+
+# --- are its results plausible? -------------------------------------------------------------------
+
+def doubts(logits: Tensor, labels: Tensor, task: Task) -> tuple[bool, str]:
+    """Whether a network's accuracy is at most twice chance (or half way from chance to 100 % where
+    that is less), and a phrase about what is odd, "" if nothing is. logits [N, classes], labels
+    int64 [N]. Raises UserError: NaN or infinite logits."""
+    if not torch.isfinite(logits).all():
+        raise UserError("the network's logits have NaN or infinite values",
+                        "weights in another precision, damaged ones, or other statistics")
+    predictions, labels, chance = logits.argmax(1), labels.to(logits.device), 100 / task.num_classes
+    acc1 = 100 * (predictions == labels).double().mean().item()
+    low, notes = acc1 <= min(2 * chance, 50 + chance / 2) + 1e-6, []
+    if low:
+        notes = [f"top-1 is {acc1:.1f} %, chance {chance:.1f} %: another class order, other "
+                 "statistics, or the wrong weights?"]
+    for c in labels.unique().tolist():
+        seen, counts = predictions[labels == c].unique(return_counts=True)
+        most = int(counts.argmax())
+        if counts.sum() >= 5 and counts[most] >= 0.8 * counts.sum() and seen[most] != c:
+            notes.append(f"most images of class {c} ({task.class_names[c]}) are seen as class "
+                         f"{seen[most]} ({task.class_names[seen[most]]})")
+            break
+    return low, "; ".join(notes)
+
+
+def refuse_single_values(model: nn.Module, task: Task, images: int) -> None:
+    """Raise a UserError if batch norm would get one value a channel in training, where its running
+    variance is undefined. images: how many are normalised together."""
+    image = torch.zeros(1, task.channels, task.resolution, task.resolution)
+    try:
+        if images == 1:
+            copy.deepcopy(model).train()(image)
+    except ValueError as error:  # torch's
+        raise UserError(f"batch norm: {error}", "more images in a step, a process and a group of "
+                        "--bn-group") from error

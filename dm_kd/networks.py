@@ -1,4 +1,4 @@
-"""Networks for small images (8 to 64 pixels a side, 1 or 3 channels), written from their papers.
+"""Networks for small images (8 to 32 pixels a side, 1 or 3 channels), written from their papers.
 
 Each class takes its sizes, then num_classes and channels; models.MODELS gives the members their
 names. Input [B, channels, H, W], standardised; output logits [B, num_classes]. Parameters have the
@@ -11,14 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def conv(inputs: int, outputs: int, size: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
+def conv(inputs: int, outputs: int, size: int, stride: int = 1) -> nn.Conv2d:
     """A convolution without bias that keeps H and W at stride 1."""
-    return nn.Conv2d(inputs, outputs, size, stride, size // 2, groups=groups, bias=False)
+    return nn.Conv2d(inputs, outputs, size, stride, size // 2, bias=False)
 
 
 def init_he(model: nn.Module) -> None:
-    """Initialise convolutions as the families' code bases do: He-normal by fan-out, bias 0 (He et
-    al. 2015, arXiv 1502.01852)."""
+    """Initialise convolutions: He-normal by fan-out, bias 0 (He et al. 2015, arXiv 1502.01852)."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -124,23 +123,18 @@ class ResNet(nn.Module):
     blocks: how many in each stage; widths: of the stem and of each stage; all stages but the first
     have stride 2. Section 4.2's ResNet-(6n + 2) has three stages of n blocks.
 
-    The ImageNet networks (stages of 64, 128, 256, 512) are public in three kinds, which differ in
-    their keys or in their function:
-    DAFL's and Fast-Datafree's: `skip` is "shortcut", `head` is "linear", a ReLU after the stem;
-    DM-KD's: "downsample" and "fc", no ReLU after the stem;
-    torchvision's with its first convolution replaced: DM-KD's keys, but with the ReLU, and with the
-    max-pool of the stem where that was not replaced too (`pool`). Nothing in a file tells these
-    apart from DM-KD's.
+    The ImageNet networks (stages of 64, 128, 256, 512) are public with other keys (`skip` and
+    `head`: DAFL's and Fast-Datafree's are "shortcut" and "linear"), without the ReLU after the stem
+    (DM-KD's), and with the stem's max-pool (`pool`), which nothing in a file tells.
     """
 
     def __init__(self, blocks: tuple[int, ...], widths: tuple[int, ...], num_classes: int,
                  channels: int, *, bottleneck: bool = False, skip: str = "downsample",
                  head: str = "fc", stem_relu: bool = True, pool: bool = False):
         super().__init__()
-        self.stem_relu, self.pool, self.head = stem_relu, pool, head
+        self.stages, self.stem_relu, self.pool, self.head = len(blocks), stem_relu, pool, head
         self.conv1 = conv(channels, widths[0], 3)
         self.bn1 = nn.BatchNorm2d(widths[0])
-        self.stages = len(blocks)
         inputs = widths[0]
         for stage, (count, width) in enumerate(zip(blocks, widths[1:], strict=True), 1):
             layers = []
@@ -169,7 +163,7 @@ class VGG(nn.Module):
     """Five blocks of 3x3 convolutions with bias, BN and ReLU, widths 64 to 512; one linear layer.
 
     convs: how many in each block. The public 32x32 form (RepDistiller, Fast-Datafree) pools after
-    the first three blocks, and after the fourth too if the images have 64 pixels.
+    the first three blocks.
     """
 
     def __init__(self, convs: tuple[int, ...], num_classes: int, channels: int):
@@ -188,21 +182,16 @@ class VGG(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         for block in (self.block0, self.block1, self.block2):
             x = F.max_pool2d(block(x), 2)
-        x = self.block3(x)  # [B, 512, H/8, W/8]
-        if x.shape[2] >= 8:  # images of 64 pixels
-            x = F.max_pool2d(x, 2)
-        return self.classifier(self.block4(x).mean((2, 3)))
+        x = self.block4(self.block3(x))  # [B, 512, H/8, W/8]
+        return self.classifier(x.mean((2, 3)))
 
 
 # --- LeNet-5 (LeCun et al. 1998) as DAFL and Fast-Datafree distil it ------------------------------
 
 class LeNet5(nn.Module):
-    """Three 5x5 convolutions with ReLU, 2x2 max-pooling after the first two, two linear layers.
-
-    widths: of the convolutions and of the hidden linear layer. Images of fewer than 32 pixels are
-    padded with zeros. norm: adds a batch norm after each convolution; this is ours, for methods
-    that invert a teacher by its batch statistics.
-    """
+    """Three 5x5 convolutions with ReLU, 2x2 max-pooling after the first two, two linear layers, of
+    these widths. Images of fewer than 32 pixels are padded with zeros. norm: a batch norm after
+    each convolution; ours, for methods that invert a teacher by its batch statistics."""
 
     def __init__(self, widths: tuple[int, int, int, int], num_classes: int, channels: int,
                  norm: bool = False):

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# alpha and beta of DKD. The public CIFAR-100 configurations have beta 8 in 5 of 11 pairs, and 6 for
-# WRN-40-2 to WRN-16-2 and to WRN-40-1.
-DKD_TARGET, DKD_OTHERS = 1.0, 8.0
+# beta of DKD, whose alpha is 1. The public CIFAR-100 configurations have 8 in 5 of 11 pairs, and 6
+# for WRN-40-2 to WRN-16-2 and to WRN-40-1.
+DKD_BETA = 8.0
 
 
 def kd(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor,
@@ -28,16 +28,14 @@ def kd(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor,
 def mse(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor,
         temperature: float) -> Tensor:
     """Mean squared difference of the logits over batch and classes (Ba & Caruana 2014,
-    arXiv 1312.6184). Does not use the labels or the temperature.
-
-    For logits with mean 0 it is twice the limit of `kd` at high temperature."""
+    arXiv 1312.6184). Does not use the labels or the temperature."""
     return F.mse_loss(student_logits.float(), teacher_logits.float())
 
 
 def dkd(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor,
         temperature: float) -> Tensor:
-    """Decoupled KD (Zhao et al. 2022, arXiv 2203.08679, eq. 7): tau^2 (alpha KL of "target class or
-    not" + beta KL among the other classes).
+    """Decoupled KD (Zhao et al. 2022, arXiv 2203.08679, eq. 7): tau^2 (KL of "target class or not"
+    + beta KL among the other classes).
 
     labels: int64 [B], or class shares [B, classes] of mixed images, whose largest is the target.
     Where the label is unknown (-1, or the unlabelled share is the largest), the target is the
@@ -46,19 +44,19 @@ def dkd(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor,
     if labels.ndim == 2:
         largest, target = labels.max(1)
         target = torch.where(1 - labels.sum(1) > largest, -1, target)
-    target = torch.where(target < 0, teacher_logits.argmax(1), target)
+    target = torch.where(target < 0, teacher_logits.argmax(1), target)[:, None]
     parts = []
     for logits in (student_logits, teacher_logits):
         log_p = F.log_softmax(logits.float() / temperature, 1)  # [B, classes]
-        own = log_p.gather(1, target[:, None])
-        others = log_p.scatter(1, target[:, None], -torch.inf)
+        others = log_p.scatter(1, target, -torch.inf)
         rest = others.logsumexp(1, keepdim=True)
-        parts.append((torch.cat([own, rest], 1), (others - rest).scatter(1, target[:, None], 0.0)))
+        binary = torch.cat([log_p.gather(1, target), rest], 1)
+        parts.append((binary, (others - rest).scatter(1, target, 0.0)))
     (student, student_others), (teacher, teacher_others) = parts
     of_target = F.kl_div(student, teacher, log_target=True, reduction="batchmean")
-    weight = teacher_others.exp().scatter(1, target[:, None], 0.0)
+    weight = teacher_others.exp().scatter(1, target, 0.0)
     among_others = (weight * (teacher_others - student_others)).sum(1).mean()
-    return (DKD_TARGET * of_target + DKD_OTHERS * among_others) * temperature ** 2
+    return (of_target + DKD_BETA * among_others) * temperature ** 2
 
 
 def dist(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor,
@@ -69,25 +67,14 @@ def dist(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor,
     outputs. Does not use the labels."""
     student = F.softmax(student_logits.float() / temperature, 1)
     teacher = F.softmax(teacher_logits.float() / temperature, 1)
-    between, within = (_correlation(student, teacher), _correlation(student.T, teacher.T))
+    between, within = correlation(student, teacher), correlation(student.T, teacher.T)
     return ((1 - between.mean()) + (1 - within.mean())) * temperature ** 2
 
 
-def _correlation(a: Tensor, b: Tensor) -> Tensor:
+def correlation(a: Tensor, b: Tensor) -> Tensor:
     """Pearson's correlation of each row of a with that row of b: [N, M] -> [N]."""
     a, b = (v - v.mean(1, keepdim=True) for v in (a, b))
-    return F.cosine_similarity(a, b, dim=1, eps=1e-8)
-
-
-def with_labels(objective: Callable, weight: float) -> Callable:
-    """The objective (1 - weight) objective + weight cross-entropy (RepDistiller: weight 0.1)."""
-    def mixed(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor,
-              temperature: float) -> Tensor:
-        soft = objective(student_logits, teacher_logits, labels, temperature)
-        hard = cross_entropy(student_logits, None, labels, temperature)
-        return (1 - weight) * soft + weight * hard
-
-    return mixed
+    return F.cosine_similarity(a, b, dim=1)
 
 
 def cross_entropy(student_logits: Tensor, teacher_logits: Tensor | None, labels: Tensor,
@@ -95,6 +82,11 @@ def cross_entropy(student_logits: Tensor, teacher_logits: Tensor | None, labels:
     """Cross-entropy with labels int64 [B] or probabilities [B, classes]. Does not use the teacher
     or the temperature."""
     return F.cross_entropy(student_logits.float(), labels)
+
+
+def with_labels(objective: Callable, weight: float) -> Callable:
+    """The objective (1 - weight) objective + weight cross-entropy (RepDistiller: weight 0.1)."""
+    return lambda *inputs: (1 - weight) * objective(*inputs) + weight * cross_entropy(*inputs)
 
 
 OBJECTIVES = {"kd": kd, "mse": mse, "dkd": dkd, "dist": dist}  # --objective of distill

@@ -4,15 +4,18 @@ import argparse
 import contextlib
 import difflib
 import hashlib
+import importlib.util
 import json
 import math
 import os
 import platform
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -124,6 +127,12 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
              "choose settings), or not at all (default: %(default)s)")
 
 
+def add_compile_argument(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument(
+        "--compile", choices=("auto", "on", "off"), default="auto",
+        help="torch.compile the networks (default: on GPUs, where Triton and a C compiler are)")
+
+
 def parse(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespace:
     """The flags of `argv` over those of its --config file over the defaults."""
     args = parser.parse_args(_with_config(argv))
@@ -200,8 +209,8 @@ def stoppable() -> Iterator[Callable[[], int]]:
 
 
 def use_device(args: argparse.Namespace) -> torch.device:
-    """The device that --device names, set as the current one, with deterministic kernels, which a
-    resumed run needs. Sets the number of CPU threads."""
+    """The device that --device names, set as the current one. Sets the number of CPU threads. On a
+    GPU kernels are deterministic, unless the command has the flag --deterministic, off."""
     torch.set_num_threads(args.threads)
     if args.device == "auto":
         args.device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -213,10 +222,25 @@ def use_device(args: argparse.Namespace) -> torch.device:
         if device.index is None or dist.world_size() > 1:  # each rank has a GPU
             device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
         torch.cuda.set_device(device)  # before anything is allocated, else on GPU 0 too
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at its first use
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # slow, changes no result
+        if getattr(args, "deterministic", True):
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at its first use
+            torch.use_deterministic_algorithms(True, warn_only=True)
+            torch.utils.deterministic.fill_uninitialized_memory = False  # slow, changes no result
+        else:
+            torch.backends.cudnn.benchmark = True  # the fastest of all kernels
     return device
+
+
+def resolve_compile(choice: str, device: torch.device) -> str:
+    """"on" or "off"; auto is on for GPUs that Triton supports, where a C compiler and Python's
+    headers are installed."""
+    if choice != "auto":
+        return choice
+    compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
+    headers = Path(sysconfig.get_paths()["include"], "Python.h").exists()
+    able = (device.type == "cuda" and importlib.util.find_spec("triton") and compiler and headers
+            and (torch.version.hip or torch.cuda.get_device_capability(device) >= (7, 0)))
+    return "on" if able else "off"
 
 
 def progress(total: int, what: str, unit: str = "it", done: int = 0) -> tqdm:
@@ -313,9 +337,10 @@ def load_pt(path: Path) -> dict:
         try:
             return torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:  # a damaged file raises one of many classes
-            wanted = re.findall(r"GLOBAL ([\w.]+)", str(error))
-            reason = f"it asks to run {wanted[0]}" if wanted else str(error)[:100]
-            raise UserError(f"{path} is damaged or holds more than tensors: {reason}") from error
+            if wanted := re.findall(r"GLOBAL ([\w.]+)", str(error)):
+                raise UserError(f"{path} holds more than tensors: it asks to run {wanted[0]}",
+                                "save model.state_dict() where it was trained") from error
+            raise UserError(f"{path} is damaged: {str(error)[:100]}") from error
 
 
 def load_safetensors(path: Path) -> dict:

@@ -159,7 +159,7 @@ def rivals(data: str, fold: str, teacher: str, generator: str, gan: str, sets: s
             "diffdfkd_adv": f"{guided} --student {{place}}/diffdfkd_set{{set}}_seed{{seed}}"}
     images = {"dit": dit, **{name: f"{script} {name}_set {flags} --seed {{set}} --out {sets}_{name}"
                              for name, flags in made.items()}}
-    without = ("real", "out_of_domain", "dafl", "dfq", "zskt", "fastdfkd", "fastdfkd_reptile",
+    without = ("real", "dafl", "dfq", "zskt", "fastdfkd", "fastdfkd_reptile",
                "fast_sequential", "cmi", "nayer", "adi")
     return {"alone": Row(f"{script} alone {fold}"),
             **{name: Row(f"{script} {name} {kd}") for name in without},

@@ -19,17 +19,8 @@ from dm_kd import dist, image_set, run
 from dm_kd.run import UserError
 from dm_kd.tasks import Task, get_task
 
-GENERATORS = {  # name -> module with add_arguments(parser) and build(args, task, device)
-    "dit": "dm_kd.generators.dit",
-    "sit": "dm_kd.generators.sit",
-    "gan": "dm_kd.generators.gan",
-    "imf": "dm_kd.generators.imf",
-    "biggan": "dm_kd.generators.biggan",
-    "text_to_image": "dm_kd.generators.text_to_image",
-    "one_image": "dm_kd.generators.one_image",
-    "noise": "dm_kd.generators.noise",
-    "deepinversion": "dm_kd.generators.deepinversion",
-}
+GENERATORS = (  # modules of generators/ with add_arguments(parser) and build(args, task, device)
+    "dit", "sit", "gan", "imf", "biggan", "text_to_image", "one_image", "noise", "deepinversion")
 
 
 def class_list(text: str) -> tuple[int, ...]:
@@ -38,8 +29,6 @@ def class_list(text: str) -> tuple[int, ...]:
     for part in text.split(","):
         first, _, last = part.partition("-")
         classes.update(range(run.nonnegative_int(first), run.nonnegative_int(last or first) + 1))
-    if not classes:
-        raise argparse.ArgumentTypeError(f"'{text}' holds no class")
     return tuple(sorted(classes))
 
 
@@ -50,42 +39,39 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.usage = "python -m dm_kd.synthesize --task NAME --generator KIND --out SET [flags]"
     add = parser.add_argument
     add("--task", required=True, metavar="NAME", help="label space, e.g. digits")
-    add("--data", type=Path, metavar="PATH", help="for --task folder: has a folder per class")
+    add("--data", type=Path, metavar="PATH", help="for --task folder: has train/CLASS/")
     add("--generator", choices=GENERATORS, default="dit", metavar="KIND",
         help=f"one of {', '.join(GENERATORS)} (default: %(default)s); --generator KIND --help "
              "shows its flags")
     add("--images-per-class", type=run.positive_int, default=200, metavar="N",
         help="may grow later (default: %(default)s)")
-    add("--classes", type=class_list, default=None, metavar="0-99,207",
-        help="class indices (default: all)")
+    add("--classes", type=class_list, metavar="0-99,207", help="class indices (default: all)")
     add("--batch-size", type=run.positive_int, default=100, metavar="B",
         help="images per network batch and per shard (default: %(default)s)")
     add("--out", type=Path, required=True, metavar="SET", help="such as syn_dataset/NAME")
     add("--shared-noise", action="store_true",
         help="the same noise for every class, as in the original DM-KD")
-    add("--rank", type=run.nonnegative_int, default=None, metavar="R",
+    add("--rank", type=run.nonnegative_int, default=dist.rank(), metavar="R",
         help="this process's number, 0 to W-1 (default: torchrun's)")
-    add("--world-size", type=run.positive_int, default=None, metavar="W",
+    add("--world-size", type=run.positive_int, default=dist.world_size(), metavar="W",
         help="number of processes (default: torchrun's, else 1)")
     add("--verify", action="store_true",
         help="only compare the set's files with their digests, and name the damaged ones")
-    importlib.import_module(GENERATORS.get(name, GENERATORS["dit"])).add_arguments(parser)
+    name = name if name in GENERATORS else "dit"
+    importlib.import_module(f"dm_kd.generators.{name}").add_arguments(parser)
     run.add_common_arguments(parser)
-    args = run.parse(parser, argv)
-    args.rank = dist.rank() if args.rank is None else args.rank
-    args.world_size = dist.world_size() if args.world_size is None else args.world_size
-    return args
+    return run.parse(parser, argv)
 
 
 def make_manifest(args: argparse.Namespace, task: Task, generator, device: torch.device) -> dict:
     """All settings that determine the bytes; no dates or paths, so it is the same anywhere."""
-    classes = args.classes or tuple(range(task.num_classes))
+    classes = list(args.classes or range(task.num_classes))
     if getattr(generator, "mixes_classes", False) and len(classes) > args.batch_size:
         # a generator that reads batch statistics gets classes in random order, not neighbours
         classes = sorted(classes, key=lambda c: image_set.image_seed(args.seed, c, 0))
     hardware = run.hardware(device)
     return {"format_version": image_set.FORMAT_VERSION, "task": task.name,
-            "num_classes": task.num_classes, "classes": list(classes),
+            "num_classes": task.num_classes, "classes": classes,
             "class_names": [task.class_names[c] for c in classes],
             "images_per_class": args.images_per_class, "resolution": generator.resolution,
             "channels": generator.channels, "labels_known": generator.labels_known,
@@ -113,15 +99,15 @@ def body(argv: list[str]) -> None:
         return
     device = run.use_device(args)
     torch.manual_seed(args.seed)  # a teacher NAME@none is the same in each process
-    generator = importlib.import_module(GENERATORS[args.generator]).build(args, task, device)
+    module = importlib.import_module(f"dm_kd.generators.{args.generator}")
+    generator = module.build(args, task, device)
     images = image_set.begin(args.out, make_manifest(args, task, generator, device))
     run.write_file(args.out / "command.txt", args.command + "\n")
-    own = set(images.missing()) & set(range(args.rank, images.plan.shards, args.world_size))
-    count = sum(map(images.plan.kept, own))
-    with run.progress(count, f"synthesize {args.out.name}", "images") as bar:
-        made = image_set.make(images, generator.sample, args.rank, args.world_size, bar.update)
+    own = [j for j in images.missing() if j % args.world_size == args.rank]
+    with run.progress(sum(map(images.kept, own)), f"synthesize {args.out.name}", "images") as bar:
+        image_set.make(images, generator.sample, own, bar.update)
     left = len(images.missing())
-    print(f"{args.out}: {images.plan.images} images, {made} shards made, "
+    print(f"{args.out}: {images.images} images, {len(own)} shards made, "
           + (f"{left} shards are left to other ranks" if left else "complete"))
 
 
@@ -132,14 +118,14 @@ def verify(folder: Path) -> None:
         UserError: some are damaged or missing; all are printed."""
     images = image_set.ImageSet(folder)
     wrong = []
-    with run.progress(images.plan.shards, "verify", "shards") as bar:
-        for j in range(images.plan.shards):
+    with run.progress(images.shards, "verify", "shards") as bar:
+        for j in range(images.shards):
             wrong += [f"shards/{j:05d}.csv: {path}" for path in images.damaged(j)]
             bar.update()
     if wrong:
         raise UserError("\n".join(["images are damaged or missing:", *wrong]),
                         "delete these CSV files and run the same command without --verify")
-    print(f"{folder}: no image is damaged; {len(images.missing())} of {images.plan.shards} shards "
+    print(f"{folder}: no image is damaged; {len(images.missing())} of {images.shards} shards "
           "are not made yet")
 
 

@@ -7,7 +7,6 @@ training a teacher, training a small generator, and evaluating the student.
 
 import functools
 import gzip
-import itertools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +15,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from torchvision import datasets
+from torchvision.models import ResNet18_Weights
 
 from dm_kd import run
 from dm_kd.run import UserError, nearest
@@ -35,32 +36,27 @@ class Task:
     al. 2016)."""
 
     name: str
-    names: Callable[[], tuple[str, ...]]  # class names in index order
+    class_names: tuple[str, ...]  # in index order
     resolution: int  # pixels, square
     channels: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
     # (split "train" or "val", torchvision's root or None) -> uint8 [N, C, H, W] or paths, labels,
     # groups or None. None: class folders or lists, which data.py reads. With folds both splits are
-    # all images, and no group is on both sides; without, group 1 is what --val dev evaluates.
+    # all images, and no group is on both sides.
     load: Callable[[str, Path | None], Raw] | None = None
-    size_class: str = "small"  # or "large"
+    large: bool = False
     pad: int = 0  # training crop: pad by so many pixels (zeros), cut out at a random place
     flip: bool = False  # training: mirror half of the images
     folds: int = 1  # how many --fold values there are; 1 = the data set's own split
+    # In evaluation (shorter side before the centre crop, "bilinear" or "bicubic", whether the image
+    # is squeezed into a square instead of cropped); None: as above.
+    resize: tuple[int, str, bool] | None = None
     wnids: tuple[str, ...] | None = None  # WordNet ids in index order, of ImageNet or a subset
 
     @property
-    def large(self) -> bool:
-        return self.size_class == "large"
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        return self.names()
-
-    @property
     def num_classes(self) -> int:
-        return len(self.names())
+        return len(self.class_names)
 
     @property
     def imagenet_classes(self) -> tuple[int, ...] | None:
@@ -77,11 +73,11 @@ DIGITS_WRITER_STARTS = (0, 130, 256, 386, 516, 646, 776, 915, 1029, 1157, 1287, 
 
 def load_digits(split: str, root: Path | None) -> Raw:
     """All 1,797 images, whatever the split; groups are the writers."""
-    from sklearn import datasets
+    from sklearn.datasets import load_digits
 
     if root is not None:
         raise UserError(f"the digits come with scikit-learn, not from {root}", "leave out --data")
-    digits = datasets.load_digits()
+    digits = load_digits()
     images = np.rint(digits.images * (255 / 16)).astype(np.uint8)  # levels are 0..16
     writers = np.searchsorted(DIGITS_WRITER_STARTS, np.arange(len(images)), side="right") - 1
     return (torch.from_numpy(images)[:, None], torch.from_numpy(digits.target).long(),
@@ -90,27 +86,21 @@ def load_digits(split: str, root: Path | None) -> Raw:
 
 def torchvision_set(name: str, root: Path | None, **options):
     """torchvision's data set of that name, downloaded on first use."""
-    from torchvision import datasets
-
     return getattr(datasets, name)(root or ROOT, download=True, **options)
-
-
-def load_fashion_mnist(split: str, root: Path | None) -> Raw:
-    """Xiao, Rasul & Vollgraf 2017, arXiv 1708.07747."""
-    unpack_debian((root or ROOT) / "FashionMNIST/raw")
-    data = torchvision_set("FashionMNIST", root, train=split == "train")
-    return data.data[:, None], data.targets, None
 
 
 DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")  # of the package dataset-fashion-mnist
 
 
-def unpack_debian(raw: Path) -> None:
-    """Debian's Fashion-MNIST as torchvision expects it unpacked; its .gz files are compressed in
-    another way than the published ones, so that torchvision's MD5 sums do not fit."""
+def load_fashion_mnist(split: str, root: Path | None) -> Raw:
+    """Xiao, Rasul & Vollgraf 2017, arXiv 1708.07747. Debian's files are unpacked here: they are
+    compressed in another way than the published ones, whose MD5 sums torchvision asks for."""
+    raw = (root or ROOT) / "FashionMNIST/raw"
     for packed in sorted(DEBIAN_FASHION.glob("*.gz")):
         if not (raw / packed.stem).exists():
             run.write_file(raw / packed.stem, gzip.decompress(packed.read_bytes()))
+    data = torchvision_set("FashionMNIST", root, train=split == "train")
+    return data.data[:, None], data.targets, None
 
 
 def load_cifar(name: str, split: str, root: Path | None) -> Raw:
@@ -122,13 +112,11 @@ def load_cifar(name: str, split: str, root: Path | None) -> Raw:
 
 def load_flowers102(split: str, root: Path | None) -> Raw:
     """Nilsback & Zisserman 2008. Training: the published train and validation splits (2,040
-    images), of which --val dev evaluates on the second; validation: test (6,149)."""
+    images); validation: test (6,149)."""
     parts = [torchvision_set("Flowers102", root, split=name)
              for name in (("train", "val") if split == "train" else ("test",))]
     paths = [str(path) for part in parts for path in part._image_files]
-    labels = torch.tensor([label for part in parts for label in part._labels])
-    groups = torch.cat([torch.full((len(part),), i) for i, part in enumerate(parts)])
-    return paths, labels, groups if split == "train" else None
+    return paths, torch.tensor([label for part in parts for label in part._labels]), None
 
 
 # --- class names ----------------------------------------------------------------------------------
@@ -155,39 +143,26 @@ IMAGENET100 = (
     717, 724, 748, 758, 765, 766, 772, 775, 796, 798, 830, 854, 857, 858, 872, 876, 882, 904,
     908, 936, 938, 953, 959, 960, 993, 994)
 WNIDS = tuple(Path(__file__).with_name("imagenet_wnids.txt").read_text().split())  # sorted
-
-
-def torchvision_names(name: str) -> tuple[str, ...]:
-    from torchvision import datasets
-
-    return tuple(getattr(datasets, name).classes)
-
-
-@functools.cache
-def imagenet_names() -> tuple[str, ...]:
-    from torchvision.models import ResNet18_Weights
-
-    return tuple(ResNet18_Weights.IMAGENET1K_V1.meta["categories"])
+IMAGENET = tuple(ResNet18_Weights.IMAGENET1K_V1.meta["categories"])
 
 
 # --- the table ------------------------------------------------------------------------------------
 
 LARGE = {"resolution": 224, "channels": 3, "mean": IMAGENET_MEAN, "std": IMAGENET_STD,
-         "flip": True, "size_class": "large"}
+         "flip": True, "large": True}
 
 TASKS = {task.name: task for task in (
-    Task("digits", lambda: tuple("0123456789"), 8, 1, (0.3053,), (0.3760,), load_digits, pad=1,
-         folds=5),
-    Task("fashion_mnist", lambda: torchvision_names("FashionMNIST"), 28, 1, (0.2860,), (0.3530,),
+    Task("digits", tuple("0123456789"), 8, 1, (0.3053,), (0.3760,), load_digits, pad=1, folds=5),
+    Task("fashion_mnist", tuple(datasets.FashionMNIST.classes), 28, 1, (0.2860,), (0.3530,),
          load_fashion_mnist, pad=2, flip=True),
-    Task("cifar10", lambda: tuple(CIFAR10.split()), 32, 3, (0.4914, 0.4822, 0.4465),
+    Task("cifar10", tuple(CIFAR10.split()), 32, 3, (0.4914, 0.4822, 0.4465),
          (0.2470, 0.2435, 0.2616), functools.partial(load_cifar, "CIFAR10"), pad=4, flip=True),
-    Task("cifar100", lambda: tuple(CIFAR100.split()), 32, 3, (0.5071, 0.4867, 0.4408),
+    Task("cifar100", tuple(CIFAR100.split()), 32, 3, (0.5071, 0.4867, 0.4408),
          (0.2675, 0.2565, 0.2761), functools.partial(load_cifar, "CIFAR100"), pad=4, flip=True),
-    Task("imagenet", imagenet_names, wnids=WNIDS, **LARGE),
-    Task("imagenet100", lambda: tuple(imagenet_names()[i] for i in IMAGENET100),
+    Task("imagenet", IMAGENET, wnids=WNIDS, **LARGE),
+    Task("imagenet100", tuple(IMAGENET[i] for i in IMAGENET100),
          wnids=tuple(WNIDS[i] for i in IMAGENET100), **LARGE),
-    Task("flowers102", lambda: torchvision_names("Flowers102"), load=load_flowers102, **LARGE),
+    Task("flowers102", tuple(datasets.Flowers102.classes), load=load_flowers102, **LARGE),
 )}
 
 
@@ -197,8 +172,7 @@ def get_task(name: str, root: Path | None = None) -> Task:
     Raises:
         UserError: there is none; the nearest names are given."""
     if name == "folder":
-        names = folder_classes(root)
-        return Task("folder", lambda: names, **LARGE)
+        return Task("folder", folder_classes(root), **LARGE)
     if name not in TASKS:
         raise UserError(f"unknown task '{name}'",
                         f"--task: {nearest(name, [*TASKS, 'folder'])}")
@@ -210,32 +184,20 @@ SPLIT_NAMES = {"train": ("train", "training"), "val": ("val", "validation", "val
 
 def split_folder(root: Path, split: str) -> Path | None:
     """The folder of a split in `root`, such as train/ or Validation/; None where there is none."""
-    folders = {p.name.lower(): p for p in sorted(root.iterdir()) if p.is_dir()}
+    folders = {p.name.lower(): p for p in sorted(root.glob("*")) if p.is_dir()}
     return next((folders[name] for name in SPLIT_NAMES[split] if name in folders), None)
 
 
 def folder_classes(root: Path | None) -> tuple[str, ...]:
-    """The class names of a folder of class folders, in the order of torchvision's ImageFolder:
+    """The class names of a folder's train/<class>/, in the order of torchvision's ImageFolder:
     sorted as text, so 10 comes before 2.
 
     Raises:
         UserError: no --data, or fewer than two class folders in it."""
-    hint = "--data FOLDER with train/<class>/ and val/<class>/"
-    if root is None or not root.is_dir():
-        raise UserError(f"--task folder needs a folder of class folders, not {root}", hint)
-    place = split_folder(root, "train") or root
-    names = sorted(p.name for p in place.iterdir()
-                   if p.is_dir() and not re.match(r"\.|__MACOSX$", p.name))
-    if len(names) < 2 or {name.lower() for name in names} <= set(sum(SPLIT_NAMES.values(), ())):
-        raise UserError(f"{place} needs two class folders, but has: {', '.join(names)}", hint)
+    place = split_folder(root, "train") if root else None
+    names = sorted(p.name for p in place.iterdir() if p.is_dir()
+                   and not re.match(r"\.|__MACOSX$", p.name)) if place else ()
+    if len(names) < 2:
+        raise UserError(f"--task folder needs two class folders in train/, not {root}: "
+                        f"{', '.join(names)}", "--data FOLDER with train/<class>/ and val/<class>/")
     return tuple(names)
-
-
-def refuse_other_names(names: list[str] | None, task: Task, whose: str, hint: str = "") -> None:
-    """Raise a UserError where the class names recorded in a card (None: not recorded) differ from
-    the task's; it names the first difference."""
-    for i, (theirs, ours) in enumerate(itertools.zip_longest(names or task.class_names,
-                                                             task.class_names)):
-        if theirs != ours:
-            raise UserError(f"{whose} was trained on other classes: class {i} is '{theirs}', in "
-                            f"{task.name} it is '{ours}'", hint)

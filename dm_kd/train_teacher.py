@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from dm_kd import augment, data, engine, models, objectives, run
+from dm_kd import augment, data, dist, engine, models, objectives, run
 from dm_kd.tasks import get_task
 
 
@@ -43,6 +43,7 @@ def body(argv: list[str]) -> None:
         return
     device = engine.prepare(args)
     model = models.build(args.model, task)
+    models.refuse_single_values(model, task, args.bn_group or args.batch_size // dist.world_size())
     images = data.load_source(argparse.Namespace(**vars(args), source="real"), task)
     val = data.load_validation(task, args)
     source = data.start_source(images, augment.make_view(task, args, True), args, device)
@@ -53,7 +54,7 @@ def body(argv: list[str]) -> None:
              *images.notes]
     with run.Run(args.out, args, inputs, "model") as folder:
         engine.fit(folder, args, source.view, model, None, source, objectives.cross_entropy,
-                   val and data.resident(val, device), device, card, notes)
+                   val, device, card, notes)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -9,7 +9,6 @@
 #   gan(_set)            a conditional GAN (digits_gan.sh), truncation 0.7
 #   noise(_set)          images of noise, the lower bound
 #   one_image(_set)      patches of scikit-learn's china.jpg in grey; one_image_cutmix: with that paper's own CutMix
-#   out_of_domain        Fashion-MNIST's 60,000 images, resized: what Places365 is to ImageNet
 #   deepinversion(_set)  out of the teacher, 300 iterations
 #   diffdfkd(_set)       the small DiT (theirs: Stable Diffusion 1.5) guided by the teacher; then diffdfkd_adv(_set):
 #                        images on which diffdfkd's student differs from the teacher
@@ -17,7 +16,7 @@
 #   fastdfkd fastdfkd_reptile fast_sequential cmi nayer adi: a growing pool; fewer inner updates than published
 # Expected top-1: the README's table. Settings: scripts/rivals_settings.sh; ours, nobody published any for 8 x 8 pixels.
 # Hardware: 2 CPU cores.  Time: 1 to 4 minutes.  Disk: 10 MB.
-# Needs: digits_teacher.sh; dit, diffdfkd: digits_generator.sh; out_of_domain: Fashion-MNIST.
+# Needs: digits_teacher.sh; dit, diffdfkd: digits_generator.sh.
 set -eu
 cd "$(dirname "$0")/.."
 . scripts/setup_env.sh
@@ -37,7 +36,6 @@ case $method in
 alone) launch dm_kd.train_teacher --task digits --model cnn_w8 $recipe --epochs 45 $out "$@" ;;
 real) launch $kd --source real "$@" ;;
 real_100) launch $kd --source real --images-per-class 100 --subset-seed 0 "$@" ;;
-out_of_domain) launch $kd --source real:fashion_mnist "$@" ;;
 dit) launch $kd --source syn_dataset/digits --images-per-class 100 "$@" ;;
 noise | one_image | gan | deepinversion | diffdfkd | diffdfkd_adv)
     launch $kd --source syn_dataset/digits_$method "$@" ;;
@@ -54,5 +52,5 @@ diffdfkd_adv_set) launch $make $guided 1 --student save/student_model/digits_dif
     *" $method "*) launch $kd $(rival "$method") "$@" ;;
     esac
     unknown method "$method" "alone real real_100 dit gan(_set) noise(_set) one_image(_set) one_image_cutmix \
-out_of_domain deepinversion(_set) diffdfkd(_set) diffdfkd_adv(_set) $streams_and_pools" ;;
+deepinversion(_set) diffdfkd(_set) diffdfkd_adv(_set) $streams_and_pools" ;;
 esac

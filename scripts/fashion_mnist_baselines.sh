@@ -10,7 +10,6 @@
 #   gan(_set)            a conditional GAN (fashion_mnist_gan.sh), truncation 0.7
 #   noise(_set)          images of noise, the lower bound
 #   one_image(_set)      patches of scikit-learn's china.jpg in grey; one_image_cutmix: with that paper's own CutMix
-#   out_of_domain        scikit-learn's digits, resized: what Places365 is to ImageNet
 #   deepinversion(_set)  out of the teacher, 250 iterations
 #   diffdfkd(_set)       2,000 images of the small DiT (theirs: Stable Diffusion 1.5) guided by the teacher; then
 #                        diffdfkd_adv(_set): images on which diffdfkd's student differs from the teacher
@@ -51,7 +50,6 @@ teacher)
 alone) launch dm_kd.train_teacher --task fashion_mnist --model $student $short $out "$@" ;;
 real) launch $kd --source real "$@" ;;
 real_1000 | real_1207) launch $kd --source real --images-per-class ${method#real_} --subset-seed 0 "$@" ;;
-out_of_domain) launch $kd --source real:digits "$@" ;;
 dit) launch $kd --source syn_dataset/fashion_mnist "$@" ;;
 noise | one_image | gan) launch $kd --source $set "$@" ;;
 deepinversion | diffdfkd | diffdfkd_adv) launch $kd --source $set$pair "$@" ;;
@@ -69,5 +67,5 @@ diffdfkd_adv_set) launch $make $guided 1 --student save/student_model/fashion_mn
     *" $method "*) launch $kd $(rival "$method") "$@" ;;
     esac
     unknown method "$method" "teacher alone real real_1000 real_1207 dit gan(_set) noise(_set) one_image(_set) \
-one_image_cutmix out_of_domain deepinversion(_set) diffdfkd(_set) diffdfkd_adv(_set) $streams_and_pools" ;;
+one_image_cutmix deepinversion(_set) diffdfkd(_set) diffdfkd_adv(_set) $streams_and_pools" ;;
 esac

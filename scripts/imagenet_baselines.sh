@@ -81,7 +81,7 @@ one_image)
     launch $kd $made --temperature 8 --cutmix 1 --optimizer adamw \
         --learning-rate 0.01 --weight-decay 5e-4 --epochs 200 --lr-schedule cosine --batch-size 512 "$@" ;;
 adi)
-    launch $kd --source adi --temperature 3 --steps-per-epoch 540 --calls-per-epoch 18 --warmup-calls 47 $short \
+    launch $kd --source adi --temperature 3 --steps-per-epoch 540 --student-steps 30 --warmup-calls 47 $short \
         --checkpoint-seconds 3600 "$@" ;;
 diffdfkd_set)
     launch $make dit --weights facebook/DiT-XL-2-256 --vae stabilityai/sd-vae-ft-mse --guidance-scale 3 \

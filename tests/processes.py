@@ -73,8 +73,8 @@ def ranks(entry: str, *argv: object, processes: int) -> list[Ended]:
         port = free.getsockname()[1]
     group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo",
              "WORLD_SIZE": str(processes)}
-    children = [start(entry, *argv, environment={**group, "RANK": str(rank)})
-                for rank in range(processes)]
+    children = [start(entry, *argv, environment={**group, "RANK": str(r), "LOCAL_RANK": str(r)})
+                for r in range(processes)]
     return [child.wait() for child in children]
 
 

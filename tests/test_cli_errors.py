@@ -84,10 +84,9 @@ def test_a_dry_run_needs_nothing_and_writes_nothing(entry, capsys, tmp_path):
     (["cnn_w9", "cnn_w8"], "distill", ("--student", "cnn_w9")),
     (["cnn_w9", "cnn_w8"], "evaluate", ("--model", "cnn_w9@none")),
     (["nois", "noise"], "synthesize", ("--generator", "nois")),
+    ("too large", "train_generator", ("--task", "imagenet100")),
+    ("no folder tru_dataset", "train_generator", ("--task", "cifar10", "--data", "tru_dataset")),
     ("--objective", "distill", ("--objective", "kl")),
-    ("--classes", "synthesize", ("--classes", "5-3")),
-    ("--classes", "synthesize", ("--classes", "")),
-    ("classes 0 to 9", "synthesize", ("--classes", "3,10")),
     ("--rank", "synthesize", ("--rank", "2", "--world-size", "2"))])
 def test_an_impossible_value_is_named(shown, entry, more, refused):
     refused(shown, entry, *COMMANDS[entry], *more)

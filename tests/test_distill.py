@@ -91,8 +91,8 @@ def asked(monkeypatch):
     """How often teachers that `load_frozen` returned ran a training batch of 32."""
     calls, load = [], models.load_frozen
 
-    def watched(spec, task):
-        teacher, card = load(spec, task)
+    def watched(*args):
+        teacher, card = load(*args)
         teacher.register_forward_hook(
             lambda m, inputs, out: calls.append(1) if len(inputs[0]) == 32 else None)
         return teacher, card
@@ -131,7 +131,7 @@ def test_kept_logits_belong_to_one_architecture_and_augmentation(digits, distill
     for name in ("cifarresnet18", "cifarresnet18_relu"):
         for augmentation in ("default", "none"):
             args = distill_args(cache=tmp_path, augment=augmentation)
-            large = dataclasses.replace(digits, size_class="large", flip=True)
+            large = dataclasses.replace(digits, large=True, flip=True)
             source = data.Source(files, augment.make_view(large, args, False), 32, 0)
             distill.TeacherCache(args, large, source, teacher, name, files)
     assert len(list(tmp_path.glob("*.done"))) == 4

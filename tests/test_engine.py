@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import types
 
@@ -67,13 +68,17 @@ def weights(model) -> dict:
 # --- one step -------------------------------------------------------------------------------------
 
 def test_a_step_is_sgd_with_momentum_on_the_objectives_gradient():
-    student, teacher = torch.nn.Linear(3, 4), torch.nn.Linear(3, 4)
+    student, teacher = (torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(9, 4))
+                        for _ in range(2))
     before = [p.detach().clone() for p in student.parameters()]
-    optimizer = engine.make_optimizer(student, recipe(optimizer="sgd", weight_decay=0.01))
-    x, labels = torch.randn(5, 3), torch.zeros(5, dtype=torch.int64)
+    args = recipe(optimizer="sgd", weight_decay=0.01, temperature=4.0, amp="none", compile="off")
+    optimizer, view = engine.make_optimizer(student, args), augment.View((0.5,), (0.25,))
+    images = torch.randint(0, 256, (5, 1, 3, 3), dtype=torch.uint8)
+    x, labels = view.plain(images), torch.zeros(5, dtype=torch.int64)
     loss = objectives.kd(student(x), teacher(x).detach(), labels, 4.0)
     expected = torch.autograd.grad(loss, list(student.parameters()))
-    found = engine.train_step(student, teacher, optimizer, objectives.kd, x, labels, 4.0, "none")
+    loss_of = engine.loss_function(view, student, teacher, objectives.kd, args)
+    found, _ = engine.train_step(loss_of, student, optimizer, images, labels, {})
     assert torch.allclose(found, loss)
     for now, old, gradient in zip(student.parameters(), before, expected, strict=True):
         assert torch.allclose(now, old - 0.1 * (gradient + 0.01 * old), atol=1e-6)
@@ -249,13 +254,12 @@ def test_no_step_reads_from_the_device(parts, tmp_path, monkeypatch):
     assert not reads
 
 
-def test_compiled_networks_train_to_the_same_weights_and_keys(parts, tmp_path, monkeypatch):
-    compile_network = torch.compile
-    monkeypatch.setattr(torch, "compile",
-                        lambda network, **_: compile_network(network, backend="aot_eager"))
-    for name, flag in (("plain", "off"), ("compiled", "on")):
-        train(parts(tmp_path / name, compile=flag))
-    plain, made = (safetensors.torch.load_file(tmp_path / name / "student.safetensors")
-                   for name in ("plain", "compiled"))
-    assert plain.keys() == made.keys()
-    assert all(torch.allclose(plain[k].float(), made[k].float(), atol=1e-4) for k in plain)
+@pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler")
+@pytest.mark.parametrize("changes", [{}, {"mixup": 0.4, "label_weight": 0.5}], ids=["kd", "mixup"])
+def test_the_compiled_step_trains_to_the_same_weights_and_keys(parts, tmp_path, changes):
+    for name, flag in (("eager", "off"), ("compiled", "on")):
+        train(parts(tmp_path / name, compile=flag, **changes))
+    eager, made = (safetensors.torch.load_file(tmp_path / name / "student.safetensors")
+                   for name in ("eager", "compiled"))
+    assert eager.keys() == made.keys()
+    assert all(torch.allclose(eager[k].float(), made[k].float(), atol=1e-4) for k in eager)

@@ -10,7 +10,6 @@ changes the code:
 """
 
 import functools
-import importlib
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -93,24 +92,23 @@ def with_gradient(function, x: Tensor) -> list[Tensor]:
 def task(resolution: int) -> tasks.Task:
     """A task of small images, or from 32 pixels on of large ones."""
     large = resolution >= 32
-    return tasks.Task("tiny", lambda: tuple("abcd"), resolution, 3, MEAN, STD, flip=True,
-                      size_class="large" if large else "small", pad=0 if large else 1)
+    return tasks.Task("tiny", tuple("abcd"), resolution, 3, MEAN, STD, flip=True,
+                      large=large, pad=0 if large else 1)
 
 
 def term(name: str) -> list[Tensor]:
     """A loss term's value and gradient; x: standardised images."""
     teacher, student = frozen(TEACHER), frozen(STUDENT)
-    with inversion_terms.reading(teacher) as read:
-        teacher(normal(6, BATCH, 3, 8, 8))
+    _, averages = inversion_terms.weighted({"bn": 1.0}, teacher, normal(6, BATCH, 3, 8, 8))
     return with_gradient(lambda x: inversion_terms.weighted(
-        {name: 1.0}, teacher, x, student, classes(BATCH), read.statistics, momentum=0.9,
-        first=10.0)[0][name], normal(5, BATCH, 3, 8, 8) + 2 * normal(4, BATCH, 3, 1, 1))
+        {name: 1.0}, teacher, x, student, classes(BATCH), averages, first=10.0)[0][name],
+        normal(5, BATCH, 3, 8, 8) + 2 * normal(4, BATCH, 3, 1, 1))
 
 
 def contrast() -> list[Tensor]:
     whole = nn.functional.normalize(normal(9, 6, 12), dim=1)
     return with_gradient(lambda v: cmi.contrastive(  # 4 new images, 2 of the pool
-        nn.functional.normalize(v, dim=1), whole, 0.2, 4), normal(10, 6, 12))
+        nn.functional.normalize(v, dim=1), whole, 4), normal(10, 6, 12))
 
 
 def objective(name: str, labels: str) -> list[Tensor]:
@@ -119,7 +117,8 @@ def objective(name: str, labels: str) -> list[Tensor]:
     if labels == "unknown":
         hard = torch.where(hard == 0, -1, hard)
     if labels == "mixed":
-        hard = augment.mix_labels(hard, CLASSES, 0.7, torch.arange(BATCH).flip(0))
+        hard = augment.mix_labels(hard, CLASSES, {
+            "lam": torch.tensor(0.7).double(), "partner": torch.arange(BATCH).flip(0)})
     if labels == "weighted":
         function = objectives.with_labels(function, 0.1)
     teacher = 3 * normal(11, BATCH, CLASSES)
@@ -128,20 +127,20 @@ def objective(name: str, labels: str) -> list[Tensor]:
 
 def context(method: str, weights: dict, resolution: int, **flags) -> common.Context:
     """What a method works with: its preset, but for the terms and for what distill's flags say."""
-    module = importlib.import_module(distill.RIVALS[method])
+    module = common.load(distill.RIVALS[method])
     preset = (module.LARGE if resolution >= 32 else module.SMALL)[method]
     weights = {name: weights.get(name.removesuffix("_weight"), 0.0) for name in preset
                if name.endswith("_weight")}
     args = SimpleNamespace(**{
         **preset, "source": method, "seed": 3, "amp": "none", "latent_size": 5,
         "generator_width": 8, "generator_rate": 2e-3, "synthesis_batch": BATCH,
-        "calls_per_epoch": 1, "steps_per_epoch": 4, "teacher": "tiny", **weights, **flags})
+        **weights, **flags})
     return common.Context(args, task(resolution), frozen(TEACHER), CPU)
 
 
 def streaming(method: str, terms: dict, **changes) -> list[Tensor]:
     """Fresh images after two updates of the generator."""
-    maker = dafl.Stream(context(method, terms, 8, student_steps=1, batch_size=BATCH, **changes))
+    maker = dafl.Method(context(method, terms, 8, student_steps=1, batch_size=BATCH, **changes))
     return [maker.make_batch(frozen(STUDENT), call)[0] for call in range(2)][1:]
 
 
@@ -149,14 +148,13 @@ def pooling(method: str, terms: dict, resolution: int = 8, **changes) -> list[Te
     """Images and classes of three calls of two steps each, the first without the adversary; the
     pool has none, then 8, then 16 images."""
     early = method.startswith("fast")  # its last call of the warm-up has the adversary
-    maker = importlib.import_module(distill.RIVALS[method]).build(context(
-        method, terms, resolution, inner_steps=2, warmup_calls=1 + early, **changes)).method
+    maker = common.load(distill.RIVALS[method]).Method(context(
+        method, terms, resolution, inner_steps=2, warmup_calls=1 + early, **changes))
     pool = (normal(13, 2 * BATCH, 3, resolution, resolution) * 60 + 120).clamp(0, 255)
     images, labels = [], []
     for call in range(3):
         maker.context.pool = pool[:call * BATCH].to(torch.uint8)
-        with common.still(frozen(STUDENT)) as student:
-            made = maker.make_batch(student, call)
+        made = maker.make_batch(frozen(STUDENT), call)
         images.append(made[0].split(BATCH))
         labels.append(made[1].double().split(BATCH))
     return [part for pair in zip(images, labels, strict=True) for kind in pair for part in kind]
@@ -189,9 +187,9 @@ def dit_images(scale: float, steps: int = 5, sampler: str = "ddpm", count: int =
     return images
 
 
-def diffusion_loss(learn_sigma: bool) -> list[Tensor]:
+def diffusion_loss() -> list[Tensor]:
     """Each sample's loss, first and last step of the process among them, and all gradients."""
-    model = tiny_dit(learn_sigma)
+    model = tiny_dit(learn_sigma=False)
     losses = diffusion.diffusion_loss(
         model, diffusion.Diffusion(), (normal(15, 6, 3, 8, 8) / 2).clamp(-1, 1), classes(6),
         torch.tensor([0, 0, 1, 300, 700, 999]), normal(16, 6, 3, 8, 8))
@@ -214,16 +212,17 @@ def kd(name: str, **changes) -> list[Tensor]:
     labels = torch.arange(64) % CLASSES
     args = SimpleNamespace(**{"optimizer": "sgd", "learning_rate": 0.05, "weight_decay": 1e-3,
                               "lr_schedule": "cosine", "warmup_epochs": 1, "epochs": 5,
-                              "lr_decay_epochs": (2, 4), "mixup": 0.0, "cutmix": 0.0, **changes})
+                              "lr_decay_epochs": (2, 4), "mixup": 0.0, "cutmix": 0.0,
+                              "temperature": 4.0, "amp": "none", "compile": "off", **changes})
     view = engine.View(MEAN, STD, pad=1, flip=True, mixup=args.mixup, cutmix=args.cutmix,
                        num_classes=CLASSES)
     optimizer = engine.make_optimizer(student, args)
+    loss_of = engine.loss_function(view, student, teacher, objectives.OBJECTIVES[name], args)
     for epoch in range(5):
         for step, ids in enumerate(torch.arange(64).split(16)):
             optimizer.param_groups[0]["lr"] = engine.learning_rate(epoch + step / 4, args)
-            x, targets = view.train(pixels[ids], labels[ids], ids, 3, epoch, step)
-            engine.train_step(student, teacher, optimizer, objectives.OBJECTIVES[name], x, targets,
-                              4.0, "none")
+            engine.train_step(loss_of, student, optimizer, pixels[ids], labels[ids],
+                              view.draw(pixels[ids], ids, 3, epoch, step))
     return list(student.state_dict().values())
 
 
@@ -235,9 +234,8 @@ def augmentation() -> list[Tensor]:
         found += [augment.crop_offsets(seed, epoch, ids, 4), augment.flips(seed, epoch, ids),
                   *augment.boxes_and_flips(seed, epoch, ids, sizes)]
         for mixup, cutmix in ((0.4, 0.0), (0.0, 1.0), (0.4, 1.0)):
-            x, share, partner = augment.mix(normal(19, 6, 1, 4, 4), seed, epoch, 9, mixup, cutmix,
-                                            1.0)
-            found += [torch.tensor(share), partner, x]
+            draws = augment.draw_mixing(6, 4, 4, seed, epoch, 9, mixup, cutmix, 1.0)
+            found += [draws["lam"], draws["partner"], augment.mix(normal(19, 6, 1, 4, 4), draws)]
     return [value.double() for value in found]
 
 
@@ -251,10 +249,9 @@ def image_seeds() -> list[Tensor]:
 # --- the goldens ----------------------------------------------------------------------------------
 
 call = functools.partial
-FAST = {"terms": {"bn_ema": 10.0, "ce_target": 0.5, "adv_dad": 1.0}, "bn_momentum": 0.9,
-        "latent_rate": 0.01, "reset_call": 0}
-META = {**FAST, "meta_rate": 6e-3, "latent_calls": 0, "meta_latent_rate": 5e-3}
-NAYER = {**FAST, "loops": 2, "warmup_loops": 1, "life": 2, "label_embeddings": "onehot"}
+FAST = {"terms": {"bn_ema": 10.0, "ce_target": 0.5, "adv_dad": 1.0}}
+META = {**FAST, "meta_rate": 6e-3}
+NAYER = {**FAST, "loops": 2, "warmup_loops": 1, "life": 2}
 DFQ = {"adv_kl": 1.0, "bn": 1.0, "onehot": 1.0, "balance": 20.0}
 LARGE = {"generator_rate": 2e-4}  # two steps at more make 1e-9 of noise 1e-3
 ADI = {"bn": 0.1, "ce_target": 0.1, "adv_js": 100.0}
@@ -271,13 +268,12 @@ GOLDENS = {
     "dfq": call(streaming, "dfq", DFQ),
     "zskt": call(streaming, "zskt", {"adv_kl": 1.0}),
     "fastdfkd": call(pooling, "fastdfkd", **META),
-    "fastdfkd_reptile": call(pooling, "fastdfkd_reptile", meta_pull=67.0, **META),
-    "fastdfkd_reptile_large": call(pooling, "fastdfkd_reptile", resolution=32, meta_pull=1.0,
-                                   **{**META, **LARGE, "meta_rate": 1e-4, "latent_calls": 50}),
+    "fastdfkd_reptile": call(pooling, "fastdfkd_reptile", **META),
+    "fastdfkd_reptile_large": call(pooling, "fastdfkd_reptile", resolution=32,
+                                   **{**META, **LARGE, "meta_rate": 1e-4}),
     "fast_sequential": call(pooling, "fast_sequential", **FAST),
     "cmi": call(pooling, "cmi", {"bn": 1.0, "ce_target": 1.0, "adv_dad": 5.0, "contrastive": 8.0},
-                generator_rate=5e-4,
-                latent_rate=1e-3, head_rate=1e-3, contrast_temperature=0.2, bank_images=12),
+                generator_rate=5e-4, bank_images=12),
     "nayer": call(pooling, "nayer", **NAYER),
     "adi": call(pooling, "adi", {**ADI, "tv_l1": 1e-3}, pixel_rate=0.1),
     "adi_large": call(pooling, "adi", {**ADI, "tv_l2": 1e-4, "l2": 1e-5}, 32, pixel_rate=0.1),
@@ -289,8 +285,7 @@ GOLDENS = {
     "diffdfkd_adversary": call(dit_images, 2.0, 10, count=BATCH, guide=True, student=True),
     "diffdfkd_cutmix": call(dit_images, 2.0, 10, count=BATCH, guide=True, student=True,
                             latent_cutmix=True),
-    "diffusion_loss": call(diffusion_loss, False),
-    "diffusion_loss_sigma": call(diffusion_loss, True),
+    "diffusion_loss": diffusion_loss,
     "gan": gan_images,
     "kd_mixup": call(kd, "kd", mixup=0.4),
     "dkd_cutmix_adamw": call(kd, "dkd", cutmix=1.0, optimizer="adamw", learning_rate=2e-3,

@@ -32,7 +32,8 @@ def make(folder, ranks=((0, 1),), **changes) -> image_set.ImageSet:
     """The set, made by each (rank, world size) in turn."""
     for rank, world_size in ranks:
         images = image_set.begin(folder, manifest(**changes))
-        image_set.make(images, sample, rank, world_size, lambda count: None)
+        own = [j for j in images.missing() if j % world_size == rank]
+        image_set.make(images, sample, own, lambda count: None)
     return image_set.ImageSet(folder)
 
 
@@ -57,24 +58,14 @@ def copy(tmp_path, finished):
 # --- plan and seeds -------------------------------------------------------------------------------
 
 def test_position_p_is_image_k_of_class_c_with_p_equal_to_k_classes_plus_c(finished):
-    plan = image_set.ImageSet(finished).plan
-    assert [plan.at(p) for p in range(7)] == [(1, 0), (4, 0), (7, 0), (1, 1), (4, 1), (7, 1),
-                                              (1, 2)]
-    assert plan.images == 15 and plan.shards == 4
-    assert [plan.kept(j) for j in range(4)] == [4, 4, 4, 3]
-    assert plan.shard(3) == [(1, 4), (4, 4), (7, 4), (1, 5)]  # always sampled in full
-    assert sorted(plan.path(*plan.at(p)) for p in range(15)) == sorted(
+    images = image_set.ImageSet(finished)
+    assert images.images == 15 and images.shards == 4
+    assert [images.kept(j) for j in range(4)] == [4, 4, 4, 3]
+    places = [place for j in range(4) for place in images.shard(j)]
+    assert places[:7] == [(1, 0), (4, 0), (7, 0), (1, 1), (4, 1), (7, 1), (1, 2)]
+    assert places[12:] == [(1, 4), (4, 4), (7, 4), (1, 5)]  # always sampled in full
+    assert sorted(images.path(*place) for place in places[:15]) == sorted(
         str(p.relative_to(finished)) for p in finished.glob("images/*/*"))
-
-
-def test_seeds_are_those_of_the_first_edition():
-    for base, label, k in ((0, 0, 0), (7, 207, 199)):
-        first = hashlib.sha256(f"{base}/{label}/{k}".encode()).digest()[:8]
-        assert image_set.image_seed(base, label, k) == int.from_bytes(first, "big") >> 1
-    shared = {image_set.image_seed(0, label, 3, shared_noise=True) for label in range(5)}
-    assert shared == {int.from_bytes(hashlib.sha256(b"0/3").digest()[:8], "big") >> 1}
-    assert image_set.batch_seed([1, 2, 3]) == 4487740463121531623
-    assert image_set.Plan((1, 4, 7), 5, 4, 3, False).seed(4, 4) == 3824968171579634992
 
 
 # --- the same bytes by any route ------------------------------------------------------------------
@@ -82,7 +73,7 @@ def test_seeds_are_those_of_the_first_edition():
 def test_images_and_rows_are_what_the_generator_made(finished):
     images = image_set.ImageSet(finished)
     for j in range(4):
-        for row, (label, k) in zip(images.rows(j), images.plan.shard(j), strict=False):
+        for row, (label, k) in zip(images.rows(j), images.shard(j), strict=False):
             data = (finished / row["path"]).read_bytes()
             made = sample(torch.tensor([label]), [image_set.image_seed(0, label, k)])[0]
             assert torch.equal(image_set.read_image(finished / row["path"]), made)
@@ -110,11 +101,11 @@ def test_growth_gives_the_bytes_of_the_larger_set(tmp_path, finished):
 
 def test_a_finished_set_is_left_alone_and_a_lost_shard_is_made_again(copy, finished):
     images = image_set.begin(copy, manifest(made_on="elsewhere"))
-    assert image_set.make(images, None, 0, 1, None) == 0  # nothing is sampled
-    assert contents(copy) == contents(finished)
+    assert not images.missing() and contents(copy) == contents(finished)
     (copy / "shards/00001.csv").unlink()
-    (copy / images.plan.path(4, 1)).write_bytes(b"damaged, and longer than it was" * 99)
-    assert image_set.make(images, sample, 0, 1, lambda count: None) == 1
+    (copy / images.path(4, 1)).write_bytes(b"damaged, and longer than it was" * 99)
+    assert images.missing() == [1]
+    image_set.make(images, sample, [1], lambda count: None)
     assert contents(copy) == contents(finished)
 
 
@@ -145,7 +136,7 @@ def test_changed_settings_are_refused_and_named(copy, finished, change, shown):
 
 def test_verify_names_every_damaged_file(copy, capsys):
     assert synthesize.main(flags(copy, "--verify")) == 0
-    plan = image_set.ImageSet(copy).plan
+    plan = image_set.ImageSet(copy)
     damaged = copy / plan.path(4, 0)
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"x")
     (copy / plan.path(7, 3)).unlink()
@@ -157,35 +148,12 @@ def test_verify_names_every_damaged_file(copy, capsys):
 
 # --- the command ----------------------------------------------------------------------------------
 
-def flags(folder, *more, per_class=6):
-    return ["--task", "digits", "--generator", "noise", "--images-per-class", str(per_class),
-            "--batch-size", "7", "--device", "cpu", "--threads", "1", "--out", str(folder), *more]
-
-
-@pytest.fixture(scope="module")
-def noise_set(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("noise") / "set"
-    assert synthesize.main(flags(folder)) == 0
-    return folder
-
-
-def test_the_command_makes_resumes_and_extends_a_set(tmp_path, noise_set, capsys):
-    small = tmp_path / "small"
-    assert synthesize.main(flags(small, per_class=4)) == 0
-    assert synthesize.main(flags(small)) == 0
-    assert contents(small) == contents(noise_set)
-    assert synthesize.main(flags(small)) == 0 and "0 shards made" in capsys.readouterr().out
-
-
-def test_a_dry_run_writes_nothing_and_classes_may_be_chosen(tmp_path, capsys):
-    assert synthesize.main(flags(tmp_path / "set", "--classes", "2-4,9", "--dry-run")) == 0
-    assert "24 images in 4 shards" in capsys.readouterr().out and not list(tmp_path.iterdir())
-    assert synthesize.main(flags(tmp_path / "set", "--classes", "2-4,9")) == 0
-    assert image_set.ImageSet(tmp_path / "set").plan.classes == (2, 3, 4, 9)
+def flags(folder, *more):
+    return ["--task", "digits", "--generator", "noise", "--out", str(folder), *more]
 
 
 def test_a_generator_that_reads_batch_statistics_gets_classes_from_all_over(tmp_path, digits):
-    args = synthesize.parse(flags(tmp_path / "set"))
+    args = synthesize.parse(flags(tmp_path / "set", "--batch-size", "7"))
     generator = types.SimpleNamespace(resolution=8, channels=1, labels_known=True, settings={},
                                       mixes_classes=True)
     mixed = synthesize.make_manifest(args, digits, generator, torch.device("cpu"))["classes"]

@@ -1,117 +1,31 @@
-"""The loss terms of the rivals, each against a value worked out by hand."""
+"""The loss terms of the rivals; the goldens have their values."""
 
 import math
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dm_kd import models
 from dm_kd.rivals import cmi, terms
 from dm_kd.run import UserError
 
 
-def logits_of(*rows: tuple[float, ...]) -> Tensor:
-    """Logits whose softmax are these probabilities."""
-    return torch.tensor(rows).log()
-
-
-def images_of(*pictures) -> Tensor:
-    """[B, 1, H, W]."""
-    return torch.tensor(pictures, dtype=torch.float32)[:, None]
-
-
-def pair(mean: list[float], variance: list[float]) -> tuple[Tensor, Tensor]:
-    return torch.tensor(mean), torch.tensor(variance)
-
-
-# --- batch statistics -----------------------------------------------------------------------------
-
-def test_bn_sums_norms_of_mean_and_variance_over_the_layers_and_weighs_the_first():
-    seen = [pair([3.0, 4.0], [1.0, 1.0]), pair([1.0], [6.0])]
-    running = [pair([0.0, 0.0], [1.0, 1.0]), pair([1.0], [4.0])]
-    assert terms.bn(seen, running).item() == pytest.approx(5 + 2)
-    assert terms.bn(seen, running, first=10.0).item() == pytest.approx(50 + 2)
-
-
 def test_bn_has_gradient_zero_where_the_statistics_match():
     mean = torch.zeros(2, requires_grad=True)
-    terms.bn([(mean, torch.ones(2))], [pair([0.0, 0.0], [1.0, 1.0])]).backward()
+    terms.bn([(mean, torch.ones(2))], [(torch.zeros(2), torch.ones(2))]).backward()
     assert mean.grad.tolist() == [0, 0]
 
 
-def test_bn_ema_compares_a_mixture_of_batch_and_past_calls():
-    seen, past, running = [pair([10.0], [2.0])], [pair([0.0], [4.0])], [pair([0.0], [1.0])]
-    # mean 0.1 * 10 + 0.9 * 0 = 1, variance 0.2 + 3.6 = 3.8
-    assert terms.bn_ema(seen, past, 0.9, running).item() == pytest.approx(1 + 2.8)
-    assert terms.bn_ema(seen, [], 0.9, running) == terms.bn(seen, running) == 11
-
-
-# --- the teacher's outputs, student against teacher -----------------------------------------------
-
-def test_ce_target_and_onehot_are_cross_entropies_and_act_a_mean_size():
-    logits = logits_of((0.5, 0.5), (0.25, 0.75))
-    value = terms.ce_target(logits, torch.tensor([0, 0]))
-    assert value.item() == pytest.approx((math.log(2) + math.log(4)) / 2)
-    logits = logits_of((0.5, 0.3, 0.2), (0.1, 0.1, 0.8))  # with the teacher's own class
-    assert terms.onehot(logits).item() == pytest.approx(-(math.log(0.5) + math.log(0.8)) / 2)
-    assert terms.act(torch.tensor([[1.0, -3.0], [0.0, 2.0]])).item() == pytest.approx(-1.5)
-
-
-def test_balance_is_the_negative_entropy_of_the_mean_probabilities():
-    logits = logits_of((0.5, 0.5), (1.0 - 1e-7, 1e-7))  # mean 0.75, 0.25
-    expected = 0.75 * math.log(0.75) + 0.25 * math.log(0.25)
-    assert terms.balance(logits).item() == pytest.approx(expected, abs=1e-5)
-    never = torch.tensor([[0.0, -1e4]], requires_grad=True)  # a class that does not occur
+def test_balance_has_a_gradient_where_a_class_does_not_occur():
+    never = torch.tensor([[0.0, -1e4]], requires_grad=True)
     terms.balance(never).backward()
     assert torch.isfinite(never.grad).all()
 
 
-def test_adv_kl_is_minus_the_mean_divergence_of_teacher_from_student():
-    teacher = logits_of((0.5, 0.5), (0.75, 0.25))
-    student = logits_of((0.25, 0.75), (0.75, 0.25))
-    kl = 0.5 * math.log(2) + 0.5 * math.log(0.5 / 0.75)  # of the first row; 0 of the second
-    assert terms.adv_kl(teacher, student).item() == pytest.approx(-kl / 2)
-
-
-def test_adv_dad_counts_only_images_that_both_put_into_one_class():
-    teacher = logits_of((0.6, 0.4), (0.6, 0.4))
-    student = logits_of((0.9, 0.1), (0.1, 0.9))  # agrees, disagrees
-    kl = 0.6 * math.log(0.6 / 0.9) + 0.4 * math.log(0.4 / 0.1)
-    assert terms.adv_dad(teacher, student).item() == pytest.approx(-kl / 2)
-
-
-def test_adv_js_is_minus_the_divergence_at_temperature_three_and_at_most_ln_2():
-    teacher, student = 3 * logits_of((0.8, 0.2)), 3 * logits_of((0.4, 0.6))  # M = 0.6, 0.4
-    p = 0.4 * math.log(0.4 / 0.6) + 0.6 * math.log(0.6 / 0.4)
-    q = 0.8 * math.log(0.8 / 0.6) + 0.2 * math.log(0.2 / 0.4)
-    assert terms.adv_js(teacher, student).item() == pytest.approx(-(p + q) / 2)
-    apart = terms.adv_js(torch.tensor([[900.0, 0.0]]), torch.tensor([[0.0, 900.0]]))
-    assert apart.item() == pytest.approx(-math.log(2))
-
-
-# --- images ---------------------------------------------------------------------------------------
-
-# 0 1        right 1, 4   down 2, 5   diagonals: 6 - 0 = 6, and 2 - 1 = 1
-# 2 6
-SMALL = ((0.0, 1.0), (2.0, 6.0))
-
-
-def test_total_variation_sums_over_four_directions_and_l2_means_over_images():
-    assert terms.tv_l1(images_of(SMALL)).item() == pytest.approx(2.5 + 3.5 + 6 + 1)
-    norms = math.sqrt(17) + math.sqrt(29) + 6 + 1
-    assert terms.tv_l2(images_of(SMALL)).item() == pytest.approx(norms)
-    assert terms.tv_l2(images_of(SMALL, SMALL)).item() == pytest.approx(math.sqrt(2) * norms)
-    assert terms.l2(images_of(((3.0, 4.0),), ((0.0, 1.0),))).item() == pytest.approx(3)
-
-
-def test_contrastive_is_cross_entropy_with_the_own_image_plus_that_of_the_pools_images():
-    eye = torch.eye(2)
-    assert cmi.contrastive(eye, eye, 0.5, 2).item() == pytest.approx(math.log(1 + math.exp(-2)))
+def test_no_gradient_of_contrastive_flows_through_the_whole_images():
     local, whole = (torch.eye(3)[order].requires_grad_() for order in ([0, 1, 2], [0, 2, 1]))
-    right, value = math.log(1 + 2 * math.exp(-1)), cmi.contrastive(local, whole, 1.0, 1)
-    assert value.item() == pytest.approx(right + right + 1)  # the pool's two are mistaken
-    value.backward()
+    cmi.contrastive(local, whole, 1).backward()
     assert whole.grad is None and local.grad.abs().max() > 0
 
 
@@ -126,8 +40,6 @@ def test_jitter_rolls_and_mirrors_the_whole_batch_by_the_same():
     assert len(found) > 10 and min(found) < 25 <= max(found)
 
 
-# --- reading a teacher ----------------------------------------------------------------------------
-
 @pytest.fixture
 def network():
     model = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2), nn.ReLU(inplace=True),
@@ -138,18 +50,17 @@ def network():
     return model.eval()
 
 
-PAIR = images_of(((1.0, 3.0),), ((5.0, 7.0),))
+PAIR = torch.tensor([[1.0, 3.0], [5.0, 7.0]]).view(2, 1, 1, 2)
 
 
-def test_a_reading_has_biased_statistics_means_and_features_and_leaves_no_hook(network):
-    with terms.reading(network, means_of=[network[1]], features=True) as read:
-        logits = network(PAIR)
-    (mean, variance), = read.statistics
+def test_statistics_are_biased_and_a_recording_leaves_no_hook(network):
+    with terms.recorded([network[1]], terms.batch_and_running) as pairs:
+        network(PAIR)
+    (mean, variance), (running_mean, running_variance) = pairs[0]
     assert mean.tolist() == pytest.approx([4, -8])
     assert variance.tolist() == pytest.approx([5, 20])  # of 1, 3, 5, 7
-    assert read.means[0].tolist() == [[2, -4], [6, -12]]
-    assert torch.allclose(network[5](read.features), logits)
-    with pytest.raises(RuntimeError), terms.reading(network):
+    assert running_mean is network[1].running_mean and running_variance.tolist() == [1, 1]
+    with pytest.raises(RuntimeError), terms.recorded([network[1]], terms.batch_and_running):
         network(torch.zeros(1, 5, 2, 2))
     assert not any(m._forward_pre_hooks for m in network.modules())
 
@@ -180,20 +91,12 @@ def test_every_term_has_a_float32_value_and_a_gradient_of_the_images(bf16, digit
         assert torch.isfinite(gradient).all() and gradient.abs().max() > 0, name
 
 
-# --- errors ---------------------------------------------------------------------------------------
-
-def test_a_term_that_is_not_finite_is_named():
-    terms.check_finite({"bn": torch.tensor(1.0)}, "")
-    with pytest.raises(UserError, match="act"):
-        terms.check_finite({"bn": torch.tensor(1.0), "act": torch.tensor(math.nan)}, "")
-
-
-@pytest.mark.parametrize("name", ["bn", "bn_ema"])
-def test_a_teacher_without_batch_statistics_is_refused_where_they_are_read(name, digits):
-    terms.require(models.build("lenet5", digits), {"onehot", "act", "balance", "adv_kl"}, "")
+def test_a_teacher_without_batch_statistics_is_refused_where_they_are_read(digits):
+    lenet5 = models.build("lenet5", digits)
+    terms.weighted({"onehot": 1.0, "act": 1.0}, lenet5, torch.zeros(2, 1, 8, 8))
     teacher = models.build("cnn_w4", digits)
-    terms.require(teacher, {name}, "")
-    terms.batch_norms(teacher)[0].running_mean = None
-    for without in (teacher, models.build("lenet5", digits)):
-        with pytest.raises(UserError, match=name):
-            terms.require(without, {name}, "")
+    for norm in terms.batch_norms(teacher):
+        norm.running_mean = None
+    for without in (teacher, lenet5):
+        with pytest.raises(UserError, match="no BatchNorm2d"):
+            terms.batch_norms(without)

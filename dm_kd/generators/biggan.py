@@ -3,16 +3,10 @@
 Brock et al. 2019 (arXiv 1809.11096); networks and weights of pytorch-pretrained-biggan (an extra;
 128, 256 and 512 pixels), for the table's BigGAN row: 215 images per class.
 
-    python -m dm_kd.synthesize --task imagenet --generator biggan --weights FOLDER \\
-        --truncation 1 --images-per-class 215 --out syn_dataset/imagenet_biggan
-
 FOLDER holds config.json and pytorch_model.bin of one size (files biggan-deep-256-config.json and
-biggan-deep-256-pytorch_model.bin, renamed). They are read here as plain tensors, since the
-package's own loader unpickles whatever the file holds.
-
-A file holds batch statistics for the truncations 0.02, 0.04 ... 1; others are refused. The package
-interpolates with the two weights swapped, which by an error of rounding gives 0.14 the statistics
-of 0.16, and 0.58 those of 0.56; here each truncation has its own.
+biggan-deep-256-pytorch_model.bin, renamed), which are read here as plain tensors. They hold batch
+statistics for the truncations 0.02, 0.04 ... 1, of which the nearest are taken. (The package
+interpolates with the two weights swapped: 0.14 gets the statistics of 0.16.)
 """
 
 import argparse
@@ -23,7 +17,6 @@ from torch import Tensor, nn
 
 from dm_kd import run
 from dm_kd.generators import gan, latent
-from dm_kd.run import UserError
 from dm_kd.tasks import Task
 
 LICENCE = "Apache-2.0 as the package says; converted from DeepMind's TF Hub modules"
@@ -31,10 +24,7 @@ INTERVALS = 50  # between the truncations 0 and 1
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("biggan")
-    group.add_argument("--weights", required=True, metavar="FOLDER",
-                       help="config.json and pytorch_model.bin of a BigGAN-deep")
-    gan.add_truncation(group)
+    gan.add_arguments(parser, "biggan", "config.json and pytorch_model.bin of a BigGAN-deep")
 
 
 class BigGAN(nn.Module):
@@ -56,13 +46,8 @@ class BigGAN(nn.Module):
 
 
 def build(args: argparse.Namespace, task: Task, device: torch.device) -> gan.GanGenerator:
-    """The generator of the flags."""
     import pytorch_pretrained_biggan as package
 
-    row = args.truncation * INTERVALS
-    if round(row) < 1 or abs(row - round(row)) > 1e-6:
-        raise UserError(f"BigGAN has batch statistics for --truncation 0.02, 0.04 ... 1, not for "
-                        f"{args.truncation}")
     file = Path(args.weights) / "pytorch_model.bin"
     config = run.read_json(file.with_name("config.json"))
     network = package.BigGAN(package.BigGANConfig.from_dict(config))
@@ -71,5 +56,5 @@ def build(args: argparse.Namespace, task: Task, device: torch.device) -> gan.Gan
     settings = {"name": "biggan", "weights_sha256": run.sha256_file(file), "licence": LICENCE,
                 "truncation": args.truncation,
                 "package": f"pytorch-pretrained-biggan {package.__version__}",
-                **latent.generator_classes(config["num_classes"], task, args.weights)}
+                **latent.generator_classes({}, config["num_classes"], task, args.weights)}
     return gan.GanGenerator(model.to(device), settings, device)

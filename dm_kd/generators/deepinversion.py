@@ -1,18 +1,14 @@
 """DeepInversion: pixels optimised until a teacher sees the class in them, with the batch statistics
 that it remembers (Yin et al. 2020, arXiv 1912.08795).
 
-    python -m dm_kd.synthesize --task digits --generator deepinversion --teacher SPEC \\
-        --images-per-class 200 --batch-size 250 --out syn_dataset/digits_deepinversion
-
 A shard is one batch of the optimisation; larger is better (published: 256 at 32 x 32, 84 to 152 at
 224 x 224). The presets are the authors': CIFAR-10's "paper" settings for small images; for 224
 pixels setting 0 with their README's weights: 2,000 iterations at half the size, then 1,000 at full.
 
 What their programs do differently: the CIFAR program does not clip the pixels and returns the last
 iterate, an alias of what it meant to keep; the ImageNet program clips, but compares the losses of
-both resolutions. Here pixels are clipped after each step (what is written is 8-bit anyway) and the
-batch of the lowest loss of the last stage is kept. The adaptive kind, which needs the student, is
-distill's `--source adi`.
+both resolutions. Here pixels are clipped after each step and the batch of the lowest loss of the
+last stage is kept. The adaptive kind, which needs the student, is distill's `--source adi`.
 """
 
 import argparse
@@ -23,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dm_kd import image_set, models
+from dm_kd import image_set, models, preprocessing
 from dm_kd.generators.diffusion import noise_source
 from dm_kd.rivals import terms
 from dm_kd.rivals.common import optimise_pixels
@@ -35,17 +31,17 @@ SMALL = {"iterations": 2000, "pixel_rate": 0.05, "bn_weight": 10.0, "tv_l2_weigh
          "l2_weight": 0.0}
 LARGE = {"iterations": 3000, "pixel_rate": 0.25, "bn_weight": 0.01, "tv_l2_weight": 1e-4,
          "l2_weight": 1e-5}
-KINDS = {"iterations": positive_int, "pixel_rate": positive_float}  # the others are weights
+FLAGS = {"iterations": positive_int, "pixel_rate": positive_float, "bn_weight": nonnegative_float}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("deepinversion")
     group.add_argument("--teacher", required=True, metavar="SPEC",
                        help="a run folder, NAME@FILE, torchvision:NAME, timm:NAME; with batch norm")
-    for name in SMALL:
-        group.add_argument(f"--{name.replace('_', '-')}", type=KINDS.get(name, nonnegative_float),
-                           metavar="X", help=f"default: {SMALL[name]:g}, for 224 pixels "
-                                             f"{LARGE[name]:g}")
+    preprocessing.add_arguments(parser)
+    for name, kind in FLAGS.items():
+        group.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar="X",
+                           help=f"default: {SMALL[name]:g}, for 224 pixels {LARGE[name]:g}")
 
 
 def warm_cosine(rate: float, iterations: int) -> Callable[[int], float]:
@@ -106,14 +102,15 @@ class DeepInversion:
 
 
 def build(args: argparse.Namespace, task: Task, device: torch.device) -> DeepInversion:
-    """The generator of the flags."""
-    teacher, card = models.load_frozen(args.teacher, task)
+    teacher, card = models.load_frozen(args.teacher, task, args)
     teacher = teacher.to(device, memory_format=torch.channels_last)
-    chosen = {name: value if getattr(args, name) is None else getattr(args, name)
-              for name, value in (LARGE if task.large else SMALL).items()}
-    terms.require(teacher, {"bn"} if chosen["bn_weight"] else set(), args.teacher,
-                  "--bn-weight 0")
+    given = {name: getattr(args, name) for name in FLAGS if getattr(args, name) is not None}
+    chosen = (LARGE if task.large else SMALL) | given
+    if chosen["bn_weight"]:
+        terms.batch_norms(teacher)
     settings = {"name": "deepinversion", "licence": "as the teacher's weights",
                 "teacher": card["name"], "teacher_sha256": card["sha256"],
                 "teacher_dtype": "bf16" if multiplies_bf16(device) else "fp32", **chosen}
+    settings |= {f"teacher_{key}": [*card["input"][key]] for key in ("mean", "std")
+                 if card["input"][key] != tuple(getattr(task, key))}
     return DeepInversion(teacher, task, settings, device)

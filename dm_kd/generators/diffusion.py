@@ -3,7 +3,6 @@
 2102.09672), classifier-free guidance (Ho & Salimans 2022, arXiv 2207.12598), DDIM, DPM-Solver++.
 """
 
-import math
 from collections.abc import Callable
 
 import numpy as np
@@ -16,11 +15,8 @@ TRAIN_STEPS = 1000  # diffusion steps in training; beta runs linearly from 1e-4 
 # --- process and loss -----------------------------------------------------------------------------
 
 class Diffusion:
-    """Coefficient tables of a process of `steps` steps spread evenly over the 1000 of training.
-
-    Computed in float64 (a float32 cumulative product is 1e-5 off after 100 steps) and rounded to
-    float32 once, as in the original. Index i = 0 is the least noisy step.
-    """
+    """Coefficient tables of a process of `steps` steps spread evenly over the 1000 of training;
+    from float64, as in the original. Index i = 0 is the least noisy step."""
 
     def __init__(self, steps: int = TRAIN_STEPS, device: torch.device | str = "cpu"):
         betas = np.linspace(1e-4, 0.02, TRAIN_STEPS, dtype=np.float64)
@@ -52,10 +48,6 @@ class Diffusion:
     def predict_x0(self, x: Tensor, i: Tensor | int, eps: Tensor) -> Tensor:
         return self.at("recip", i) * x - self.at("recip_noise", i) * eps
 
-    def posterior_mean(self, x0: Tensor, x: Tensor, i: Tensor | int) -> Tensor:
-        """Mean of q(x_{t-1} | x_t, x_0) (Ho et al. eq. 7)."""
-        return self.at("mean_x0", i) * x0 + self.at("mean_xt", i) * x
-
     def log_variance(self, raw: Tensor | None, i: Tensor | int) -> Tensor:
         """Learned-range log variance from raw in [-1, 1] (Nichol & Dhariwal eq. 15). Without a
         sigma half, the posterior's own (the original's default there is beta, FIXED_LARGE)."""
@@ -68,40 +60,11 @@ class Diffusion:
 
 def diffusion_loss(model: nn.Module, diffusion: Diffusion, x0: Tensor, labels: Tensor, i: Tensor,
                    noise: Tensor) -> Tensor:
-    """Mean squared noise error, plus for learned variances the bound's term in bits per dimension
-    with the mean held fixed (Nichol & Dhariwal eq. 16, with DiT's weight 1 instead of 0.001).
-    x0 [B, C, H, W] in [-1, 1], steps i [B], noise like x0 -> loss per sample [B]."""
+    """Mean squared error of the predicted noise (Ho et al. eq. 14) per sample [B]. x0 [B, C, H, W]
+    in [-1, 1], steps i [B], noise like x0."""
     x = diffusion.add_noise(x0, i, noise)
     out = model(x, diffusion.network_times[i], labels).float()
-    eps = out[:, :x0.shape[1]]
-    loss = (eps - noise).square().mean((1, 2, 3))
-    if out.shape[1] == 2 * x0.shape[1]:
-        loss = loss + _variational_bits(diffusion, x0, x, eps.detach(), out[:, x0.shape[1]:], i)
-    return loss
-
-
-def _variational_bits(diffusion: Diffusion, x0: Tensor, x: Tensor, eps: Tensor, raw: Tensor,
-                      i: Tensor) -> Tensor:
-    """KL of the true posterior to the model's; at step 0 the decoder's likelihood of 8-bit data,
-    by the exact normal distribution (the original approximates it by tanh)."""
-    mean = diffusion.posterior_mean(diffusion.predict_x0(x, i, eps), x, i)
-    log_var = diffusion.log_variance(raw, i)
-    true_mean = diffusion.posterior_mean(x0, x, i)
-    true_log_var = diffusion.log_variance(None, i)
-    kl = 0.5 * (log_var - true_log_var - 1 + torch.exp(true_log_var - log_var)
-                + (true_mean - mean).square() * torch.exp(-log_var))
-    nll = -_discretized_gaussian(x0, mean, 0.5 * log_var)
-    return torch.where(i.view(-1, 1, 1, 1) == 0, nll, kl).mean((1, 2, 3)) / math.log(2)
-
-
-def _discretized_gaussian(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
-    """Log probability of the 8-bit bin around x in [-1, 1] (Ho et al. eq. 13)."""
-    inverse = torch.exp(-log_scale)
-    upper = torch.special.ndtr((x - mean + 1 / 255) * inverse)
-    lower = torch.special.ndtr((x - mean - 1 / 255) * inverse)
-    upper = torch.where(x > 0.999, torch.ones_like(upper), upper)
-    lower = torch.where(x < -0.999, torch.zeros_like(lower), lower)
-    return (upper - lower).clamp_min(1e-12).log()
+    return (out - noise).square().mean((1, 2, 3))
 
 
 # --- sampling -------------------------------------------------------------------------------------
@@ -109,8 +72,7 @@ def _discretized_gaussian(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
 def guided(model: Callable, x: Tensor, t: Tensor, labels: Tensor, null: int, scale: float,
            guided_channels: int) -> Tensor:
     """Network output with classifier-free guidance eps_u + s (eps_c - eps_u) on the first
-    `guided_channels` channels (3 of 4 latent ones in the original); the others, and the variance,
-    are the conditional ones. s = 1 and s = 0 take one forward, other scales two in one batch."""
+    `guided_channels` channels; the others, and the variance, are the conditional ones."""
     if scale == 1:
         return model(x, t, labels)
     nulls = torch.full_like(labels, null)
@@ -134,7 +96,8 @@ def sample_ddpm(predict: Callable, diffusion: Diffusion, x: Tensor, draw: Callab
         out = predict(x, diffusion.network_times[i].expand(len(x))).to(x.dtype)
         eps, raw = out[:, :channels], (out[:, channels:] if out.shape[1] > channels else None)
         x0 = diffusion.predict_x0(x, i, eps)
-        x = diffusion.posterior_mean(x0.clamp(-1, 1) if clip else x0, x, i)
+        x0 = x0.clamp(-1, 1) if clip else x0
+        x = diffusion.at("mean_x0", i) * x0 + diffusion.at("mean_xt", i) * x  # Ho et al. eq. 7
         if i > 0:
             x = x + torch.exp(0.5 * diffusion.log_variance(raw, i)) * draw()
     return x

@@ -1,12 +1,10 @@
 """A small class-conditional GAN for small images, with truncation as its fidelity knob.
 
 Networks after Miyato & Koyama 2018 (arXiv 1802.05637: projection discriminator) and Brock et al.
-2019, "BigGAN" (arXiv 1809.11096: class-conditional gains, truncation), losses after Goodfellow et
-al. 2014 (arXiv 1406.2661: non-saturating) with the penalty of Mescheder et al. 2018 (arXiv
-1801.04406: R1). With BigGAN's spectral norm and hinge loss every class collapsed to one picture at
-this size.
+2019, "BigGAN" (arXiv 1809.11096: class-conditional gains, truncation). train_generator has the
+losses: with BigGAN's spectral norm and hinge loss every class collapsed to one picture at this
+size.
 
-    python -m dm_kd.train_generator --kind gan --task digits --out save/generators/digits_gan
     python -m dm_kd.synthesize --task digits --generator gan --weights save/generators/digits_gan \\
         --truncation 1 --images-per-class 200 --out syn_dataset/digits_gan
 """
@@ -52,8 +50,7 @@ class ConditionalNorm(nn.Module):
 
 
 class GeneratorBlock(nn.Module):
-    """Doubles the size: norm, ReLU, upsampling, convolution, norm, ReLU, convolution, beside an
-    identity path."""
+    """Two convolutions that double the size, beside an identity path."""
 
     def __init__(self, width: int, num_classes: int):
         super().__init__()
@@ -67,8 +64,8 @@ class GeneratorBlock(nn.Module):
 
 
 class Generator(nn.Module):
-    """(z [B, latent_size], labels [B]) -> images [B, C, H, H] in [-1, 1]. width: channels of every
-    map, a multiple of 8."""
+    """(z [B, latent_size], labels [B]) -> images [B, C, H, H] in [-1, 1]. width: a multiple of
+    GROUPS."""
 
     def __init__(self, resolution: int, channels: int, num_classes: int, width: int,
                  latent_size: int):
@@ -112,23 +109,6 @@ class Discriminator(nn.Module):
         return self.psi(h)[:, 0] + (self.embed(labels) * h).sum(1)
 
 
-def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
-    """Cross-entropy of the discriminator's logits of "real" (Goodfellow et al., eq. 1)."""
-    return F.softplus(-real).mean() + F.softplus(fake).mean()
-
-
-def generator_loss(fake: Tensor) -> Tensor:
-    """Non-saturating (Goodfellow et al., section 3) of the outputs [B] for generated images."""
-    return F.softplus(-fake).mean()
-
-
-def r1_penalty(logits: Tensor, images: Tensor) -> Tensor:
-    """1/2 E |grad D|^2 at real images [B, C, H, H] (Mescheder et al., eq. 9, without its weight).
-    logits: D(images) [B], with its graph."""
-    slopes, = torch.autograd.grad(logits.sum(), images, create_graph=True)
-    return slopes.square().sum((1, 2, 3)).mean() / 2
-
-
 # --- sampling -------------------------------------------------------------------------------------
 
 def truncated_normal(seed: int, count: int) -> Tensor:
@@ -160,23 +140,19 @@ class GanGenerator:
 
 # --- flags and files ------------------------------------------------------------------------------
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("gan")
-    group.add_argument("--weights", required=True, metavar="FOLDER",
-                       help="a folder of train_generator --kind gan")
-    add_truncation(group)
-
-
-def add_truncation(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--truncation", type=run.probability, default=1.0, metavar="X",
-                       help="factor of the latent noise, 0 to 1: smaller gives more typical, less "
-                            "varied images (default: %(default)s)")
+def add_arguments(parser: argparse.ArgumentParser, name: str = "gan",
+                  weights: str = "a folder of train_generator --kind gan") -> None:
+    add = parser.add_argument_group(name).add_argument
+    add("--weights", required=True, metavar="FOLDER", help=weights)
+    add("--truncation", type=run.probability, default=1.0, metavar="X",
+        help="factor of the latent noise, 0 to 1: smaller gives more typical, less varied images "
+             "(default: %(default)s)")
 
 
 def build(args: argparse.Namespace, task: Task, device: torch.device) -> GanGenerator:
     """The generator of the flags."""
     state, card = run.read_with_card(Path(args.weights), "gan")
-    latent.check_classes(card, task, args.weights)
+    latent.generator_classes(card, card["config"]["num_classes"], task, args.weights)
     model = Generator(**card["config"])
     model.load_state_dict(state)
     settings = {"name": "gan", "weights_sha256": card["sha256"], "licence": card["licence"],

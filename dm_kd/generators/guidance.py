@@ -1,16 +1,14 @@
 """DiffDFKD: a teacher guides the sampling of a diffusion model (arXiv 2504.00870).
 
-At each step x_t moves along the gradient of the teacher's loss of the predicted clean image:
-cross-entropy with the class, batch statistics and, with a student, images on which the two differ.
-Then `latent_cutmix` may put boxes of other images into it.
+At each step x_t moves along the gradient of the teacher's loss of the predicted clean image, then
+`latent_cutmix` may put boxes of other images into it.
 
 What the public program (github.com/xhqi0109/DiffDFKD) does differently: as released it cannot run
-(the clean image is predicted without a gradient). It takes the raw gradient times 1, whose size is
-the loss's; here the gradient has unit length for each image and is scaled by sqrt(1 - alpha bar_t),
-so that the weight means the same at every step and for every teacher. Its batches are of one class
-and it trains a student between them; here a shard has many classes, the student stays as it is, and
-after a cutmix the cross-entropy takes each class by its share of the area. It leaves out the last
-of its T steps. An image depends on its shard, through the batch statistics.
+(the clean image is predicted without a gradient). It takes the raw gradient, whose size is the
+loss's; here it has unit length for each image, times sqrt(1 - alpha bar_t), so that the weight
+means the same at every step and for every teacher. Its batches are of one class and it trains a
+student between them; here a shard has many classes, the student stays as it is, and after a cutmix
+the cross-entropy takes each class by its share of the area. It leaves out the last of its T steps.
 """
 
 import argparse
@@ -31,20 +29,17 @@ MIXES = 5  # parts of the sampling with a latent cutmix between them
 
 
 def add_arguments(group: argparse._ArgumentGroup) -> None:
-    """The flags of a guided DiT."""
     add = group.add_argument
     add("--teacher-guidance", type=nonnegative_float, default=0.0, metavar="W",
         help="move x_t at each step by W sqrt(1 - alpha bar) along the gradient of --teacher's "
-             "cross-entropy and batch statistics (DiffDFKD); --sampler ddpm only "
-             "(default: %(default)s)")
-    add("--teacher", default=None, metavar="SPEC",
-        help="the teacher of --teacher-guidance, as in distill")
+             "cross-entropy and batch statistics (DiffDFKD) (default: %(default)s)")
+    add("--teacher", default=None, metavar="SPEC", help="as in distill")
     add("--student", default=None, metavar="SPEC",
-        help="a student of an earlier set, such as its run's folder: --teacher-guidance also moves "
-             "to images on which it differs from the teacher (default: none)")
+        help="of an earlier set: --teacher-guidance also moves to images on which it differs from "
+             "the teacher (default: none)")
     add("--latent-cutmix", action="store_true",
         help="at every fifth of the sampling put boxes of other images of the batch into x_t "
-             "(DiffDFKD); labels are then unknown; --sampler ddpm only")
+             "(DiffDFKD); labels are then unknown")
 
 
 class TeacherGuidance:
@@ -54,7 +49,7 @@ class TeacherGuidance:
     def __init__(self, teacher: nn.Module, task: Task, weight: float, device: torch.device,
                  student: nn.Module | None = None, bf16: bool = False):
         self.teacher, self.student, self.weight, self.bf16 = teacher, student, weight, bf16
-        self.terms = WEIGHTS | (ADVERSARY if student else {})
+        self.terms = WEIGHTS
         self.side, self.num_classes = task.resolution, task.num_classes
         self.mean, self.std = (torch.tensor(v, device=device).view(-1, 1, 1)
                                for v in (task.mean, task.std))
@@ -66,12 +61,10 @@ class TeacherGuidance:
         if images.shape[2] != self.side:
             images = F.interpolate(images, (self.side, self.side), mode="bicubic", antialias=True)
         x = (images - self.mean) / self.std
-        of_teacher = {name: self.terms[name] for name in WEIGHTS}
-        parts, _ = terms.weighted(of_teacher, self.teacher, x, targets=labels, bf16=self.bf16)
+        parts, _ = terms.weighted(self.terms, self.teacher, x, targets=labels, bf16=self.bf16)
         if self.student is not None:
             # the teacher's logits are constants, as in the public program
-            parts |= terms.weighted({"adv_dad": self.terms["adv_dad"]},
-                                    lambda x: self.teacher(x.detach()), x, self.student,
+            parts |= terms.weighted(ADVERSARY, lambda x: self.teacher(x.detach()), x, self.student,
                                     bf16=self.bf16)[0]
         return parts
 
@@ -88,24 +81,24 @@ class TeacherGuidance:
 
 
 def latent_cutmix(x: Tensor, done: int, steps: int, seeds: list[int]
-                  ) -> tuple[Tensor, float, Tensor | None]:
+                  ) -> tuple[Tensor, dict | None]:
     """At each fifth of the sampling, in step `done` of `steps`, put a box of another image of the
     batch into x_t [B, C, H, W]: share ~ Beta(a, a), a ~ U(0, 1), a function of all the seeds.
-    Returns what augment.mix does: batch, each image's own share, its partner's row or None."""
+    Returns the batch, and what augment.draw_mixing does or None."""
     if done == steps or done % max(steps // MIXES, 1):
-        return x, 1.0, None
+        return x, None
     key = image_set.batch_seed(seeds)
     a = np.random.Generator(np.random.PCG64([key, done])).uniform(1e-3, 1)
-    return augment.mix(x, key, 0, done, 0.0, a, 1.0)
+    draws = augment.draw_mixing(len(x), *x.shape[2:], key, 0, done, 0.0, a, 1.0)
+    draws = {name: augment.send(value, x.device) for name, value in draws.items()}
+    return augment.mix(x, draws), draws
 
 
 def steering(generator, predict: Callable, labels: Tensor, seeds: list[int]) -> Callable:
-    """(x_t, i) -> x_t moved by the teacher of a DiTGenerator, then mixed if its settings say so;
-    call it once before each step. predict: (x, network time [B]) -> the network's output; labels:
-    int64 [B], the task's."""
+    """(x_t, i) -> x_t moved by the teacher of a DiTGenerator, mixed if its settings say so; called
+    for each step in turn. predict: (x, network time [B]) -> the network's output."""
     teacher, process = generator.teacher, generator.diffusion
-    mixing = "latent_cutmix" in generator.settings
-    shares = F.one_hot(labels, teacher.num_classes).float() if mixing and teacher else labels
+    shares = F.one_hot(labels, teacher.num_classes).float() if teacher else None
 
     def steer(x: Tensor, i: int) -> Tensor:
         nonlocal shares
@@ -117,10 +110,11 @@ def steering(generator, predict: Callable, labels: Tensor, seeds: list[int]) -> 
 
         if teacher:
             x = teacher.move(x, shares, clean, process.at("noise", i))
-        if mixing:
-            x, share, partner = latent_cutmix(x, process.steps - i, process.steps, seeds)
-            if teacher and partner is not None:
-                shares = share * shares + (1 - share) * shares[partner]
+        if "latent_cutmix" in generator.settings:
+            x, draws = latent_cutmix(x, process.steps - i, process.steps, seeds)
+            if teacher and draws:
+                own = draws["lam"]
+                shares = own * shares + (1 - own) * shares[draws["partner"]]
         return x
 
     return steer

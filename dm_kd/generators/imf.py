@@ -2,22 +2,14 @@
 
 Geng et al. 2025, "Improved Mean Flows" (arXiv 2512.02012). On the linear path z_t = (1 - t) x + t e
 the network gives the average velocity u between two times, so one step goes from t to r:
-z_r = z_t - (t - r) u(z_t, t - r, ...). Unlike DiT, all conditions are tokens before the image's,
-with rotary positions, RMS norms, gated MLPs and no modulation.
+z_r = z_t - (t - r) u(z_t, t - r, ...). Guidance is an input of the network, not DM-KD's s: compare
+the two at equal recall or teacher agreement.
 
-    python -m dm_kd.synthesize --task imagenet --generator imf --weights MiT_XL_2.pth --steps 1 \\
-        --network-guidance 8 --network-guidance-interval 0.4 0.65 --out syn_dataset/NAME
-
-Guidance and the interval of times in which it acts are inputs of the network. It is not DM-KD's s
-(no second forward, no extrapolation): compare the two at equal recall or teacher agreement.
-
-Network and keys follow the source of the official `torch` branch (github.com/Lyy-iiis/imeanflow,
-MIT); the published sizes have the paper's parameter counts. No published weights have been run and
-no image compared; that latents are sd-vae-ft-mse's times 0.18215, as DiT's, is an assumption.
+Network and keys follow the official `torch` branch (github.com/Lyy-iiis/imeanflow, MIT). No
+published weights have been run; that latents are sd-vae-ft-mse's, as DiT's, is an assumption.
 """
 
 import argparse
-import functools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,9 +19,10 @@ from torch import Tensor, nn
 
 from dm_kd import run
 from dm_kd.generators import dit, latent, weights
-from dm_kd.run import positive_float, positive_int, probability
+from dm_kd.run import positive_float
 from dm_kd.tasks import Task
 
+INTERVAL = (0.4, 0.65)  # the network's input for the times at which guidance acts; 0 is the image
 HEAD_WIDTH, HEAD_DEPTH = 64, 8  # of all published sizes: channels per head, blocks of the u head
 TOKENS = {"class": 8, "omega": 4, "t_min": 2, "t_max": 2, "time": 4}  # in their order
 LICENCE = "MIT (Lyy-iiis/imeanflow)"
@@ -38,8 +31,6 @@ LICENCE = "MIT (Lyy-iiis/imeanflow)"
 # --- network --------------------------------------------------------------------------------------
 
 class Attention(nn.Module):
-    """Rotary positions on RMS-normed queries and keys; no biases."""
-
     def __init__(self, width: int):
         super().__init__()
         self.q_proj, self.k_proj, self.v_proj, self.out_proj = (
@@ -54,13 +45,11 @@ class Attention(nn.Module):
         return self.out_proj(out.transpose(1, 2).flatten(2))
 
 
-@functools.cache
 def rotary_turns(tokens: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """cos and sin [N, 32] of position x rate (Su et al. 2021, arXiv 2104.09864), computed on the
-    CPU and kept on the device: a copy at each step would make the GPU wait."""
-    rates = 10000.0 ** (-torch.arange(0, HEAD_WIDTH, 2, dtype=torch.float32) / HEAD_WIDTH)
-    angles = torch.arange(tokens, dtype=torch.float32)[:, None] * rates
-    return angles.cos().to(device), angles.sin().to(device)
+    """cos and sin [N, 32] of position x rate (Su et al. 2021, arXiv 2104.09864)."""
+    rates = 10000.0 ** (-torch.arange(0, HEAD_WIDTH, 2, device=device) / HEAD_WIDTH)
+    angles = torch.arange(tokens, device=device)[:, None] * rates
+    return angles.cos(), angles.sin()
 
 
 def rotate(x: Tensor, turns: tuple[Tensor, Tensor]) -> Tensor:
@@ -125,14 +114,13 @@ class IMF(nn.Module):
     def blocks(self) -> list[Block]:
         return [*self.shared_blocks, *self.u_heads]
 
-    def forward(self, z: Tensor, span: Tensor, omega: float, interval: tuple[float, float],
-                labels: Tensor) -> Tensor:
-        """z [B, C, H, W]; span = t - r [B]; omega >= 1; labels [B] -> u like z."""
+    def forward(self, z: Tensor, span: Tensor, omega: Tensor, labels: Tensor) -> Tensor:
+        """z [B, C, H, W]; span = t - r [B]; omega >= 1 [B]; labels [B] -> u like z."""
         ones = torch.ones_like(span)
         conditions = {"class": self.y_embedder(labels),
-                      "omega": self.omega_embedder((1 - 1 / omega) * ones),
-                      "t_min": self.cfg_t_start_embedder(interval[0] * ones),
-                      "t_max": self.cfg_t_end_embedder(interval[1] * ones),
+                      "omega": self.omega_embedder(1 - 1 / omega),
+                      "t_min": self.cfg_t_start_embedder(INTERVAL[0] * ones),
+                      "t_max": self.cfg_t_end_embedder(INTERVAL[1] * ones),
                       "time": self.h_embedder(span)}
         x = torch.cat([getattr(self, f"{name}_tokens") + conditions[name][:, None]
                        for name in TOKENS] + [self.x_embedder(z)], 1)  # [B, 20 + N, width]
@@ -155,42 +143,33 @@ def sample_mean_flow(average_velocity: Callable, z: Tensor, steps: int) -> Tenso
 
 
 class IMFGenerator(latent.LatentGenerator):
-    def denoise(self, labels: Tensor, seeds: list[int], draw: Callable[[], Tensor]) -> Tensor:
-        settings, labels = self.settings, self.network_labels(labels)
+    def denoise(self, labels: Tensor, seeds: list[int], draw: Callable) -> Tensor:
+        labels = self.network_labels(labels)
+        omega = torch.full((len(labels),), self.settings["network_guidance"], device=self.device)
 
         def average_velocity(z: Tensor, t: float, r: float) -> Tensor:
-            span = torch.full((len(z),), t - r, device=z.device)
-            return self.model(z, span, settings["network_guidance"],
-                              settings["network_guidance_interval"], labels).to(z.dtype)
+            return self.network(z, torch.full_like(omega, t - r), omega, labels).to(z.dtype)
 
-        return sample_mean_flow(average_velocity, draw(), settings["steps"])
+        return sample_mean_flow(average_velocity, draw(), self.settings["steps"])
 
 
 # --- flags and files ------------------------------------------------------------------------------
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("imf")
-    latent.add_arguments(group, "FILE.pth", "a checkpoint of the official PyTorch branch")
-    add = group.add_argument
-    add("--steps", type=positive_int, default=1, metavar="T",
-        help="network evaluations; the paper takes 1 or 2 (default: %(default)s)")
-    add("--network-guidance", type=positive_float, default=8.0, metavar="OMEGA",
-        help="the network's guidance input, 1 (none) to 8; not DM-KD's s (default: %(default)s, "
-             "its authors' for B/2)")
-    add("--network-guidance-interval", type=probability, nargs=2, default=(0.4, 0.65),
-        metavar=("A", "B"), help="the network's input for the times at which its guidance acts, "
-                                 "0 the image, 1 the noise (default: 0.4 0.65)")
+    latent.add_arguments(group, "FILE.pth", "a checkpoint of the official PyTorch branch", 1)
+    group.add_argument("--network-guidance", type=positive_float, default=8.0, metavar="OMEGA",
+                       help="the network's guidance input, 1 (none) to 8; not DM-KD's s "
+                            "(default: %(default)s, its authors' for B/2)")
 
 
 def build(args: argparse.Namespace, task: Task, device: torch.device) -> IMFGenerator:
-    """The generator of the flags."""
     model = load(args.weights)
-    settings = {"name": "imf", "weights_sha256": run.sha256_file(Path(args.weights)),
-                "licence": LICENCE, "steps": args.steps, "network_guidance": args.network_guidance,
-                "network_guidance_interval": list(args.network_guidance_interval),
-                **latent.generator_classes(model.num_classes, task, args.weights)}
-    placed, vae = latent.prepare(args, model, device)
-    return IMFGenerator(model, settings | placed, device, vae)
+    card = {"sha256": run.sha256_file(Path(args.weights)), "licence": LICENCE}
+    settings, vae = latent.prepare(args, task, model, card, device)
+    settings |= {"network_guidance": args.network_guidance,
+                 "network_guidance_interval": list(INTERVAL)}
+    return IMFGenerator(model, settings, device, vae)
 
 
 def load(path: str) -> IMF:
@@ -202,7 +181,7 @@ def load(path: str) -> IMF:
         if not key.startswith(("v_heads.", "v_final_layer.")):
             state[key.replace("._flax_embedding.", ".")] = value
     width, channels, patch_size, _ = state["x_embedder.proj.weight"].shape
-    depth = len({key.split(".")[1] for key in state if key.startswith("shared_blocks.")})
+    depth = weights.depth(state, "shared_blocks")
     classes = len(state["y_embedder.embedding_table.weight"]) - 1
     return weights.fill(lambda: IMF(patch_size, channels, width, depth + HEAD_DEPTH, classes),
                         state, path)

@@ -1,9 +1,8 @@
-"""What DiT, SiT and iMF share: noise from each image's own seed, decoding, rounding to uint8, and
-the flags --weights, --vae and --dtype. Their modules hold network and sampler.
+"""What DiT, SiT and iMF share: noise from each image's own seed, the network on the device in its
+precision, the decoder, and the flags --weights, --vae, --dtype and --steps.
 """
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -16,14 +15,16 @@ from dm_kd.run import UserError, multiplies_bf16
 from dm_kd.tasks import Task
 
 LATENT_CHANNELS = 4
-DEFAULT_VAE = "stabilityai/sd-vae-ft-mse"  # the paper's
-VAE_CHUNK = 8  # images decoded at once: about 2 GB of activations at 256 x 256 in float32
+VAE_CHUNK = 10  # most images decoded at once: 2.5 GB of activations at 256 x 256 in float32
+CPU_CHUNK = 32  # images in one forward, so that a small network's activations stay in the cache
 BF16_WIDTH = 128  # from here on bf16 products pay on a CPU that has them
 
 
 class LatentGenerator:
-    """A trained network with its sampler, which a subclass implements as `denoise`. settings: all
-    that determines the bytes, for the manifest; vae: decoder of latents, None for pixels."""
+    """A trained network with its sampler, which a subclass implements as `denoise`: (labels, seeds,
+    draw) -> x_0 float32 [B, C, h, w], latents or pixels in [-1, 1]; draw() first gives x_T, then
+    each step's noise. settings: all that determines the bytes, for the manifest; vae: decoder of
+    latents, None for pixels."""
 
     labels_known = True
 
@@ -33,19 +34,21 @@ class LatentGenerator:
         self.resolution = model.config["input_size"] * (vae.factor if vae else 1)
         self.channels = vae.channels if vae else model.channels
 
+    @torch.no_grad()
     def sample(self, labels: Tensor, seeds: list[int]) -> Tensor:
         """uint8 [B, channels, resolution, resolution] on the CPU. labels: int64 [B], the task's
         classes; seeds: a 64-bit number per image, which gives all its noise whatever its batch."""
         size = self.model.config["input_size"]
         draw = noise_source(seeds, (self.model.channels, size, size), self.device)
-        with torch.no_grad():
-            x = self.denoise(labels, seeds, draw)
-            return to_images(self.vae.decode(x) if self.vae else x)
+        x = self.denoise(labels, seeds, draw)
+        return to_images(self.vae.decode(x) if self.vae else x)
 
-    def denoise(self, labels: Tensor, seeds: list[int], draw: Callable[[], Tensor]) -> Tensor:
-        """x_0 float32 [B, C, h, w]: latents, or pixels in [-1, 1]. draw() first gives x_T, then
-        each step's noise."""
-        raise NotImplementedError
+    def network(self, *inputs: Tensor) -> Tensor:
+        """The network's output; on CPUs it gets few images at a time."""
+        if self.device.type != "cpu":
+            return self.model(*inputs)
+        parts = zip(*(value.split(CPU_CHUNK) for value in inputs), strict=True)
+        return torch.cat([self.model(*part) for part in parts])
 
     def network_labels(self, labels: Tensor) -> Tensor:
         """The task's labels as the network's classes, on the device."""
@@ -66,23 +69,19 @@ def to_images(x: Tensor) -> Tensor:
 
 # --- classes --------------------------------------------------------------------------------------
 
-def generator_classes(num_classes: int, task: Task, where: str) -> dict:
+def generator_classes(card: dict, num_classes: int, task: Task, where: object) -> dict:
     """{"generator_classes": the generator's class for each of the task's} where the task has some
-    of ImageNet's classes; {} where both have the same."""
-    if num_classes == task.num_classes:
+    of ImageNet's classes; {} where both have the same. card: train_generator's, which names them.
+    """
+    names = card.get("class_names", list(task.class_names))
+    if num_classes == task.num_classes and names == list(task.class_names):
         return {}
     if num_classes == 1000 and task.imagenet_classes:
         return {"generator_classes": list(task.imagenet_classes)}
-    raise UserError(f"{where}: the generator has {num_classes} classes, {task.name} has "
-                    f"{task.num_classes}")
-
-
-def check_classes(card: dict, task: Task, where: object) -> None:
-    """Raise UserError if the card of train_generator names other classes."""
-    names = list(task.class_names)
-    if card.get("task", task.name) != task.name or card.get("class_names", names) != names:
-        raise UserError(f"{where}: the generator was trained on {card['task']}, or on other "
-                        f"classes than those of {task.name}")
+    raise UserError(f"{where}: the generator has {num_classes} classes {names[:3]} ..., not those "
+                    f"of {task.name}",
+                    "one class too few: it was trained with class_dropout_prob=0, which has no "
+                    "null class" if num_classes == task.num_classes - 1 else "")
 
 
 def as_generator_classes(labels: Tensor, settings: dict) -> Tensor:
@@ -93,21 +92,18 @@ def as_generator_classes(labels: Tensor, settings: dict) -> Tensor:
 
 # --- flags and placement --------------------------------------------------------------------------
 
-def add_arguments(group: argparse._ArgumentGroup, metavar: str, weights_help: str) -> None:
-    group.add_argument("--weights", required=True, metavar=metavar, help=weights_help)
-    group.add_argument("--vae", default=None, metavar="FOLDER|HUB_ID",
-                       help="diffusers' AutoencoderKL that decodes 4-channel latents (default: "
-                            f"the one beside the weights, else {DEFAULT_VAE})")
-    group.add_argument("--dtype", choices=("bf16", "fp32"), default=None,
-                       help="of the network; the sampler's state and the VAE stay fp32 (default: "
-                            f"bf16 on GPUs, and from width {BF16_WIDTH} on on CPUs, that have it)")
-
-
-def fastest_dtype(width: int, device: torch.device) -> str:
-    """"bf16" on GPUs, and where it pays on CPUs: 1.24 times as fast as "fp32" at width 128, 1.8 at
-    256 (an AMD EPYC with avx512_bf16)."""
-    pays = (device.type == "cuda" or width >= BF16_WIDTH) and multiplies_bf16(device)
-    return "bf16" if pays else "fp32"
+def add_arguments(group: argparse._ArgumentGroup, metavar: str, weights_help: str, steps: int
+                  ) -> None:
+    add = group.add_argument
+    add("--weights", required=True, metavar=metavar, help=weights_help)
+    add("--vae", default="stabilityai/sd-vae-ft-mse", metavar="FOLDER|HUB_ID",
+        help="diffusers' AutoencoderKL that decodes 4-channel latents (default: the paper's, "
+             "%(default)s)")
+    add("--dtype", choices=("bf16", "fp32"), default=None,
+        help="of the network; the sampler's state stays fp32; on GPUs bf16 decodes in fp16 "
+             f"(default: bf16 on GPUs, and from width {BF16_WIDTH} on on CPUs, that have it)")
+    add("--steps", type=run.positive_int, default=steps, metavar="T",
+        help="sampling steps (default: %(default)s)")
 
 
 def lower_precision(model: nn.Module) -> None:
@@ -123,40 +119,49 @@ def compile_blocks(model: nn.Module) -> None:
         block.compile(dynamic=False)
 
 
-def prepare(args: argparse.Namespace, model: nn.Module, device: torch.device,
-            own_vae: Path | None = None) -> tuple[dict, "Vae | None"]:
-    """Put the network on the device in --dtype, compiled on GPUs, and load its decoder (None for
-    pixels; own_vae: the folder that came with the weights). Returns the settings that say so, and
-    the decoder."""
+def prepare(args: argparse.Namespace, task: Task, model: nn.Module, card: dict,
+            device: torch.device) -> tuple[dict, "Vae | None"]:
+    """Put the network on the device in --dtype and load its decoder (None for pixels); both are
+    compiled where that is possible. Returns the settings that say so, and the decoder. card: the
+    weights' sha256 and licence."""
+    bf16 = multiplies_bf16(device) and (device.type == "cuda"
+                                        or model.config["width"] >= BF16_WIDTH)
+    settings = {"name": args.generator, "weights_sha256": card["sha256"],
+                "licence": card["licence"], "steps": args.steps,
+                "dtype": args.dtype or ("bf16" if bf16 else "fp32"),
+                **generator_classes(card, model.num_classes, task, args.weights)}
+    if not Path(args.weights).exists():
+        settings["weights"] = args.weights  # a hub id
     vae = None
-    settings = {} if Path(args.weights).exists() else {"weights": args.weights}  # a hub id
-    settings["dtype"] = args.dtype or fastest_dtype(model.config["width"], device)
     if model.channels == LATENT_CHANNELS:
-        folder = own_vae if own_vae and not args.vae else weights.local(args.vae or DEFAULT_VAE)
-        vae = Vae(folder, device)
+        half = device.type == "cuda" and settings["dtype"] == "bf16"
+        vae = Vae(weights.local(args.vae), device, torch.float16 if half else torch.float32)
         settings |= vae.settings
     if settings["dtype"] == "bf16":
         lower_precision(model)
     model.to(device)
-    if device.type == "cuda":
-        compile_blocks(model)
+    if run.resolve_compile("auto", device) == "on":
         settings["compiled"] = True
+        compile_blocks(model)
+        if vae:
+            vae.model.decoder.compile(dynamic=False)
     return settings, vae
 
 
 class Vae:
-    """Decoder of Stable Diffusion's latents, diffusers' AutoencoderKL in float32."""
+    """Decoder of Stable Diffusion's latents, diffusers' AutoencoderKL, in float32 or float16. With
+    random weights float16 changed images by 1 grey level at most, bfloat16 by 9."""
 
-    def __init__(self, folder: Path, device: torch.device):
+    def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype = torch.float32):
         import diffusers
 
         self.model, loaded = diffusers.AutoencoderKL.from_pretrained(
-            folder, torch_dtype=torch.float32, low_cpu_mem_usage=False, output_loading_info=True)
+            folder, low_cpu_mem_usage=False, output_loading_info=True)
         unfit = [*loaded["missing_keys"], *loaded["unexpected_keys"]]  # diffusers only warns
         if unfit:
             raise UserError(f"{folder}: config.json does not fit the weights, first key: "
                             f"{unfit[0]}")
-        self.model.eval().requires_grad_(False).to(device)
+        self.model.eval().requires_grad_(False).to(device, dtype)
         if device.type == "cuda":
             self.model.to(memory_format=torch.channels_last)
         config = self.model.config
@@ -164,9 +169,12 @@ class Vae:
         self.factor = 2 ** (len(config.block_out_channels) - 1)  # pixels per latent cell
         self.settings = {"vae_sha256": run.sha256_file(weights.weight_file(folder)),
                          "vae_scaling_factor": config.scaling_factor,
+                         "vae_dtype": str(dtype).removeprefix("torch."),
                          "diffusers": diffusers.__version__}
 
     def decode(self, latents: Tensor) -> Tensor:
-        """float32 [B, 4, h, w] -> [B, 3, 8 h, 8 w], about -1 to 1."""
-        latents = latents / self.settings["vae_scaling_factor"]
-        return torch.cat([self.model.decode(part).sample for part in latents.split(VAE_CHUNK)])
+        """float32 [B, 4, h, w] -> [B, 3, 8 h, 8 w], about -1 to 1; in equal parts of the batch, so
+        that there is one shape to compile."""
+        chunk = max(n for n in range(1, VAE_CHUNK + 1) if len(latents) % n == 0)
+        latents = (latents / self.settings["vae_scaling_factor"]).to(self.model.dtype)
+        return torch.cat([self.model.decode(part).sample.float() for part in latents.split(chunk)])

@@ -1,6 +1,4 @@
-"""Noise: independent Gaussian pixels with the task's mean and standard deviation, clipped to 0 ..
-255: the lower bound, images without content.
-"""
+"""Noise, the lower bound: Gaussian pixels with the task's mean and deviation."""
 
 import argparse
 

@@ -4,9 +4,6 @@ Asano & Saeed 2022, "The augmented image prior" (arXiv 2112.00725): the paper's 
 half as wide as the picture, of that a crop of 1/500 to all of its area, resized to sqrt(2) times
 the size, turned and sheared by up to 30 degrees, the centre cut out, colours jittered in half of
 them. They are stored as PNG, not JPEG. The default picture comes with scikit-learn.
-
-    python -m dm_kd.synthesize --task cifar100 --generator one_image --picture FILE \\
-        --images-per-class 500 --out syn_dataset/cifar100_one_image
 """
 
 import argparse
@@ -14,7 +11,6 @@ import importlib.metadata
 import math
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -46,11 +42,11 @@ class OneImageGenerator:
 
     def sample(self, labels: Tensor, seeds: list[int]) -> Tensor:
         """-> uint8 [B, C, H, H], each a function of its seed; the labels are not used."""
+        from torchvision.transforms.functional import pil_to_tensor
+
         patches = [patch(self.picture, self.resolution, torch.Generator().manual_seed(seed))
                    for seed in seeds]
-        arrays = np.stack([np.array(image).reshape(self.resolution, self.resolution, self.channels)
-                           for image in patches])
-        return torch.from_numpy(arrays).permute(0, 3, 1, 2).contiguous()
+        return torch.stack([pil_to_tensor(image) for image in patches])
 
 
 def patch(picture: Image.Image, size: int, generator: torch.Generator) -> Image.Image:
@@ -63,7 +59,12 @@ def patch(picture: Image.Image, size: int, generator: torch.Generator) -> Image.
 
     outer = min(picture.size) // 2
     left, top = (uniform(0, side - outer + 1) // 1 for side in picture.size)
-    width, height = inner_size(outer, uniform)
+    while True:  # until the crop, of uniform area and log-uniform aspect, fits
+        area = uniform(SMALLEST_AREA, 1) * outer ** 2
+        aspect = math.exp(uniform(math.log(ASPECT[0]), math.log(ASPECT[1])))
+        width, height = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < width <= outer and 0 < height <= outer:
+            break
     left += uniform(0, outer - width + 1) // 1
     top += uniform(0, outer - height + 1) // 1
     side = int(math.sqrt(2) * size)
@@ -75,29 +76,16 @@ def patch(picture: Image.Image, size: int, generator: torch.Generator) -> Image.
     image = transforms.center_crop(image, [size, size])
     if uniform(0, 1) >= JITTER_SHARE:
         return image
-    changes = [(transforms.adjust_brightness, uniform(1 - JITTER, 1 + JITTER)),
-               (transforms.adjust_contrast, uniform(1 - JITTER, 1 + JITTER)),
-               (transforms.adjust_saturation, uniform(1 - JITTER, 1 + JITTER)),
-               (transforms.adjust_hue, uniform(-HUE, HUE))]
+    changes = [(change, uniform(1 - JITTER, 1 + JITTER)) for change in (
+        transforms.adjust_brightness, transforms.adjust_contrast, transforms.adjust_saturation)]
+    changes.append((transforms.adjust_hue, uniform(-HUE, HUE)))
     for i in torch.randperm(len(changes), generator=generator).tolist():
         change, amount = changes[i]
         image = change(image, amount)
     return image
 
 
-def inner_size(outer: int, uniform) -> tuple[int, int]:
-    """Width and height of a crop of a square of `outer` pixels: area uniform, aspect log-uniform,
-    drawn until it fits. uniform: (low, high) -> a random number between."""
-    while True:
-        area = uniform(SMALLEST_AREA, 1) * outer ** 2
-        aspect = math.exp(uniform(math.log(ASPECT[0]), math.log(ASPECT[1])))
-        width, height = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
-        if 0 < width <= outer and 0 < height <= outer:
-            return width, height
-
-
 def build(args: argparse.Namespace, task: Task, device: torch.device) -> OneImageGenerator:
-    """The generator of the flags."""
     import sklearn.datasets
 
     path = args.picture or Path(sklearn.datasets.__file__).parent / "images" / "china.jpg"

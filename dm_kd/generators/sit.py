@@ -5,14 +5,8 @@ Here, as in REPA, x_t = (1 - t) x_0 + t eps: t = 0 is the image, t = 1 the noise
 is v = dx_t/dt = eps - x_0 in expectation. SiT's own networks are given 1 - t and predict -v. Both
 are given the time itself, 0 to 1, not a step number.
 
-A checkpoint of SiT has the keys and shapes of DiT's, so it must be asked for by name:
-
-    python -m dm_kd.synthesize --task imagenet --generator sit --weights SiT-XL-2-256.pt \\
-        --guidance-scale 2 --steps 100 --images-per-class 200 --out syn_dataset/NAME
-
 The shapes tell which of the two a file is: SiT has twice as many output channels as input ones,
-REPA's has as many (and `projectors.`, for training only, left out here). Networks of other kinds,
-such as REPA's with QK norm, are refused by the name of the first key that does not fit.
+REPA's has as many.
 """
 
 import argparse
@@ -25,7 +19,7 @@ from torch import Tensor
 
 from dm_kd import run
 from dm_kd.generators import diffusion, dit, latent, weights
-from dm_kd.run import nonnegative_float, positive_int, probability
+from dm_kd.run import nonnegative_float
 from dm_kd.tasks import Task
 
 LAST_STEP = 0.04  # time of the SDE's last step, taken without noise (both papers)
@@ -38,38 +32,28 @@ def sde_times(steps: int) -> list[float]:
     return [1 - (1 - LAST_STEP) * i / max(steps - 1, 1) for i in range(steps)] + [0.0]
 
 
-def score(v: Tensor, x: Tensor, t: float) -> Tensor:
-    """grad log p_t(x) = -E[eps | x] / t, where E[eps | x] = x + (1 - t) v on the linear path (SiT
-    eq. 9)."""
-    return -(x + (1 - t) * v) / t
-
-
 def sample_sde(velocity: Callable, x: Tensor, times: list[float], draw: Callable[[], Tensor]
                ) -> Tensor:
     """Euler-Maruyama on the reverse SDE dx = (v - w/2 score) dt + sqrt(w) dW with w = 2 t (SiT eq.
-    6, REPA's w), whose marginals are those of the ODE. The last step is the mean of such a step:
-    the same drift, no noise (what both public programs call "Mean")."""
+    6, REPA's w). The last step has no noise (what both public programs call "Mean")."""
     for now, after in itertools.pairwise(times):
         v, step = velocity(x, now), after - now
-        x = x + step * (v - now * score(v, x, now))
+        eps = x + (1 - now) * v  # E[eps | x]; the score is -eps / t (SiT eq. 9)
+        x = x + step * (v + eps)
         if after > 0:
             x = x + (2 * now * -step) ** 0.5 * draw()
     return x
 
 
 def predicted_velocity(model: Callable, convention: str, labels: Tensor, null: int, scale: float,
-                       guided_channels: int, interval: tuple[float, float] = (0.0, 1.0)
-                       ) -> Callable:
-    """(x, t) -> v = E[eps - x_0 | x_t] with guidance v_u + s (v_c - v_u); outside of the interval
-    of t (Kynkäänniemi et al. 2024, arXiv 2404.07724) one conditional forward. convention: "repa":
-    the network is given t and predicts v; "sit": 1 - t and -v."""
+                       guided_channels: int) -> Callable:
+    """(x, t) -> v = E[eps - x_0 | x_t] with guidance v_u + s (v_c - v_u). convention: "repa": the
+    network is given t and predicts v; "sit": 1 - t and -v."""
     sign = 1 if convention == "repa" else -1
 
     def velocity(x: Tensor, t: float) -> Tensor:
         time = torch.full((len(x),), t if convention == "repa" else 1 - t, device=x.device)
-        inside = interval[0] <= t <= interval[1] or scale == 0
-        out = diffusion.guided(model, x, time, labels, null, scale if inside else 1,
-                               guided_channels)
+        out = diffusion.guided(model, x, time, labels, null, scale, guided_channels)
         return sign * out[:, :x.shape[1]].to(x.dtype)
 
     return velocity
@@ -79,9 +63,8 @@ class SiTGenerator(latent.LatentGenerator):
     def denoise(self, labels: Tensor, seeds: list[int], draw: Callable[[], Tensor]) -> Tensor:
         settings = self.settings
         velocity = predicted_velocity(
-            self.model, settings["velocity"], self.network_labels(labels), self.model.num_classes,
-            settings["guidance_scale"], self.guided_channels(),
-            tuple(settings["guidance_interval"]))
+            self.network, settings["velocity"], self.network_labels(labels),
+            self.model.num_classes, settings["guidance_scale"], self.guided_channels())
         return sample_sde(velocity, draw(), sde_times(settings["steps"]), draw)
 
 
@@ -89,34 +72,25 @@ class SiTGenerator(latent.LatentGenerator):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("sit")
-    latent.add_arguments(group, "FILE.pt", "a checkpoint of SiT or of REPA's SiT")
-    add = group.add_argument
-    add("--guidance-scale", type=nonnegative_float, default=2.0, metavar="S",
-        help="classifier-free guidance of the velocity; 1 = one conditional forward, 0 = "
-             "unconditional (default: %(default)s)")
-    add("--guidance-interval", type=probability, nargs=2, default=(0.0, 1.0), metavar=("A", "B"),
-        help="times at which guidance acts, 0 the image, 1 the noise; REPA's best is 0 0.7 "
-             "(default: 0 1)")
-    add("--steps", type=positive_int, default=100, metavar="T",
-        help="sampling steps; the papers take 250 (default: %(default)s)")
+    latent.add_arguments(group, "FILE.pt", "a checkpoint of SiT or of REPA's SiT", 100)
+    group.add_argument("--guidance-scale", type=nonnegative_float, default=2.0, metavar="S",
+                       help="classifier-free guidance of the velocity; 1 = one conditional "
+                            "forward, 0 = unconditional (default: %(default)s)")
 
 
 def build(args: argparse.Namespace, task: Task, device: torch.device) -> SiTGenerator:
-    """The generator of the flags."""
     model, card = load(args.weights)
-    settings = {"name": "sit", "weights_sha256": card["sha256"], "licence": card["licence"],
-                "velocity": card["velocity"], "guidance_scale": args.guidance_scale,
-                "guidance_interval": list(args.guidance_interval), "steps": args.steps,
-                "guided_channels": GUIDED_CHANNELS[card["velocity"]],
-                **latent.generator_classes(model.num_classes, task, args.weights)}
-    placed, vae = latent.prepare(args, model, device)
-    generator = SiTGenerator(model, settings | placed, device, vae)
+    settings, vae = latent.prepare(args, task, model, card, device)
+    settings |= {"velocity": card["velocity"], "guidance_scale": args.guidance_scale,
+                 "guided_channels": GUIDED_CHANNELS[card["velocity"]]}
+    generator = SiTGenerator(model, settings, device, vae)
     generator.labels_known = args.guidance_scale > 0
     return generator
 
 
 def load(path: str) -> tuple[dit.DiT, dict]:
-    """Network in eval mode, float32, on the CPU, and card: sha256, licence, velocity."""
+    """Network in eval mode, float32, on the CPU, and card: sha256, licence, velocity. REPA's
+    projectors are for training only."""
     state = {key: value for key, value in weights.read_state(Path(path)).items()
              if not key.startswith("projectors.")}
     config = weights.sizes(state, path)

@@ -1,12 +1,6 @@
-"""Any text-to-image pipeline of diffusers, prompted with a task's class names.
-
-For label spaces that no class-conditional generator has (CIFAR-100, Flowers-102, a folder of one's
-own): Stable Diffusion, SDXL-Turbo, Sana-Sprint, FLUX.2 and the like, by hub id or folder. Needs
+"""Any text-to-image pipeline of diffusers (Stable Diffusion, SDXL-Turbo, FLUX.2 and the like),
+prompted with a task's class names: for label spaces that no class-conditional generator has. Needs
 transformers (an extra) beside diffusers.
-
-    python -m dm_kd.synthesize --task flowers102 --generator text_to_image \\
-        --weights stabilityai/sdxl-turbo --prompt "a photo of a {}, a type of flower" --steps 4 \\
-        --guidance-scale 0 --images-per-class 100 --out syn_dataset/flowers102_sdxl_turbo
 
 Each image has its own random generator, on the CPU, so its noise does not depend on its batch.
 Only safetensors are read and no Python file is downloaded or accepted, so nothing in a folder can
@@ -14,7 +8,6 @@ run code. A checker that blackens pictures is left out: black pictures teach not
 """
 
 import argparse
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -25,9 +18,9 @@ from dm_kd.run import UserError, multiplies_bf16, nonnegative_float, positive_in
 from dm_kd.tasks import Task
 
 LARGE_SIDE = 256  # pixels of an image for tasks of large images, as DiT's
-CHECKERS = {"safety_checker": None, "requires_safety_checker": False}
 # newer tokenizers keep the template that a prompt is put into as chat_template.jinja
-CONFIGS = ("model_index.json", "*/*.json", "*/*.txt", "*/*.model", "*/*.jinja")
+FILES = ("README.md", "model_index.json", "*/*.json", "*/*.txt", "*/*.model", "*/*.jinja",
+         "*/*.safetensors")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -71,48 +64,28 @@ class TextToImageGenerator:
 
 
 def build(args: argparse.Namespace, task: Task, device: torch.device) -> TextToImageGenerator:
-    """The generator of the flags."""
     import diffusers
     import transformers
 
-    if args.prompt.count("{}") != 1:
-        raise UserError(f"--prompt '{args.prompt}' needs one {{}} for the class name")
-    folder = weights.local(args.weights, (*CONFIGS, "README.md", "*/*.safetensors"))
+    folder = weights.local(args.weights, FILES)
+    code = next(folder.rglob("*.py"), None)  # diffusers would import it
+    if code:
+        raise UserError(f"{code} could run code; a pipeline needs none")
     bf16 = device.type == "cuda" and multiplies_bf16(device)
-    pipeline = load(folder, torch.bfloat16 if bf16 else torch.float32).to(device)
+    pipeline = diffusers.DiffusionPipeline.from_pretrained(
+        folder, use_safetensors=True, local_files_only=True, safety_checker=None,
+        torch_dtype=torch.bfloat16 if bf16 else torch.float32).to(device)
+    pipeline.set_progress_bar_config(disable=True)
     flags = {"num_inference_steps": args.steps, "guidance_scale": args.guidance_scale,
              "height": args.render_size, "width": args.render_size}
     call = {name: value for name, value in flags.items() if value is not None}
     prompts = [args.prompt.replace("{}", name.replace("_", " ")) for name in task.class_names]
+    files = sorted(path for pattern in FILES[1:] for path in folder.glob(pattern))
     settings = {
-        "name": "text_to_image", "pipeline": type(pipeline).__name__,
-        "weights_sha256": digest(folder, ["*/*.safetensors"]),
-        "configs_sha256": digest(folder, CONFIGS),  # scheduler and tokenizers make bytes too
-        "licence": weights.model_card_licence(folder), "prompt": args.prompt,
-        "prompts": prompts, **call, "dtype": "bf16" if bf16 else "fp32",
+        "name": "text_to_image",
+        "pipeline_sha256": run.sha256("".join(map(run.sha256_file, files)).encode()),
+        "licence": weights.model_card_licence(folder), "prompts": prompts, **call,
+        "dtype": "bf16" if bf16 else "fp32",
         "diffusers": diffusers.__version__, "transformers": transformers.__version__}
-    if not Path(args.weights).exists():
-        settings["weights"] = args.weights  # a hub id
-    resolution = LARGE_SIDE if task.large else task.resolution
-    return TextToImageGenerator(pipeline, prompts, call, resolution, settings)
-
-
-def digest(folder: Path, patterns: list[str] | tuple[str, ...]) -> str:
-    """SHA-256 of the files' digests, in the order of their paths."""
-    files = sorted(path for pattern in patterns for path in folder.glob(pattern))
-    return run.sha256("".join(map(run.sha256_file, files)).encode())
-
-
-def load(folder: Path, dtype: torch.dtype):
-    """The pipeline of a folder, from safetensors."""
-    import diffusers
-
-    code = next(folder.rglob("*.py"), None)  # diffusers would import it
-    if code:
-        raise UserError(f"{code} could run code; a pipeline needs none")
-    index = run.read_json(folder / "model_index.json")
-    pipeline = diffusers.DiffusionPipeline.from_pretrained(
-        folder, use_safetensors=True, local_files_only=True, torch_dtype=dtype,
-        **{name: value for name, value in CHECKERS.items() if name in index})
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+    return TextToImageGenerator(pipeline, prompts, call,
+                                LARGE_SIDE if task.large else task.resolution, settings)

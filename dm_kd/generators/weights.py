@@ -1,16 +1,16 @@
 """Reads the weights of diffusion transformers; nothing in a file is run.
 
-Three layouts become one state dict with the original's keys, so that all make the same images:
+Three layouts become one state dict with the original's keys:
 
 - the original (facebookresearch/DiT): a file with a state dict, bare or under `ema` or `model`; the
   sizes are read off the shapes;
-- diffusers: a folder or a hub repository with transformer/, scheduler/ and vae/;
+- diffusers: a folder or a hub repository with transformer/ and scheduler/;
 - a folder of train_generator: dit.safetensors and its card.
 """
 
-import argparse
 import math
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -20,24 +20,21 @@ from torch import Tensor, nn
 from dm_kd import run
 from dm_kd.run import UserError
 
-NAME = "dit"  # train_generator writes dit.safetensors and dit.json
 MODEL_FILE = "diffusion_pytorch_model"
 FILES = ("README.md", "*config.json", f"*{MODEL_FILE}.safetensors", f"*{MODEL_FILE}.bin")
 # What the network was trained for; a sampler of another process would make other images.
-PROCESS = {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02, "trained_betas": None,
+PROCESS = {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02,
            "num_train_timesteps": 1000, "prediction_type": "epsilon"}
-# XL/2 of ImageNet, the only public weights of facebookresearch/DiT, of SiT and of REPA.
-PUBLISHED = {"patch_size": 2, "width": 1152, "depth": 28, "num_classes": 1000}
+XL_WIDTH = 1152  # of DiT-XL/2, the only public weights of DiT, SiT and REPA
 LICENCE = "CC-BY-NC 4.0"  # of DiT's
 
 
 def read(spec: str) -> tuple[dict, dict[str, Tensor], dict]:
     """DiT's config, its state dict in the original's keys as stored (diffusers stores no
-    pos_embed), and a card: sha256, licence, vae (the folder of its own decoder, or absent)."""
+    pos_embed), and a card: sha256, licence."""
     path = local(spec)
-    path = path.parent if path.name == f"{NAME}.safetensors" else path
-    if (path / f"{NAME}.json").is_file():
-        state, card = run.read_with_card(path, NAME)
+    if (path / "dit.json").is_file():
+        state, card = run.read_with_card(path, "dit")
         return card["config"], state, card
     if path.is_dir():
         return _read_diffusers(path)
@@ -48,7 +45,8 @@ def read(spec: str) -> tuple[dict, dict[str, Tensor], dict]:
 
 def licence(config: dict, published: str) -> str:
     """`published` for networks of the published size; anyone may have trained the others."""
-    return published if PUBLISHED.items() <= config.items() else "unknown"
+    is_published = config["width"] == XL_WIDTH and config["num_classes"] == 1000
+    return published if is_published else "unknown"
 
 
 def local(spec: str, patterns: Sequence[str] = FILES) -> Path:
@@ -61,19 +59,15 @@ def local(spec: str, patterns: Sequence[str] = FILES) -> Path:
     return Path(snapshot_download(spec, allow_patterns=list(patterns), ignore_patterns=["*fp16*"]))
 
 
-def read_tensors(file: Path) -> dict:
-    """A file's content; a UserError if it would run code or is damaged."""
-    if file.suffix == ".safetensors":
-        return run.load_safetensors(file)
-    # a training checkpoint of DiT holds its flags as an argparse.Namespace
-    with torch.serialization.safe_globals([argparse.Namespace]):
-        return run.load_pt(file)
-
-
 def read_state(file: Path) -> dict[str, Tensor]:
-    """The averaged weights of a checkpoint, else its model's, else the file's own."""
-    state = read_tensors(file)
-    return dict(state.get("ema") or state.get("model") or state)
+    """A checkpoint's averaged weights, else its model's, else the file's own, with the network's
+    own keys."""
+    from dm_kd import checkpoints
+
+    state, facts = checkpoints.read(file)
+    if "weights" in facts:
+        print(f"{file}: {facts['weights']}", file=sys.stderr)
+    return checkpoints.under_prefix(state, ["x_embedder.proj.weight"])[0]
 
 
 def sizes(state: dict[str, Tensor], where: object, input_size: int | None = None,
@@ -90,12 +84,15 @@ def sizes(state: dict[str, Tensor], where: object, input_size: int | None = None
     if heads is None and width % 64:
         raise UserError(f"{where}: the file does not tell the attention heads of a DiT of width "
                         f"{width}", "a diffusers folder, whose config.json tells them")
-    depth = len({key.split(".")[1] for key in state if key.startswith("blocks.")})
     # DiT-S, B and L have 64 channels per head (6, 12, 16), XL has 72 (16)
-    heads = heads or (16 if width == 1152 else width // 64)
+    heads = heads or (16 if width == XL_WIDTH else width // 64)
     return {"input_size": side, "patch_size": patch_size, "channels": channels, "width": width,
-            "depth": depth, "heads": heads, "num_classes": classes,
+            "depth": depth(state, "blocks"), "heads": heads, "num_classes": classes,
             "learn_sigma": out_channels == 2 * channels}
+
+
+def depth(state: dict[str, Tensor], blocks: str) -> int:
+    return len({key.split(".")[1] for key in state if key.startswith(f"{blocks}.")})
 
 
 def fill(build: Callable[[], nn.Module], state: dict[str, Tensor], where: object) -> nn.Module:
@@ -119,29 +116,27 @@ def fill(build: Callable[[], nn.Module], state: dict[str, Tensor], where: object
 # --- diffusers' layout ----------------------------------------------------------------------------
 
 # Ours (the original checkpoint's) module -> those of diffusers' DiTTransformer2DModel, in the order
-# in which their rows are stacked. * = block number; diffusers keeps a copy of each embedding in
-# every block. Its position table is computed, not stored.
+# in which their rows are stacked. * = a block; diffusers keeps a copy of each embedding in every
+# block. Its position table is computed, not stored.
 DIFFUSERS_NAMES = {
-    "x_embedder.proj": ("pos_embed.proj",),
-    "t_embedder.mlp.0": ("transformer_blocks.*.norm1.emb.timestep_embedder.linear_1",),
-    "t_embedder.mlp.2": ("transformer_blocks.*.norm1.emb.timestep_embedder.linear_2",),
-    "y_embedder.embedding_table": (
-        "transformer_blocks.*.norm1.emb.class_embedder.embedding_table",),
-    "blocks.*.attn.qkv": ("transformer_blocks.*.attn1.to_q", "transformer_blocks.*.attn1.to_k",
-                          "transformer_blocks.*.attn1.to_v"),
-    "blocks.*.attn.proj": ("transformer_blocks.*.attn1.to_out.0",),
-    "blocks.*.mlp.fc1": ("transformer_blocks.*.ff.net.0.proj",),
-    "blocks.*.mlp.fc2": ("transformer_blocks.*.ff.net.2",),
-    "blocks.*.adaLN_modulation.1": ("transformer_blocks.*.norm1.linear",),
-    "final_layer.linear": ("proj_out_2",),
-    "final_layer.adaLN_modulation.1": ("proj_out_1",),
+    "x_embedder.proj": ["pos_embed.proj"],
+    "t_embedder.mlp.0": ["transformer_blocks.*.norm1.emb.timestep_embedder.linear_1"],
+    "t_embedder.mlp.2": ["transformer_blocks.*.norm1.emb.timestep_embedder.linear_2"],
+    "y_embedder.embedding_table": ["transformer_blocks.*.norm1.emb.class_embedder.embedding_table"],
+    "blocks.*.attn.qkv": [f"transformer_blocks.*.attn1.to_{part}" for part in "qkv"],
+    "blocks.*.attn.proj": ["transformer_blocks.*.attn1.to_out.0"],
+    "blocks.*.mlp.fc1": ["transformer_blocks.*.ff.net.0.proj"],
+    "blocks.*.mlp.fc2": ["transformer_blocks.*.ff.net.2"],
+    "blocks.*.adaLN_modulation.1": ["transformer_blocks.*.norm1.linear"],
+    "final_layer.linear": ["proj_out_2"],
+    "final_layer.adaLN_modulation.1": ["proj_out_1"],
 }
 
 
-def _layouts(depth: int) -> Iterator[tuple[str, list[str]]]:
+def _layouts(blocks: int) -> Iterator[tuple[str, list[str]]]:
     """(our key, the keys of diffusers that make it up); ours comes again for each copy."""
     for ours, theirs in DIFFUSERS_NAMES.items():
-        for block in range(depth if "*" in theirs[0] else 1):
+        for block in range(blocks if "*" in theirs[0] else 1):
             for kind in ("weight", "bias")[:1 if "embedding_table" in ours else 2]:
                 yield (f"{ours}.{kind}".replace("*", str(block)),
                        [f"{name}.{kind}".replace("*", str(block)) for name in theirs])
@@ -149,21 +144,16 @@ def _layouts(depth: int) -> Iterator[tuple[str, list[str]]]:
 
 def to_diffusers(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Our state dict -> that of diffusers' DiTTransformer2DModel, no two entries in one memory."""
-    depth = len({key.split(".")[1] for key in state if key.startswith("blocks.")})
-    return {key: part.clone() for ours, theirs in _layouts(depth)
+    return {key: part.clone() for ours, theirs in _layouts(depth(state, "blocks"))
             for key, part in zip(theirs, state[ours].chunk(len(theirs)), strict=True)}
 
 
-def from_diffusers(state: dict[str, Tensor], where: object = "") -> dict[str, Tensor]:
-    """diffusers' state dict -> ours, without pos_embed, which diffusers computes. Unknown keys
-    stay, and `fill` names them. Ours, and the original, have one embedding table: a UserError if
-    the blocks' differ."""
-    depth = len({key.split(".")[1] for key in state if key.startswith("transformer_blocks.")})
-    converted, state = {}, dict(state)
-    for ours, theirs in _layouts(depth):
-        value = torch.cat([state.pop(key) for key in theirs])
-        if not torch.equal(converted.setdefault(ours, value), value):
-            raise UserError(f"{where}: the blocks' embedding tables differ: {theirs[0]}")
+def from_diffusers(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """diffusers' state dict -> ours, without pos_embed; of the embeddings the last block's copy.
+    Unknown keys stay, and `fill` names them."""
+    state = dict(state)
+    converted = {ours: torch.cat([state.pop(key) for key in theirs])
+                 for ours, theirs in _layouts(depth(state, "transformer_blocks"))}
     return converted | state
 
 
@@ -175,20 +165,18 @@ def _read_diffusers(folder: Path) -> tuple[dict, dict[str, Tensor], dict]:
                             f"is {process.get(name)}, not {value}")
     theirs = run.read_json(folder / "transformer" / "config.json")
     file = weight_file(folder / "transformer")
-    state = from_diffusers(read_tensors(file), folder)
+    state = from_diffusers(read_state(file))
     config = sizes(state, folder, theirs["sample_size"], theirs["num_attention_heads"])
-    card = {"sha256": run.sha256_file(file), "licence": model_card_licence(folder)}
-    return config, state, card | ({"vae": folder / "vae"} if (folder / "vae").exists() else {})
+    return config, state, {"sha256": run.sha256_file(file), "licence": model_card_licence(folder)}
 
 
 def model_card_licence(folder: Path) -> str:
     """What the model card, README.md, says."""
     card = folder / "README.md"
-    line = re.search(r"^license: *(\S+)", card.read_text(), re.M) if card.is_file() else None
-    return line[1] if line else "unknown"
+    text = card.read_text() if card.is_file() else ""
+    return (re.findall(r"^license: *(\S+)", text, re.M) or ["unknown"])[0]
 
 
 def weight_file(folder: Path) -> Path:
-    """The file of weights in a folder of diffusers."""
     file = folder / f"{MODEL_FILE}.safetensors"
     return file if file.exists() else file.with_suffix(".bin")

@@ -5,8 +5,7 @@ SMALL is the re-implementation in Fast-Datafree and CMI whose numbers the CIFAR 
 CMI's total variation term and without Fast-Datafree's -0.001 x (the student's batch norm term). The
 tables call the row "DeepInv-2k"; the programs' scripts have 1,000 iterations. LARGE has the
 weights, Adam and jitter of DeepInversion's own program, which begins at half the size and lets the
-learning rate rise and fall (as synthesize's --generator deepinversion does); here all updates are
-at full size and at one rate.
+learning rate rise and fall; here all updates are at full size and at one rate.
 
 The batch of the lowest loss is kept, as in NVIDIA's program for ImageNet. The CIFAR programs return
 the last one, since what they keep is an alias of the pixels.
@@ -16,22 +15,18 @@ from torch import Tensor, nn
 
 from dm_kd.rivals import common, terms
 
-POOL = {"calls_per_epoch": 1, "warmup_calls": 0}
 SMALL = {"adi": {
     "bn_weight": 10.0, "ce_target_weight": 1.0, "adv_js_weight": 1.0, "tv_l1_weight": 1e-3,
-    "pixel_rate": 0.1, "inner_steps": 1000, "synthesis_batch": 256, "pool_images": 60_000, **POOL}}
+    "pixel_rate": 0.1, "inner_steps": 1000, "synthesis_batch": 256, "student_steps": 0,
+    "warmup_calls": 0, "pool_images": 60_000}}
 LARGE = {"adi": {
     "bn_weight": 0.01, "ce_target_weight": 1.0, "adv_js_weight": 0.2, "tv_l2_weight": 1e-4,
     "l2_weight": 1e-5, "pixel_rate": 0.25, "inner_steps": 2000, "synthesis_batch": 84,
-    "pool_images": 20_000, **POOL}}
+    "student_steps": 0, "warmup_calls": 0, "pool_images": 20_000}}
 HELP = {"pixel_rate": "Adam's learning rate of the pixels"}
 
 
-def build(context: common.Context) -> common.Source:
-    return common.growing(context, AdaptiveDeepInversion(context))
-
-
-class AdaptiveDeepInversion:
+class Method:
     KEPT = ()
 
     def __init__(self, context: common.Context):
@@ -39,11 +34,11 @@ class AdaptiveDeepInversion:
 
     def make_batch(self, student: nn.Module, call: int) -> tuple[Tensor, Tensor]:
         context, task, args = self.context, self.context.task, self.context.args
-        active = context.terms_of(adversarial=call >= args.warmup_calls)
+        active = context.terms_of(call)
         targets, x = context.draws(call, (task.channels, task.resolution, task.resolution))
         draw = common.numbers(context.seed, call, common.VIEW)
         # DeepInversion's ImageNet recipe: weight of the first layer, Adam's betas, most jitter
-        first, betas, most = (10.0, (0.5, 0.9), 30) if context.large else (
+        first, betas, most = (10.0, (0.5, 0.9), 30) if context.task.large else (
             1.0, (0.5, 0.99), context.pad)
 
         def losses(x: Tensor, step: int) -> dict[str, Tensor]:

@@ -17,25 +17,19 @@ from torch import Tensor, nn
 from dm_kd import augment
 from dm_kd.rivals import common, terms
 
-HEAD_WIDTH = 256  # of the contrastive head's output
+HEAD_WIDTH, HEAD_RATE = 256, 1e-3  # of the contrastive head: its output, Adam's learning rate
+TEMPERATURE = 0.2  # of the contrastive term
 LOCAL_AREA = 0.25  # least area of the local view
 BANK, LOCAL = 15, 16  # what random numbers are for, see common.py
 SMALL = {"cmi": {
     "bn_weight": 1.0, "ce_target_weight": 1.0, "adv_dad_weight": 0.5, "contrastive_weight": 0.8,
     "latent_size": 256, "generator_width": 128, "generator_rate": 1e-3, "latent_rate": 1e-3,
-    "head_rate": 1e-3, "contrast_temperature": 0.2, "bank_images": 4096, "synthesis_batch": 256,
-    "inner_steps": 200, "calls_per_epoch": 1, "warmup_calls": 0, "pool_images": 60_000}}
-HELP = {
-    "head_rate": "Adam's learning rate of the contrastive head",
-    "contrast_temperature": "temperature of the contrastive term",
-    "bank_images": "images of the pool that a call is contrasted with"}
+    "bank_images": 4096, "synthesis_batch": 256, "inner_steps": 200, "student_steps": 0,
+    "warmup_calls": 0, "pool_images": 60_000}}
+HELP = {"bank_images": "images of the pool that a call is contrasted with"}
 
 
-def build(context: common.Context) -> common.Source:
-    return common.growing(context, CMI(context))
-
-
-class CMI:
+class Method:
     KEPT = ("head", "head_optimizer")
 
     def __init__(self, context: common.Context):
@@ -45,13 +39,13 @@ class CMI:
         with common.initialised_by(context.seed, common.INIT):
             self.head = nn.Sequential(nn.Linear(size, size), nn.ReLU(),
                                       nn.Linear(size, HEAD_WIDTH)).to(context.device)
-        self.head_optimizer = torch.optim.Adam(self.head.parameters(), lr=context.args.head_rate)
+        self.head_optimizer = torch.optim.Adam(self.head.parameters(), lr=HEAD_RATE)
 
     def features(self, x: Tensor) -> Tensor:
         """Standardised images -> [B, d]."""
-        with terms.reading(self.context.teacher, False, self.layers) as read:
+        with terms.recorded(self.layers, spatial_mean) as means:
             terms.logits(self.context.teacher, x, self.context.bf16)
-        return torch.cat(read.means, 1)
+        return torch.cat(means, 1)
 
     def local(self, images: Tensor, *key: int) -> Tensor:
         """Crops of 25 to 100 %, standardised."""
@@ -59,41 +53,33 @@ class CMI:
             images, LOCAL_AREA, self.context.task.flip, common.numbers(self.context.seed, *key)))
 
     @torch.no_grad()
-    def bank(self, call: int) -> tuple[Tensor, Tensor]:
-        """Features [N, d] of crops and wholes of some of the pool's images (N may be 0)."""
-        context, args = self.context, self.context.args
-        chosen = torch.randperm(len(context.pool), generator=common.numbers(
+    def bank(self, call: int) -> tuple[list[Tensor], list[Tensor]]:
+        """Features [n, d] of crops and of wholes of some of the pool's images, if it has any."""
+        context, args, local, whole = self.context, self.context.args, [], []
+        order = torch.randperm(len(context.pool), generator=common.numbers(
             context.seed, call, BANK))[:args.bank_images]
-        local = [torch.zeros(0, self.head[0].in_features, device=context.device)]
-        whole = [local[0]]
-        for i, index in enumerate(chosen.split(args.synthesis_batch) if len(chosen) else ()):
-            images = context.pool[index].to(context.device).float() / 255
+        for i, ids in enumerate(order.split(args.synthesis_batch) if len(order) else ()):
+            images = augment.send(context.pool[ids], context.device).float() / 255
             local.append(self.features(self.local(images, call, BANK, i, LOCAL)))
             whole.append(self.features(context.view(images, call, args.inner_steps + i)))
-        return torch.cat(local), torch.cat(whole)
-
-    def contrast(self, local: Tensor, whole: Tensor, bank: tuple[Tensor, Tensor]) -> Tensor:
-        unit = [F.normalize(self.head(torch.cat(pair)), dim=1)
-                for pair in ((local, bank[0]), (whole, bank[1]))]
-        return contrastive(*unit, self.context.args.contrast_temperature, len(local))
+        return local, whole
 
     def make_batch(self, student: nn.Module, call: int) -> tuple[Tensor, Tensor]:
         context, args = self.context, self.context.args
-        active = context.terms_of(adversarial=call >= args.warmup_calls)
-        network, bank = context.generator(call, common.INIT), self.bank(call)
+        network = context.generator(call, common.INIT)
         draw_weights(network, common.numbers(context.seed, call, common.INIT))
         targets, z = context.draws(call, network.shape)
-        optimizer = torch.optim.Adam([
-            {"params": list(network.parameters()), "lr": args.generator_rate},
-            {"params": [z.requires_grad_()], "lr": args.latent_rate}], **common.ADAM)
+        optimizer = common.adam(network, args.generator_rate, z.requires_grad_(), args.latent_rate)
+        active, bank = context.terms_of(call), self.bank(call)
 
         def losses(images: Tensor, step: int) -> dict[str, Tensor]:
-            parts, read = terms.weighted(
-                active, context.teacher, context.view(images, call, step), student, targets,
-                means_of=self.layers, bf16=context.bf16)
+            with terms.recorded(self.layers, spatial_mean) as means:
+                parts, _ = terms.weighted(active, context.teacher, context.view(images, call, step),
+                                          student, targets, bf16=context.bf16)
             local = self.features(self.local(images, call, step, LOCAL))
-            contrast = self.contrast(local, torch.cat(read.means, 1), bank)
-            return parts | {"contrastive": args.contrastive_weight * contrast}
+            features = [local, *bank[0]], [torch.cat(means, 1), *bank[1]]
+            unit = [F.normalize(self.head(torch.cat(parts)), dim=1) for parts in features]
+            return parts | {"contrastive": args.contrastive_weight * contrastive(*unit, len(local))}
 
         # generator and head minimise the same loss
         images = common.optimise([optimizer, self.head_optimizer], lambda: network(z), losses,
@@ -101,16 +87,20 @@ class CMI:
         return images, targets
 
 
-def contrastive(local: Tensor, whole: Tensor, temperature: float, current: int) -> Tensor:
-    """Match each image's crop with its own image among all: cross-entropy of local wholeᵀ /
-    temperature with the diagonal, the mean over the first `current` images plus the mean over the
-    others, which come from the pool. No gradient flows through `whole`. local, whole: unit vectors
-    [N, d] of the crops and of the whole images."""
-    logits = local.float() @ whole.detach().float().T / temperature
+def contrastive(local: Tensor, whole: Tensor, current: int) -> Tensor:
+    """Match each image's crop with its own image among all: cross-entropy of local wholeᵀ / 0.2
+    with the diagonal, the mean over the first `current` images plus the mean over the others, which
+    come from the pool. No gradient flows through `whole`. local, whole: unit vectors [N, d]."""
+    logits = local.float() @ whole.detach().float().T / TEMPERATURE
     each = F.cross_entropy(logits, torch.arange(len(logits), device=logits.device),
                            reduction="none")
     own = each[:current].mean()
     return own if current == len(each) else own + each[current:].mean()
+
+
+def spatial_mean(layer: nn.Module, x: Tensor) -> Tensor:
+    """[B, C, H, W] -> [B, C]."""
+    return x.float().mean((2, 3))
 
 
 def feature_layers(teacher: nn.Module) -> list[nn.Module]:

@@ -1,17 +1,17 @@
-"""What the rivals share: presets as flags, random numbers as functions of the seed, the one
+"""What the rivals share: presets as flags, random numbers that are functions of the seed, the one
 optimisation loop, and the source of batches for engine.fit.
 
 To add a method: a file here and a line in RIVALS of distill.py. The file has
 
 - presets SMALL and, where one is published for 224 pixels, LARGE: {method: {setting: value}}. Each
   setting is a flag; NAME_weight is the weight of a loss term. Its HELP explains further settings;
-- `build(context)`, which returns the Source of
-- a class with `make_batch(student, call) -> (images float in [0, 1] [B, C, H, W], the classes they
-  were made for int64 [B])`, and `KEPT`, its modules and optimizers that a checkpoint holds.
+- a class `Method(context)` with `make_batch(student, call) -> (images float in [0, 1] [B, C, H, W],
+  their classes int64 [B])`, and `KEPT`, its modules and optimizers that a checkpoint holds.
 """
 
 import argparse
 import contextlib
+import importlib
 import math
 import sys
 from collections.abc import Callable, Iterator
@@ -27,7 +27,6 @@ from dm_kd.rivals.networks import Generator, large_generator, small_generator
 from dm_kd.run import UserError, nonnegative_float, nonnegative_int
 from dm_kd.tasks import Task
 
-ADAM = {"betas": (0.5, 0.999)}  # of every generator, in every published preset
 LARGE_AREA = 0.75  # least area of the views at 224 pixels (FastDFKD's program)
 HELP = {
     "latent_size": "numbers in the generator's noise vector (224 pixels: channels of its map)",
@@ -35,18 +34,21 @@ HELP = {
     "generator_rate": "Adam's learning rate of the generator",
     "latent_rate": "Adam's learning rate of the noise",
     "synthesis_batch": "images in a batch of the method's updates",
-    "student_steps": "student steps after each update of the generator",
     "generator_output": "last layer of the generator: sigmoid (its first images are grey) or norm, "
                         "a batch norm without weights, whose images have the task's contrast",
     "inner_steps": "updates that make one batch of images",
-    "calls_per_epoch": "calls for new images in an epoch, a divisor of --steps-per-epoch",
+    "student_steps": "student steps after each call for new images; 0 = an epoch's",
     "warmup_calls": "calls before the first student step, without the adversarial term",
-    "pool_images": "size of the pool; a full one loses its oldest images",
-    "bn_momentum": "share of the past calls in the batch statistics"}
+    "pool_images": "size of the pool; a full one loses its oldest images; 0 = those of one call"}
 CHOICES = {"generator_output": ("sigmoid", "norm")}
 
 # The last number of a random generator's key: what it is for.
 INIT, DRAW, VIEW, ORDER = 11, 12, 13, 14
+
+
+def load(file: str) -> ModuleType:
+    """A method's module, by the name of its file."""
+    return importlib.import_module(f"dm_kd.rivals.{file}")
 
 
 def add_arguments(parser: argparse.ArgumentParser, method: str, module: ModuleType, large: bool
@@ -65,10 +67,10 @@ def add_arguments(parser: argparse.ArgumentParser, method: str, module: ModuleTy
 
 # --- random numbers -------------------------------------------------------------------------------
 
-def numbers(*key: int) -> torch.Generator:
-    """A generator on the CPU whose numbers are a function of the key alone."""
+def numbers(*key: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator whose numbers are a function of the key, and of the kind of device."""
     seed = np.random.SeedSequence(key).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(seed) >> 1)
+    return torch.Generator(device).manual_seed(int(seed) >> 1)
 
 
 @contextlib.contextmanager
@@ -82,35 +84,40 @@ def initialised_by(*key: int) -> Iterator[None]:
 
 # --- the optimisation loop ------------------------------------------------------------------------
 
-def optimise(optimizers: list[torch.optim.Optimizer], images_of: Callable[[], Tensor],
-             losses: Callable[[Tensor, int], dict[str, Tensor]], steps: int, where: str,
-             after: Callable[[], None] = lambda: None) -> Tensor:
-    """Minimise a sum of terms; returns a copy of the batch of images with the lowest loss. Only the
-    optimizers' parameters get a gradient.
+def adam(network: nn.Module, rate: float, noise: Tensor | None = None, noise_rate: float = 0.0
+         ) -> torch.optim.Adam:
+    """Of a generator and, where given, of its noise."""
+    groups = [{"params": [p for p in network.parameters() if p is not noise], "lr": rate}]
+    if noise is not None:
+        groups.append({"params": [noise], "lr": noise_rate})
+    return torch.optim.Adam(groups, betas=(0.5, 0.999))  # as every published preset
 
-    Args:
-        images_of: () -> images, a function of the parameters.
-        losses: (images, step) -> {term: weighted scalar}.
-        where: which batch this is, for the UserError if a term is NaN or infinite.
-        after: runs after each step.
-    """
+
+def optimise(optimizers: list[torch.optim.Optimizer], images_of: Callable[[], Tensor],
+             losses: Callable[[Tensor, int], dict[str, Tensor]], steps: int, where: str) -> Tensor:
+    """Minimise a sum of terms; returns a copy of the batch of images with the lowest loss, or a
+    UserError if a term is NaN or infinite. Only the optimizers' parameters get a gradient.
+
+    images_of: () -> images.  losses: (images, step) -> {term: weighted scalar}.
+    where: which batch this is, for the UserError."""
     parameters = [p for o in optimizers for group in o.param_groups for p in group["params"]]
-    best, lowest = None, math.inf
+    best, lowest, history = 0.0, math.inf, []  # on the device; read back after the last step
     for step in range(steps):
         images = images_of()
         parts = losses(images, step)
         loss = sum(parts.values())
-        value = loss.item()
-        if not math.isfinite(value):
-            terms.check_finite({**parts, "the sum": loss}, f"{where} at step {step + 1}")
-        if value < lowest:
-            best, lowest = images.detach().clone(), value
+        history.append({name: value.detach() for name, value in (*parts.items(), ("sum", loss))})
+        better = history[-1]["sum"] < lowest
+        best = torch.where(better, images.detach(), best)
+        lowest = torch.where(better, history[-1]["sum"], lowest)
         for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters),
                                        strict=True):
             parameter.grad = gradient
         for optimizer in optimizers:
             optimizer.step()
-        after()
+    if not torch.stack([parts["sum"] for parts in history]).isfinite().all():
+        for step, parts in enumerate(history):
+            terms.check_finite(parts, f"{where} at step {step + 1}")
     return best
 
 
@@ -119,45 +126,30 @@ def optimise_pixels(x: Tensor, losses: Callable[[Tensor, int], dict[str, Tensor]
                     bounds: tuple[Tensor, Tensor], where: str) -> Tensor:
     """`optimise` of the pixels themselves by Adam, clipped after each step to black and white.
 
-    Args:
-        x: standardised images [B, C, H, W]; not changed.
-        rate: step -> learning rate.
-        bounds: the standardised black and white, each [C, 1, 1].
-    """
+    x: standardised images [B, C, H, W]; not changed.  rate: step -> learning rate.
+    bounds: the standardised black and white, each [C, 1, 1]."""
     x = x.detach().clone().requires_grad_()
     optimizer = torch.optim.Adam([x], lr=1.0, betas=betas)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
 
-    def after() -> None:
+    def after(*_) -> None:
         schedule.step()
         x.data = x.data.clamp(*bounds)
 
-    return optimise([optimizer], lambda: x, losses, steps, where, after).clamp(*bounds)
-
-
-@contextlib.contextmanager
-def still(student: nn.Module) -> Iterator[nn.Module]:
-    """Inside the block the student is in eval mode and its weights need no gradient: gradients flow
-    through it, and not a bit of it changes."""
-    training = student.training
-    student.eval().requires_grad_(False)
-    try:
-        yield student
-    finally:
-        student.train(training).requires_grad_()
+    optimizer.register_step_post_hook(after)
+    return optimise([optimizer], lambda: x, losses, steps, where).clamp(*bounds)
 
 
 # --- what a method works with ---------------------------------------------------------------------
 
 class Context:
-    """Settings, task, teacher and what follows from them; a UserError if the teacher lacks what a
-    term reads. args: of distill, with the method's flags; teacher: in eval mode, on `device`.
-    """
+    """Settings, task, frozen teacher and what follows from them; a UserError if the teacher lacks
+    what a term reads. args: of distill, with the method's flags."""
 
     def __init__(self, args: argparse.Namespace, task: Task, teacher: nn.Module,
                  device: torch.device):
         self.args, self.task, self.teacher, self.device = args, task, teacher, device
-        self.seed, self.bf16, self.large = args.seed, args.amp == "bf16", task.large
+        self.seed, self.bf16 = args.seed, args.amp == "bf16"
         self.terms = {name: weight for name in terms.NAMES
                       if (weight := getattr(args, f"{name}_weight", 0.0))}
         self.mean, self.std = (torch.tensor(v, device=device).view(-1, 1, 1)
@@ -165,37 +157,38 @@ class Context:
         self.pad = task.resolution // 8  # of the views; 4 of 32 pixels, as published
         self.pool: Tensor | None = None  # the images kept so far, set by Source
         self.averages: terms.Statistics = []  # of bn_ema, over past calls
-        terms.require(teacher, set(self.terms), args.teacher,
-                      "a method without the term (dafl, zskt); or its weight 0")
+        if terms.OF_STATISTICS & self.terms.keys():
+            terms.batch_norms(teacher)
 
     def standardize(self, x: Tensor) -> Tensor:
         """Images in [0, 1] -> a network's input, with gradients."""
         return ((x - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
 
-    def terms_of(self, adversarial: bool) -> dict[str, float]:
-        """{term: weight} of a call; those that look at the student only if adversarial."""
+    def terms_of(self, call: int) -> dict[str, float]:
+        """{term: weight}; in the warm-up without those that look at the student."""
+        late = call >= self.args.warmup_calls
         return {name: weight for name, weight in self.terms.items()
-                if adversarial or name not in terms.OF_STUDENT}
+                if late or name not in terms.OF_STUDENT}
 
     def generator(self, *key: int, output: nn.Module | None = None) -> Generator:
         """A new generator, its weights a function of the key."""
         side, channels, latent = self.task.resolution, self.task.channels, self.args.latent_size
         with initialised_by(self.seed, *key):
-            network = (large_generator(latent, side, channels, self.bf16) if self.large else
+            network = (large_generator(latent, side, channels, self.bf16) if self.task.large else
                        small_generator(latent, self.args.generator_width, side, channels,
                                        self.bf16, output))
         return network.to(self.device, memory_format=torch.channels_last)
 
     def draws(self, call: int, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         """A call's classes, uniform int64 [B], and noise [B, *shape]."""
-        draw, size = numbers(self.seed, call, DRAW), self.args.synthesis_batch
-        targets = torch.randint(self.task.num_classes, (size,), generator=draw)
-        return targets.to(self.device), torch.randn(size, *shape, generator=draw).to(self.device)
+        size, draw = self.args.synthesis_batch, numbers(self.seed, call, DRAW, device=self.device)
+        targets = torch.randint(self.task.num_classes, (size,), generator=draw, device=self.device)
+        return targets, torch.randn(size, *shape, generator=draw, device=self.device)
 
     def view(self, images: Tensor, call: int, step: int) -> Tensor:
         """Augmented, standardised images with gradients, of images in [0, 1]: at 224 pixels
         random-resized crops of 75 to 100 %, else pad and crop; mirrored where the task mirrors."""
-        if self.large:
+        if self.task.large:
             draw = numbers(self.seed, call, step, VIEW)
             return self.standardize(augment.resized_view(images, LARGE_AREA, True, draw))
         moment, ids = call * 100_003 + step, torch.arange(len(images))
@@ -204,42 +197,39 @@ class Context:
         return self.standardize(augment.pad_crop_flip(images, offsets, mirrored, self.pad))
 
     def make_images(self, optimizer: torch.optim.Optimizer, images_of: Callable[[], Tensor],
-                    targets: Tensor, student: nn.Module, call: int, adversarial: bool,
-                    first_view: int = 0, after: Callable[[], None] = lambda: None) -> Tensor:
+                    active: dict[str, float], targets: Tensor, student: nn.Module, call: int,
+                    first_view: int = 0) -> Tensor:
         """`optimise` over views of the images, with running averages of the batch statistics
-        (fastdfkd, nayer)."""
-        active, momentum, read = self.terms_of(adversarial), self.args.bn_momentum, None
+        (fastdfkd, nayer). active: {term: weight}."""
+        statistics: terms.Statistics = []
 
         def losses(images: Tensor, step: int) -> dict[str, Tensor]:
-            nonlocal read
+            nonlocal statistics
             x = self.view(images, call, first_view + step)
-            parts, read = terms.weighted(active, self.teacher, x, student, targets, self.averages,
-                                         momentum, bf16=self.bf16)
+            parts, statistics = terms.weighted(active, self.teacher, x, student, targets,
+                                               self.averages, bf16=self.bf16)
             return parts
 
         images = optimise([optimizer], images_of, losses, self.args.inner_steps,
-                          f"in call {call + 1}", after)
-        last = [(mean.detach(), variance.detach()) for mean, variance in read.statistics]
-        self.averages = terms.blend(self.averages, last, momentum)
+                          f"in call {call + 1}")
+        self.averages = terms.blend(self.averages, [
+            (mean.detach(), variance.detach()) for mean, variance in statistics])
         return images
-
-
-def to_uint8(x: Tensor) -> Tensor:
-    """[0, 1] -> 0 .. 255, rounded to the nearest (Fast-Datafree truncates)."""
-    return (x.detach() * 255 + 0.5).clamp(0, 255).to(torch.uint8)
 
 
 # --- the source -----------------------------------------------------------------------------------
 
 class Source:
-    """A pool of at most `size` images and the calls of the method that fill it: `warmup` before the
-    first student step, then one before each `length` steps. The pool is uint8 in memory and part of
+    """A pool of images and the calls of a method that fill it: `warmup_calls` before the first
+    student step, then one before each `student_steps`. The pool is uint8 in memory and part of
     every checkpoint: 3 kB an image at 32 x 32, 150 kB at 224 x 224."""
 
-    def __init__(self, context: Context, method, length: int, warmup: int, size: int):
-        task = context.task
-        self.context, self.method, self.length, self.warmup = context, method, length, warmup
-        self.steps_per_epoch = context.args.steps_per_epoch
+    def __init__(self, context: Context, module: ModuleType):
+        self.context, args, task = context, context.args, context.task
+        self.method = module.Method(context)
+        self.steps_per_epoch = args.steps_per_epoch
+        self.length = args.student_steps or args.steps_per_epoch  # steps between two calls
+        size = args.pool_images or self.length * args.batch_size
         self.pool = torch.empty(size, task.channels, task.resolution, task.resolution,
                                 dtype=torch.uint8)
         self.labels = torch.empty(size, dtype=torch.int64)
@@ -250,18 +240,23 @@ class Source:
         return min(self.total, len(self.pool))
 
     def call(self, student: nn.Module) -> None:
-        """Make a batch and put it into the pool; a full one loses its oldest images."""
+        """Make a batch and put it into the pool. Gradients flow through the student, in eval mode,
+        and not a bit of it changes."""
         self.context.pool = self.pool[:self.kept]
-        with still(student):
-            images, classes = self.method.make_batch(student, self.calls)
-        images = to_uint8(images).cpu()[-len(self.pool):]
+        student.eval().requires_grad_(False)
+        images, classes = self.method.make_batch(student, self.calls)
+        student.train().requires_grad_()
+        # rounded to the nearest, Fast-Datafree truncates
+        images = (images * 255 + 0.5).clamp(0, 255).to(torch.uint8).cpu()[-len(self.pool):]
         places = (self.total + torch.arange(len(images))) % len(self.pool)
         self.pool[places], self.labels[places] = images, classes.cpu()[-len(images):]
         self.total, self.calls = self.total + len(images), self.calls + 1
 
-    def order(self, cycle: int, count: int) -> Tensor:
-        """Ids int64 [count] from permutations of all images, one after the other: place in the pool
-        + size of the pool x number of the permutation. cycle: calls since the warm-up."""
+    def order(self, cycle: int) -> Tensor:
+        """Ids int64 of the steps until the next call, from permutations of all images, one after
+        the other: place in the pool + size of the pool x number of the permutation. cycle: calls
+        since the warm-up."""
+        count = self.length * self.context.args.batch_size
         rounds = [np.random.Generator(np.random.PCG64(
             [self.context.seed, cycle, r, ORDER])).permutation(self.kept)
             + len(self.pool) * (r + (cycle << 20)) for r in range(-(-count // self.kept))]
@@ -272,22 +267,22 @@ class Source:
         """(images uint8 [B, C, H, W], the classes they were made for, ids never used before). All
         changes come before a batch is handed out, so `state_dict` belongs to the moment after it.
         """
-        size, order = self.context.args.batch_size, None
+        args, order = self.context.args, None
         for step in range(first_step, self.steps_per_epoch):
             cycle, at = divmod(epoch * self.steps_per_epoch + step, self.length)
-            due = self.warmup + cycle + 1
+            due = args.warmup_calls + cycle + 1
             if self.calls + 1 < due:
                 print(f"making the first images: {due - self.calls} calls", file=sys.stderr)
             while self.calls < due:
                 self.call(student)
             if at == 0 or order is None:
-                order = self.order(cycle, self.length * size)
-            ids = order[at * size:(at + 1) * size]
+                order = self.order(cycle)
+            ids = order[at * args.batch_size:(at + 1) * args.batch_size]
             places = ids % len(self.pool)
             yield self.pool[places], self.labels[places], ids
         newest = (self.total - 1 - torch.arange(min(100, self.kept))) % len(self.pool)
         sheet = image_set.tile([list(row) for row in self.pool[newest].split(10)])
-        run.write_file(self.context.args.out / "samples.png", image_set.encode_png(sheet))
+        run.write_file(args.out / "samples.png", image_set.encode_png(sheet))
 
     def state_dict(self) -> dict:
         """Clones, since torch.save writes all the memory that a view looks into."""
@@ -303,13 +298,3 @@ class Source:
                                  for pair in state["averages"]]
         for name, value in state["method"].items():
             getattr(self.method, name).load_state_dict(value)
-
-
-def growing(context: Context, method) -> Source:
-    """The source of a method whose pool grows; a UserError if the calls do not divide an epoch."""
-    args = context.args
-    if args.steps_per_epoch % args.calls_per_epoch:
-        raise UserError(f"--calls-per-epoch {args.calls_per_epoch} does not divide "
-                        f"--steps-per-epoch {args.steps_per_epoch}")
-    return Source(context, method, args.steps_per_epoch // args.calls_per_epoch, args.warmup_calls,
-                  args.pool_images)

@@ -2,9 +2,9 @@
 2019, arXiv 1904.01186). One update of the generator, then five student steps on fresh noise.
 
 The preset is Fast-Datafree's, whose numbers the published CIFAR tables quote; its generator is 128
-wide (CMI's, for the same table, 256). It updates generator and student in turn. DAFL's own program
-updates both on one batch, takes log10 in the balance term and larger learning rates and batches.
-Fast-Datafree and CMI ignore --T: pass --temperature 1 for the published numbers.
+wide (CMI's 256). It updates generator and student in turn; DAFL's own program updates both on one
+batch, takes log10 in the balance term and larger learning rates and batches. Fast-Datafree and CMI
+ignore --T: pass --temperature 1 for the published numbers.
 
 Their generator ends in a sigmoid, so that its first images are grey with hardly any contrast. In
 short runs the student then learns to predict one class for all and, at a high learning rate, never
@@ -21,15 +21,10 @@ INIT, UPDATE, BATCH = 1, 2, 3  # what random numbers are for, see common.py
 SMALL = {"dafl": {
     "onehot_weight": 1.0, "act_weight": 1e-3, "balance_weight": 20.0, "latent_size": 512,
     "generator_width": 128, "generator_rate": 1e-3, "generator_output": "sigmoid",
-    "synthesis_batch": 256, "student_steps": 5}}
+    "synthesis_batch": 256, "student_steps": 5, "warmup_calls": 0, "pool_images": 0}}
 
 
-def build(context: common.Context) -> common.Source:
-    steps = context.args.student_steps
-    return common.Source(context, Stream(context), steps, 0, steps * context.args.batch_size)
-
-
-class Stream:
+class Method:
     """A generator that learns between the student's steps (DAFL, DFQ, ZSKT). A call is one update,
     then fresh images for `student_steps` steps, which replace all of those before."""
 
@@ -39,12 +34,11 @@ class Stream:
         self.context, args, task = context, context.args, context.task
         norm = NormalOutput(task.mean, task.std) if args.generator_output == "norm" else None
         self.generator = context.generator(INIT, output=norm)
-        self.optimizer = torch.optim.Adam(self.generator.parameters(), lr=args.generator_rate,
-                                          **common.ADAM)
+        self.optimizer = common.adam(self.generator, args.generator_rate)
 
     def noise(self, count: int, call: int, purpose: int) -> Tensor:
-        draw = common.numbers(self.context.seed, call, purpose)
-        return torch.randn(count, *self.generator.shape, generator=draw).to(self.context.device)
+        draw = common.numbers(self.context.seed, call, purpose, device=self.context.device)
+        return torch.randn(count, *self.generator.shape, generator=draw, device=draw.device)
 
     def make_batch(self, student: nn.Module, call: int) -> tuple[Tensor, Tensor]:
         """The generator stays in train mode, as in the programs. Labels are -1."""

@@ -7,11 +7,10 @@ adversarial term is 0; here it is the student. See dafl.py for the generator's w
 for the temperature.
 """
 
-from dm_kd.rivals.dafl import build
+from dm_kd.rivals.dafl import Method as Method
 
 SMALL = {"dfq": {
     "adv_kl_weight": 1.0, "bn_weight": 1.0, "onehot_weight": 1.0, "balance_weight": 20.0,
     "latent_size": 256, "generator_width": 128, "generator_rate": 1e-3,
-    "generator_output": "sigmoid", "synthesis_batch": 256, "student_steps": 10}}
-
-__all__ = ["SMALL", "build"]
+    "generator_output": "sigmoid", "synthesis_batch": 256, "student_steps": 10, "warmup_calls": 0,
+    "pool_images": 0}}

@@ -5,14 +5,12 @@ meta generator follows (Fang et al. 2022, arXiv 2112.06253). Three variants of i
     fastdfkd_reptile  Reptile (arXiv 1803.02999)
     fast_sequential   no meta generator: the updates are the generator's own
 
-SMALL is the published CIFAR preset at 10 inner steps. Published for other numbers of inner steps:
-2, --latent-rate 0.015 --generator-rate 5e-3; 5, 0.01 and 3e-3. Published weights (adv_dad,
-ce_target): VGG-11 to ResNet-18 1.0, 0.5; ResNet-34 to ResNet-18 1.33, 0.5; WRN-40-2 1.1, 0.4. The
-program counts calls from 1, so that the last call of the warm-up has the adversarial term already.
+SMALL is the published CIFAR preset of VGG-11 to ResNet-18 at 10 inner steps;
+scripts/cifar100_baselines.sh has those of the other pairs and of 2 and 5 steps. The program counts
+calls from 1, so that the last call of the warm-up has the adversarial term already.
 
-The 224-pixel preset is published for Reptile; its ResNet-18 row has --adv-dad-weight 1. There the
-program has no warm-up, but starts from a folder of images that was never released; our 20 calls
-before the first student step replace it.
+The 224-pixel preset is published for Reptile. There the program has no warm-up, but starts from a
+folder of images that was never released; our 20 calls before the first student step replace it.
 
 What the program does differently: it truncates images to 8 bits, here they are rounded; at 224
 pixels it keeps the last batch, here that of the lowest loss, as in its CIFAR program; its kept
@@ -26,40 +24,28 @@ from torch import Tensor, nn
 
 from dm_kd.rivals import common
 
+RESET_CALL = 120  # after the warm-up, counted from 1: begins with new first layers (small images)
+LATENT_CALLS, LATENT_RATE = 50, 5e-3  # the kept noise maps: calls of a life, Adam's learning rate
 SEQUENTIAL = {
-    "bn_ema_weight": 10.0, "ce_target_weight": 0.5, "adv_dad_weight": 1.0, "bn_momentum": 0.9,
-    "latent_size": 256, "generator_width": 128, "generator_rate": 2e-3, "latent_rate": 0.01,
-    "synthesis_batch": 256, "inner_steps": 10, "calls_per_epoch": 1, "warmup_calls": 20,
-    "pool_images": 60_000}
-MAML = {**SEQUENTIAL, "meta_rate": 0.0, "reset_call": 120}
-SMALL = {"fast_sequential": SEQUENTIAL, "fastdfkd": MAML,
-         "fastdfkd_reptile": {**MAML, "meta_pull": 67.0}}
+    "bn_ema_weight": 10.0, "ce_target_weight": 0.5, "adv_dad_weight": 1.0, "latent_size": 256,
+    "generator_width": 128, "generator_rate": 2e-3, "latent_rate": 0.01, "synthesis_batch": 256,
+    "inner_steps": 10, "student_steps": 0, "warmup_calls": 20, "pool_images": 60_000}
+MAML = {**SEQUENTIAL, "meta_rate": 0.0}
+SMALL = {"fast_sequential": SEQUENTIAL, "fastdfkd": MAML, "fastdfkd_reptile": MAML}
 LARGE = {"fastdfkd_reptile": {
-    "bn_ema_weight": 0.1, "ce_target_weight": 0.1, "adv_dad_weight": 0.1, "bn_momentum": 0.9,
-    "latent_size": 256, "generator_rate": 2e-4, "latent_rate": 0.01, "meta_rate": 1e-4,
-    "meta_pull": 1.0, "latent_calls": 50, "meta_latent_rate": 5e-3, "synthesis_batch": 100,
-    "inner_steps": 50, "calls_per_epoch": 10, "warmup_calls": 20, "pool_images": 20_000}}
-HELP = {
-    "meta_rate": "Adam's learning rate of the meta generator; 0 = inner steps x generator rate",
-    "meta_pull": "weight of the step from the meta generator to the adapted one",
-    "reset_call": "the Nth call after the warm-up begins with new first layers of the generator; "
-                  "0 = never",
-    "latent_calls": "keep the noise maps from call to call and draw them anew each N calls",
-    "meta_latent_rate": "Adam's learning rate of the kept noise maps"}
+    "bn_ema_weight": 0.1, "ce_target_weight": 0.1, "adv_dad_weight": 0.1, "latent_size": 256,
+    "generator_rate": 2e-4, "latent_rate": 0.01, "meta_rate": 1e-4, "synthesis_batch": 100,
+    "inner_steps": 50, "student_steps": 100, "warmup_calls": 20, "pool_images": 20_000}}
+HELP = {"meta_rate": "Adam's learning rate of the meta generator; 0 = inner steps x generator rate"}
 
 
-def build(context: common.Context) -> common.Source:
-    return common.growing(context, FastDFKD(context))
-
-
-class FastDFKD:
-    """Keeps a generator. With a meta generator, `outer` is its Adam; at 224 pixels the noise maps
-    are kept too, as the generator's parameter `noise`."""
+class Method:
+    """At 224 pixels the noise maps are kept too, as the generator's parameter `noise`."""
 
     def __init__(self, context: common.Context):
         self.context, args = context, context.args
         self.generator = context.generator(common.INIT)
-        if context.large:
+        if context.task.large:
             self.generator.noise = nn.Parameter(torch.zeros(
                 args.synthesis_batch, *self.generator.shape, device=context.device))
         self.meta, self.KEPT = args.source != "fast_sequential", ("generator",)
@@ -67,25 +53,22 @@ class FastDFKD:
             self.outer, self.KEPT = self.outer_optimizer(), ("generator", "outer")
 
     def outer_optimizer(self) -> torch.optim.Adam:
-        args = self.context.args
-        rate = args.meta_rate or args.inner_steps * args.generator_rate
-        if self.context.large:
-            return adam(self.generator, rate, self.generator.noise, args.meta_latent_rate)
-        return adam(self.generator, rate)
+        args, noise = self.context.args, getattr(self.generator, "noise", None)
+        return common.adam(self.generator, args.meta_rate or args.inner_steps * args.generator_rate,
+                           noise, LATENT_RATE)
 
     @torch.no_grad()
     def reset(self, call: int, z: Tensor) -> None:
         """Reset what is due before a call: the kept noise, to z; the first layers, for diversity,
         to weights and scales N(0, 0.02) and biases 0."""
-        args = self.context.args
-        if self.context.large and call % args.latent_calls == 0:
-            self.generator.noise.copy_(z)
-            self.outer = self.outer_optimizer()
-        if (self.meta and not self.context.large and args.reset_call
-                and call + 1 == args.warmup_calls + args.reset_call):
-            draw = common.numbers(self.context.seed, call, common.INIT)
+        if self.context.task.large:
+            if call % LATENT_CALLS == 0:
+                self.generator.noise.copy_(z)
+                self.outer = self.outer_optimizer()
+        elif self.meta and call + 1 == self.context.args.warmup_calls + RESET_CALL:
+            draw = common.numbers(self.context.seed, call, common.INIT, device=self.context.device)
             for layer in (self.generator.body[0], self.generator.body[2]):
-                layer.weight.copy_(0.02 * torch.randn(layer.weight.shape, generator=draw))
+                layer.weight.normal_(0, 0.02, generator=draw)
                 layer.bias.zero_()
 
     def make_batch(self, student: nn.Module, call: int) -> tuple[Tensor, Tensor]:
@@ -93,16 +76,17 @@ class FastDFKD:
         targets, z = context.draws(call, self.generator.shape)
         self.reset(call, z)
         network = copy.deepcopy(self.generator) if self.meta else self.generator
-        z = network.noise if context.large else z.requires_grad_()
-        inner = adam(network, args.generator_rate, z, args.latent_rate)
+        z = network.noise if context.task.large else z.requires_grad_()
+        inner = common.adam(network, args.generator_rate, z, args.latent_rate)
         sums = [torch.zeros_like(p) for p in network.parameters()]  # of the gradients, for MAML
 
-        def add_gradients() -> None:
+        def add_gradients(*_) -> None:
             for total, parameter in zip(sums, network.parameters(), strict=True):
                 total.add_(parameter.grad)
 
-        images = context.make_images(inner, lambda: network(z), targets, student, call,
-                                     call + 1 >= args.warmup_calls, after=add_gradients)
+        inner.register_step_post_hook(add_gradients)
+        images = context.make_images(inner, lambda: network(z), context.terms_of(call + 1),
+                                     targets, student, call)
         if self.meta:
             self.follow(network, sums)
         return images, targets
@@ -111,18 +95,9 @@ class FastDFKD:
     def follow(self, network: nn.Module, sums: list[Tensor]) -> None:
         """The meta generator's step: along the sum of the copy's gradients (MAML), or towards the
         adapted copy (Reptile)."""
-        args = self.context.args
+        reptile = self.context.args.source == "fastdfkd_reptile"
+        pull = 1.0 if self.context.task.large else 67.0  # as published
         for meta, adapted, gradient in zip(self.generator.parameters(), network.parameters(), sums,
                                            strict=True):
-            meta.grad = (args.meta_pull * (meta - adapted) if args.source == "fastdfkd_reptile"
-                         else gradient)
+            meta.grad = pull * (meta - adapted) if reptile else gradient
         self.outer.step()
-
-
-def adam(network: nn.Module, rate: float, z: Tensor | None = None, z_rate: float = 0.0
-         ) -> torch.optim.Adam:
-    """Of a generator and, where given, of its noise z."""
-    groups = [{"params": [p for p in network.parameters() if p is not z], "lr": rate}]
-    if z is not None:
-        groups.append({"params": [z], "lr": z_rate})
-    return torch.optim.Adam(groups, **common.ADAM)

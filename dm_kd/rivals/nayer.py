@@ -9,9 +9,7 @@ counted from the first call and from the end of the warm-up.
 What the program does differently: its class vectors are CLIP's of "a image of NAME" with _ and -
 replaced by blanks, here one-hot vectors by default; it compares a call's later batches with the
 lowest loss of its earlier ones, so that it may keep their first images, here each batch is compared
-with itself. To make CLIP's vectors for --label-embeddings: `text_embeds` of the prompts by
-transformers' CLIPTextModelWithProjection, openai/clip-vit-base-patch32, and
-safetensors.torch.save_file({"embeddings": text_embeds}, FILE).
+with itself.
 """
 
 from pathlib import Path
@@ -21,53 +19,44 @@ from torch import Tensor, nn
 
 from dm_kd import run
 from dm_kd.rivals import common
-from dm_kd.run import UserError
 
 SMALL = {"nayer": {
-    "bn_ema_weight": 10.0, "ce_target_weight": 0.5, "adv_dad_weight": 1.33, "bn_momentum": 0.9,
-    "latent_size": 1000, "generator_width": 128, "generator_rate": 4e-3, "inner_steps": 40,
-    "loops": 2, "warmup_loops": 10, "life": 10, "synthesis_batch": 400, "calls_per_epoch": 1,
+    "bn_ema_weight": 10.0, "ce_target_weight": 0.5, "adv_dad_weight": 1.33, "latent_size": 1000,
+    "generator_width": 128, "generator_rate": 4e-3, "inner_steps": 40, "loops": 2,
+    "warmup_loops": 10, "life": 10, "synthesis_batch": 400, "student_steps": 0,
     "warmup_calls": 20, "pool_images": 240_000,  # all that 20 + 200 calls make
     "label_embeddings": "onehot"}}
 HELP = {
     "loops": "batches of a call, each with noisy layers of its own",
     "warmup_loops": "the same for a call of the warm-up",
-    "life": "calls after which the whole generator is drawn anew; 0 = never",
+    "life": "calls after which the whole generator is drawn anew",
     "label_embeddings": "vectors of the classes: onehot, or a .safetensors file with `embeddings` "
-                        "[classes, e]"}
+                        "[classes, e], such as CLIP's"}
 
 
-def build(context: common.Context) -> common.Source:
-    return common.growing(context, Nayer(context))
-
-
-class Nayer:
+class Method:
     KEPT = ("generator",)
 
     def __init__(self, context: common.Context):
-        self.context, args, classes = context, context.args, context.task.num_classes
-        self.embeddings = (torch.eye(classes) if args.label_embeddings == "onehot" else
-                           run.load_safetensors(Path(args.label_embeddings))["embeddings"].float())
-        if len(self.embeddings) != classes:
-            raise UserError(f"{args.label_embeddings} has {len(self.embeddings)} vectors for "
-                            f"{classes} classes")
-        self.copies = -(-args.synthesis_batch // classes)
+        self.context, file = context, context.args.label_embeddings
+        self.embeddings = (torch.eye(context.task.num_classes) if file == "onehot" else
+                           run.load_safetensors(Path(file))["embeddings"].float())
         self.generator = self.new_generator(0)
 
     def new_generator(self, call: int) -> "LabelGenerator":
         """Its weights are a function of seed and call."""
-        context = self.context
+        context, classes = self.context, self.context.task.num_classes
         body = context.generator(call, common.INIT)
         with common.initialised_by(context.seed, call, common.INIT, 1):
-            generator = LabelGenerator(self.embeddings, self.copies, context.args.latent_size, body)
+            generator = LabelGenerator(self.embeddings, -(-context.args.synthesis_batch // classes),
+                                       context.args.latent_size, body)
         return generator.to(context.device)
 
     def make_batch(self, student: nn.Module, call: int) -> tuple[Tensor, Tensor]:
         """All batches of a call, concatenated."""
         args = self.context.args
         late = call - args.warmup_calls  # below 0 in the warm-up
-        if args.life and call and 0 in (call % args.life, late % args.life):
-            self.embeddings = self.generator.embeddings.cpu()  # the checkpoint's
+        if call and 0 in (call % args.life, late % args.life):
             self.generator = self.new_generator(call)
         loops = args.loops if late >= 0 else args.warmup_loops
         batches = [self.batch(student, call, loop) for loop in range(loops)]
@@ -76,41 +65,42 @@ class Nayer:
     def batch(self, student: nn.Module, call: int, loop: int) -> tuple[Tensor, Tensor]:
         """(images, classes) of fresh noisy layers."""
         context, args = self.context, self.context.args
-        draw = common.numbers(context.seed, call, loop, common.DRAW)
+        draw = common.numbers(context.seed, call, loop, common.DRAW, device=context.device)
         self.generator.draw_noisy(draw)
-        optimizer = torch.optim.Adam(self.generator.parameters(), lr=args.generator_rate,
-                                     **common.ADAM)
+        optimizer = common.adam(self.generator, args.generator_rate)
         # each noisy layer's part is a permutation of all classes, the last one's cut off
-        orders = [torch.randperm(context.task.num_classes, generator=draw)
-                  for _ in range(self.copies)]
-        targets = torch.cat(orders)[:args.synthesis_batch].to(context.device)
-        images = context.make_images(optimizer, lambda: self.generator(targets), targets, student,
-                                     call, call >= args.warmup_calls, loop * args.inner_steps)
+        orders = [torch.randperm(context.task.num_classes, generator=draw, device=draw.device)
+                  for _ in self.generator.noisy]
+        targets = torch.cat(orders)[:args.synthesis_batch]
+        images = context.make_images(optimizer, lambda: self.generator(targets),
+                                     context.terms_of(call), targets, student, call,
+                                     loop * args.inner_steps)
         return images, targets
 
 
 class LabelGenerator(nn.Module):
-    """A class's embedding (a row of `embeddings` [classes, e]) -> noisy linear layer -> a
-    generator's body. Each of the `copies` noisy layers makes one image of each class."""
+    """A class's vector (a row of `embeddings` [classes, e]) -> one of `copies` noisy linear layers,
+    each for one image of each class -> body."""
 
     def __init__(self, embeddings: Tensor, copies: int, latent: int, body: nn.Module):
         super().__init__()
+        size = embeddings.shape[1]
         self.register_buffer("embeddings", embeddings)
-        self.norm = nn.BatchNorm1d(embeddings.shape[1])
-        self.noisy = nn.ModuleList([nn.Linear(embeddings.shape[1], latent) for _ in range(copies)])
+        self.norm = nn.BatchNorm1d(size)
+        self.noisy = nn.ModuleList([nn.Linear(size, latent) for _ in range(copies)])
         self.body = body
 
     def forward(self, classes: Tensor) -> Tensor:
-        """classes int64 [B], at most C for each noisy layer, in this order -> [B, ch, side,
+        """int64 [B], at most all classes for each noisy layer, in this order -> [B, channels, side,
         side]."""
-        x = self.norm(self.embeddings[classes])  # [B, e]
-        size = len(self.embeddings)
-        z = [layer(part) for layer, part in zip(self.noisy, x.split(size), strict=True)]
+        x = self.norm(self.embeddings[classes])
+        parts = x.split(len(self.embeddings))
+        z = [layer(part) for layer, part in zip(self.noisy, parts, strict=True)]
         return self.body(torch.cat(z))
 
     @torch.no_grad()
     def draw_noisy(self, draw: torch.Generator) -> None:
         """New weights N(0, 1), biases 0."""
         for layer in self.noisy:
-            layer.weight.copy_(torch.randn(layer.weight.shape, generator=draw))
+            layer.weight.normal_(generator=draw)
             layer.bias.zero_()

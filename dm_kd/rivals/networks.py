@@ -1,8 +1,7 @@
 """The rivals' image generators: noise -> images in [0, 1].
 
-DAFL's (Chen et al. 2019, arXiv 1904.01186) with the sizes that Fast-Datafree and NAYER publish; the
-first map is a quarter of the side. With bf16 all but the output runs in bfloat16 autocast, which
-takes a quarter of the time at 28 pixels on a CPU that multiplies it.
+DAFL's (Chen et al. 2019, arXiv 1904.01186) with the sizes that Fast-Datafree and NAYER publish. All
+but the output in bfloat16 takes a quarter of the time at 28 pixels on a CPU that multiplies it.
 """
 
 import torch
@@ -11,12 +10,8 @@ from torch import Tensor, nn
 
 class NormalOutput(nn.Module):
     """A batch norm without weights, so that a batch's pixels have the task's mean and standard
-    deviation from the first update on, as in DAFL's and ZSKT's own programs; clipped to black and
-    white.
-
-    Args:
-        mean, std: of the task's images in [0, 1], a number for each channel.
-    """
+    deviation (a number for each channel) from the first update on, as in DAFL's and ZSKT's own
+    programs; clipped to black and white."""
 
     def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]):
         super().__init__()
@@ -29,8 +24,7 @@ class NormalOutput(nn.Module):
 
 
 class Generator(nn.Module):
-    """Noise [B, *shape] -> body -> output, images in [0, 1]. bf16: the body in bfloat16 autocast.
-    """
+    """Noise [B, *shape] -> body -> output, images in [0, 1]. bf16: of the body."""
 
     def __init__(self, shape: tuple[int, ...], body: list[nn.Module], bf16: bool = False,
                  output: nn.Module | None = None):

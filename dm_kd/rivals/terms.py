@@ -1,11 +1,9 @@
 """The loss terms of the methods that invert a teacher: pure functions of images, batch statistics,
-features and logits, all to be minimised. To add one: its function, a line in `weighted`, a name in
-NAMES.
+features and logits, all to be minimised. To add one: its function, a line in `weighted` and NAMES.
 """
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -15,60 +13,41 @@ from torch.linalg import vector_norm
 from dm_kd.run import UserError
 
 Statistics = list[tuple[Tensor, Tensor]]  # (mean, biased variance), each [C], of each batch norm
+BN_MOMENTUM = 0.9  # share of the past calls in bn_ema (FastDFKD and NAYER)
 JS_TEMPERATURE = 3.0  # of adv_js, as in DeepInversion's program
 
 
-# --- what a forward pass of the teacher shows -----------------------------------------------------
-
-@dataclass
-class Reading:
-    """What forward passes inside a `reading` block recorded, in the order of the layers' calls."""
-
-    statistics: Statistics = field(default_factory=list)  # of each batch norm's input
-    running: Statistics = field(default_factory=list)  # the running statistics of the same layers
-    means: list[Tensor] = field(default_factory=list)  # spatial means [B, C] of chosen layers
-    features: Tensor | None = None  # [B, d], the input of the last linear layer
-
-
-def batch_norms(model: nn.Module) -> list[nn.BatchNorm2d]:
-    return [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
-
-
 @contextlib.contextmanager
-def reading(model: nn.Module, statistics: bool = True, means_of: Sequence[nn.Module] = (),
-            features: bool = False) -> Iterator[Reading]:
-    """Record what forward passes inside the block show, with gradients. means_of: layers whose
-    inputs' spatial means are recorded."""
-    read, handles = Reading(), []
-
-    def at_norm(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        read.statistics.append(channel_statistics(inputs[0].float()))
-        read.running.append((module.running_mean, module.running_var))
-
-    def at_layer(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        read.means.append(inputs[0].float().mean((2, 3)))
-
-    def at_head(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        read.features = inputs[0]
-
+def recorded(layers: Sequence[nn.Module], read: Callable[[nn.Module, Tensor], object]
+             ) -> Iterator[list]:
+    """A list that grows by read(layer, its input) at each call of a layer inside the block."""
+    values: list = []
+    handles = [layer.register_forward_pre_hook(
+        lambda layer, inputs: values.append(read(layer, inputs[0]))) for layer in layers]
     try:
-        if statistics:
-            handles += [m.register_forward_pre_hook(at_norm) for m in batch_norms(model)]
-        handles += [m.register_forward_pre_hook(at_layer) for m in means_of]
-        if features:
-            last = [m for m in model.modules() if isinstance(m, nn.Linear)][-1]
-            handles.append(last.register_forward_pre_hook(at_head))
-        yield read
+        yield values
     finally:
         for handle in handles:
             handle.remove()
 
 
-def channel_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
-    """x [B, C, H, W] -> mean and biased variance of each channel [C]; torch.var_mean takes longer
-    on channels_last memory on a CPU."""
+def batch_norms(teacher: nn.Module) -> list[nn.BatchNorm2d]:
+    """Those with running statistics; a UserError if there are none."""
+    norms = [m for m in teacher.modules()
+             if isinstance(m, nn.BatchNorm2d) and m.running_mean is not None]
+    if not norms:
+        raise UserError("the teacher has no BatchNorm2d with running statistics, which the method "
+                        "reads", "a teacher with batch norms, or --source dafl or zskt")
+    return norms
+
+
+def batch_and_running(norm: nn.BatchNorm2d, x: Tensor) -> Statistics:
+    """[(mean, biased variance) of x [B, C, H, W], the norm's running ones]; torch.var_mean takes
+    longer on channels_last memory on a CPU."""
+    x = x.float()
     mean = x.mean((0, 2, 3))
-    return mean, (x - mean.view(-1, 1, 1)).square().mean((0, 2, 3))
+    variance = (x - mean.view(-1, 1, 1)).square().mean((0, 2, 3))
+    return [(mean, variance), (norm.running_mean, norm.running_var)]
 
 
 # --- terms of batch statistics --------------------------------------------------------------------
@@ -83,32 +62,33 @@ def bn(statistics: Statistics, running: Statistics, first: float = 1.0) -> Tenso
     return sum(layers) + (first - 1) * layers[0]
 
 
-def bn_ema(statistics: Statistics, averages: Statistics, m: float, running: Statistics) -> Tensor:
-    """`bn` of (1 - m) batch + m average over past calls, so that a small batch need not have the
+def bn_ema(statistics: Statistics, averages: Statistics, running: Statistics) -> Tensor:
+    """`bn` of a blend of the batch with past calls, so that a small batch need not have the
     statistics of all classes (FastDFKD, Fang et al. 2022, arXiv 2112.06253)."""
-    return bn(blend(averages, statistics, m), running)
+    return bn(blend(averages, statistics), running)
 
 
-def blend(averages: Statistics, statistics: Statistics, m: float) -> Statistics:
-    """m averages + (1 - m) statistics; the statistics where there are no averages yet."""
+def blend(averages: Statistics, statistics: Statistics) -> Statistics:
+    """0.9 averages + 0.1 statistics; the statistics where there are no averages yet."""
     if not averages:
         return statistics
-    return [tuple(m * old + (1 - m) * new for old, new in zip(a, b, strict=True))
-            for a, b in zip(averages, statistics, strict=True)]
+    return [tuple(BN_MOMENTUM * old + (1 - BN_MOMENTUM) * new
+                  for old, new in zip(*pair, strict=True))
+            for pair in zip(averages, statistics, strict=True)]
 
 
 # --- terms of the teacher's outputs ---------------------------------------------------------------
 
 def ce_target(teacher_logits: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy with the requested classes. Logits [B, C]; targets int64 [B], or the classes'
-    shares float [B, C] of mixed images."""
+    """Cross-entropy with the requested classes. targets: int64 [B], or the classes' shares float
+    [B, C] of mixed images."""
     return F.cross_entropy(teacher_logits.float(), targets)
 
 
 def onehot(teacher_logits: Tensor) -> Tensor:
-    """Cross-entropy with the teacher's own prediction: its outputs are to be confident (DAFL, Chen
-    et al. 2019, arXiv 1904.01186)."""
-    return F.cross_entropy(teacher_logits.float(), teacher_logits.argmax(1))
+    """Cross-entropy with the teacher's own prediction, for confident outputs (DAFL, Chen et al.
+    2019, arXiv 1904.01186)."""
+    return ce_target(teacher_logits, teacher_logits.argmax(1))
 
 
 def act(features: Tensor) -> Tensor:
@@ -128,8 +108,7 @@ def balance(teacher_logits: Tensor) -> Tensor:
 
 def kl_each(teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
     """KL(softmax teacher || softmax student) of each image [B], temperature 1."""
-    teacher = F.log_softmax(teacher_logits.float(), 1)
-    student = F.log_softmax(student_logits.float(), 1)
+    teacher, student = (F.log_softmax(z.float(), 1) for z in (teacher_logits, student_logits))
     return (teacher.exp() * (teacher - student)).sum(1)
 
 
@@ -151,8 +130,7 @@ def adv_js(teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
     The authors' program swaps the arguments of both KL divergences and clamps all probabilities to
     0.01 .. 0.99, which hides small differences between many classes; its 1 - clamp(JS, 0, 1) has no
     gradient where the networks differ most. Neither clamp is here."""
-    p = F.softmax(student_logits.float() / JS_TEMPERATURE, 1)
-    q = F.softmax(teacher_logits.float() / JS_TEMPERATURE, 1)
+    p, q = (F.softmax(z.float() / JS_TEMPERATURE, 1) for z in (student_logits, teacher_logits))
     middle = (p + q) / 2
     each = [(a * (a.clamp_min(1e-12).log() - middle.clamp_min(1e-12).log())).sum(1).mean()
             for a in (p, q)]
@@ -192,29 +170,27 @@ NAMES = ("bn", "bn_ema", "ce_target", "onehot", "act", "balance", "adv_kl", "adv
 
 def weighted(terms: dict[str, float], teacher: nn.Module, x: Tensor,
              student: Callable[[Tensor], Tensor] | None = None, targets: Tensor | None = None,
-             averages: Statistics = (), momentum: float = 0.0, first: float = 1.0,
-             means_of: Sequence[nn.Module] = (), bf16: bool = False
-             ) -> tuple[dict[str, Tensor], Reading]:
-    """({term: weighted scalar}, the teacher's Reading) of a batch. Terms of weight 0 are not
-    computed; the student runs only if a term needs it.
+             averages: Statistics = (), first: float = 1.0, bf16: bool = False
+             ) -> tuple[dict[str, Tensor], Statistics]:
+    """({term: weighted scalar}, the batch's statistics if a term reads them). Terms of weight 0 are
+    not computed; the student runs only if a term needs it.
 
-    Args:
-        terms: {one of NAMES: weight}.
-        x: standardised float32 [B, C, H, W].
-        momentum, averages: of bn_ema.  first: of bn.
-        means_of: layers whose spatial means are recorded too, see `reading`.
-        bf16: teacher and student run in bfloat16 autocast; statistics and terms are float32.
-    """
+    terms: {one of NAMES: weight}.  x: standardised float32 [B, C, H, W].  averages: of bn_ema.
+    first: of bn.  bf16: of teacher and student; statistics and terms are float32."""
     active = {name: weight for name, weight in terms.items() if weight}
-    with reading(teacher, bool(OF_STATISTICS & active.keys()), means_of, "act" in active) as read:
+    norms = batch_norms(teacher) if OF_STATISTICS & active.keys() else []
+    linear = [m for m in teacher.modules() if isinstance(m, nn.Linear)] if "act" in active else []
+    with (recorded(norms, batch_and_running) as pairs,
+          recorded(linear[-1:], lambda layer, x: x) as features):
         of_teacher = logits(teacher, x, bf16)
+    statistics, running = ([pair[i] for pair in pairs] for i in (0, 1))
     of_student = logits(student, x, bf16) if OF_STUDENT & active.keys() else None
     values = {
-        "bn": lambda: bn(read.statistics, read.running, first),
-        "bn_ema": lambda: bn_ema(read.statistics, averages, momentum, read.running),
+        "bn": lambda: bn(statistics, running, first),
+        "bn_ema": lambda: bn_ema(statistics, averages, running),
         "ce_target": lambda: ce_target(of_teacher, targets),
         "onehot": lambda: onehot(of_teacher),
-        "act": lambda: act(read.features),
+        "act": lambda: act(features[0]),
         "balance": lambda: balance(of_teacher),
         "adv_kl": lambda: adv_kl(of_teacher, of_student),
         "adv_dad": lambda: adv_dad(of_teacher, of_student),
@@ -222,7 +198,7 @@ def weighted(terms: dict[str, float], teacher: nn.Module, x: Tensor,
         "tv_l1": lambda: tv_l1(x),
         "tv_l2": lambda: tv_l2(x),
         "l2": lambda: l2(x)}
-    return {name: weight * values[name]() for name, weight in active.items()}, read
+    return {name: weight * values[name]() for name, weight in active.items()}, statistics
 
 
 def logits(network: Callable[[Tensor], Tensor], x: Tensor, bf16: bool) -> Tensor:
@@ -234,26 +210,13 @@ def logits(network: Callable[[Tensor], Tensor], x: Tensor, bf16: bool) -> Tensor
 def check_finite(parts: dict[str, Tensor], where: str) -> None:
     """Raise a UserError that names a term that is NaN or infinite."""
     for name, value in parts.items():
-        if not torch.isfinite(value.detach()):
+        if not torch.isfinite(value):
             raise UserError(f"the images' loss diverged: {name} became {value.item()} {where}",
-                            "a lower learning rate of the generator or pixels, or a smaller weight "
-                            "of that term; in another --out")
-
-
-def require(teacher: nn.Module, terms: set[str], spec: str, without: str = "") -> None:
-    """Raise a UserError if a term needs batch norms with running statistics and the teacher has
-    none. without: how to do without such terms, for the hint."""
-    needed = sorted(OF_STATISTICS & terms)
-    running = [m.running_mean is not None for m in batch_norms(teacher)]
-    if needed and not (running and all(running)):
-        raise UserError(f"the term {needed[0]} reads batch norms, the teacher {spec} has no "
-                        "BatchNorm2d with running statistics",
-                        "; ".join(filter(None, ("a teacher with batch norm", without))))
+                            "a lower rate or a smaller weight of that term; in another --out")
 
 
 def jitter(x: Tensor, most: int, flip: bool, draw: torch.Generator) -> Tensor:
-    """Roll the whole batch by up to `most` pixels each way; with `flip`, mirror it half the time.
-    """
+    """Roll the whole batch by up to `most` pixels each way; `flip`: mirror it half the time."""
     rows, columns = torch.randint(-most, most + 1, (2,), generator=draw).tolist()
     x = torch.roll(x, (rows, columns), (2, 3))
     mirror = torch.rand((), generator=draw).item() < 0.5

@@ -7,10 +7,9 @@ here. The program passes the teacher as the student, so that the term is 0; here
 See dafl.py for the generator's width and output and for the temperature.
 """
 
-from dm_kd.rivals.dafl import build
+from dm_kd.rivals.dafl import Method as Method
 
 SMALL = {"zskt": {
     "adv_kl_weight": 1.0, "latent_size": 256, "generator_width": 128, "generator_rate": 1e-3,
-    "generator_output": "sigmoid", "synthesis_batch": 256, "student_steps": 5}}
-
-__all__ = ["SMALL", "build"]
+    "generator_output": "sigmoid", "synthesis_batch": 256, "student_steps": 5, "warmup_calls": 0,
+    "pool_images": 0}}
