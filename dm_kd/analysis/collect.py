@@ -26,7 +26,7 @@ class Run:
     task: str
     student: str
     teacher: str | None
-    method: str  # "alone", "real" (also of another task), a generator, a rival, or "folder"
+    method: str  # "alone", "real", a generator, a rival, or "folder"
     images_per_class: float | None  # of stored images, by the task's classes
     seed: int
     fold: int
@@ -95,7 +95,7 @@ def read_run(folder: Path, root: Path, config: dict) -> Run:
     result, kind = read_json(folder / "result.json"), "student" if "teacher" in config else "model"
     card = read_json(folder / f"{kind}.json")
     generator, source = card.get("generator") or {}, str(config.get("source"))
-    own = "folder" if "/" in source or "." in source else source.partition(":")[0]
+    own = "folder" if "/" in source or "." in source else source
     count = config["inputs"].get("source_images")
     names = [REPETITION.sub("", name).strip("_") for name in folder.relative_to(root).parts]
     numbers = re.findall(r"(?:^|[_/])gen(\d+)(?=[_/]|$)", folder.as_posix())
