@@ -30,8 +30,6 @@ def parse(argv: list[str]) -> argparse.Namespace:
                         help="rows to show first, in this order (default: by accuracy)")
     parser.add_argument("--baseline", default=None, metavar="ROW",
                         help="row that the others are compared with (default: none)")
-    parser.add_argument("--title", default="Distillation without real images", metavar="TEXT",
-                        help="of the page (default: %(default)s)")
     parser.add_argument("--published", action="store_true", help="write the published tables")
     run.add_common_arguments(parser)
     return run.parse(parser, argv)
@@ -57,7 +55,7 @@ def body(argv: list[str]) -> None:
     entries = tables.records(rows, args.baseline, collect.inspections(args.runs))
     drawn = figures.draw_all(rows, entries, args.baseline)
     record = {
-        "title": args.title, "answer": conclude(entries, args.baseline),
+        "title": args.runs.name, "answer": conclude(entries, args.baseline),
         "baseline": args.baseline, "caption": tables.caption(entries, args.baseline),
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "commits": sorted({r.result["commit"] for row in rows for r in row.runs}),
@@ -65,7 +63,7 @@ def body(argv: list[str]) -> None:
     table = tables.results(entries, args.baseline)
     files = {
         "results.json": json.dumps(record, indent=1) + "\n", "results.csv": tables.as_csv(entries),
-        "results.md": "\n\n".join((f"# {args.title}", record["answer"], table,
+        "results.md": "\n\n".join((f"# {args.runs.name}", record["answer"], table,
                                    record["caption"])) + "\n",
         "report.html": page(record, drawn, rows, unfinished),
         **{f"{name}.svg": drawing for name, (drawing, _) in drawn.items()}}
@@ -82,7 +80,7 @@ def conclude(entries: list[dict], baseline: str | None) -> str:
     cell = tables.cells(best)
     text = "Without real images, " if rows is not entries else ""
     text += best["row"] + (f", the best of {len(rows)} such rows," if len(rows) > 1 else "")
-    text += f" reaches {cell['mean']} {cell['std']} % (n = {cell['n']})"
+    text += f" reaches {cell['mean']} {cell['std']}".rstrip() + f" % (n = {cell['n']})"
     if best["difference"] is None:
         return text + "."
     side = "below" if best["difference"] < 0 else "above"

@@ -170,7 +170,6 @@ def rivals(data: str, fold: str, teacher: str, generator: str, gan: str, sets: s
 # --- digits and Fashion-MNIST ---------------------------------------------------------------------
 
 DIGITS = {  # times of two cores with bfloat16 instructions
-    "quickstart": Study({}, seeds="", baseline=""),  # QUICKSTART, below
     "main": Study({  # 45 minutes
         "student_alone": Row("digits_baselines.sh alone --fold {fold} --epochs 90"),
         "student_real": Row("--source real"),
@@ -314,23 +313,3 @@ STUDIES = {
             "shufflenet_v2_x0_5": "", "shufflenet_v2_x1_0": "", "resnet50": "--seed 100",
             "resnet18_short": "--model torchvision:resnet18 --epochs 10 --lr-decay-epochs 3,6,9"})
        for data, real in (("imagenet100", (50, 100, 200, 500)), ("flowers102", (5, 10, 20)))}}
-
-# The quickstart's commands, one after the other in one process.
-QUICK_RECIPE = "--batch-size 128 --learning-rate 0.1 --lr-schedule cosine --weight-decay 5e-4"
-QUICK_STUDENT = (f"distill --task digits --teacher save/quickstart/teacher --student cnn_w8 "
-                 f"--temperature 4 --epochs 36 --steps-per-epoch 16 {QUICK_RECIPE}")
-QUICKSTART = (
-    f"train_teacher --task digits --model cnn_w32 --epochs 25 {QUICK_RECIPE} "
-    "--out save/quickstart/teacher",
-    "train_generator --task digits --steps 1000 --out save/quickstart/generator",
-    "synthesize --task digits --generator dit --weights save/quickstart/generator "
-    "--guidance-scale 1 --steps 20 --images-per-class 200 --out syn_dataset/quickstart",
-    "synthesize --task digits --generator noise --images-per-class 200 "
-    "--out syn_dataset/quickstart_noise",
-    "inspect_set --task digits --set syn_dataset/quickstart --teacher save/quickstart/teacher "
-    "--out save/quickstart/inspect.json",
-    f"{QUICK_STUDENT} --source syn_dataset/quickstart --out save/quickstart/student_synthetic",
-    f"{QUICK_STUDENT} --source real --out save/quickstart/student_real",
-    f"{QUICK_STUDENT} --source syn_dataset/quickstart_noise --out save/quickstart/student_noise",
-    "report --runs save/quickstart --out save/quickstart --baseline student_real "
-    "--rows teacher,student_real,student_synthetic,student_noise")

@@ -13,7 +13,7 @@ sets of each and three students of each set.
 
 import argparse
 import concurrent.futures
-import importlib
+import itertools
 import json
 import os
 import shlex
@@ -24,9 +24,9 @@ from pathlib import Path
 
 from dm_kd import run
 from dm_kd.run import UserError, nearest
-from dm_kd.studies import DATA_SETS, QUICKSTART, STUDIES, Row
+from dm_kd.studies import DATA_SETS, STUDIES, Row
 
-SMALL = ("digits", "fashion_mnist")
+SMALL = ("digits", "fashion_mnist")  # run on CPUs, each command on one core
 Command = list[str]  # its words
 
 
@@ -43,9 +43,8 @@ def command(text: str) -> Command:
 
 
 def flag(words: Command, name: str) -> str:
-    """The value of a flag: the last one, which wins in argparse too; "" if it is not there."""
-    values = [value for word, value in zip(words, words[1:], strict=False) if word == name]
-    return values[-1] if values else ""
+    """The value of a flag; "" if it is not there."""
+    return dict(itertools.pairwise(words)).get(name, "")
 
 
 def finished(words: Command) -> bool:
@@ -77,12 +76,6 @@ def execute_all(stage: list[Command], jobs: int) -> None:
         list(pool.map(execute, [words for words in stage if not finished(words)]))
 
 
-def execute_here(words: Command) -> None:
-    """Run a module in this process: a start of Python and torch takes three seconds."""
-    if code := importlib.import_module(words[2]).main(words[3:]):
-        sys.exit(code)
-
-
 def stages(goals: list[Command], others: list[Command]) -> list[list[Command]]:
     """The goals and the others that they need, each in a stage after those whose --out it uses."""
     makers = {flag(words, "--out"): words for words in (*others, *goals)}
@@ -106,8 +99,9 @@ class Plan:
     def __init__(self, args: argparse.Namespace):
         self.study, self.data = STUDIES[args.data_set][args.study], DATA_SETS[args.data_set]
         self.root = args.data_set + (f"_{args.study}" if args.study != "main" else "")
-        self.folds = args.folds if args.data_set == "digits" else [None]
-        self.seeds, self.threads, self.record = args.seeds, args.threads, args.record
+        self.folds = range(5) if args.data_set == "digits" else [None]
+        self.threads = " --threads 1" if args.data_set in SMALL else ""
+        self.seeds, self.record = args.seeds, args.record
         self.rows = {name: row for name, row in self.study.rows.items()
                      if name in (args.rows or self.study.rows)}
         for name in set(args.rows) - self.rows.keys():
@@ -120,7 +114,7 @@ class Plan:
         return command(text.format(
             fold=fold, gen=seed // 6, set=seed // 3, seed=seed,
             end=f"_set{seed // 3}" if seed >= 3 else "", base=f"save/digits_networks{part}",
-            place=f"save/{self.root}{part}") + f" {self.threads}")
+            place=f"save/{self.root}{part}") + self.threads)
 
     def named(self, usual: str, text: str, trial: tuple) -> Command:
         """The command of an image set or a network: a whole one, or its name and flags."""
@@ -161,7 +155,7 @@ class Plan:
     def report(self) -> Command:
         """The report's command; with differences if the baseline is among the rows."""
         out = f"save/results/{self.root}" if self.record else f"save/{self.root}/report"
-        words = command(f"report --runs save/{self.root} --title {self.root} --out {out}")
+        words = command(f"report --runs save/{self.root} --out {out}")
         baseline = self.study.baseline
         return [*words, *(["--baseline", baseline] if baseline in self.rows else ())]
 
@@ -183,41 +177,28 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--jobs", type=run.positive_int, default=None, metavar="N",
         help="commands at a time (default: 2; 1 for the data sets that need a GPU)")
     add("--seeds", type=numbers, default=None, metavar="0-2,6", help="default: the study's own")
-    add("--folds", type=numbers, default=list(range(5)), metavar="0,1",
-        help="of the digits (default: all five)")
     add("--rows", type=lambda text: text.split(","), default=[], metavar="A,B",
         help="only these rows (default: all)")
-    add("--threads", type=run.positive_int, default=None, metavar="N",
-        help="CPU threads of each command (default: 1 for digits and fashion_mnist)")
     add("--record", action="store_true", help="write the report to save/results")
     add("--dry-run", action="store_true", help="print the commands; write nothing")
     args = parser.parse_args(argv)
     if args.study not in STUDIES[args.data_set]:
         raise UserError(f"{args.data_set} has no study '{args.study}'",
                         nearest(args.study, STUDIES[args.data_set]))
-    if args.data_set in SMALL:
-        args.threads = args.threads or (2 if args.study == "quickstart" else 1)
-    args.threads = f"--threads {args.threads}" if args.threads else ""
     args.jobs = args.jobs or (2 if args.data_set in SMALL else 1)
     return args
 
 
 def body(argv: list[str]) -> None:
     args = parse(argv)
-    if args.study == "quickstart":
-        work, last = [], [command(f"{text} {args.threads}") for text in QUICKSTART]
-    else:
-        plan = Plan(args)
-        work, last = plan.stages(), [plan.report()]
-    for stage in work:
+    plan = Plan(args)
+    for stage in [*plan.stages(), [plan.report()]]:
         if args.dry_run:
             print("\n".join(map(shlex.join, stage)))
         else:
             execute_all(stage, args.jobs)
-    for words in last:
-        print(shlex.join(words), flush=True)
-        if not args.dry_run:
-            execute_here(words)
+    if not args.dry_run:
+        print(Path(flag(plan.report(), "--out"), "results.md").read_text())
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -23,11 +23,13 @@ TICKS = (-80, -40, -20, -10, -5, -2, -1, 0, 1, 2, 5, 10, 20, 40)  # of differenc
 def draw_all(rows: list[Row], entries: list[dict], baseline: str | None
              ) -> dict[str, tuple[str, str]]:
     """{name: (SVG, caption)} of the figures that these rows have something to show in."""
-    figures = {"gaps": draw_gaps(entries, baseline), "curves": draw_curves(rows),
-               "fidelity": draw_fidelity(rows),
-               "amount": draw_lines(rows, lambda run: run.images_per_class, "images per class"),
-               "teachers": draw_lines(rows, lambda run: run.result.get("teacher_acc1"),
-                                      "teacher's top-1, %")}
+    figures = {
+        "gaps": draw_gaps(entries, baseline), "curves": draw_curves(rows),
+        "fidelity": draw_lines(rows, lambda run: run.generator_settings.get("guidance_scale"),
+                               "guidance scale"),
+        "amount": draw_lines(rows, lambda run: run.images_per_class, "images per class"),
+        "teachers": draw_lines(rows, lambda run: run.result.get("teacher_acc1"),
+                               "teacher's top-1, %")}
     return {name: figure for name, figure in figures.items() if figure}
 
 
@@ -105,51 +107,31 @@ def draw_curves(rows: list[Row]) -> tuple[str, str] | None:
 
 
 def draw_lines(rows: list[Row], value, label: str) -> tuple[str, str] | None:
-    """Accuracy over value(run), a line for each student, temperature and kind of images; lines of
-    fewer than three different values are left out."""
+    """Accuracy over value(run), a line for each number of sampling steps T, temperature, kind of
+    images and student; lines of fewer than three different values are left out."""
     groups: dict[str, list[tuple[float, Row]]] = {}
     for row in rows:
         if (x := row.mean(value)) is not None:
             run = row.first
-            temperature = run.config.get("temperature")
-            groups.setdefault(f"{run.student}, {run.method}" + (
-                f", temperature {temperature:g}" if temperature else ""), []).append((x, row))
-    groups = {name: sorted(points, key=lambda point: point[0]) for name, points in groups.items()
-              if len({round(x, 1) for x, _ in points}) > 2}
+            settings = {"T": run.generator_settings.get("steps"),
+                        "temperature": run.config.get("temperature")}
+            name = "".join(f"{k} {v:g}, " for k, v in settings.items() if v)
+            groups.setdefault(f"{name}{run.method}, {run.student}", []).append((x, row))
+    groups = {name: sorted(line, key=lambda point: point[0]) for name, line in groups.items()
+              if len({round(x, 1) for x, _ in line}) > 2}
     if not groups:
         return None
     with canvas(3.2) as (figure, axis):
-        for (name, points), colour in zip(groups.items(), COLOURS, strict=False):
+        for (name, line), colour in zip(groups.items(), COLOURS, strict=False):
             axis.errorbar(
-                [x for x, _ in points], [row.acc1 for _, row in points],
-                yerr=[stats.std([run.acc1 for run in row.runs]) or 0 for _, row in points],
+                [x for x, _ in line], [row.acc1 for _, row in line],
+                yerr=[stats.std([run.acc1 for run in row.runs]) or 0 for _, row in line],
                 color=colour, marker="o", markersize=4.5, linewidth=1.3, label=shown(name))
         if label == "images per class":
-            ticks = sorted({x for points in groups.values() for x, _ in points})
+            ticks = sorted({x for line in groups.values() for x, _ in line})
             axis.set_xscale("log")
             axis.set_xticks(ticks, [f"{x:g}" for x in ticks], rotation=45)
             axis.minorticks_off()
         axis.set(xlabel=label, ylabel="student's top-1, %")
         figure.legend(loc="outside upper left", ncols=2)
         return svg(figure), f"Accuracy over {label}; bars: ± standard deviation of the runs."
-
-
-def draw_fidelity(rows: list[Row]) -> tuple[str, str] | None:
-    """Accuracy over guidance and sampling steps as a map. None with fewer than four settings."""
-    cells = {(run.generator_settings["guidance_scale"], run.generator_settings["steps"]): row.acc1
-             for row in rows for run in row.runs[:1]
-             if {"guidance_scale", "steps"} <= run.generator_settings.keys()}
-    if len(cells) < 4:
-        return None
-    scales, steps = (sorted({cell[i] for cell in cells}) for i in (0, 1))
-    grid = np.array([[cells.get((s, t), np.nan) for s in scales] for t in steps])
-    with canvas(0.9 + 0.32 * len(steps)) as (figure, axis):
-        axis.imshow(grid, cmap="Blues", origin="lower", aspect="auto", alpha=0.6)
-        for (y, x), value in np.ndenumerate(grid):
-            if np.isfinite(value):
-                axis.text(x, y, f"{value:.2f}", ha="center", va="center", fontsize=8)
-        axis.set_xticks(range(len(scales)), [f"{s:g}" for s in scales])
-        axis.set_yticks(range(len(steps)), [f"{t:g}" for t in steps])
-        axis.set(xlabel="guidance scale", ylabel="sampling steps")
-        axis.grid(visible=False)
-        return svg(figure), "Student's top-1, %, over guidance scale and sampling steps."
