@@ -8,8 +8,8 @@ from scipy import stats as scipy_stats
 from dm_kd.analysis import collect, fidelity, figures, stats, tables
 
 
-def rows_of(root, *order):
-    return collect.rows(root, list(order))[0]
+def rows_of(root):
+    return collect.rows(root)[0]
 
 
 def named(rows, name):
@@ -33,7 +33,6 @@ def test_rows_of_one_name_in_other_folders_keep_their_folders(tmp_path):
     fake_runs.write_run(tmp_path / "lenet" / "real", 80.0)
     fake_runs.write_run(tmp_path / "wrn" / "real", 90.0)
     assert [row.name for row in rows_of(tmp_path)] == ["wrn/real", "lenet/real"]
-    assert [row.name for row in rows_of(tmp_path, "lenet/real")] == ["lenet/real", "wrn/real"]
 
 
 @pytest.mark.parametrize("source, generator, method", [
@@ -51,7 +50,7 @@ def test_unfinished_and_foreign_folders_are_left_out(tmp_path):
     (tmp_path / "unevaluated" / "result.json").write_text('{"acc1": null}')
     (tmp_path / "generator").mkdir()
     (tmp_path / "generator" / "config.yaml").write_text("steps: 5\n")
-    rows, unfinished = collect.rows(tmp_path, [])
+    rows, unfinished = collect.rows(tmp_path)
     assert [row.name for row in rows] == ["whole"]
     assert unfinished == [str(tmp_path / "running"), str(tmp_path / "unevaluated")]
 

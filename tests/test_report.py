@@ -24,7 +24,7 @@ def study(tmp_path_factory):
     fake_runs.write_run(root / "runs" / "seed0" / "<b>_$x$", 93.0)
     (fake_runs.write_run(root / "runs" / "seed0" / "running", 9.0) / "result.json").unlink()
     assert report.main(["--runs", str(root / "runs"), "--out", str(root / "report"), "--baseline",
-                        "real", "--rows", "real,alone,s1_T50"]) == 0
+                        "real"]) == 0
     return root
 
 
@@ -38,7 +38,7 @@ def test_every_file_is_written(study):
         "fidelity.svg", "amount.svg", "teachers.svg"}
 
 
-def test_the_tables_have_a_row_for_each_experiment_in_the_order_asked_for(study):
+def test_the_tables_have_a_row_for_each_experiment(study):
     lines = list(csv.DictReader((study / "report" / "results.csv").open()))
     assert [line["row"] for line in lines[:3]] == ["real", "alone", "s1_T50"] and len(lines) == 15
     synthetic = lines[2]
