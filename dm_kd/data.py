@@ -31,8 +31,9 @@ from dm_kd import augment, dist, image_set, run
 from dm_kd.augment import View
 from dm_kd.image_set import read_image
 from dm_kd.run import UserError
-from dm_kd.tasks import ROOT, TASKS, WNIDS, Task, split_folder
+from dm_kd.tasks import ROOT, SPLIT_NAMES, TASKS, WNIDS, Task, split_folder
 
+WORDNET_ID = re.compile(r"(?:^|_)(n[0-9]{8})(?=_|$)")  # the hub's ILSVRC2012_val_1_n02110341.JPEG
 NAMED_LABEL = re.compile(r"class_([0-9]+)_")  # the original's class_{c}_seed_{k}_num_{i}.png
 DECODERS = 8  # threads that pack; Pillow decodes without the GIL
 CHUNK = 256  # images in memory while packing
@@ -86,8 +87,8 @@ def load_real(task: Task, split: str, fold: int = 0, val: str = "val", root: Pat
     if split == "val" and val == "none":
         return None
     part = "val" if split == val == "val" else "train"
-    if task.load is None:
-        images = class_folders(task, part, root)
+    if task.load is None or root and task.folds == 1 and has_class_folders(root, task):
+        images = class_folders(task, part, root, part == "val" or val != "val")
     elif root and not root.is_dir():  # torchvision would make it, and download into it
         raise UserError(f"no folder {root}", f"without --data {task.name} is read from {ROOT}")
     else:
@@ -97,7 +98,8 @@ def load_real(task: Task, split: str, fold: int = 0, val: str = "val", root: Pat
             raise UserError(f"{task.name} is not in {root or ROOT}: {error}",
                             "see true_dataset/README.md") from error
         images = Images(Files(pixels, task.channels) if isinstance(pixels, list) else pixels,
-                        labels)
+                        labels, notes=[f"note: --class-order does not change {task.name}'s own "
+                                       "labels"] if task.folders else [])
     if task.folds > 1:
         train, evaluated = split_by_group(groups.numpy(), fold, val, task.folds)
     elif val == "dev":
@@ -106,6 +108,13 @@ def load_real(task: Task, split: str, fold: int = 0, val: str = "val", root: Pat
     else:
         return images
     return images.chosen(train if split == "train" else evaluated)
+
+
+def has_class_folders(root: Path, task: Task) -> bool:
+    """Whether `root` has splits or classes as folders, in place of torchvision's files."""
+    return any(split_folder(root, split) for split in SPLIT_NAMES) or any(
+        path.is_dir() and (path.name in task.class_names or path.name.isdecimal())
+        for path in root.glob("*"))
 
 
 def split_by_group(groups: np.ndarray, fold: int, val: str, folds: int) -> tuple[Tensor, Tensor]:
@@ -120,10 +129,12 @@ def split_by_group(groups: np.ndarray, fold: int, val: str, folds: int) -> tuple
     return torch.from_numpy(train), torch.from_numpy(evaluated)
 
 
-def class_folders(task: Task, part: str, root: Path | None) -> Images:
-    """A split from class folders, or from a `path label` list with ImageNet's labels."""
+def class_folders(task: Task, part: str, root: Path | None, alone: bool) -> Images:
+    """A split from class folders, or from a `path label` list with ImageNet's labels; where `root`
+    has no splits and the part is used `alone`, from all its class folders."""
     listed = (root or ROOT) / f"imagenet_{part}.txt"
-    root = root or ROOT / "imagenet"
+    if root is None or task.name != "folder" and (root / "imagenet").is_dir():
+        root = (root or ROOT) / "imagenet"
     folder = split_folder(root, part)
     if listed.is_file():
         images = list_images(listed, TASKS["imagenet"] if task.wnids else task, root)
@@ -131,14 +142,19 @@ def class_folders(task: Task, part: str, root: Path | None) -> Images:
             ours = torch.full((len(WNIDS) + 1,), -1)  # the last is for -1, no label
             ours[torch.tensor(task.imagenet_classes)] = torch.arange(task.num_classes)
             images = dataclasses.replace(images, labels=ours[images.labels])
-    elif folder:
-        images = folder_images(folder, task)
+    elif folder or alone and root.is_dir() and not any(
+            split_folder(root, split) for split in SPLIT_NAMES):
+        images = folder_images(folder or root, task)
     else:
         raise UserError(f"no {part} images of {task.name} in {root}",
-                        f"--data FOLDER with {part}/<class>/ or imagenet_{part}.txt; --val none")
+                        f"--data FOLDER with {part}/<class>/ or imagenet_{part}.txt; --val dev "
+                        "holds out a part of the training images, --val none evaluates nothing")
     labelled = (images.labels >= 0).nonzero()[:, 0]
     if not len(labelled):
-        raise UserError(f"{root} has no {part} image of a class of {task.name}")
+        raise UserError(f"{root} has no {part} image of a class of {task.name}",
+                        "class folders, a list, or files named by WordNet id")
+    if left := len(images.labels) - len(labelled):
+        images.notes.append(f"note: {left} {part} images are left out: other classes, or none")
     return images.chosen(labelled)  # of ImageNet's classes only the task's
 
 
@@ -146,7 +162,37 @@ def load_validation(task: Task, args: argparse.Namespace) -> Images | None:
     """What --val evaluates on as a uint8 tensor [N, C, H, W], centre crops where the task is large;
     None with --val none. args: data, fold, val, cache."""
     real = load_real(task, "val", args.fold, args.val, args.data)
+    if real:
+        real.notes.extend(described(real, task, "validation"))
     return real and pack(real, task, args.cache, crops=True)
+
+
+def described(images: Images, task: Task, what: str) -> list[str]:
+    """Lines for the log: the order of the classes is the most common mistake."""
+    labels, names = images.labels[images.labels >= 0], ", ".join(task.class_names[:12])
+    files = images.images.paths if isinstance(images.images, Files) else ()
+    where = f" in {os.path.commonpath(files)}" if files else ""
+    notes = [f"{what}: {len(labels)} of {len(images.labels)} images{where} have labels, of "
+             f"{len(labels.unique())} of {task.num_classes} classes: {names}"
+             + " ..." * (task.num_classes > 12)]
+    if task.large and files:
+        height, width = images.images[0].shape[1:]
+        if min(height, width) < task.resolution // 2:
+            notes.append(f"note: {what} images of {width} x {height} pixels are enlarged to "
+                         f"{task.resolution}; another size: --resolution")
+    return notes
+
+
+def evaluated_too(images: Images, task: Task, args: argparse.Namespace) -> list[str]:
+    """A line for the log where files to train on are also validation images."""
+    if task.load or args.val == "none" or isinstance(images.images, Tensor):
+        return []
+    real = load_real(task, "val", args.fold, args.val, args.data)
+    known, files = ([(status.st_dev, status.st_ino) for status in map(os.stat, each.images.paths)]
+                    for each in (real, images))
+    same = len({*known} & {*files})
+    return [f"note: {same} of {len(files)} images of {args.source} are validation images, so the "
+            "accuracy says little"] if same else []
 
 
 # --- what --source names --------------------------------------------------------------------------
@@ -177,10 +223,7 @@ def load_source(args: argparse.Namespace, task: Task) -> Images:
         images = images.chosen(first_per_class(images.labels, per_class, seed))
     if not labelled:
         images = dataclasses.replace(images, labels=torch.full_like(images.labels, -1))
-    labels = images.labels[images.labels >= 0]
-    images.notes.append(  # the order of the classes is the most common mistake
-        f"{len(labels)} of {len(images.labels)} images have labels, of {len(labels.unique())} of "
-        f"{task.num_classes} classes: {', '.join(task.class_names[:4])} ...")
+    images.notes.extend(described(images, task, args.source) + evaluated_too(images, task, args))
     return pack(images, task, args.cache)
 
 
@@ -201,7 +244,7 @@ def load_set(folder: Path, task: Task, cache: Path, images_per_class: int | None
     if (opened.manifest["task"], theirs) != (task.name, [*map(ours.get, classes)]):
         labels = torch.full_like(labels, -1)
         notes = ["note: labels of the set are not used: its classes are of "
-                 f"{opened.manifest['task']}"]
+                 f"{opened.manifest['task']}, others or in another order"]
     files = Files([str(folder / row["path"]) for row in rows], task.channels)
     images = Images(files, labels, opened.digest, opened.manifest["generator"], notes)
     # position p has class p modulo classes
@@ -238,11 +281,13 @@ def folder_images(folder: Path, task: Task, labelled: bool = True) -> Images:
              f"{min(skipped)}"] if skipped else []
     labels = torch.full((len(paths),), -1)
     named = [NAMED_LABEL.match(path.name) for path in paths]
-    if labelled and all(named):
+    classes = classes_of(folder, paths, task)
+    if labelled and all(named) and not {*classes} & {*task.class_names}:
         labels = in_range([int(match[1]) for match in named], task, folder)
-    elif labelled and any(path.parent.name for path in paths):
-        index = class_indices({path.parts[0] for path in paths}, task, folder)
-        labels = torch.tensor([index[path.parts[0]] for path in paths])
+    elif labelled and any(classes):
+        classes = [name or path.name for name, path in zip(classes, paths, strict=True)]
+        index = class_indices({*classes}, task, folder, notes)
+        labels = torch.tensor([index[name] for name in classes])
     return Images(Files([str(folder / path) for path in paths], task.channels), labels,
                   notes=notes)
 
@@ -256,20 +301,58 @@ def in_range(labels: list[int], task: Task, where: Path) -> Tensor:
     return torch.tensor(labels, dtype=torch.int64)
 
 
-def class_indices(folders: set[str], task: Task, where: Path) -> dict[str, int]:
-    """Class folder -> class index. Folders are named by class, by index, or (ImageNet) by WordNet
-    id. Folders of ImageNet beside the classes of a part of it have -1."""
-    index = {name: i for i, name in enumerate(task.class_names)}
-    if task.wnids and folders <= set(WNIDS):
+def classes_of(folder: Path, paths: list[Path], task: Task) -> list[str | None]:
+    """The class folder of each image; for ImageNet's flat folders the WordNet id, from the table
+    that Kaggle or Tiny-ImageNet has near them or from the image's name; None: neither."""
+    tables = [place / "LOC_val_solution.csv" for place in
+              (folder, *folder.absolute().parents[:4])] + [folder / "val_annotations.txt"]
+    text = "".join(table.read_text() for table in tables if table.is_file())
+    known = dict(re.findall(r"^([^.,\t\n]+)[^,\t\n]*[,\t](n[0-9]{8})", text, re.MULTILINE))
+
+    def name(path: Path) -> str | None:
+        ids = WORDNET_ID.findall(path.stem) if task.wnids else ()
+        return known.get(path.stem) or (
+            path.parts[0] if path.parent.name else ids[-1] if ids else None)
+
+    return [name(path) for path in paths]
+
+
+def class_indices(folders: set[str], task: Task, where: Path, notes: list[str]
+                  ) -> dict[str, int]:
+    """Class folder -> class index. Folders are named by class, by number, or (ImageNet) by WordNet
+    id. Folders of ImageNet beside the classes of a part of it have -1. Appends to the notes what
+    was assumed of numbers."""
+    names = task.folders or task.class_names
+    index = {name: i for i, name in enumerate(names)}
+    if task.folders:
+        pass
+    elif task.name == "folder":
+        if [*names] != sorted(names, key=by_number) or all(map(str.isdecimal, names)):
+            notes.append("note: the class folders' numbers are sorted as text, as torchvision's "
+                         f"ImageFolder does: {', '.join(names[:12])}; else --class-order FILE")
+    elif task.wnids and folders & {*WNIDS}:
         index = dict.fromkeys(WNIDS, -1) | {wnid: i for i, wnid in enumerate(task.wnids)}
-    elif not folders & index.keys():
-        index = {name: int(name) for name in folders
-                 if name.isdecimal() and int(name) < task.num_classes}
+    elif not folders & index.keys() and all(map(str.isdecimal, folders)):
+        numbers = {*map(int, folders)}
+        if 0 not in numbers and not {1, task.num_classes} <= numbers:
+            raise UserError(f"{where}: are the class folders {', '.join(sorted(folders)[:5])} "
+                            "numbered from 0 or from 1?", "--class-order FILE says it")
+        first = int(0 not in numbers)
+        index = {name: int(name) - first for name in folders
+                 if int(name) - first < task.num_classes}
+        notes.append(f"note: class folders are numbers, read as: {first} is "
+                     f"'{task.class_names[0]}', {first + 1} is '{task.class_names[1]}' ...; else "
+                     "--class-order FILE")
     if strange := sorted(folders - index.keys()):
         raise UserError(f"{where}/{strange[0]} is no class of {task.name}, which has "
                         f"{', '.join(task.class_names[:3])} ...",
                         "rename the folders; distill --source-labels none if labels do not matter")
     return index
+
+
+def by_number(name: str) -> list:
+    """A key that sorts class10 behind class2."""
+    return [int(part) if i % 2 else part for i, part in enumerate(re.split("([0-9]+)", name))]
 
 
 def list_images(path: Path, task: Task, root: Path | None = None, labelled: bool = True) -> Images:
@@ -284,7 +367,7 @@ def list_images(path: Path, task: Task, root: Path | None = None, labelled: bool
     places = [Path(), path.parent, path.parent.parent, *([root] if root else [])]
     paths, labels, names = [], [], {}
     for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
-        if not line.strip():
+        if not line.strip() or PurePosixPath(line).name.startswith("._"):  # of macOS
             continue
         name, label = re.fullmatch(r"\s*(.*?\S)(?:\s+([0-9]+))?\s*", line).groups()
         parts = PurePosixPath(name).parts

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from dm_kd import augment, data, dist, engine, models, objectives, preprocessing, run
 from dm_kd.rivals import common as rivals
 from dm_kd.run import UserError
-from dm_kd.tasks import TASKS, Task, get_task
+from dm_kd.tasks import Task, get_task, is_large
 
 CHECKED_IMAGES = 1000  # that the teacher is scored on before training
 RIVALS = {  # methods that make images while the student learns: name -> file in rivals/
@@ -65,9 +65,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     engine.add_arguments(parser)
     preprocessing.add_arguments(parser)
     run.add_common_arguments(parser)
-    method, name = run.peek(argv, "source", ""), run.peek(argv, "task", "")
+    method = run.peek(argv, "source", "")
     if method in RIVALS:
-        large = name == "folder" or name in TASKS and TASKS[name].large
+        large = is_large(run.peek(argv, "task", ""), run.peek(argv, "resolution", ""))
         rivals.add_arguments(parser, method, rivals.load(RIVALS[method]), large)
         parser.set_defaults(steps_per_epoch=RIVAL_STEPS_PER_EPOCH["large" if large else "small"])
     return run.parse(parser, argv)
@@ -75,7 +75,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 def body(argv: list[str]) -> None:
     args = parse(argv)
-    task = get_task(args.task, args.data)
+    task = get_task(args.task, args.data, args)
     if args.dry_run:
         dry_run(args, task)
         return
@@ -111,6 +111,7 @@ def body(argv: list[str]) -> None:
     notes = [f"{args.student}, {models.parameter_count(student):,} parameters, from "
              f"{teacher_card['name']} on {len(images.labels) if images else 'generated'} images of "
              f"{args.source}, {device}, amp {args.amp}", *(images.notes if images else ()),
+             *(val.notes if val else ()),
              teacher_card["assumed"], *models.seen_note(teacher_card, args)]
     if not (args.out / "result.json").exists():
         notes += check_teacher(args, task, teacher, images, val, device)
@@ -140,12 +141,10 @@ def check_teacher(args: argparse.Namespace, task: Task, teacher: nn.Module,
         acc1, _ = engine.accuracy(logits, given.labels.cpu()[chosen])
         notes.append(f"teacher agrees with the labels of {acc1:.1f} % of {len(chosen)} {name} "
                      "images")
-        low, doubt = models.doubts(logits, given.labels.cpu()[chosen], task)
-        if low:
+        if doubt := models.doubt(logits, given.labels.cpu()[chosen]):
             raise UserError(f"the teacher {args.teacher} and the {name} labels: {doubt}",
                             "--source-labels none if the source has other classes; "
                             "--no-label-check to train anyway")
-        notes += [f"note: {doubt}"] if doubt else []
     return notes
 
 

@@ -1,5 +1,5 @@
-"""Evaluate a model on a task's real validation images. Prints one JSON line: acc1, acc5 and ece
-(expected calibration error) in percent, with --teacher also teacher_acc1 and agreement.
+"""Evaluate a model on a task's real validation images. Prints one JSON line: acc1 and acc5 in
+percent, with --teacher also teacher_acc1 and agreement.
 
     python -m dm_kd.evaluate --task digits --model save/student_model/digits \\
         [--teacher save/models/digits_cnn_w32]
@@ -16,8 +16,6 @@ from torch import Tensor
 from dm_kd import augment, data, dist, engine, models, preprocessing, run
 from dm_kd.run import UserError
 from dm_kd.tasks import Task, get_task
-
-BINS = 15  # of the calibration error
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -36,7 +34,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 def body(argv: list[str]) -> None:
     args = parse(argv)
-    task = get_task(args.task, args.data)
+    task = get_task(args.task, args.data, args)
     if args.val == "none":
         raise UserError("--val none leaves no images to evaluate on", "--val val")
     if args.dry_run:
@@ -47,7 +45,7 @@ def body(argv: list[str]) -> None:
     logits, labels, notes = outputs(args.model, task, args, device)
     acc1, acc5 = engine.accuracy(logits, labels)
     result = {"task": task.name, "model": args.model, "images": len(labels),
-              "acc1": acc1, "acc5": acc5, "ece": calibration_error(logits, labels)}
+              "acc1": acc1, "acc5": acc5}
     if args.teacher:
         teacher_logits, _, more = outputs(args.teacher, task, args, device)
         same = teacher_logits.argmax(1) == logits.argmax(1)
@@ -71,18 +69,9 @@ def outputs(spec: str, task: Task, args: argparse.Namespace, device: torch.devic
     val = data.load_validation(own, args)
     dist.start(device)  # each process evaluates a share
     logits = engine.predict(model.to(device), val.images, augment.plain_view(own), device, "none")
-    low, doubt = models.doubts(logits, val.labels, task)
+    doubt = models.doubt(logits, val.labels)
     return logits, val.labels, [card["assumed"], *models.seen_note(card, args), *val.notes,
                                 *([f"note: {doubt}"] if doubt else [])]
-
-
-def calibration_error(logits: Tensor, labels: Tensor) -> float:
-    """Expected calibration error in percent, 15 bins of equal width (Guo et al. 2017,
-    arXiv 1706.04599). logits [N, classes], labels [N]."""
-    confidence, predictions = logits.double().softmax(1).max(1)
-    gap = (predictions == labels).double() - confidence
-    bins = (confidence * BINS).long().clamp_max(BINS - 1)
-    return 100 * float(torch.zeros(BINS).double().index_add_(0, bins, gap).abs().sum()) / len(gap)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -39,7 +39,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 def body(argv: list[str]) -> None:
     args = parse(argv)
-    task = get_task(args.task, args.data)
+    task = get_task(args.task, args.data, args)
     if args.dry_run:
         print(f"would inspect {args.source} with {args.teacher}")
         return

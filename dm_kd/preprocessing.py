@@ -22,16 +22,11 @@ from dm_kd.run import UserError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags for what is not known of the network in a weight file. Run folders ignore them."""
     add = parser.add_argument_group("input of a network from a weight file").add_argument
-    add("--teacher-mean", type=numbers, metavar="X,X,X", help="of images in [0, 1] or [0, 255]")
-    add("--teacher-std", type=numbers, metavar="X,X,X", help="likewise")
+    add("--teacher-mean", type=run.numbers, metavar="X,X,X", help="of images in [0, 1] or [0, 255]")
+    add("--teacher-std", type=run.numbers, metavar="X,X,X", help="likewise")
     add("--teacher-size", type=run.positive_int, metavar="N", help="pixels a side")
     add("--teacher-resize", type=resizing, metavar="N[,bicubic]",
         help="evaluate: shorter side before the centre crop; 0: squeeze the image into a square")
-
-
-def numbers(text: str) -> tuple[float, ...]:
-    """'0.5,0.5,0.5' -> (0.5, 0.5, 0.5)."""
-    return tuple(float(part) for part in text.split(","))
 
 
 def resizing(text: str) -> str:
@@ -87,8 +82,9 @@ def join(task, sources: dict[str, dict], spec: str) -> tuple[dict, str]:
     own["resize"] = None if (short, mode, squeeze) == usual else (short or size, mode, squeeze)
     mean, std = (" ".join(f"{v:g}" for v in own[key]) for key in ("mean", "std"))
     said = ["the task", *(name for name, source in sources.items() if source)]
-    return own, (f"mean {mean}, std {std}, evaluated at {mode} {short or size} to {size} pixels"
-                 f"{', squeezed' * squeeze} (from {', else '.join(reversed(said))})")
+    how = f"{mode} {short or size} to " * task.large + f"{size} pixels{', squeezed' * squeeze}"
+    return own, (f"mean {mean}, std {std}, evaluated at {how} "
+                 f"(from {', else '.join(reversed(said))})")
 
 
 # --- how it is used -------------------------------------------------------------------------------
@@ -120,7 +116,8 @@ def class_rows(names: list[str] | None, task, spec: str) -> tuple[list[int] | No
     """The outputs of the task's classes in a network whose outputs have these names (None: not
     known), None for all as they are; and a phrase for the log. A UserError where they lack a class
     of the task."""
-    if not names or names == [*map(str, range(len(names)))]:
+    counted = names == [*map(str, range(len(names or ())))]  # not names, unless the task's are so
+    if not names or counted and {*names} != {*task.class_names}:
         return None, "not in the file, taken for the task's"
     for form in (str, lambda name: name.partition(",")[0].strip().lower().replace("_", " ")):
         theirs = [*map(form, names)]

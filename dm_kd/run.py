@@ -86,6 +86,11 @@ def epoch_list(text: str) -> tuple[int, ...]:
     return tuple(positive_int(part) for part in text.split(",") if part.strip())
 
 
+def numbers(text: str) -> tuple[float, ...]:
+    """'0.5,0.5,0.5' -> (0.5, 0.5, 0.5)."""
+    return tuple(float(part) for part in text.split(","))
+
+
 class Parser(argparse.ArgumentParser):
     """argparse whose errors are UserErrors, and whose flags cannot be abbreviated."""
 
@@ -113,11 +118,26 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     add("--dry-run", action="store_true", help="print the plan, write nothing")
 
 
-def add_data_arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("real data").add_argument
+def add_task_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("task").add_argument
     add("--task", required=True, metavar="NAME", help="the data set, e.g. digits")
     add("--data", type=Path, metavar="PATH",
         help="folder of the real images (default: the usual places)")
+    add("--class-order", type=Path, metavar="FILE",
+        help="the class folders' names in the order of the networks' outputs, one a line (default: "
+             "sorted as text, as torchvision's ImageFolder does)")
+    add("--resolution", type=positive_int, metavar="PIXELS",
+        help="of large images (default: 224); below 100 a folder's images are small ones: resized "
+             "to it, padded and cropped in training")
+    add("--channels", type=int, choices=(1, 3), help="of a folder's images (default: 3)")
+    for name in ("mean", "std"):
+        add(f"--{name}", type=numbers, metavar="X,X,X",
+            help="of each channel, of images in [0, 1] (default: ImageNet's)")
+
+
+def add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    add_task_arguments(parser)
+    add = parser.add_argument_group("real data").add_argument
     add("--cache", type=Path, default=Path("save/cache"), metavar="DIR",
         help="where unpacked images are kept (default: %(default)s)")
     add("--fold", type=nonnegative_int, default=0, metavar="N",

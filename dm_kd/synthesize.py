@@ -37,9 +37,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     name = run.peek(argv, "generator", "dit")
     parser = run.Parser("synthesize", __doc__)
     parser.usage = "python -m dm_kd.synthesize --task NAME --generator KIND --out SET [flags]"
+    run.add_task_arguments(parser)
     add = parser.add_argument
-    add("--task", required=True, metavar="NAME", help="label space, e.g. digits")
-    add("--data", type=Path, metavar="PATH", help="for --task folder: has train/CLASS/")
     add("--generator", choices=GENERATORS, default="dit", metavar="KIND",
         help=f"one of {', '.join(GENERATORS)} (default: %(default)s); --generator KIND --help "
              "shows its flags")
@@ -86,7 +85,7 @@ def body(argv: list[str]) -> None:
     if args.verify:
         verify(args.out)
         return
-    task = get_task(args.task, args.data)
+    task = get_task(args.task, args.data, args)
     if args.classes and args.classes[-1] >= task.num_classes:
         raise UserError(f"--classes {args.classes[-1]}: {task.name} has classes 0 to "
                         f"{task.num_classes - 1}")

@@ -5,6 +5,8 @@ and how the real ones are loaded, most of them by torchvision. Real images have 
 training a teacher, training a small generator, and evaluating the student.
 """
 
+import argparse
+import dataclasses
 import functools
 import gzip
 import re
@@ -22,6 +24,7 @@ from dm_kd import run
 from dm_kd.run import UserError, nearest
 
 ROOT = Path("true_dataset")
+SMALL_BELOW = 100  # --resolution of a folder whose images are small
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 Raw = tuple[Tensor | list[str], Tensor, Tensor | None]  # images or paths, labels, groups
 
@@ -53,6 +56,7 @@ class Task:
     # is squeezed into a square instead of cropped); None: as above.
     resize: tuple[int, str, bool] | None = None
     wnids: tuple[str, ...] | None = None  # WordNet ids in index order, of ImageNet or a subset
+    folders: tuple[str, ...] | None = None  # class folders in index order, of --class-order
 
     @property
     def num_classes(self) -> int:
@@ -166,38 +170,75 @@ TASKS = {task.name: task for task in (
 )}
 
 
-def get_task(name: str, root: Path | None = None) -> Task:
+def get_task(name: str, root: Path | None = None, flags: argparse.Namespace | None = None) -> Task:
     """The Task of that name; "folder" is made from the class folders of `root`.
 
+    flags: those of run.add_task_arguments, which change a task of large images.
+
     Raises:
-        UserError: there is none; the nearest names are given."""
+        UserError: there is none (the nearest names are given), or the flags do not fit it."""
+    order = getattr(flags, "class_order", None)
+    listed = order and tuple(map(str.strip, order.read_text("utf-8-sig").strip().splitlines()))
     if name == "folder":
-        return Task("folder", folder_classes(root), **LARGE)
-    if name not in TASKS:
+        folders = folder_classes(root)
+        names = listed or folders
+        fits = {*folders} <= {*names}  # the networks may have other classes too
+        task = Task("folder", names, wnids=names if {*names} <= {*WNIDS} else None, **LARGE)
+    elif name in TASKS:
+        task = TASKS[name]
+        fits = len(listed or task.class_names) == task.num_classes
+    else:
         raise UserError(f"unknown task '{name}'",
                         f"--task: {nearest(name, [*TASKS, 'folder'])}")
-    return TASKS[name]
+    if listed and not (fits and len({*listed}) == len(listed)):
+        raise UserError(f"{order} does not name each class folder of {name} once: "
+                        f"{', '.join(listed[:3])} ...", "--class-order FILE with a name a line")
+    given = {key: value for key in ("resolution", "channels", "mean", "std")
+             if (value := getattr(flags, key, None)) is not None}
+    if given and not task.large:
+        raise UserError(f"--{min(given)} is for tasks of large images and folders, not {name}")
+    task = dataclasses.replace(task, folders=listed, **given)
+    if (not len(task.mean) == len(task.std) == task.channels or min(task.std) <= 0
+            or max(task.mean + task.std) > 1):
+        raise UserError(f"mean {task.mean} and std {task.std} of {task.channels} channels",
+                        "such as --channels 1 --mean 0.5 --std 0.25, of images in [0, 1]")
+    if name == "folder" and task.resolution < SMALL_BELOW:
+        task = dataclasses.replace(task, large=False, pad=task.resolution // 8)
+    return task
 
 
-SPLIT_NAMES = {"train": ("train", "training"), "val": ("val", "validation", "valid", "test")}
+def is_large(name: str, resolution: str) -> bool:
+    """Whether a task has large images, while its flags are not parsed yet."""
+    if name == "folder":
+        return not resolution.isdecimal() or int(resolution) >= SMALL_BELOW
+    return name in TASKS and TASKS[name].large
+
+
+SPLIT_NAMES = {"train": ("train", "training"),
+               "val": ("val", "validation", "valid", "test", "testing")}
+SPLIT_LIKE = re.compile(r"(train|val|valid|test|dev|eval)(ing|idation|uation)?(set)?([^a-z]|$)",
+                        re.IGNORECASE)
+KAGGLE = "ILSVRC/Data/CLS-LOC"  # where its archive of ImageNet has train/ and val/
 
 
 def split_folder(root: Path, split: str) -> Path | None:
     """The folder of a split in `root`, such as train/ or Validation/; None where there is none."""
+    root = root / KAGGLE if (root / KAGGLE).is_dir() else root
     folders = {p.name.lower(): p for p in sorted(root.glob("*")) if p.is_dir()}
     return next((folders[name] for name in SPLIT_NAMES[split] if name in folders), None)
 
 
 def folder_classes(root: Path | None) -> tuple[str, ...]:
-    """The class names of a folder's train/<class>/, in the order of torchvision's ImageFolder:
-    sorted as text, so 10 comes before 2.
+    """The class folders in a folder's train/, or val/, or in itself, in the order of torchvision's
+    ImageFolder: sorted as text, so 10 comes before 2.
 
     Raises:
         UserError: no --data, or fewer than two class folders in it."""
-    place = split_folder(root, "train") if root else None
-    names = sorted(p.name for p in place.iterdir() if p.is_dir()
+    place = root and (split_folder(root, "train") or split_folder(root, "val") or root)
+    names = sorted(p.name for p in place.glob("*") if p.is_dir()
                    and not re.match(r"\.|__MACOSX$", p.name)) if place else ()
-    if len(names) < 2:
-        raise UserError(f"--task folder needs two class folders in train/, not {root}: "
-                        f"{', '.join(names)}", "--data FOLDER with train/<class>/ and val/<class>/")
+    if len(names) < 2 or sum(map(bool, map(SPLIT_LIKE.match, names))) > 1:
+        raise UserError(f"--task folder needs two class folders in train/, not {place}: "
+                        f"{', '.join(names[:9])}",
+                        "--data FOLDER with train/<class>/ and val/<class>/")
     return tuple(names)

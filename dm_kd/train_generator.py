@@ -40,8 +40,6 @@ def parse(argv: list[str]) -> argparse.Namespace:
                         help="diffusion transformer or GAN (default: %(default)s)")
     parser.add_argument("--out", type=Path, required=True, metavar="save/generators/NAME",
                         help="the run: generator, log, checkpoint")
-    parser.add_argument("--resolution", type=run.positive_int, metavar="PIXELS",
-                        help="of large images: side that their centres are resized to")
     group = parser.add_argument_group("network and training")
 
     def add(flag: str, kind: Callable, default: object, text: str) -> None:
@@ -68,7 +66,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 def body(argv: list[str]) -> None:
     args = parse(argv)
-    task = get_task(args.task, args.data)
+    task = get_task(args.task, args.data, args)
     if task.large and not args.resolution:
         raise UserError(f"{task.name}'s images are too large for a generator trained here",
                         "--resolution 64 --patch-size 4")

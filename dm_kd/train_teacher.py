@@ -34,7 +34,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 def body(argv: list[str]) -> None:
     args = parse(argv)
-    task = get_task(args.task, args.data)
+    task = get_task(args.task, args.data, args)
     if args.dry_run:
         with torch.device("meta"):  # the weights are only counted
             count = models.parameter_count(models.build(args.model, task))
@@ -51,7 +51,7 @@ def body(argv: list[str]) -> None:
     inputs = {"source_images": len(images.labels), "source_sha256": images.sha256}
     notes = [f"{args.model}, {models.parameter_count(model):,} parameters, on "
              f"{len(images.labels)} real images of {task.name}, {device}, amp {args.amp}",
-             *images.notes]
+             *images.notes, *(val.notes if val else ())]
     with run.Run(args.out, args, inputs, "model") as folder:
         engine.fit(folder, args, source.view, model, None, source, objectives.cross_entropy,
                    val, device, card, notes)

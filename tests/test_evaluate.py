@@ -1,4 +1,4 @@
-"""evaluate: accuracy, calibration, agreement with a teacher."""
+"""evaluate: accuracy, agreement with a teacher."""
 
 import json
 
@@ -15,14 +15,6 @@ def evaluated(capsys, *argv):
                           *map(str, argv)]) == 0
     out, err = capsys.readouterr()
     return json.loads(out), err
-
-
-def test_calibration_error_is_the_gap_between_confidence_and_accuracy():
-    """Two bins: 4 images of confidence 0.75 with 2 right, 2 of confidence 0.95 with 1 right."""
-    logits = torch.tensor([[p, 1 - p] for p in [0.75] * 4 + [0.95] * 2]).log()
-    labels = torch.tensor([0, 0, 1, 1, 0, 1])
-    expected = 100 * (4 / 6 * 0.25 + 2 / 6 * 0.45)
-    assert evaluate.calibration_error(logits, labels) == pytest.approx(expected, abs=1e-3)
 
 
 def test_a_model_is_compared_with_a_teacher(teacher_folder, digits, tmp_path, capsys):

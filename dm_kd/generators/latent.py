@@ -73,11 +73,11 @@ def generator_classes(card: dict, num_classes: int, task: Task, where: object) -
     """{"generator_classes": the generator's class for each of the task's} where the task has some
     of ImageNet's classes; {} where both have the same. card: train_generator's, which names them.
     """
-    names = card.get("class_names", list(task.class_names))
+    names, own = card.get("class_names", list(task.class_names)), task.imagenet_classes
+    if num_classes == 1000 and own and own != tuple(range(1000)):
+        return {"generator_classes": list(own)}
     if num_classes == task.num_classes and names == list(task.class_names):
         return {}
-    if num_classes == 1000 and task.imagenet_classes:
-        return {"generator_classes": list(task.imagenet_classes)}
     raise UserError(f"{where}: the generator has {num_classes} classes {names[:3]} ..., not those "
                     f"of {task.name}",
                     "one class too few: it was trained with class_dropout_prob=0, which has no "

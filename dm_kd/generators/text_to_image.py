@@ -8,6 +8,7 @@ run code. A checker that blackens pictures is left out: black pictures teach not
 """
 
 import argparse
+import sys
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from dm_kd.generators import weights
 from dm_kd.run import UserError, multiplies_bf16, nonnegative_float, positive_int
 from dm_kd.tasks import Task
 
+MEANINGS = {264: "a Welsh corgi dog", 474: "a knitted jacket"}  # of ImageNet's two Cardigans
 LARGE_SIDE = 256  # pixels of an image for tasks of large images, as DiT's
 # newer tokenizers keep the template that a prompt is put into as chat_template.jinja
 FILES = ("README.md", "model_index.json", "*/*.json", "*/*.txt", "*/*.model", "*/*.jinja",
@@ -63,6 +65,17 @@ class TextToImageGenerator:
         return images.contiguous()
 
 
+def distinct(class_names: tuple[str, ...]) -> list[str]:
+    """The class names as words; where two differ in case alone, as the dog Cardigan and the garment
+    cardigan, with their meaning (as WordNet has it) or else the class's number."""
+    names = [name.replace("_", " ") for name in class_names]
+    words = [name.casefold() for name in names]
+    for i in [i for i, word in enumerate(words) if words.count(word) > 1]:
+        names[i] += f", {(len(names) == 1000 and MEANINGS.get(i)) or f'class {i}'}"
+        print(f"note: another class has the same name: '{names[i]}'", file=sys.stderr)
+    return names
+
+
 def build(args: argparse.Namespace, task: Task, device: torch.device) -> TextToImageGenerator:
     import diffusers
     import transformers
@@ -79,7 +92,7 @@ def build(args: argparse.Namespace, task: Task, device: torch.device) -> TextToI
     flags = {"num_inference_steps": args.steps, "guidance_scale": args.guidance_scale,
              "height": args.render_size, "width": args.render_size}
     call = {name: value for name, value in flags.items() if value is not None}
-    prompts = [args.prompt.replace("{}", name.replace("_", " ")) for name in task.class_names]
+    prompts = [args.prompt.replace("{}", name) for name in distinct(task.class_names)]
     files = sorted(path for pattern in FILES[1:] for path in folder.glob(pattern))
     settings = {
         "name": "text_to_image",
