@@ -251,6 +251,7 @@ def body(argv: list[str]) -> None:
     if args.dry_run:
         print(f"would time {args.name}, {ROUNDS} rounds, into {OUT}")
         return
+    args.deterministic = args.name == "synthesis"  # as the commands themselves on a GPU
     device = run.use_device(args)
     torch.manual_seed(args.seed)
     record = Record(args, device)
