@@ -37,10 +37,7 @@ RECIPE = {"temperature": 10.0, "seed": 0, "epochs": 1, "warmup_epochs": 0, "lr_s
           "learning_rate": 0.01, "weight_decay": 1e-4, "optimizer": "sgd", "augment": "default",
           "mixup": 0.0, "cutmix": 0.0, "mix_share": 1.0}
 STEPS = 20  # of sampling
-SMALL_DIT = {"input_size": 28, "patch_size": 4, "channels": 1, "width": 144, "depth": 6, "heads": 6,
-             "num_classes": 10}
-DIT_XL = {"input_size": 32, "patch_size": 2, "channels": 4, "width": 1152, "depth": 28, "heads": 16,
-          "num_classes": 1000}
+SMALL_DIT, DIT_XL = (28, 4, 1, 144, 6, 6, 10), (32, 2, 4, 1152, 28, 16, 1000)  # arguments of DiT
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -219,7 +216,7 @@ class DiffusersDiT(nn.Module):
 
 def synthesis(args: argparse.Namespace, device: torch.device, record: Record) -> None:
     large = device.type == "cuda"
-    model = dit.DiT(**DIT_XL if large else SMALL_DIT).to(device).eval()
+    model = dit.DiT(*(DIT_XL if large else SMALL_DIT)).to(device).eval()
     for parameter in model.parameters():  # a new DiT is the zero function
         if parameter.requires_grad and parameter.ndim > 1:
             nn.init.normal_(parameter, std=0.05)
@@ -251,7 +248,7 @@ def limits(record: Record, device: torch.device) -> None:
     """What a GPU can do at all."""
     side, times = 8192, 4000
     a, big = torch.randn(side, side, device=device).bfloat16(), torch.empty(1 << 30, device=device)
-    product, copied = torch.empty_like(a), torch.empty_like(big)
+    product, copied = a.clone(), big.clone()
     record.time("limits: TFLOP/s of bfloat16 products, in place of images/s", {
         "8192": lambda: [torch.matmul(a, a, out=product) for _ in range(times)]},
         times * 2 * side ** 3 / 1e12, rounds=1)
@@ -267,8 +264,7 @@ def whole_images(record: Record, model: dit.DiT, device: torch.device) -> None:
     for n in (32, 128, 512):
         x, t = torch.randn(n, 4, 32, 32, device=device), torch.full((n,), 500, device=device)
         with torch.inference_mode():
-            record.time(f"one forward, batch {n}", {"ours": lambda x=x, t=t: model(x, t, t)}, n,
-                        rounds=5)
+            record.time(f"one forward, batch {n}", {"ours": lambda x=x, t=t: model(x, t, t)}, n)
     with tempfile.TemporaryDirectory() as folder:
         diffusers.AutoencoderKL(
             block_out_channels=(128, 256, 512, 512), layers_per_block=2, latent_channels=4,
