@@ -175,6 +175,12 @@ def batches_from(source: data.Source, step: int, args: argparse.Namespace, task:
         epoch, first_step = epoch + 1, 0
 
 
+def step_along(loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
+
+
 # --- DiT ------------------------------------------------------------------------------------------
 
 def dit_updates(args: argparse.Namespace, task: Task, model: dit.DiT, device: torch.device
@@ -205,9 +211,7 @@ def dit_updates(args: argparse.Namespace, task: Task, model: dit.DiT, device: to
         labels = torch.where(dropped, task.num_classes, labels)
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             loss = diffusion.diffusion_loss(model, process, images, labels, i, noise).mean()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
+        step_along(loss, optimizer)
         return {"lr": rate, "train_loss": loss.detach()}
 
     return {"optimizer": optimizer}, update
@@ -241,15 +245,10 @@ def gan_updates(args: argparse.Namespace, task: Task, model: gan.Generator, devi
         if penalised:  # R1: 1/2 E |grad D|^2 at real images (Mescheder et al., arXiv 1801.04406)
             slopes, = torch.autograd.grad(real_logits.sum(), images, create_graph=True)
             penalty = R1_EVERY * slopes.square().sum((1, 2, 3)).mean() / 2
-        critic_optimizer.zero_grad(set_to_none=True)
-        (critic_loss + penalty).backward()
-        critic_optimizer.step()
-
+        step_along(critic_loss + penalty, critic_optimizer)
         critic.requires_grad_(False)
         loss = F.softplus(-critic(model(z[1], labels), labels)).mean()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
+        step_along(loss, optimizer)
         critic.requires_grad_(True)
         return {"lr": rate, "train_loss": critic_loss.detach(), "generator_loss": loss.detach()}
 

@@ -64,7 +64,7 @@ def generator(model, clip=True, teacher=None, **changes) -> dit.DiTGenerator:
 
 def golden_run(golden, network, steps):
     noise, labels = iter(golden[f"noise_{steps}"]), torch.tensor([4, 6])
-    return diffusion.sample_ddpm(
+    return diffusion.sample(
         lambda x, t: diffusion.guided(network, x, t, labels, 10, 2.0, 3),
         diffusion.Diffusion(steps), golden[f"z_{steps}"], lambda: next(noise))
 
@@ -98,10 +98,8 @@ def test_a_linear_layer_as_a_convolution_computes_the_same():
 
 # --- the generator --------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("sampler", dit.SAMPLERS)
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
 def test_an_image_depends_on_its_seed_and_class_and_not_on_its_batch(tiny, sampler):
-    if sampler == "dpm++":
-        pytest.importorskip("diffusers")
     seeds = [image_seed(0, c, 7) for c in range(5)]
     made = generator(tiny, sampler=sampler, steps=6)
     together = made.sample(torch.arange(5), seeds)
@@ -195,9 +193,6 @@ def test_a_step_has_the_asked_for_length_whatever_the_losss_scale(teacher):
         assert torch.allclose((moved - x).flatten(1).norm(dim=1), torch.full((4,), 0.4), atol=1e-5)
         before, after = (sum(made.parts(v, labels).values()) for v in (x, moved))
         assert after < before
-    made.terms = {"ce_target": 1.0, "bn": math.inf}
-    with pytest.raises(UserError, match="bn"):
-        made.move(x, labels, lambda x: x, torch.tensor(0.8))
 
 
 def test_teacher_and_student_are_in_the_settings_and_the_teacher_needs_batch_norms(

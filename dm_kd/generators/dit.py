@@ -26,9 +26,6 @@ from dm_kd.rivals import terms
 from dm_kd.run import UserError, multiplies_bf16, nonnegative_float
 from dm_kd.tasks import Task
 
-SAMPLERS = ("ddpm", "ddim", "dpm++")
-
-
 # --- network --------------------------------------------------------------------------------------
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -51,14 +48,12 @@ class Linear(nn.Linear):
 class TimestepEmbedder(nn.Module):
     """Sinusoid of t, cosines first, through two layers."""
 
-    def __init__(self, width: int, frequencies: int = 256):
+    def __init__(self, width: int):
         super().__init__()
-        self.frequencies = frequencies
-        self.mlp = nn.Sequential(nn.Linear(frequencies, width), nn.SiLU(), nn.Linear(width, width))
+        self.mlp = nn.Sequential(nn.Linear(256, width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, t: Tensor) -> Tensor:
-        half = self.frequencies // 2
-        rates = torch.exp(-math.log(10000) / half * torch.arange(half, device=t.device).float())
+        rates = torch.exp(-math.log(10000) / 128 * torch.arange(128, device=t.device).float())
         angles = t.float()[:, None] * rates  # float32, the original's rounding
         sinusoid = torch.cat([angles.cos(), angles.sin()], -1)  # [B, 256]
         return self.mlp(sinusoid.to(self.mlp[0].weight.dtype))
@@ -224,12 +219,9 @@ class DiTGenerator(latent.LatentGenerator):
             diffusion.guided, self.network, labels=self.network_labels(labels),
             null=self.model.num_classes, scale=settings["guidance_scale"],
             guided_channels=self.guided_channels())
-        if settings["sampler"] == "dpm++":
-            return diffusion.sample_dpm(predict, settings["steps"], draw())
-        if settings["sampler"] == "ddim":
-            return diffusion.sample_ddim(predict, self.diffusion, draw(), self.clip)
+        noise = draw if settings["sampler"] == "ddpm" else None
         steer = guidance.steering(self, predict, labels.to(self.device), seeds)
-        return diffusion.sample_ddpm(predict, self.diffusion, draw(), draw, self.clip, steer)
+        return diffusion.sample(predict, self.diffusion, draw(), noise, self.clip, steer)
 
 
 # --- flags and files ------------------------------------------------------------------------------
@@ -243,8 +235,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--guidance-scale", type=nonnegative_float, default=2.0, metavar="S",
         help="classifier-free guidance; 1 = one conditional forward, 0 = unconditional "
              "(default: %(default)s)")
-    add("--sampler", choices=SAMPLERS, default="ddpm",
-        help="ancestral DDPM, DDIM, or diffusers' DPM-Solver++ (default: %(default)s)")
+    add("--sampler", choices=("ddpm", "ddim"), default="ddpm",
+        help="ancestral DDPM or DDIM (default: %(default)s)")
     add("--guided-channels", choices=("3", "all"), default="3",
         help="channels that guidance acts on; the original DiT guides 3 of 4 latent ones "
              "(default: %(default)s)")

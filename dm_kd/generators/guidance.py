@@ -73,9 +73,8 @@ class TeacherGuidance:
         """x_t [B, C, H, W], moved. clean: x_t -> images; noise: sqrt(1 - alpha bar)."""
         with torch.enable_grad():
             x = x.detach().requires_grad_()
-            parts = self.parts(clean(x), labels)
-            terms.check_finite(parts, f"at noise {float(noise):.3f} of the sampler")
-            gradient, = torch.autograd.grad(sum(parts.values()), x)
+            loss = sum(self.parts(clean(x), labels).values())
+            gradient, = torch.autograd.grad(loss, x)
         length = gradient.flatten(1).norm(dim=1).clamp_min(1e-12).view(-1, 1, 1, 1)
         return x.detach() - self.weight * noise * gradient / length
 

@@ -17,7 +17,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dm_kd import run
 from dm_kd.generators import dit, latent, weights
 from dm_kd.run import positive_float
 from dm_kd.tasks import Task
@@ -25,7 +24,6 @@ from dm_kd.tasks import Task
 INTERVAL = (0.4, 0.65)  # the network's input for the times at which guidance acts; 0 is the image
 HEAD_WIDTH, HEAD_DEPTH = 64, 8  # of all published sizes: channels per head, blocks of the u head
 TOKENS = {"class": 8, "omega": 4, "t_min": 2, "t_max": 2, "time": 4}  # in their order
-LICENCE = "MIT (Lyy-iiis/imeanflow)"
 
 
 # --- network --------------------------------------------------------------------------------------
@@ -165,7 +163,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def build(args: argparse.Namespace, task: Task, device: torch.device) -> IMFGenerator:
     model = load(args.weights)
-    card = {"sha256": run.sha256_file(Path(args.weights)), "licence": LICENCE}
+    card = weights.card_of(Path(args.weights), weights.LICENCE)
     settings, vae = latent.prepare(args, task, model, card, device)
     settings |= {"network_guidance": args.network_guidance,
                  "network_guidance_interval": list(INTERVAL)}

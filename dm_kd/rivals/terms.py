@@ -207,14 +207,6 @@ def logits(network: Callable[[Tensor], Tensor], x: Tensor, bf16: bool) -> Tensor
         return network(x).float()
 
 
-def check_finite(parts: dict[str, Tensor], where: str) -> None:
-    """Raise a UserError that names a term that is NaN or infinite."""
-    for name, value in parts.items():
-        if not torch.isfinite(value):
-            raise UserError(f"the images' loss diverged: {name} became {value.item()} {where}",
-                            "a lower rate or a smaller weight of that term; in another --out")
-
-
 def jitter(x: Tensor, most: int, flip: bool, draw: torch.Generator) -> Tensor:
     """Roll the whole batch by up to `most` pixels each way; `flip`: mirror it half the time."""
     rows, columns = torch.randint(-most, most + 1, (2,), generator=draw).tolist()
