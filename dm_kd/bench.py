@@ -266,9 +266,9 @@ def synthesis(args: argparse.Namespace, device: torch.device, record: Record) ->
     def theirs() -> Tensor:
         with torch.inference_mode():
             noise = torch.randn(batch, model.channels, side, side).to(device)
-            return diffusion.to_uint8(diffusion.sample_ddim(
+            return diffusion.to_uint8(diffusion.sample(
                 lambda x, t: diffusion.guided(wrapped, x, t, y, model.num_classes, 2.0,
-                                              model.channels), process, noise, True)).cpu()
+                                              model.channels), process, noise, None, True)).cpu()
 
     if large:
         latent.compile_blocks(model)

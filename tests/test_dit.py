@@ -138,7 +138,7 @@ def built(*argv) -> dit.DiTGenerator:
 
 @pytest.mark.parametrize("more", [
     ["--teacher-guidance", "1"], ["--teacher", "unused"], ["--student", "unused"],
-    ["--latent-cutmix", "--sampler", "ddim"], ["--steps", "1001"]])
+    ["--steps", "1001"]])
 def test_flags_that_contradict_are_refused_before_weights_are_read(tmp_path, more):
     with pytest.raises(UserError):
         built(tmp_path / "missing", *more)

@@ -4,9 +4,7 @@ Brock et al. 2019 (arXiv 1809.11096); networks and weights of pytorch-pretrained
 128, 256 and 512 pixels), for the table's BigGAN row: 215 images per class.
 
 FOLDER holds config.json and pytorch_model.bin of one size (files biggan-deep-256-config.json and
-biggan-deep-256-pytorch_model.bin, renamed), which are read here as plain tensors. They hold batch
-statistics for the truncations 0.02, 0.04 ... 1, of which the nearest are taken. (The package
-interpolates with the two weights swapped: 0.14 gets the statistics of 0.16.)
+biggan-deep-256-pytorch_model.bin, renamed), which are read here as plain tensors.
 """
 
 import argparse
@@ -20,7 +18,6 @@ from dm_kd.generators import gan, latent
 from dm_kd.tasks import Task
 
 LICENCE = "Apache-2.0 as the package says; converted from DeepMind's TF Hub modules"
-INTERVALS = 50  # between the truncations 0 and 1
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,17 +29,13 @@ class BigGAN(nn.Module):
 
     def __init__(self, network: nn.Module, truncation: float):
         super().__init__()
-        self.network, config = network, network.config
+        self.network, self.truncation, config = network, truncation, network.config
         self.config = {"resolution": config.output_dim, "channels": 3,
                        "num_classes": config.num_classes, "latent_size": config.z_dim}
-        for norm in network.modules():
-            for name in ("running_means", "running_vars"):  # [51, C]
-                if hasattr(norm, name):
-                    getattr(norm, name)[-1] = getattr(norm, name)[round(truncation * INTERVALS)]
 
     def forward(self, z: Tensor, labels: Tensor) -> Tensor:
         one_hot = nn.functional.one_hot(labels, self.config["num_classes"]).float()
-        return self.network(z, one_hot, 1.0)  # the last row of the statistics
+        return self.network(z, one_hot, self.truncation)
 
 
 def build(args: argparse.Namespace, task: Task, device: torch.device) -> gan.GanGenerator:

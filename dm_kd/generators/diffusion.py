@@ -49,15 +49,6 @@ class Diffusion:
     def predict_x0(self, x: Tensor, i: Tensor | int, eps: Tensor) -> Tensor:
         return self.at("recip", i) * x - self.at("recip_noise", i) * eps
 
-    def log_variance(self, raw: Tensor | None, i: Tensor | int) -> Tensor:
-        """Learned-range log variance from raw in [-1, 1] (Nichol & Dhariwal eq. 15). Without a
-        sigma half, the posterior's own (the original's default there is beta, FIXED_LARGE)."""
-        low = self.at("log_variance", i)
-        if raw is None:
-            return low
-        share = (raw + 1) / 2
-        return share * self.at("log_beta", i) + (1 - share) * low
-
 
 def diffusion_loss(model: nn.Module, diffusion: Diffusion, x0: Tensor, labels: Tensor, i: Tensor,
                    noise: Tensor) -> Tensor:
@@ -95,7 +86,7 @@ def sample(predict: Callable, diffusion: Diffusion, x: Tensor, draw: Callable[[]
     for i in reversed(range(diffusion.steps)):
         x = steer(x, i) if steer else x
         out = predict(x, diffusion.network_times[i].expand(len(x))).to(x.dtype)
-        eps, raw = out[:, :channels], (out[:, channels:] if out.shape[1] > channels else None)
+        eps, raw = out[:, :channels], out[:, channels:]
         x0 = diffusion.predict_x0(x, i, eps)
         x0 = x0.clamp(-1, 1) if clip else x0
         if draw is None:
@@ -105,7 +96,12 @@ def sample(predict: Callable, diffusion: Diffusion, x: Tensor, draw: Callable[[]
             continue
         x = diffusion.at("mean_x0", i) * x0 + diffusion.at("mean_xt", i) * x  # Ho et al. eq. 7
         if i > 0:
-            x = x + torch.exp(0.5 * diffusion.log_variance(raw, i)) * draw()
+            # without a sigma half the posterior's (the original's default there is beta)
+            log_variance = diffusion.at("log_variance", i)
+            if raw.shape[1]:  # in [-1, 1]: Nichol & Dhariwal eq. 15
+                share = (raw + 1) / 2
+                log_variance = share * diffusion.at("log_beta", i) + (1 - share) * log_variance
+            x = x + torch.exp(0.5 * log_variance) * draw()
     return x
 
 

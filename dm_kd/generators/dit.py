@@ -4,8 +4,6 @@ Peebles & Xie 2023, "Scalable Diffusion Models with Transformers" (arXiv 2212.09
 names of the original checkpoints. Process and samplers: diffusion.py; weights: weights.py; a
 teacher that guides the sampling: guidance.py.
 
-    python -m dm_kd.synthesize --task digits --generator dit --weights save/generators/digits_dit \\
-        --guidance-scale 2 --steps 100 --images-per-class 200 --out syn_dataset/digits
     python -m dm_kd.synthesize --task imagenet --weights facebook/DiT-XL-2-256 \\
         --out syn_dataset/NAME
 """
@@ -216,7 +214,7 @@ class DiTGenerator(latent.LatentGenerator):
     def denoise(self, labels: Tensor, seeds: list[int], draw: Callable[[], Tensor]) -> Tensor:
         settings = self.settings
         predict = functools.partial(
-            diffusion.guided, self.network, labels=self.network_labels(labels),
+            diffusion.guided, self.network, labels=latent.as_generator_classes(labels, self),
             null=self.model.num_classes, scale=settings["guidance_scale"],
             guided_channels=self.guided_channels())
         noise = draw if settings["sampler"] == "ddpm" else None
@@ -249,8 +247,6 @@ def build(args: argparse.Namespace, task: Task, device: torch.device) -> DiTGene
     if bool(args.teacher_guidance) != bool(args.teacher) or args.student and not args.teacher:
         raise UserError("--teacher-guidance W and --teacher SPEC need each other; --student needs "
                         "both")
-    if (args.teacher_guidance or args.latent_cutmix) and args.sampler != "ddpm":
-        raise UserError("--teacher-guidance and --latent-cutmix need --sampler ddpm")
     model, card = load(args.weights)
     settings, vae = latent.prepare(args, task, model, card, device)
     settings |= {"trained_on": card.get("trained_on"), "guidance_scale": args.guidance_scale,
@@ -282,10 +278,6 @@ def load_guide(args: argparse.Namespace, task: Task, device: torch.device
 def load(spec: str) -> tuple[DiT, dict]:
     """Network in eval mode, float32, on the CPU, and its card; see `weights.read`."""
     config, state, card = weights.read(str(spec))
-    return assemble(config, state, spec), card
-
-
-def assemble(config: dict, state: dict[str, Tensor], where: object) -> DiT:
-    """A network with these weights; diffusers stores no position table."""
     table = position_embedding(config["input_size"] // config["patch_size"], config["width"])
-    return weights.fill(lambda: DiT(**config), {"pos_embed": table[None], **state}, where)
+    state = {"pos_embed": table[None], **state}  # diffusers stores none
+    return weights.fill(lambda: DiT(**config), state, spec), card

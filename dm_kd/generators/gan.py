@@ -4,9 +4,6 @@ Networks after Miyato & Koyama 2018 (arXiv 1802.05637: projection discriminator)
 2019, "BigGAN" (arXiv 1809.11096: class-conditional gains, truncation). train_generator has the
 losses: with BigGAN's spectral norm and hinge loss every class collapsed to one picture at this
 size.
-
-    python -m dm_kd.synthesize --task digits --generator gan --weights save/generators/digits_gan \\
-        --truncation 1 --images-per-class 200 --out syn_dataset/digits_gan
 """
 
 import argparse
@@ -134,7 +131,7 @@ class GanGenerator:
         seed."""
         z = torch.stack([truncated_normal(seed, self.model.config["latent_size"])
                          for seed in seeds]) * self.settings["truncation"]
-        classes = latent.as_generator_classes(labels, self.settings).to(self.device)
+        classes = latent.as_generator_classes(labels, self)
         return latent.to_images(self.model(z.to(self.device), classes))
 
 
@@ -150,7 +147,6 @@ def add_arguments(parser: argparse.ArgumentParser, name: str = "gan",
 
 
 def build(args: argparse.Namespace, task: Task, device: torch.device) -> GanGenerator:
-    """The generator of the flags."""
     state, card = run.read_with_card(Path(args.weights), "gan")
     latent.generator_classes(card, card["config"]["num_classes"], task, args.weights)
     model = Generator(**card["config"])

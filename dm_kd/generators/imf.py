@@ -142,7 +142,7 @@ def sample_mean_flow(average_velocity: Callable, z: Tensor, steps: int) -> Tenso
 
 class IMFGenerator(latent.LatentGenerator):
     def denoise(self, labels: Tensor, seeds: list[int], draw: Callable) -> Tensor:
-        labels = self.network_labels(labels)
+        labels = latent.as_generator_classes(labels, self)
         omega = torch.full((len(labels),), self.settings["network_guidance"], device=self.device)
 
         def average_velocity(z: Tensor, t: float, r: float) -> Tensor:
@@ -165,8 +165,7 @@ def build(args: argparse.Namespace, task: Task, device: torch.device) -> IMFGene
     model = load(args.weights)
     card = weights.card_of(Path(args.weights), weights.LICENCE)
     settings, vae = latent.prepare(args, task, model, card, device)
-    settings |= {"network_guidance": args.network_guidance,
-                 "network_guidance_interval": list(INTERVAL)}
+    settings["network_guidance"] = args.network_guidance
     return IMFGenerator(model, settings, device, vae)
 
 

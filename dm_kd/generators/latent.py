@@ -50,10 +50,6 @@ class LatentGenerator:
         parts = zip(*(value.split(CPU_CHUNK) for value in inputs), strict=True)
         return torch.cat([self.model(*part) for part in parts])
 
-    def network_labels(self, labels: Tensor) -> Tensor:
-        """The task's labels as the network's classes, on the device."""
-        return as_generator_classes(labels, self.settings).to(self.device)
-
     def guided_channels(self) -> int:
         """How many channels guidance acts on; the original DiT guides 3 of 4 latent ones."""
         channels = self.model.channels
@@ -84,10 +80,10 @@ def generator_classes(card: dict, num_classes: int, task: Task, where: object) -
                     "null class" if num_classes == task.num_classes - 1 else "")
 
 
-def as_generator_classes(labels: Tensor, settings: dict) -> Tensor:
-    """The task's labels as the generator's."""
-    classes = settings.get("generator_classes")
-    return torch.tensor(classes)[labels] if classes else labels
+def as_generator_classes(labels: Tensor, generator) -> Tensor:
+    """The task's labels as the generator's, on its device."""
+    classes = generator.settings.get("generator_classes")
+    return (torch.tensor(classes)[labels] if classes else labels).to(generator.device)
 
 
 # --- flags and placement --------------------------------------------------------------------------

@@ -35,7 +35,7 @@ def sample_sde(velocity: Callable, x: Tensor, steps: int, draw: Callable[[], Ten
 
 class SiTGenerator(latent.LatentGenerator):
     def denoise(self, labels: Tensor, seeds: list[int], draw: Callable[[], Tensor]) -> Tensor:
-        labels = self.network_labels(labels)
+        labels = latent.as_generator_classes(labels, self)
 
         def velocity(x: Tensor, t: float) -> Tensor:
             time = torch.full((len(x),), 1 - t, device=x.device)
