@@ -272,8 +272,8 @@ def synthesis(args: argparse.Namespace, device: torch.device, record: Record) ->
 
     if large:
         latent.compile_blocks(model)
-    ddim = dit.DiTGenerator(model, settings | {"sampler": "ddim"}, device, clip=True)
-    ddpm = dit.DiTGenerator(model, settings | {"sampler": "ddpm"}, device, clip=True)
+    ddim = dit.DiTGenerator(model, settings | {"sampler": "ddim"}, device)
+    ddpm = dit.DiTGenerator(model, settings | {"sampler": "ddpm"}, device)
     record.time(f"sampling, width {model.config['width']}, T={STEPS}, s=2, batch {batch}", {
         "diffusers' module, DDIM": theirs,
         "ours, DDIM": lambda: ddim.sample(labels, seeds),

@@ -137,7 +137,7 @@ def test_weights_of_our_own_are_read_with_their_card(tmp_path):
     run.write_with_card(tmp_path / "own", "dit", own.state_dict(), card)
     loaded, card = dit.load(tmp_path / "own")
     assert loaded.config["heads"] == 8 and card["licence"] == "mine"
-    assert build(tmp_path / "own").clip
+    assert build(tmp_path / "own").vae is None
     args = synthesize.parse(["--task", "fashion_mnist", *command(tmp_path / "own")[2:]])
     with pytest.raises(UserError, match="classes"):
         dit.build(args, get_task("fashion_mnist"), CPU)
@@ -206,7 +206,7 @@ def test_images_are_the_decoded_latents_whichever_layout_the_dit_has(
         decoded = torch.cat([theirs.decode(part / 0.18215).sample for part in seen[0].split(3)])
     assert torch.equal(images, latent.to_images(decoded))
     assert images.shape == (3, made.channels, made.resolution, made.resolution) == (3, 3, 16, 16)
-    assert seen[0].shape == (3, 4, 8, 8) and not made.clip and made.guided_channels() == 3
+    assert seen[0].shape == (3, 4, 8, 8) and made.guided_channels() == 3
     other = build(saved(model.state_dict()), "--vae", pipeline / "vae", "--dtype", "fp32")
     assert torch.equal(other.sample(torch.tensor([3, 7, 1]), [1, 2, 3]), images)
 

@@ -13,8 +13,6 @@ from torch import Tensor, nn
 TRAIN_STEPS = 1000  # diffusion steps in training; beta runs linearly from 1e-4 to 0.02
 
 
-# --- process and loss -----------------------------------------------------------------------------
-
 class Diffusion:
     """Coefficient tables of a process of `steps` steps spread evenly over the 1000 of training;
     from float64, as in the original. Index i = 0 is the least noisy step."""
@@ -58,8 +56,6 @@ def diffusion_loss(model: nn.Module, diffusion: Diffusion, x0: Tensor, labels: T
     out = model(x, diffusion.network_times[i], labels).float()
     return (out - noise).square().mean((1, 2, 3))
 
-
-# --- sampling -------------------------------------------------------------------------------------
 
 def guided(model: Callable, x: Tensor, t: Tensor, labels: Tensor, null: int, scale: float,
            guided_channels: int) -> Tensor:

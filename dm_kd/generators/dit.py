@@ -1,8 +1,7 @@
 """The class-conditional diffusion transformer (DiT): the paper's generator.
 
 Peebles & Xie 2023, "Scalable Diffusion Models with Transformers" (arXiv 2212.09748), with the key
-names of the original checkpoints. Process and samplers: diffusion.py; weights: weights.py; a
-teacher that guides the sampling: guidance.py.
+names of the original checkpoints.
 
     python -m dm_kd.synthesize --task imagenet --weights facebook/DiT-XL-2-256 \\
         --out syn_dataset/NAME
@@ -35,7 +34,6 @@ class Linear(nn.Linear):
     computes at 1 to 2 times the speed of MKL's matrix product (2 on an AMD EPYC)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [B, N, inputs] -> [B, N, outputs]."""
         if x.device.type != "cpu" or x.dtype != torch.float32 or torch.is_grad_enabled():
             return super().forward(x)
         pixels = x.unsqueeze(2).permute(0, 3, 1, 2)  # [B, inputs, N, 1], channels last
@@ -200,15 +198,11 @@ def position_embedding(side: int, width: int) -> Tensor:
 # --- sampling -------------------------------------------------------------------------------------
 
 class DiTGenerator(latent.LatentGenerator):
-    """A trained DiT with its sampler. clip: clamp the predicted x_0, for pixels only."""
-
-    def __init__(self, model: DiT, settings: dict, device: torch.device, clip: bool,
+    def __init__(self, model: DiT, settings: dict, device: torch.device,
                  vae: latent.Vae | None = None, teacher: guidance.TeacherGuidance | None = None):
         super().__init__(model, settings, device, vae)
-        self.clip, self.teacher = clip, teacher
-        self.diffusion = diffusion.Diffusion(settings["steps"], device)
-        # at scale 0 an image's class is unknown; mixed images have two
-        self.labels_known = settings["guidance_scale"] > 0 and "latent_cutmix" not in settings
+        self.teacher, self.diffusion = teacher, diffusion.Diffusion(settings["steps"], device)
+        self.labels_known &= "latent_cutmix" not in settings  # mixed images have two classes
         self.mixes_classes = teacher is not None  # it looks at the statistics of a batch
 
     def denoise(self, labels: Tensor, seeds: list[int], draw: Callable[[], Tensor]) -> Tensor:
@@ -219,7 +213,8 @@ class DiTGenerator(latent.LatentGenerator):
             guided_channels=self.guided_channels())
         noise = draw if settings["sampler"] == "ddpm" else None
         steer = guidance.steering(self, predict, labels.to(self.device), seeds)
-        return diffusion.sample(predict, self.diffusion, draw(), noise, self.clip, steer)
+        clip = self.vae is None  # pixels only
+        return diffusion.sample(predict, self.diffusion, draw(), noise, clip, steer)
 
 
 # --- flags and files ------------------------------------------------------------------------------
@@ -255,7 +250,7 @@ def build(args: argparse.Namespace, task: Task, device: torch.device) -> DiTGene
         settings["latent_cutmix"] = True
     teacher, more = load_guide(args, task, device) if args.teacher else (None, {})
     settings |= more
-    return DiTGenerator(model, settings, device, clip=vae is None, vae=vae, teacher=teacher)
+    return DiTGenerator(model, settings, device, vae, teacher)
 
 
 def load_guide(args: argparse.Namespace, task: Task, device: torch.device

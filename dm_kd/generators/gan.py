@@ -22,8 +22,6 @@ GROUPS = 8  # of the normalisation
 CUT = 2.0  # standard deviations at which the normal distribution is cut (BigGAN's public networks)
 
 
-# --- networks -------------------------------------------------------------------------------------
-
 def start_size(resolution: int) -> tuple[int, int]:
     """(side of the first map, number of doublings): 8 = 4 x 2, 28 = 7 x 4."""
     side, doublings = resolution, 0
@@ -105,8 +103,6 @@ class Discriminator(nn.Module):
         h = self.features(x)
         return self.psi(h)[:, 0] + (self.embed(labels) * h).sum(1)
 
-
-# --- sampling -------------------------------------------------------------------------------------
 
 def truncated_normal(seed: int, count: int) -> Tensor:
     """Unit normal numbers cut at +-CUT, float32 [count], by the inverse of the distribution."""

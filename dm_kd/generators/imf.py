@@ -26,8 +26,6 @@ HEAD_WIDTH, HEAD_DEPTH = 64, 8  # of all published sizes: channels per head, blo
 TOKENS = {"class": 8, "omega": 4, "t_min": 2, "t_max": 2, "time": 4}  # in their order
 
 
-# --- network --------------------------------------------------------------------------------------
-
 class Attention(nn.Module):
     def __init__(self, width: int):
         super().__init__()
@@ -129,8 +127,6 @@ class IMF(nn.Module):
         return dit.unpatchify(x, self.patch_size)
 
 
-# --- sampling -------------------------------------------------------------------------------------
-
 def sample_mean_flow(average_velocity: Callable, z: Tensor, steps: int) -> Tensor:
     """From noise z at t = 1 to t = 0 in even steps (the paper's Alg. 2). average_velocity:
     (z, t, r) -> the mean of dz/dt between r and t."""
@@ -150,8 +146,6 @@ class IMFGenerator(latent.LatentGenerator):
 
         return sample_mean_flow(average_velocity, draw(), self.settings["steps"])
 
-
-# --- flags and files ------------------------------------------------------------------------------
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("imf")

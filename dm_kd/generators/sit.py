@@ -46,8 +46,6 @@ class SiTGenerator(latent.LatentGenerator):
         return sample_sde(velocity, draw(), self.settings["steps"], draw)
 
 
-# --- flags and files ------------------------------------------------------------------------------
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("sit")
     latent.add_arguments(group, "FILE.pt", "a checkpoint of SiT", 100)
@@ -60,6 +58,4 @@ def build(args: argparse.Namespace, task: Task, device: torch.device) -> SiTGene
     model, card = dit.load(args.weights)
     settings, vae = latent.prepare(args, task, model, card, device)
     settings |= {"guidance_scale": args.guidance_scale, "guided_channels": "3"}
-    generator = SiTGenerator(model, settings, device, vae)
-    generator.labels_known = args.guidance_scale > 0
-    return generator
+    return SiTGenerator(model, settings, device, vae)

@@ -33,7 +33,11 @@ def read(spec: str) -> tuple[dict, dict[str, Tensor], dict]:
         state, card = run.read_with_card(path, "dit")
         return card["config"], state, card
     if path.is_dir():
-        return _read_diffusers(path)
+        theirs = run.read_json(path / "transformer" / "config.json")
+        file = weight_file(path / "transformer")
+        state = from_diffusers(read_state(file))
+        config = sizes(state, path, theirs["sample_size"], theirs["num_attention_heads"])
+        return config, state, card_of(file, model_card_licence(path))
     state = read_state(path)
     return sizes(state, path), state, card_of(path, LICENCE)
 
@@ -103,8 +107,6 @@ def fill(build: Callable[[], nn.Module], state: dict[str, Tensor], where: object
     return model.eval().requires_grad_(False)
 
 
-# --- diffusers' layout ----------------------------------------------------------------------------
-
 # Ours (the original checkpoint's) module -> those of diffusers' DiTTransformer2DModel, in the order
 # in which their rows are stacked. * = a block; diffusers keeps a copy of each embedding in every
 # block. Its position table is computed, not stored.
@@ -145,14 +147,6 @@ def from_diffusers(state: dict[str, Tensor]) -> dict[str, Tensor]:
     converted = {ours: torch.cat([state.pop(key) for key in theirs])
                  for ours, theirs in _layouts(depth(state, "transformer_blocks"))}
     return converted | state
-
-
-def _read_diffusers(folder: Path) -> tuple[dict, dict[str, Tensor], dict]:
-    theirs = run.read_json(folder / "transformer" / "config.json")
-    file = weight_file(folder / "transformer")
-    state = from_diffusers(read_state(file))
-    config = sizes(state, folder, theirs["sample_size"], theirs["num_attention_heads"])
-    return config, state, card_of(file, model_card_licence(folder))
 
 
 def model_card_licence(folder: Path) -> str:

@@ -52,7 +52,6 @@ def load(file: str) -> ModuleType:
 
 def add_arguments(parser: argparse.ArgumentParser, method: str, module: ModuleType, large: bool
                   ) -> None:
-    """Add a method's preset as flags; a UserError if none is published for large images."""
     presets = getattr(module, "LARGE", {}) if large else module.SMALL
     if method not in presets:
         raise UserError(f"no published preset for large images: --source {method}")
@@ -123,10 +122,8 @@ def optimise(optimizers: list[torch.optim.Optimizer], images_of: Callable[[], Te
 def optimise_pixels(x: Tensor, losses: Callable[[Tensor, int], dict[str, Tensor]], steps: int,
                     rate: Callable[[int], float], betas: tuple[float, float],
                     bounds: tuple[Tensor, Tensor], where: str) -> Tensor:
-    """`optimise` of the pixels themselves by Adam, clipped after each step to black and white.
-
-    x: standardised images [B, C, H, W]; not changed.  rate: step -> learning rate.
-    bounds: the standardised black and white, each [C, 1, 1]."""
+    """`optimise` of the pixels themselves by Adam, clipped after each step to `bounds`, the
+    standardised black and white [C, 1, 1]. x: standardised; not changed."""
     x = x.detach().clone().requires_grad_()
     optimizer = torch.optim.Adam([x], lr=1.0, betas=betas)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
@@ -142,8 +139,7 @@ def optimise_pixels(x: Tensor, losses: Callable[[Tensor, int], dict[str, Tensor]
 # --- what a method works with ---------------------------------------------------------------------
 
 class Context:
-    """Settings, task, frozen teacher and what follows from them; a UserError if the teacher lacks
-    what a term reads. args: of distill, with the method's flags."""
+    """Settings, task, frozen teacher and what follows from them."""
 
     def __init__(self, args: argparse.Namespace, task: Task, teacher: nn.Module,
                  device: torch.device):
@@ -170,7 +166,6 @@ class Context:
                 if late or name not in terms.OF_STUDENT}
 
     def generator(self, *key: int, output: nn.Module | None = None) -> Generator:
-        """A new generator, its weights a function of the key."""
         side, channels, latent = self.task.resolution, self.task.channels, self.args.latent_size
         with initialised_by(self.seed, *key):
             network = (large_generator(latent, side, channels, self.bf16) if self.task.large else
@@ -199,7 +194,7 @@ class Context:
                     active: dict[str, float], targets: Tensor, student: nn.Module, call: int,
                     first_view: int = 0) -> Tensor:
         """`optimise` over views of the images, with running averages of the batch statistics
-        (fastdfkd, nayer). active: {term: weight}."""
+        (fastdfkd, nayer)."""
         statistics: terms.Statistics = []
 
         def losses(images: Tensor, step: int) -> dict[str, Tensor]:
@@ -252,9 +247,9 @@ class Source:
         self.total, self.calls = self.total + len(images), self.calls + 1
 
     def order(self, cycle: int) -> Tensor:
-        """Ids int64 of the steps until the next call, from permutations of all images, one after
-        the other: place in the pool + size of the pool x number of the permutation. cycle: calls
-        since the warm-up."""
+        """Ids of the steps until the next call, from one permutation of all images after the other:
+        place in the pool + size of the pool x number of the permutation. cycle: calls since the
+        warm-up."""
         count = self.length * self.context.args.batch_size
         rounds = [np.random.Generator(np.random.PCG64(
             [self.context.seed, cycle, r, ORDER])).permutation(self.kept)
@@ -263,9 +258,8 @@ class Source:
 
     def batches(self, epoch: int, first_step: int, student: nn.Module
                 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """(images uint8 [B, C, H, W], the classes they were made for, ids never used before). All
-        changes come before a batch is handed out, so `state_dict` belongs to the moment after it.
-        """
+        """(images, classes they were made for, ids never used before). All changes come before a
+        batch is handed out, so `state_dict` belongs to the moment after it."""
         args, order = self.context.args, None
         for step in range(first_step, self.steps_per_epoch):
             cycle, at = divmod(epoch * self.steps_per_epoch + step, self.length)

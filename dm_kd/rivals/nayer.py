@@ -35,7 +35,6 @@ class Method:
         self.generator = self.new_generator(0)
 
     def new_generator(self, call: int) -> "LabelGenerator":
-        """Its weights are a function of seed and call."""
         context, classes = self.context, self.context.task.num_classes
         body = context.generator(call, common.INIT)
         with common.initialised_by(context.seed, call, common.INIT, 1):
@@ -44,7 +43,6 @@ class Method:
         return generator.to(context.device)
 
     def make_batch(self, student: nn.Module, call: int) -> tuple[Tensor, Tensor]:
-        """All batches of a call, concatenated."""
         args = self.context.args
         late = call - args.warmup_calls  # below 0 in the warm-up
         if call and 0 in (call % args.life, late % args.life):
@@ -54,7 +52,6 @@ class Method:
         return tuple(torch.cat(values) for values in zip(*batches, strict=True))
 
     def batch(self, student: nn.Module, call: int, loop: int) -> tuple[Tensor, Tensor]:
-        """(images, classes) of fresh noisy layers."""
         context, args = self.context, self.context.args
         draw = common.numbers(context.seed, call, loop, common.DRAW, device=context.device)
         self.generator.draw_noisy(draw)
@@ -89,7 +86,6 @@ class LabelGenerator(nn.Module):
 
     @torch.no_grad()
     def draw_noisy(self, draw: torch.Generator) -> None:
-        """New weights N(0, 1), biases 0."""
         for layer in self.noisy:
             layer.weight.normal_(generator=draw)
             layer.bias.zero_()
