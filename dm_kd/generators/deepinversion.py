@@ -73,8 +73,7 @@ class DeepInversion:
                 for count, factor in ((low, 2), (n - low, 1)) if count]
 
     def sample(self, labels: Tensor, seeds: list[int]) -> Tensor:
-        """uint8 [B, C, H, W] on the CPU. An image starts from noise of its own seed; what the batch
-        shares (jitter) depends on all seeds."""
+        """uint8 [B, C, H, W]. What the batch shares (jitter) depends on all seeds."""
         x = noise_source(seeds, (self.channels, self.resolution, self.resolution), self.device)()
         draw = torch.Generator().manual_seed(image_set.batch_seed(seeds))
         labels, large = labels.to(self.device), self.task.large

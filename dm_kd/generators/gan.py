@@ -113,8 +113,6 @@ def truncated_normal(seed: int, count: int) -> Tensor:
 
 
 class GanGenerator:
-    """A trained generator, this file's or BigGAN, with its truncation."""
-
     labels_known = True
 
     def __init__(self, model: nn.Module, settings: dict, device: torch.device):
@@ -123,8 +121,7 @@ class GanGenerator:
 
     @torch.no_grad()
     def sample(self, labels: Tensor, seeds: list[int]) -> Tensor:
-        """uint8 [B, C, H, H] on the CPU, from z = truncation x a cut normal of each image's own
-        seed."""
+        """uint8 [B, C, H, H], from z = truncation x a cut normal of each image's own seed."""
         z = torch.stack([truncated_normal(seed, self.model.config["latent_size"])
                          for seed in seeds]) * self.settings["truncation"]
         classes = latent.as_generator_classes(labels, self)

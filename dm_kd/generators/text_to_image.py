@@ -50,7 +50,6 @@ class TextToImageGenerator:
 
     @torch.no_grad()
     def sample(self, labels: Tensor, seeds: list[int]) -> Tensor:
-        """uint8 [B, C, H, H] on the CPU."""
         images = self.pipeline(
             prompt=[self.prompts[label] for label in labels.tolist()],
             generator=[torch.Generator().manual_seed(seed) for seed in seeds],

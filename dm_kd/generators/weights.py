@@ -1,11 +1,8 @@
 """Reads the weights of diffusion transformers; nothing in a file is run.
 
-Three layouts become one state dict with the original's keys:
-
-- the original (facebookresearch/DiT): a file with a state dict, bare or under `ema` or `model`; the
-  sizes are read off the shapes;
-- diffusers: a folder or a hub repository with transformer/;
-- a folder of train_generator: dit.safetensors and its card.
+Three layouts become one state dict with the original's keys: the original's file
+(facebookresearch/DiT), whose shapes tell the sizes; diffusers' folder or hub repository with
+transformer/; a folder of train_generator, dit.safetensors and its card.
 """
 
 import math
@@ -57,8 +54,7 @@ def local(spec: str, patterns: Sequence[str] = FILES) -> Path:
 
 
 def read_state(file: Path) -> dict[str, Tensor]:
-    """A checkpoint's averaged weights, else its model's, else the file's own, with the network's
-    own keys."""
+    """A checkpoint's averaged weights, else its model's, with the network's own keys."""
     from dm_kd import checkpoints
 
     state, facts = checkpoints.read(file)
