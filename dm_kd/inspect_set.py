@@ -4,25 +4,23 @@ images, and are they copies of training images?
     python -m dm_kd.inspect_set --task digits --set syn_dataset/digits \\
         --teacher save/models/digits_cnn_w32 --out save/report/inspect_digits.json
 
-Prints one JSON object, or writes it to --out, and beside it FILE.png: the images that are nearest
-to a real training image, each above that one. --val none does without real images.
+Distances are of at most 10,000 images of each kind. --val none does without real images.
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from dm_kd import augment, data, engine, image_set, models, run
+from dm_kd import augment, data, engine, models, run
 from dm_kd.analysis import fidelity
 from dm_kd.data import Images
 from dm_kd.tasks import Task, get_task
 
-NEIGHBOURS = 5  # of precision, recall, density and coverage
-SHOWN_PAIRS = 8  # of the picture
+COMPARED = 10_000  # images of the set, and real ones, to measure distances between
+NEIGHBOURS = 5  # of precision, recall and coverage
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -30,15 +28,11 @@ def parse(argv: list[str]) -> argparse.Namespace:
     run.add_data_arguments(parser)
     parser.add_argument("--set", type=Path, required=True, metavar="PATH", dest="source",
                         help="an image set, a folder of images or a list file")
-    parser.add_argument("--teacher", default=None, metavar="SPEC", help="classifies the images")
+    parser.add_argument("--teacher", required=True, metavar="SPEC", help="classifies the images")
     parser.add_argument("--features", default=None, metavar="SPEC",
                         help="network of the task's classes in whose last hidden layer distances "
                              "to real images are measured (default: the teacher)")
-    parser.add_argument("--compare", type=run.positive_int, default=10000, metavar="N",
-                        help="number of images of the set, and of real ones, to measure distances "
-                             "between (default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=None, metavar="FILE.json",
-                        help="the record (default: standard output)")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE.json", help="the record")
     run.add_common_arguments(parser)
     return run.parse(parser, argv)
 
@@ -52,54 +46,43 @@ def body(argv: list[str]) -> None:
     device = run.use_device(args)
     images = data.load_source(args, task)
     torch.manual_seed(args.seed)  # of NAME@none
-    teacher, features = (spec and models.load_frozen(spec, task)[0].to(device)
-                         for spec in (args.teacher, args.features))
+    teacher = models.load_frozen(args.teacher, task)[0].to(device)
+    features = models.load_frozen(args.features, task)[0].to(device) if args.features else teacher
+    everything = data.evaluation_crops(images, torch.arange(len(images.labels)), task)
+    logits = outputs(teacher, everything, task, device)[0]
     result = {"set": str(args.source), "fold": args.fold, "images": len(images.labels),
-              "generator": images.generator}
-    if teacher is not None:
-        everything = data.evaluation_crops(images, torch.arange(len(images.labels)), task)
-        result |= teacher_view(outputs(teacher, everything, task, device)[0], images.labels)
-    pairs = []
+              "generator": images.generator, "teacher_agreement": agreement(logits, images.labels)}
     if args.val != "none":
-        compared, pairs = compare(args, task, images, features or teacher, device)
-        result |= compared
-    if args.out is None:
-        print(json.dumps(result, indent=1))
-        return
-    if pairs:
-        rows = [list(row) for row in zip(*pairs, strict=True)]
-        sheet = image_set.tile(rows, scale=max(1, 32 // task.resolution))
-        run.write_file(args.out.with_suffix(".png"), image_set.encode_png(sheet))
+        result |= compare(args, task, images, features, device)
     run.write_json(args.out, result)
     print(args.out)
 
 
-def compare(args: argparse.Namespace, task: Task, images: Images, network: nn.Module | None,
-            device: torch.device) -> tuple[dict, list[tuple[Tensor, Tensor]]]:
+def compare(args: argparse.Namespace, task: Task, images: Images, network: nn.Module,
+            device: torch.device) -> dict:
     """Distances to real images in the features of a network, and copying, in the pixels of small
-    images or the features of large ones; and the images that are nearest to a real training image,
-    each with that one."""
-    chosen = spread_over_classes(images.labels, args.compare)
-    sets = {"set": data.evaluation_crops(images, chosen, task)}
+    images or the features of large ones."""
+    sets = {"set": data.evaluation_crops(
+        images, spread_over_classes(images.labels, COMPARED), task)}
     for split in ("train", "val"):
         real = data.load_real(task, split, args.fold, args.val, args.data)
         count = len(real.labels)
         # of a small task all training images: any of them may have been copied
-        most = count if split == "train" and not task.large else args.compare
+        most = count if split == "train" and not task.large else COMPARED
         sets[split] = data.evaluation_crops(real, spread(count, most), task)
-    result, points = {}, {}
-    if network is not None and min(map(len, sets.values())) > NEIGHBOURS:
-        points = {name: outputs(network, x[spread(len(x), args.compare)], task, device)[1]
-                  for name, x in sets.items()}
-        result = distances(points["set"], points["train"], points["val"])
+    points = {name: outputs(network, x[spread(len(x), COMPARED)], task, device)[1]
+              for name, x in sets.items()}
+    ours, train, val = points.values()
+    result = {}
+    if len(ours) > NEIGHBOURS:
+        result = {"frechet": fidelity.frechet_distance(ours, val),
+                  "frechet_train_to_val": fidelity.frechet_distance(train, val),  # for reference
+                  **fidelity.neighbourhoods(val, ours, NEIGHBOURS)}
     if not task.large:
         points = {name: x.flatten(1).float() / 255 for name, x in sets.items()}
-    if not points:
-        return result, []
-    result["copying"], distance, which = fidelity.copying(
-        points["set"], points["train"], points["val"])
-    nearest = distance.argsort(stable=True)[:SHOWN_PAIRS].tolist()
-    return result, [(sets["set"][i], sets["train"][which[i]]) for i in nearest]
+    return {"compared": {"images": len(ours), "real": len(val)},
+            **{name: round(value, 4) for name, value in result.items()},
+            "copying": fidelity.copying(*points.values())}
 
 
 def spread(count: int, most: int) -> Tensor:
@@ -134,30 +117,10 @@ def outputs(model: nn.Module, images: Tensor, task: Task, device: torch.device
     return logits, torch.cat(features)
 
 
-def teacher_view(logits: Tensor, labels: Tensor) -> dict:
-    """The teacher's entropy in nats and, where labels are known, its agreement with them in
-    percent, overall and by class."""
-    parts = (part.double().log_softmax(1) for part in logits.split(10_000))
-    entropy = torch.cat([-(p.exp() * p).sum(1) for p in parts])
-    result = {"teacher_entropy": round(float(entropy.mean()), 4)}
-    labelled = labels >= 0
-    if labelled.any():
-        right = (logits.argmax(1) == labels)[labelled].double()
-        result["teacher_agreement"] = round(100 * float(right.mean()), 2)
-        result["teacher_agreement_by_class"] = {
-            int(c): round(100 * float(right[labels[labelled] == c].mean()), 1)
-            for c in labels[labelled].unique()}
-    return result
-
-
-def distances(ours: Tensor, train: Tensor, val: Tensor) -> dict:
-    """Frechet distance, precision, recall, density and coverage of the set against real validation
-    images; for reference also the Frechet distance of real training images to these."""
-    result = {"frechet": fidelity.frechet_distance(ours, val),
-              "frechet_train_to_val": fidelity.frechet_distance(train, val),
-              **fidelity.neighbourhoods(val, ours, NEIGHBOURS)}
-    return {"compared": {"images": len(ours), "real": len(val)}, **{
-        name: round(value, 4) for name, value in result.items()}}
+def agreement(logits: Tensor, labels: Tensor) -> float | None:
+    """Percent of the labelled images whose class the teacher sees; None without labels."""
+    hits = (logits.argmax(1) == labels)[labels >= 0].double()
+    return round(100 * float(hits.mean()), 2) if len(hits) else None
 
 
 def main(argv: list[str] | None = None) -> int:

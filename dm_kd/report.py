@@ -16,6 +16,7 @@ from pathlib import Path
 
 from dm_kd import run
 from dm_kd.analysis import collect, figures, tables
+from dm_kd.analysis.collect import Row
 from dm_kd.run import UserError, nearest
 
 
@@ -29,10 +30,6 @@ def parse(argv: list[str]) -> argparse.Namespace:
                         help="rows to show first, in this order (default: by accuracy)")
     parser.add_argument("--baseline", default=None, metavar="ROW",
                         help="row that the others are compared with (default: none)")
-    parser.add_argument("--title", default="Distillation without real images", metavar="TEXT",
-                        help="of the page (default: %(default)s)")
-    parser.add_argument("--record", type=Path, default=None, metavar="FOLDER",
-                        help="also write the tables and figures there (default: nowhere)")
     parser.add_argument("--published", action="store_true", help="write the published tables")
     run.add_common_arguments(parser)
     return run.parse(parser, argv)
@@ -45,12 +42,9 @@ def body(argv: list[str]) -> None:
         return
     if args.published:
         run.write_file(args.out / "published_tables.md", tables.published_tables())
-        print(args.out / "published_tables.md")
         return
     order = [name for name in args.rows.split(",") if name]
-    rows, skipped = collect.rows(args.runs, order)
-    for line in skipped:
-        print(f"left out: {line}", file=sys.stderr)
+    rows, unfinished = collect.rows(args.runs, order)
     names = [row.name for row in rows]
     if not rows:
         raise UserError(f"no finished and evaluated run in {args.runs}",
@@ -58,59 +52,53 @@ def body(argv: list[str]) -> None:
     for name in (*order, *filter(None, [args.baseline])):
         if name not in names:
             raise UserError(f"no row {name} in {args.runs}", nearest(name, names))
-    sets = collect.inspections(args.runs)
-    entries = tables.records(rows, args.baseline, sets)
-    drawn = figures.draw_all(rows, entries, args.baseline, sets)
-    samples = figures.draw_samples(rows)
+    entries = tables.records(rows, args.baseline, collect.inspections(args.runs))
+    drawn = figures.draw_all(rows, entries, args.baseline)
     record = {
-        "title": args.title, "answer": conclude(entries, args.baseline, bool(order)),
+        "title": args.runs.name, "answer": conclude(entries, args.baseline),
         "baseline": args.baseline, "caption": tables.caption(entries, args.baseline),
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        "commits": sorted({str(r.result.get("commit")) for row in rows for r in row.runs}),
-        **{key: rows[0].first.result.get(key) for key in ("versions", "hardware")},
-        "rows": entries}
-    files = {"results.json": json.dumps(record, indent=1) + "\n",
-             "results.csv": tables.as_csv(entries), "samples.png": samples,
-             **{f"{name}.svg": drawing for name, (drawing, _) in drawn.items()}}
-    for folder in filter(None, (args.out, args.record)):
-        for name, content in files.items():
-            if content:
-                run.write_file(folder / name, content)
+        "commits": sorted({r.result["commit"] for row in rows for r in row.runs}),
+        **{key: rows[0].first.result[key] for key in ("versions", "hardware")}, "rows": entries}
     table = tables.results(entries, args.baseline)
-    run.write_file(args.out / "results.md", "\n\n".join(
-        (f"# {args.title}", record["answer"], table, record["caption"])) + "\n")
-    run.write_file(args.out / "report.html",
-                   page(record, drawn, samples, collect.commands(rows), skipped))
+    files = {
+        "results.json": json.dumps(record, indent=1) + "\n", "results.csv": tables.as_csv(entries),
+        "results.md": "\n\n".join((f"# {args.runs.name}", record["answer"], table,
+                                   record["caption"])) + "\n",
+        "report.html": page(record, drawn, rows, unfinished),
+        **{f"{name}.svg": drawing for name, (drawing, _) in drawn.items()}}
+    for name, content in files.items():
+        run.write_file(args.out / name, content)
     print(f"{table}\n\n{record['answer']}\npage: {args.out / 'report.html'}")
 
 
-def conclude(entries: list[dict], baseline: str | None, ordered: bool) -> str:
-    """One sentence about the first row without real images. It says so if that row is the first
-    because of its accuracy (not `ordered`): the best of many rows looks better than it is."""
-    synthetic = [e for e in entries if e["method"] not in ("real", "alone", "folder")]
-    rows = synthetic or entries
-    entry = rows[0]
-    text = "Without real images, " if synthetic else ""
-    text += entry["row"] + (
-        "" if ordered or len(rows) == 1 else f", the best of {len(rows)} such rows,")
-    cell = tables.cells(entry)
-    text += " ".join((" reaches", cell["mean"], cell["std"])).rstrip() + f" % (n = {cell['n']})"
-    if entry["difference"] is None:
+def conclude(entries: list[dict], baseline: str | None) -> str:
+    """One sentence about the best row without real images, which of many looks better than it is:
+    so the sentence has their number."""
+    rows = [e for e in entries if e["method"] not in ("real", "alone", "folder")] or entries
+    best = max(rows, key=lambda entry: entry["acc1_mean"])
+    cell = tables.cells(best)
+    text = "Without real images, " if rows is not entries else ""
+    text += best["row"] + (f", the best of {len(rows)} such rows," if len(rows) > 1 else "")
+    text += f" reaches {cell['mean']} {cell['std']}".rstrip() + f" % (n = {cell['n']})"
+    if best["difference"] is None:
         return text + "."
-    side = "below" if entry["difference"] < 0 else "above"
-    text += f", {abs(entry['difference']):.2f} points {side} {baseline}"
-    return text + (cell["interval"] and f" (95 % interval: {cell['interval'][1:]}") + "."
+    side = "below" if best["difference"] < 0 else "above"
+    return (f"{text}, {abs(best['difference']):.2f} points {side} {baseline} "
+            f"{cell['interval'].replace('(', '(95 % interval: ')}").rstrip() + "."
 
 
-def page(record: dict, drawn: dict[str, tuple[str, str]], samples: bytes | None,
-         commands: list[str], skipped: list[str]) -> str:
-    """The self-contained page: every figure is inline."""
+def page(record: dict, drawn: dict[str, tuple[str, str]], rows: list[Row], unfinished: list[str]
+         ) -> str:
+    """The self-contained page: every figure is inline, and the samples of the first image set."""
     import jinja2
 
     template = Path(tables.__file__).with_name("page.html.j2").read_text()
+    samples = [row.first.source / "samples.png" for row in rows]
     return jinja2.Environment(autoescape=True).from_string(template).render(
-        **record, figures=drawn, tables=tables, commands=commands, skipped=skipped,
-        samples=samples and base64.b64encode(samples).decode())
+        **record, figures=drawn, tables=tables, commands=collect.commands(rows),
+        unfinished=unfinished, samples=next((
+            base64.b64encode(path.read_bytes()).decode() for path in samples if path.exists()), ""))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -13,7 +13,7 @@ sets of each and three students of each set.
 
 import argparse
 import concurrent.futures
-import importlib
+import itertools
 import json
 import os
 import shlex
@@ -24,9 +24,9 @@ from pathlib import Path
 
 from dm_kd import run
 from dm_kd.run import UserError, nearest
-from dm_kd.studies import QUICKSTART, STEPS, STUDIES, Row
+from dm_kd.studies import DATA_SETS, STUDIES, Row
 
-SMALL = ("digits", "fashion_mnist")
+SMALL = ("digits", "fashion_mnist")  # run on CPUs, each command on one core
 Command = list[str]  # its words
 
 
@@ -43,9 +43,8 @@ def command(text: str) -> Command:
 
 
 def flag(words: Command, name: str) -> str:
-    """The value of a flag: the last one, which wins in argparse too; "" if it is not there."""
-    values = [value for word, value in zip(words, words[1:], strict=False) if word == name]
-    return values[-1] if values else ""
+    """The value of a flag; "" if it is not there."""
+    return dict(itertools.pairwise(words)).get(name, "")
 
 
 def finished(words: Command) -> bool:
@@ -71,22 +70,10 @@ def execute(words: Command) -> None:
     print(f"{time.monotonic() - began:7.1f} s  {flag(words, '--out')}", flush=True)
 
 
-def execute_here(words: Command) -> None:
-    """Run a module in this process: a start of Python and torch takes three seconds."""
-    if code := importlib.import_module(words[2]).main(words[3:]):
-        sys.exit(code)
-
-
 def execute_all(stage: list[Command], jobs: int) -> None:
     """Run independent commands; after a failure no further one starts."""
     with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-        futures = [pool.submit(execute, words) for words in stage if not finished(words)]
-        try:
-            for future in concurrent.futures.as_completed(futures):
-                future.result()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+        list(pool.map(execute, [words for words in stage if not finished(words)]))
 
 
 def stages(goals: list[Command], others: list[Command]) -> list[list[Command]]:
@@ -110,72 +97,67 @@ class Plan:
     """The commands of a study. A trial is (fold, seed); it fills the braces of studies.py."""
 
     def __init__(self, args: argparse.Namespace):
-        self.study, self.steps = STUDIES[args.data_set][args.study], STEPS[args.data_set]
-        self.root = f"save/{args.data_set}" + (f"_{args.study}" if args.study != "main" else "")
-        self.folds = args.folds if args.data_set == "digits" else [None]
-        self.seeds, self.threads = args.seeds, args.threads
+        self.study, self.data = STUDIES[args.data_set][args.study], DATA_SETS[args.data_set]
+        self.root = args.data_set + (f"_{args.study}" if args.study != "main" else "")
+        self.folds = range(5) if args.data_set == "digits" else [None]
+        self.threads = " --threads 1" if args.data_set in SMALL else ""
+        self.seeds, self.record = args.seeds, args.record
         self.rows = {name: row for name, row in self.study.rows.items()
                      if name in (args.rows or self.study.rows)}
         for name in set(args.rows) - self.rows.keys():
             raise UserError(f"no row '{name}'", nearest(name, self.study.rows))
 
-    def fill(self, text: str, row: Row, trial: tuple[int | None, int]) -> Command:
+    def fill(self, text: str, trial: tuple[int | None, int]) -> Command:
         """The command of a text, its braces filled with the numbers of the trial."""
         fold, seed = trial
-        values = {"fold": fold, "gen": seed // 6, "set_seed": seed // 3, "seed": seed,
-                  "set": seed // 3 if fold is None else seed // 3 % 2,
-                  "end": f"_set{seed // 3}" if seed >= 3 else "",
-                  "base": f"save/digits/fold{fold}_gen{seed // 6}",
-                  "place": self.root if fold is None else f"{self.root}/fold{fold}_gen{seed // 6}"}
-        values["needs"] = flag(row.needs.format_map(values).split(), "--out")
-        return command(f"{text.format_map(values)} {self.threads}")
+        part = "" if fold is None else f"/fold{fold}_gen{seed // 6}"
+        return command(text.format(
+            fold=fold, gen=seed // 6, set=seed // 3, seed=seed,
+            end=f"_set{seed // 3}" if seed >= 3 else "", base=f"save/digits_networks{part}",
+            place=f"save/{self.root}{part}") + self.threads)
 
-    def images(self, row: Row, trial: tuple) -> Command:
-        """The command that makes a row's image set."""
-        name, _, flags = row.images.partition(" ")
-        usual = f"{self.steps['images'].replace('{name}', name)} {flags}"
-        return self.fill(row.images if name.endswith(".sh") else usual, row, trial)
-
-    def inspection(self, row: Row, trial: tuple) -> Command:
-        """The command that inspects a row's image set; rows with the same set share it."""
-        images = flag(self.images(row, trial), "--out")
-        return self.fill(f"{self.steps['inspect']} --set {images} "
-                         f"--out {{place}}/inspect_{Path(images).name}.json", row, trial)
+    def named(self, usual: str, text: str, trial: tuple) -> Command:
+        """The command of an image set or a network: a whole one, or its name and flags."""
+        name, _, flags = text.partition(" ")
+        whole = name.endswith(".sh")
+        return self.fill(text if whole else f"{usual.replace('{name}', name)} {flags}", trial)
 
     def student(self, name: str, row: Row, trial: tuple) -> Command:
         """The command of a student: flags of the data set, then of the study, then of the row."""
         text = row.student
         if text.startswith("--") or not text:
-            text = f"{self.steps['student']} {self.study.students} {text}"
-        source = f"--source {flag(self.images(row, trial), '--out')}" if row.images else ""
-        return self.fill(f"{text} {source} --seed {{seed}} "
-                         f"--out {{place}}/{name}_set{{set}}_seed{{seed}}", row, trial)
+            text = f"{self.data.student} {self.study.students} {text}"
+        for what, usual, made in (("source", self.data.images, row.images),
+                                  ("teacher", self.data.network, row.teacher)):
+            if made:
+                text += f" --{what} {flag(self.named(usual, made, trial), '--out')}"
+        return self.fill(f"{text} --seed {{seed}} --out {{place}}/{name}_set{{set}}_seed{{seed}}",
+                         trial)
 
     def stages(self) -> list[list[Command]]:
         """All commands but the report's; those of a stage are independent of each other."""
-        usual = [text for step, text in self.steps.items()
-                 if step not in ("images", "student", "network", "inspect")]
         goals, others = [], []
         for name, row in self.rows.items():
             seeds = self.seeds or numbers(row.seeds or self.study.seeds)
             for trial in ((fold, seed) for seed in seeds for fold in self.folds):
-                others += [self.fill(text, row, trial) for text in (*usual, row.needs) if text]
                 goals.append(self.student(name, row, trial))
+                others += [self.fill(text, trial) for text in self.data.generators]
+                others += [self.named(self.data.network, text, trial)
+                           for text in (*self.data.networks, row.teacher) if text]
                 if row.images:
-                    others.append(self.images(row, trial))
-                if row.images and self.study.inspect:
-                    goals.append(self.inspection(row, trial))
+                    others.append(self.named(self.data.images, row.images, trial))
+                    images = flag(others[-1], "--out")
+                if row.images and self.study.inspect:  # rows with the same set share it
+                    goals.append(self.fill(f"{self.data.inspect} --set {images} --out "
+                                           f"{{place}}/inspect_{Path(images).name}.json", trial))
         return stages(goals, others)
 
-    def report(self, record: bool) -> Command:
+    def report(self) -> Command:
         """The report's command; with differences if the baseline is among the rows."""
-        words = [*command(f"report --runs {self.root} --out {self.root}/report"),
-                 "--title", self.study.title]
-        if self.study.baseline in self.rows:
-            words += ["--baseline", self.study.baseline]
-        if record:
-            words += ["--record", self.root.replace("save/", "save/results/", 1)]
-        return words
+        out = f"save/results/{self.root}" if self.record else f"save/{self.root}/report"
+        words = command(f"report --runs save/{self.root} --out {out}")
+        baseline = self.study.baseline
+        return [*words, *(["--baseline", baseline] if baseline in self.rows else ())]
 
 
 # --- the command ----------------------------------------------------------------------------------
@@ -195,41 +177,28 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--jobs", type=run.positive_int, default=None, metavar="N",
         help="commands at a time (default: 2; 1 for the data sets that need a GPU)")
     add("--seeds", type=numbers, default=None, metavar="0-2,6", help="default: the study's own")
-    add("--folds", type=numbers, default=list(range(5)), metavar="0,1",
-        help="of the digits (default: all five)")
     add("--rows", type=lambda text: text.split(","), default=[], metavar="A,B",
         help="only these rows (default: all)")
-    add("--threads", type=run.positive_int, default=None, metavar="N",
-        help="CPU threads of each command (default: 1 for digits and fashion_mnist)")
-    add("--record", action="store_true", help="keep the tables in save/results too")
+    add("--record", action="store_true", help="write the report to save/results")
     add("--dry-run", action="store_true", help="print the commands; write nothing")
     args = parser.parse_args(argv)
     if args.study not in STUDIES[args.data_set]:
         raise UserError(f"{args.data_set} has no study '{args.study}'",
                         nearest(args.study, STUDIES[args.data_set]))
-    if args.data_set in SMALL:
-        args.threads = args.threads or (2 if args.study == "quickstart" else 1)
-    args.threads = f"--threads {args.threads}" if args.threads else ""
     args.jobs = args.jobs or (2 if args.data_set in SMALL else 1)
     return args
 
 
 def body(argv: list[str]) -> None:
     args = parse(argv)
-    if args.study == "quickstart":
-        work, last = [], [command(f"{text} {args.threads}") for text in QUICKSTART]
-    else:
-        plan = Plan(args)
-        work, last = plan.stages(), [plan.report(args.record)]
-    for stage in work:
+    plan = Plan(args)
+    for stage in [*plan.stages(), [plan.report()]]:
         if args.dry_run:
             print("\n".join(map(shlex.join, stage)))
         else:
             execute_all(stage, args.jobs)
-    for words in last:
-        print(shlex.join(words), flush=True)
-        if not args.dry_run:
-            execute_here(words)
+    if not args.dry_run:
+        print(Path(flag(plan.report(), "--out"), "results.md").read_text())
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -48,5 +48,5 @@ def write_study(root, seeds=(0, 1, 2)):
     for s in (1, 2, 4):
         for steps in (5, 50):
             (root / f"inspect_s{s}_T{steps}.json").write_text(json.dumps({
-                "set": f"sets/s{s}_T{steps}", "frechet": 3.0 + s / steps, "precision": 0.5,
+                "set": f"sets/s{s}_T{steps}", "fold": 0, "frechet": 3.0 + s / steps,
                 "recall": 0.9 - s / 20, "teacher_agreement": 90.0 + s}))

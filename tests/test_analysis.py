@@ -36,35 +36,24 @@ def test_rows_of_one_name_in_other_folders_keep_their_folders(tmp_path):
     assert [row.name for row in rows_of(tmp_path, "lenet/real")] == ["lenet/real", "wrn/real"]
 
 
-@pytest.mark.parametrize("place, source, expected", [
-    ("gen1/set2/dit", "syn_dataset/s", (1, 2)), ("dit", "syn_dataset/s_gen3_set4", (3, 4)),
-    ("dit", "real", (None, None))])
-def test_generator_and_set_come_from_the_path_or_the_source(tmp_path, place, source, expected):
-    fake_runs.write_run(tmp_path / place, 90.0, source=source)
-    run = rows_of(tmp_path)[0].first
-    assert (run.generator, run.set) == expected
-
-
 @pytest.mark.parametrize("source, generator, method", [
     ("real", None, "real"), ("syn_dataset/x", fake_runs.DIT, "dit"), ("dafl", None, "dafl"),
-    ("images/cats", None, "folder"), ("list.txt", None, "folder"), ("real:digits", None, "real")])
+    ("images/cats", None, "folder"), ("list.txt", None, "folder")])
 def test_what_the_student_learned_from(tmp_path, source, generator, method):
     fake_runs.write_run(tmp_path / "run", 90.0, source=source, generator=generator)
     assert rows_of(tmp_path)[0].first.method == method
 
 
-def test_unfinished_damaged_and_foreign_folders_are_left_out_with_a_reason(tmp_path):
-    for name in ("whole", "running", "damaged", "unevaluated"):
+def test_unfinished_and_foreign_folders_are_left_out(tmp_path):
+    for name in ("whole", "running", "unevaluated"):
         fake_runs.write_run(tmp_path / name, 90.0)
     (tmp_path / "running" / "result.json").unlink()
-    (tmp_path / "damaged" / "result.json").write_text("{")
     (tmp_path / "unevaluated" / "result.json").write_text('{"acc1": null}')
     (tmp_path / "generator").mkdir()
     (tmp_path / "generator" / "config.yaml").write_text("steps: 5\n")
-    rows, skipped = collect.rows(tmp_path, [])
+    rows, unfinished = collect.rows(tmp_path, [])
     assert [row.name for row in rows] == ["whole"]
-    assert sorted(line.split(":")[0].split("/")[-1] for line in skipped) == [
-        "damaged", "running", "unevaluated"]
+    assert unfinished == [str(tmp_path / "running"), str(tmp_path / "unevaluated")]
 
 
 def test_commands_are_those_of_generators_teachers_sets_and_students_in_that_order(
@@ -119,9 +108,9 @@ def test_without_folds_seeds_are_the_units(tmp_path):
 def test_students_of_one_generator_are_not_independent(tmp_path):
     for generator in (0, 1):
         for seed in (0, 1, 2):
-            fake_runs.write_run(tmp_path / f"gen{generator}" / f"seed{seed}" / "dit",
-                                80.0 + generator, seed=seed)
-    grid(tmp_path, "real", {(0, 0): 90, (0, 1): 90, (0, 2): 90})
+            place = tmp_path / f"gen{generator}" / f"seed{seed}"
+            fake_runs.write_run(place / "dit", 80.0 + generator, seed=seed)
+            fake_runs.write_run(place / "real", 90.0, seed=seed)
     rows = rows_of(tmp_path)
     found = stats.paired_difference(named(rows, "dit").runs, named(rows, "real").runs)
     assert (found["unit"], found["n"], found["difference"]) == ("generator", 2, -9.5)
@@ -151,34 +140,17 @@ def test_holm_has_the_hand_computed_values():
     assert stats.holm([0.9, 0.6]) == [1.0, 1.0]
 
 
-def test_only_rows_of_the_baselines_student_are_corrected_together(tmp_path):
-    grid(tmp_path, "real", {(0, s): 90 + s for s in range(3)})
-    grid(tmp_path, "dit", {(0, s): 88 + 1.1 * s for s in range(3)})
-    grid(tmp_path, "teacher", {(0, s): 95 - s for s in range(3)}, teacher=None, student="cnn_w32")
-    entries = {e["row"]: e for e in tables.records(rows_of(tmp_path), "real", {})}
-    assert entries["teacher"]["p_holm"] is None and entries["teacher"]["difference_low"]
-    expected = scipy_stats.ttest_1samp([-2, -1.9, -1.8], 0).pvalue
-    assert entries["dit"]["p_holm"] == pytest.approx(expected, abs=1e-4)
-
-
 # --- figures --------------------------------------------------------------------------------------
-
-def test_what_lies_outside_the_axis_does_not_set_its_range():
-    low, high = figures.limits([-1.0, -2.0, 0.0, -60.0])
-    assert -4 < low < -2 and 0 < high < 1
-
 
 def test_every_axis_that_runs_vary_on_is_drawn_with_names_as_they_are(tmp_path):
     fake_runs.write_study(tmp_path, seeds=(0, 1))
     fake_runs.write_run(tmp_path / "seed0" / "_$x_1$<b>", 96.0)
     rows = rows_of(tmp_path)
-    sets = collect.inspections(tmp_path)
-    drawn = figures.draw_all(rows, tables.records(rows, "real", sets), "real", sets)
+    drawn = figures.draw_all(rows, tables.records(rows, "real", {}), "real")
     assert set(drawn) == {"gaps", "curves", "fidelity", "amount", "teachers"}
-    assert "x_1$&lt;b&gt;" in drawn["gaps"][0] and "recall" in drawn["fidelity"][0]
+    assert "x_1$&lt;b&gt;" in drawn["gaps"][0] and "T 50, dit, cnn_w8" in drawn["fidelity"][0]
     few = [row for row in rows if row.name in ("real", "dafl")]
-    drawn = figures.draw_all(few, tables.records(few, "real", {}), "real", {})
-    assert set(drawn) == {"gaps", "curves"}
+    assert set(figures.draw_all(few, tables.records(few, "real", {}), "real")) == {"gaps", "curves"}
 
 
 # --- published numbers ----------------------------------------------------------------------------
@@ -214,18 +186,17 @@ def test_frechet_distance_of_shifted_and_scaled_features_is_the_closed_form():
 
 
 def test_neighbourhoods_on_a_line_have_the_hand_counted_values():
-    """k = 2. Real 0, 1, 3, 20: balls of 3, 2, 3, 19. Made 2, 2.5, 6: balls of 4, 3.5, 4."""
-    found = fidelity.neighbourhoods(points(0, 1, 3, 20), points(2, 2.5, 6), k=2)
-    assert found == {"precision": 1.0, "recall": 3 / 4,  # no made ball reaches 20
-                     # 6 is exactly at the reach of 3's ball: outside
-                     "density": pytest.approx((4 + 4 + 1) / (2 * 3)), "coverage": 1.0}
+    """k = 2. Real 0, 1, 3, 20: balls of 3, 2, 3, 19. Made 2, 6, 40: balls of 38, 34, 38."""
+    found = fidelity.neighbourhoods(points(0, 1, 3, 20), points(2, 6, 40), k=2)
+    # 6 is exactly at the reach of 3's ball: outside, but inside 20's; 40 is outside of all
+    assert found == {"precision": 2 / 3, "recall": 1.0, "coverage": 1.0}
 
 
 def test_neighbourhoods_equal_the_published_package_and_do_not_depend_on_chunks(monkeypatch):
     prdc = pytest.importorskip("prdc")
     real, made = normal(120, 5, 8), normal(90, 5, 9, 1.1)
     expected = {k: pytest.approx(float(v)) for k, v in prdc.compute_prdc(
-        real.numpy(), made.numpy(), 3).items()}
+        real.numpy(), made.numpy(), 3).items() if k != "density"}
     assert fidelity.neighbourhoods(real, made, 3) == expected
     monkeypatch.setattr(fidelity, "CHUNK", 17)
     assert fidelity.neighbourhoods(real, made, 3) == expected
@@ -234,8 +205,6 @@ def test_neighbourhoods_equal_the_published_package_and_do_not_depend_on_chunks(
 def test_copies_have_ratio_zero_and_new_images_about_one():
     train, held_out, new = (normal(count, 64, seed).float() for count, seed in (
         (200, 0), (100, 1), (100, 2)))
-    copies, distance, which = fidelity.copying(train[:50], train, held_out)
-    assert copies["ratio"] == 0 and copies["copies_percent"] == 100
-    assert not distance.any() and which.tolist() == list(range(50))
-    assert 0.97 < fidelity.copying(new, train, held_out)[0]["ratio"] < 1.03
-    assert fidelity.copying(new, train, train)[0]["ratio"] is None
+    assert fidelity.copying(train[:50], train, held_out) == {"ratio": 0, "copies_percent": 100}
+    assert 0.97 < fidelity.copying(new, train, held_out)["ratio"] < 1.03
+    assert fidelity.copying(new, train, train)["ratio"] is None

@@ -16,7 +16,7 @@ COMMANDS = {  # a command of each kind; nothing in it needs to exist
     "train_teacher": ("--task", "digits", "--model", "cnn_w4", "--out", "out"),
     "train_generator": ("--task", "digits", "--out", "out"),
     "evaluate": ("--task", "digits", "--model", "m"),
-    "inspect_set": ("--task", "digits", "--set", "set", "--teacher", "t"),
+    "inspect_set": ("--task", "digits", "--set", "set", "--teacher", "t", "--out", "o.json"),
     "export": ("--run", "run", "--out", "out"),
     "report": ("--runs", "runs", "--out", "out"),
 }

@@ -1,7 +1,6 @@
 """inspect_set on small sets, with and without a teacher, labels and real images."""
 
 import json
-import math
 
 import pytest
 import torch
@@ -10,14 +9,14 @@ from dm_kd import data, image_set, inspect_set
 
 
 @pytest.fixture
-def inspected(tmp_path):
+def inspected(tmp_path, teacher_folder):
     """f(*flags) -> the record that inspect_set wrote."""
 
     def make(*flags):
         out = tmp_path / "inspect.json"
-        command = ["--task", "digits", "--device", "cpu", "--threads", "1", "--cache",
-                   str(tmp_path / "cache"), "--out", str(out), *map(str, flags)]
-        assert inspect_set.main(command) == 0
+        command = ["--task", "digits", "--teacher", teacher_folder, "--device", "cpu", "--threads",
+                   "1", "--cache", tmp_path / "cache", "--out", out, *flags]
+        assert inspect_set.main(list(map(str, command))) == 0
         return json.loads(out.read_text())
 
     return make
@@ -32,55 +31,41 @@ def write_folder(folder, images, labels=None):
     return folder
 
 
-def test_noise_is_far_from_digits_and_has_no_agreement(inspected, noise_folder, teacher_folder):
-    found = inspected("--set", noise_folder, "--teacher", teacher_folder, "--compare", 100)
-    assert found["compared"] == {"images": 40, "real": 100}
+def test_noise_is_far_from_digits_and_has_no_agreement(inspected, noise_folder):
+    found = inspected("--set", noise_folder)
+    assert found["compared"] == {"images": 40, "real": 267}
     assert found["frechet"] > 3 * found["frechet_train_to_val"] > 0
-    assert all(found[name] >= 0 for name in ("precision", "recall", "density", "coverage"))
-    assert 0 <= found["teacher_entropy"] <= math.log(10) and "teacher_agreement" not in found
+    assert all(found[name] >= 0 for name in ("precision", "recall", "coverage"))
+    assert found["teacher_agreement"] is None
     assert found["copying"]["ratio"] > 1 and found["generator"]["name"] == "noise"
+    assert inspected("--set", noise_folder, "--features", "cnn_w8@none")["frechet"] != found[
+        "frechet"]
 
 
-def test_real_digits_are_close_to_real_digits(inspected, digits, tmp_path, teacher_folder):
+def test_real_digits_are_close_to_real_digits(inspected, digits, tmp_path, monkeypatch):
     """Held-out images are as new as held-out images, and each class is compared equally often."""
+    monkeypatch.setattr(inspect_set, "COMPARED", 200)
     real = data.load_real(digits, "val")
-    folder = write_folder(tmp_path / "set", real.images, real.labels)
-    found = inspected("--set", folder, "--teacher", teacher_folder, "--compare", 200)
+    found = inspected("--set", write_folder(tmp_path / "set", real.images, real.labels))
     assert found["compared"]["images"] == 200 and found["recall"] > 0.6
     assert found["frechet"] < 3 * found["frechet_train_to_val"]
     assert 0.8 < found["copying"]["ratio"] < 1.2 and found["teacher_agreement"] > 15
-    assert set(found["teacher_agreement_by_class"]) == set("0123456789")
 
 
 def test_copies_of_training_images_are_found(inspected, digits, tmp_path):
     folder = write_folder(tmp_path / "set", data.load_real(digits, "train").images[-3:])
-    found = inspected("--set", folder, "--compare", 3)
-    assert found["copying"] == {"ratio": 0, "copies_percent": 100}
-    assert (tmp_path / "inspect.png").read_bytes().startswith(b"\x89PNG")
+    found = inspected("--set", folder)
+    assert found["copying"] == {"ratio": 0, "copies_percent": 100} and "frechet" not in found
 
 
-def test_without_real_images_only_the_teacher_is_asked(inspected, noise_folder, teacher_folder):
-    found = inspected("--set", noise_folder, "--teacher", teacher_folder, "--val", "none")
-    assert set(found) == {"set", "fold", "images", "generator", "teacher_entropy"}
+def test_without_real_images_only_the_teacher_is_asked(inspected, noise_folder):
+    found = inspected("--set", noise_folder, "--val", "none")
+    assert set(found) == {"set", "fold", "images", "generator", "teacher_agreement"}
 
 
-def test_features_may_come_from_another_network(inspected, noise_folder, teacher_folder):
-    own = inspected("--set", noise_folder, "--teacher", teacher_folder)
-    other = inspected("--set", noise_folder, "--teacher", teacher_folder, "--features",
-                      "cnn_w8@none")
-    assert own["teacher_entropy"] == other["teacher_entropy"] and own["frechet"] != other["frechet"]
-
-
-def test_a_missing_set_is_an_error(tmp_path, capsys):
-    assert inspect_set.main(["--task", "digits", "--set", str(tmp_path / "nowhere")]) == 2
-    assert "nowhere" in capsys.readouterr().err
-
-
-def test_agreement_counts_known_labels_only_and_entropy_has_its_closed_form():
+def test_agreement_counts_known_labels_only():
     logits = torch.tensor([[99.0, 0, 0], [99, 0, 0], [1, 1, 1], [1, 1, 1]])
-    found = inspect_set.teacher_view(logits, torch.tensor([0, 1, -1, -1]))
-    assert found["teacher_agreement"] == 50
-    assert found["teacher_entropy"] == round(math.log(3) / 2, 4)
+    assert inspect_set.agreement(logits, torch.tensor([0, 1, -1, -1])) == 50
 
 
 @pytest.mark.parametrize(("classes", "each", "most"), [

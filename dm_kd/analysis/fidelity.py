@@ -1,7 +1,7 @@
 """How close a set of images is to real ones, from feature vectors: float32 [N, D] each.
 
     frechet_distance(features, real)              distance of the two distributions
-    neighbourhoods(real, features, k=5)           precision, recall, density, coverage
+    neighbourhoods(real, features, k=5)           precision, recall, coverage
     copying(images, training, held_out)           is the generator repeating its training images?
 """
 
@@ -23,26 +23,24 @@ def frechet_distance(features: Tensor, real: Tensor) -> float:
 
 
 def neighbourhoods(real: Tensor, synthetic: Tensor, k: int = 5) -> dict[str, float]:
-    """Precision and recall (Kynkaanniemi et al. 2019, arXiv 1904.06991, eq. 1), density and
-    coverage (Naeem et al. 2020, arXiv 2002.09797, eq. 4 and 6); k below both numbers of points.
+    """Precision and recall (Kynkaanniemi et al. 2019, arXiv 1904.06991, eq. 1), and coverage (Naeem
+    et al. 2020, arXiv 2002.09797, eq. 6); k below both numbers of points.
 
     A point's ball reaches to its k-th nearest neighbour in its own set, which is outside (as in
     Naeem et al.'s program). precision: share of synthetic points inside a real ball; recall: share
-    of real points inside a synthetic ball; density: number of real balls around a synthetic point,
-    divided by k; coverage: share of real balls with a synthetic point inside.
+    of real points inside a synthetic ball; coverage: share of real balls with a synthetic point
+    inside.
     """
     real_reach, own_reach = kth_distance(real, k), kth_distance(synthetic, k)
-    inside, recalled, covered = 0, [], []
+    precise, recalled, covered = torch.zeros(len(synthetic), dtype=torch.bool), [], []
     for rows, reach in zip(real.split(CHUNK), real_reach.split(CHUNK), strict=True):
         distances = distances_between(rows, synthetic)  # [chunk, M]
         within = distances < reach[:, None]
-        inside = inside + within.sum(0)  # [M] real balls around each synthetic point
+        precise |= within.any(0)
         covered.append(within.any(1))
         recalled.append((distances < own_reach).any(1))
-    return {"precision": float((inside > 0).double().mean()),
-            "recall": float(torch.cat(recalled).double().mean()),
-            "density": float(inside.double().mean()) / k,
-            "coverage": float(torch.cat(covered).double().mean())}
+    shares = {"precision": precise, "recall": torch.cat(recalled), "coverage": torch.cat(covered)}
+    return {name: float(hits.double().mean()) for name, hits in shares.items()}
 
 
 def kth_distance(points: Tensor, k: int) -> Tensor:
@@ -63,23 +61,21 @@ def distances_between(points: Tensor, others: Tensor) -> Tensor:
     return torch.from_numpy(pairwise_distances(points.double().numpy(), others.double().numpy()))
 
 
-def copying(images: Tensor, training: Tensor, held_out: Tensor) -> tuple[dict, Tensor, Tensor]:
-    """Mean distance of the images to their nearest training image, divided by that of real images
-    that the generator never saw: about 1 = as new as real ones, near 0 = copies. copies_percent:
-    images nearer than 99 % of the held-out ones. Distances are root mean squares, exact; which
-    image is the nearest comes from matrix products, which confuse differences below 1e-6.
-
-    Returns:
-        The figures (ratio is None where held-out images are copies themselves), and each image's
-        distance and nearest training image.
-    """
+def copying(images: Tensor, training: Tensor, held_out: Tensor) -> dict:
+    """ratio: mean distance of the images to their nearest training image, divided by that of real
+    images that the generator never saw: about 1 = as new as real ones, near 0 = copies; None where
+    these are copies themselves. copies_percent: images nearer than 99 % of the held-out ones.
+    Distances are root mean squares, exact; which image is the nearest comes from matrix products,
+    which confuse differences below 1e-6."""
     from sklearn.neighbors import NearestNeighbors
 
     search = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(training.numpy())
-    which, real_which = (torch.from_numpy(search.kneighbors(
-        points.numpy(), return_distance=False)[:, 0]) for points in (images, held_out))
-    distance = (images - training[which]).square().mean(1).sqrt()
-    real = (held_out - training[real_which]).square().mean(1).sqrt()
-    copies = (distance < real.quantile(0.01)).double().mean()
-    return {"ratio": round(float(distance.mean() / real.mean()), 4) if real.any() else None,
-            "copies_percent": round(100 * float(copies), 2)}, distance, which
+
+    def distance(points: Tensor) -> Tensor:
+        nearest = search.kneighbors(points.numpy(), return_distance=False)[:, 0]
+        return (points - training[nearest]).square().mean(1).sqrt()
+
+    own, real = distance(images), distance(held_out)
+    copies = (own < real.quantile(0.01)).double().mean()
+    return {"ratio": round(float(own.mean() / real.mean()), 4) if real.any() else None,
+            "copies_percent": round(100 * float(copies), 2)}

@@ -1,4 +1,4 @@
-"""Numbers that can be checked by hand: mean and standard deviation of a row's runs, and paired
+"""Numbers that can be checked by hand: the standard deviation of a row's runs, and paired
 differences between two rows with an interval over independent units."""
 
 from collections import defaultdict
@@ -7,7 +7,6 @@ import numpy as np
 
 from dm_kd.analysis.collect import Run
 
-CONFIDENCE = 0.95
 # Runs of a fold share its test images, runs of a generator its weights. The first of these levels
 # with several members is the independent unit.
 UNITS = ("fold", "generator", "seed")
@@ -21,38 +20,27 @@ def std(values: list[float]) -> float | None:
 def paired_difference(runs: list[Run], baseline: list[Run]) -> dict | None:
     """Accuracy of a row minus that of the baseline, in points; None without runs to pair.
 
-    Two runs are a pair if they have the same task, fold and seed, and the same generator and set
-    where both have one. Differences are averaged within an independent unit first (over seeds
-    within a fold where there are folds), and the interval is Student's t over the units.
+    Two runs are a pair if they have the same task, fold, generator and seed. Differences are
+    averaged within an independent unit first (over seeds within a fold where there are folds), and
+    the interval is Student's t over the units.
 
     Returns:
         {"difference", "low", "high", "unit", "n", "p"}: n is the number of units. The 95 % interval
         and the p value of a two-sided t test are None for a single unit, and where all units differ
         equally: accuracies are multiples of 1/images, and such units do not show the spread.
     """
-    pairs = [(x, y) for x in runs for y in baseline if is_pair(x, y)]
+    pairs = [(x, y) for x in runs for y in baseline
+             if all(getattr(x, key) == getattr(y, key) for key in ("task", *UNITS))]
     if not pairs:
         return None
-    unit = next((u for u in UNITS if len({unit_of(pair, u) for pair in pairs}) > 1), "seed")
+    unit = next((u for u in UNITS if len({getattr(x, u) for x, _ in pairs}) > 1), "seed")
     members = defaultdict(list)
     for x, y in pairs:
-        members[unit_of((x, y), unit)].append(x.acc1 - y.acc1)
+        members[getattr(x, unit)].append(x.acc1 - y.acc1)
     differences = [float(np.mean(values)) for values in members.values()]
     low, high, p = t_interval(differences)
     return {"difference": float(np.mean(differences)), "low": low, "high": high, "unit": unit,
             "n": len(differences), "p": p}
-
-
-def is_pair(x: Run, y: Run) -> bool:
-    same = all(getattr(x, k) == getattr(y, k) for k in ("task", "fold", "seed"))
-    return same and all(None in (a, b) or a == b for a, b in (
-        (x.generator, y.generator), (x.set, y.set)))
-
-
-def unit_of(pair: tuple[Run, Run], unit: str) -> int | None:
-    """The member that a pair belongs to; a run on real images has no generator of its own."""
-    first, second = (getattr(run, unit) for run in pair)
-    return second if first is None else first
 
 
 def t_interval(values: list[float]) -> tuple[float | None, float | None, float | None]:
@@ -63,7 +51,7 @@ def t_interval(values: list[float]) -> tuple[float | None, float | None, float |
     if np.ptp(values) < 1e-9:  # one value, or equal ones
         return None, None, None
     test = stats.ttest_1samp(values, 0)
-    low, high = test.confidence_interval(CONFIDENCE)
+    low, high = test.confidence_interval(0.95)
     return float(low), float(high), float(test.pvalue)
 
 
