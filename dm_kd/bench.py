@@ -236,7 +236,7 @@ def synthesis(args: argparse.Namespace, device: torch.device, record: Record) ->
         limits(record, device)
         whole_images(record, model, device)
     settings = {"guidance_scale": 2.0, "steps": STEPS, "sampler": "ddim", "guided_channels": "all"}
-    ours, theirs = (dit.DiTGenerator(network, settings, device, clip=True)
+    ours, theirs = (dit.DiTGenerator(network, settings, device)
                     for network in (model, other))
     record.time(f"sampling, width {model.config['width']}, T={STEPS}, s=2, batch {batch}", {
         "diffusers' module": lambda: theirs.sample(labels, seeds),

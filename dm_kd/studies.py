@@ -144,7 +144,6 @@ def ways(name: str, values: Iterable[int], rate: float, augmentation: dict[str, 
                "dkd": f"--objective dkd --learning-rate {rate / 4}", **augmentation}
     return {**{row: Row(flags, f"{name}_t100{end}") for row, flags in changes.items()},
             "ddim": Row(images=f"{name}_t100_ddim{end} --sampler ddim"),
-            "dpm25": Row(images=f"{name}_t25_dpm{end} --sampler dpm++ --steps 25"),
             "shared_noise": Row(images=f"{name}_t100_shared{end} --shared-noise")}
 
 
