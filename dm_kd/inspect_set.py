@@ -1,5 +1,5 @@
 """Measure an image set: does the teacher see the intended classes, how close is the set to real
-images, and are they copies of training images?
+images?
 
     python -m dm_kd.inspect_set --task digits --set syn_dataset/digits \\
         --teacher save/models/digits_cnn_w32 --out save/report/inspect_digits.json
@@ -60,29 +60,19 @@ def body(argv: list[str]) -> None:
 
 def compare(args: argparse.Namespace, task: Task, images: Images, network: nn.Module,
             device: torch.device) -> dict:
-    """Distances to real images in the features of a network, and copying, in the pixels of small
-    images or the features of large ones."""
-    sets = {"set": data.evaluation_crops(
-        images, spread_over_classes(images.labels, COMPARED), task)}
+    """Distances to real images in the features of a network."""
+    crops = [data.evaluation_crops(images, spread_over_classes(images.labels, COMPARED), task)]
     for split in ("train", "val"):
         real = data.load_real(task, split, args.fold, args.val, args.data)
-        count = len(real.labels)
-        # of a small task all training images: any of them may have been copied
-        most = count if split == "train" and not task.large else COMPARED
-        sets[split] = data.evaluation_crops(real, spread(count, most), task)
-    points = {name: outputs(network, x[spread(len(x), COMPARED)], task, device)[1]
-              for name, x in sets.items()}
-    ours, train, val = points.values()
+        crops.append(data.evaluation_crops(real, spread(len(real.labels), COMPARED), task))
+    ours, train, val = (outputs(network, x, task, device)[1] for x in crops)
     result = {}
     if len(ours) > NEIGHBOURS:
         result = {"frechet": fidelity.frechet_distance(ours, val),
                   "frechet_train_to_val": fidelity.frechet_distance(train, val),  # for reference
                   **fidelity.neighbourhoods(val, ours, NEIGHBOURS)}
-    if not task.large:
-        points = {name: x.flatten(1).float() / 255 for name, x in sets.items()}
     return {"compared": {"images": len(ours), "real": len(val)},
-            **{name: round(value, 4) for name, value in result.items()},
-            "copying": fidelity.copying(*points.values())}
+            **{name: round(value, 4) for name, value in result.items()}}
 
 
 def spread(count: int, most: int) -> Tensor:

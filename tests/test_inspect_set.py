@@ -37,25 +37,19 @@ def test_noise_is_far_from_digits_and_has_no_agreement(inspected, noise_folder):
     assert found["frechet"] > 3 * found["frechet_train_to_val"] > 0
     assert all(found[name] >= 0 for name in ("precision", "recall", "coverage"))
     assert found["teacher_agreement"] is None
-    assert found["copying"]["ratio"] > 1 and found["generator"]["name"] == "noise"
+    assert found["generator"]["name"] == "noise"
     assert inspected("--set", noise_folder, "--features", "cnn_w8@none")["frechet"] != found[
         "frechet"]
 
 
 def test_real_digits_are_close_to_real_digits(inspected, digits, tmp_path, monkeypatch):
-    """Held-out images are as new as held-out images, and each class is compared equally often."""
+    """Each class is compared equally often."""
     monkeypatch.setattr(inspect_set, "COMPARED", 200)
     real = data.load_real(digits, "val")
     found = inspected("--set", write_folder(tmp_path / "set", real.images, real.labels))
     assert found["compared"]["images"] == 200 and found["recall"] > 0.6
     assert found["frechet"] < 3 * found["frechet_train_to_val"]
-    assert 0.8 < found["copying"]["ratio"] < 1.2 and found["teacher_agreement"] > 15
-
-
-def test_copies_of_training_images_are_found(inspected, digits, tmp_path):
-    folder = write_folder(tmp_path / "set", data.load_real(digits, "train").images[-3:])
-    found = inspected("--set", folder)
-    assert found["copying"] == {"ratio": 0, "copies_percent": 100} and "frechet" not in found
+    assert found["teacher_agreement"] > 15
 
 
 def test_without_real_images_only_the_teacher_is_asked(inspected, noise_folder):

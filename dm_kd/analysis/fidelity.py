@@ -2,7 +2,6 @@
 
     frechet_distance(features, real)              distance of the two distributions
     neighbourhoods(real, features, k=5)           precision, recall, coverage
-    copying(images, training, held_out)           is the generator repeating its training images?
 """
 
 import torch
@@ -59,23 +58,3 @@ def distances_between(points: Tensor, others: Tensor) -> Tensor:
     from sklearn.metrics import pairwise_distances
 
     return torch.from_numpy(pairwise_distances(points.double().numpy(), others.double().numpy()))
-
-
-def copying(images: Tensor, training: Tensor, held_out: Tensor) -> dict:
-    """ratio: mean distance of the images to their nearest training image, divided by that of real
-    images that the generator never saw: about 1 = as new as real ones, near 0 = copies; None where
-    these are copies themselves. copies_percent: images nearer than 99 % of the held-out ones.
-    Distances are root mean squares, exact; which image is the nearest comes from matrix products,
-    which confuse differences below 1e-6."""
-    from sklearn.neighbors import NearestNeighbors
-
-    search = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(training.numpy())
-
-    def distance(points: Tensor) -> Tensor:
-        nearest = search.kneighbors(points.numpy(), return_distance=False)[:, 0]
-        return (points - training[nearest]).square().mean(1).sqrt()
-
-    own, real = distance(images), distance(held_out)
-    copies = (own < real.quantile(0.01)).double().mean()
-    return {"ratio": round(float(own.mean() / real.mean()), 4) if real.any() else None,
-            "copies_percent": round(100 * float(copies), 2)}
