@@ -109,9 +109,9 @@ def load_real(task: Task, split: str, fold: int = 0, val: str = "val", root: Pat
 
 def has_class_folders(root: Path, task: Task) -> bool:
     """Whether `root` has splits or classes as folders, in place of torchvision's files."""
-    names = [path.name for path in root.glob("*") if path.is_dir()]
-    return bool(split_folders(root) or {*names} & {*task.class_names}
-                or any(map(str.isdecimal, names)))
+    return bool(split_folders(root)) or any(
+        path.is_dir() and (path.name in task.class_names or path.name.isdecimal())
+        for path in root.glob("*"))
 
 
 def split_by_group(groups: np.ndarray, fold: int, val: str, folds: int) -> tuple[Tensor, Tensor]:
@@ -318,14 +318,11 @@ def class_indices(folders: set[str], task: Task, where: Path, notes: list[str]
     """Class folder -> class index. Folders are named by class, by number, or (ImageNet) by WordNet
     id. Folders of ImageNet beside the classes of a part of it have -1. Appends to the notes what
     was assumed of numbers."""
-    names = task.folders or task.class_names
-    index = {name: i for i, name in enumerate(names)}
-    if task.folders:
-        pass
-    elif task.name == "folder":
-        if not task.wnids and re.search("[0-9]", "".join(names)):
+    index = {name: i for i, name in enumerate(task.folders or task.class_names)}
+    if task.folders or task.name == "folder":
+        if not task.folders and not task.wnids and re.search("[0-9]", "".join(index)):
             notes.append("note: the class folders' numbers are sorted as text, as torchvision's "
-                         f"ImageFolder does: {', '.join(names[:12])}; else --class-order FILE")
+                         "ImageFolder does; else --class-order FILE")
     elif task.wnids and folders & {*WNIDS}:
         index = dict.fromkeys(WNIDS, -1) | {wnid: i for i, wnid in enumerate(task.wnids)}
     elif not folders & index.keys() and all(map(str.isdecimal, folders)):
@@ -384,7 +381,8 @@ def pack(images: Images, task: Task, cache: Path, crops: bool = False) -> Images
     files, side = images.images, task.resolution
     if isinstance(files, Tensor):
         return images
-    images = dataclasses.replace(images, sha256=images.sha256 or fingerprint(images))
+    images = dataclasses.replace(images, sha256=images.sha256 or fingerprint(
+        files.paths, images.labels.tolist()))
     crops = crops and task.large
     size = (side, side) if crops or not task.large else tuple(files[0].shape[1:])
 
@@ -405,12 +403,10 @@ def pack(images: Images, task: Task, cache: Path, crops: bool = False) -> Images
     return images
 
 
-def fingerprint(images: Images) -> str:
+def fingerprint(paths: list[str], labels: list[int]) -> str:
     """SHA-256 of the files' names below their common folder, sizes, times and labels."""
-    paths, rows = images.images.paths, []
-    root = len(os.path.commonpath([os.path.dirname(path) for path in paths]))
-    for path, label in zip(paths, images.labels.tolist(), strict=True):
-        status = os.stat(path)
+    root, rows = len(os.path.commonpath([*map(os.path.dirname, paths)])), []
+    for path, label, status in zip(paths, labels, map(os.stat, paths), strict=True):
         rows.append(f"{path[root:]}\t{label}\t{status.st_size}\t{status.st_mtime_ns}\n")
     return run.sha256("".join(rows).encode())
 

@@ -29,7 +29,7 @@ from dm_kd.run import UserError
 
 FORMAT_VERSION = 2
 HEADER = "path,label,sha256\n"
-MAY_DIFFER = ("images_per_class", "made_on")  # when a set is resumed
+MAY_DIFFER = ("images_per_class", "made_on", "generator")  # the latter is compared by its parts
 
 
 def image_seed(base_seed: int, label: int, k: int, shared_noise: bool = False) -> int:
@@ -98,10 +98,11 @@ class ImageSet:
 
     def write_samples(self) -> None:
         """samples.png: a row for each of the first 20 classes, its first 10 images."""
-        columns = range(min(10, self.images_per_class))
-        rows = [[read_image(self.folder / self.path(label, k), self.manifest["channels"])
-                 for k in columns] for label in self.classes[:20]]
-        picture = tile(rows, scale=max(1, 32 // rows[0][0].shape[1]))
+        columns = min(10, self.images_per_class)
+        images = torch.stack([read_image(self.folder / self.path(label, k),
+                                         self.manifest["channels"])
+                              for label in self.classes[:20] for k in range(columns)])
+        picture = tile(images, columns, max(1, 32 // images.shape[2]))
         run.write_file(self.folder / "samples.png", encode_png(picture))
 
 
@@ -132,7 +133,7 @@ def settings(manifest: dict) -> dict:
     """The settings that determine the bytes, those of the generator as "generator.steps"."""
     generator = {f"generator.{key}": value for key, value in manifest["generator"].items()}
     return {key: value for key, value in (manifest | generator).items()
-            if key not in (*MAY_DIFFER, "generator")}
+            if key not in MAY_DIFFER}
 
 
 def make(image_set: ImageSet, sample: Callable[[Tensor, list[int]], Tensor], shards: list[int],
@@ -189,10 +190,7 @@ def encode_png(image: Tensor) -> bytes:
     return buffer.getvalue()
 
 
-def tile(rows: list[list[Tensor]], scale: int = 1, gap: int = 2) -> Tensor:
-    """Rows of equal-sized uint8 [C, h, w] images -> one picture [3, H, W] on white."""
-    columns = max(map(len, rows))
-    white = torch.full_like(rows[0][0], 255)
-    images = torch.stack([image for row in rows for image in row + [white] * (columns - len(row))])
+def tile(images: Tensor, columns: int, scale: int = 1) -> Tensor:
+    """uint8 [N, C, h, w] -> one picture [3, H, W] on white, in rows of so many, enlarged."""
     images = images.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
-    return make_grid(images, columns, gap, pad_value=255)
+    return make_grid(images, columns, pad_value=255)

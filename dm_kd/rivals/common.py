@@ -281,7 +281,7 @@ class Source:
             places = ids % len(self.pool)
             yield self.pool[places], self.labels[places], ids
         newest = (self.total - 1 - torch.arange(min(100, self.kept))) % len(self.pool)
-        sheet = image_set.tile([list(row) for row in self.pool[newest].split(10)])
+        sheet = image_set.tile(self.pool[newest], 10)
         run.write_file(args.out / "samples.png", image_set.encode_png(sheet))
 
     def state_dict(self) -> dict:
