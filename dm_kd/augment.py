@@ -1,7 +1,7 @@
 """Augmentation as a pure function of (seed, epoch, image id): the same view after any restart, on
 any number of processes. Mixing is keyed by (seed, epoch, step).
 
-A new augmentation, such as ColorJitter, goes into `View.train`.
+A new augmentation, such as ColorJitter, goes into `View.draw` and `View.cut`.
 """
 
 import argparse
@@ -14,8 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms.v2 import functional
-
-RESIZE_RATIO = 8 / 7  # shorter side before the centre crop: 256 for 224 (He et al. 2016)
 
 
 @dataclass(frozen=True)
@@ -60,35 +58,25 @@ class View:
               ) -> tuple[Tensor, Tensor]:
         """The view of `train` from its random numbers, without any choice that depends on their
         values, so that torch.compile makes one graph of it. All on one device."""
-        if "boxes" in draws:
-            images = resized_crops(images, draws["boxes"], draws["mirrored"], self.size)
-        elif self.size:
-            images = centre_crops(images, self.size)
-        elif "offsets" in draws:
-            images = pad_crop_flip(images, draws["offsets"], draws["mirrored"], self.pad)
-        x = standardize(images, self.mean, self.std)
+        x = standardize(self.cut(images, draws), self.mean, self.std)
         if "partner" in draws:
             x = mix(x, draws)
             if self.num_classes:
                 labels = mix_labels(labels, self.num_classes, draws)
         return x, labels
 
-    def cut(self, images: Tensor, ids: Tensor, seed: int, epoch: int) -> Tensor:
-        """Training crops uint8 [B, C, size, size]: random-resized and mirrored, or with `crop` off
-        centre crops."""
-        if not self.crop:
-            return centre_crops(images, self.size)
-        sizes = torch.tensor(images.shape[2:]).expand(len(images), 2)
-        boxes, mirrored = boxes_and_flips(seed, epoch, ids, sizes)
-        return resized_crops(images, boxes, mirrored & self.flip, self.size)
+    def cut(self, images: Tensor, draws: dict[str, Tensor]) -> Tensor:
+        """The training crops that the draws say, still uint8; without draws centre crops."""
+        if "boxes" in draws:
+            return resized_crops(images, draws["boxes"], draws["mirrored"], self.size)
+        if "offsets" in draws:
+            return pad_crop_flip(images, draws["offsets"], draws["mirrored"], self.pad)
+        return centre_crops(images, self.size) if self.size else images
 
     def plain(self, images: Tensor, device: torch.device | str = "cpu") -> Tensor:
         """What networks are evaluated on: standardised float32 [B, C, H, W], centre crops where
         the task is large."""
-        images = send(images, device)
-        if self.size:
-            images = centre_crops(images, self.size)
-        return standardize(images, self.mean, self.std)
+        return standardize(self.cut(send(images, device), {}), self.mean, self.std)
 
 
 def make_view(task, args: argparse.Namespace, uses_labels: bool) -> View:
@@ -212,8 +200,8 @@ def _crops_by_products(images: Tensor, boxes: Tensor, mirrored: Tensor, size: in
 
 
 def usual_resize(size: int) -> tuple[int, str, bool]:
-    """A task's `resize` before centre crops of this size, if it has none of its own."""
-    return round(size * RESIZE_RATIO), "bilinear", False
+    """A task's `resize`, if it has none of its own: 256 for 224 (He et al. 2016)."""
+    return round(size * 8 / 7), "bilinear", False
 
 
 def centre_crops(images: Tensor, size: int, resize: tuple[int, str, bool] | None = None
@@ -227,11 +215,6 @@ def centre_crops(images: Tensor, size: int, resize: tuple[int, str, bool] | None
     images = functional.resize(images, [short, short] if squeeze else [short],
                                functional.InterpolationMode(mode))
     return functional.center_crop(images, [size])
-
-
-def resize(images: Tensor, height: int, width: int) -> Tensor:
-    """Bilinear with antialiasing. uint8 [B, C, H, W] -> uint8 [B, C, height, width]."""
-    return functional.resize(images, [height, width])
 
 
 def resized_view(x: Tensor, least: float, flip: bool, draw: torch.Generator) -> Tensor:
@@ -281,17 +264,12 @@ def _scale_and_shift(mean: tuple[float, ...], std: tuple[float, ...], width: int
 
 def draw_mixing(batch: int, height: int, width: int, seed: int, epoch: int, step: int,
                 mixup: float, cutmix: float, share: float) -> dict[str, Tensor]:
-    """Mixup (Zhang et al. 2018) or cutmix (Yun et al. 2019) of a batch with its own permutation,
-    one lambda ~ Beta(a, a) per batch; with both given, each takes half of the mixed batches.
+    """Mixup (Zhang et al. 2018) or cutmix (Yun et al. 2019) of a `share` of the batches, each with
+    its own permutation and one lambda ~ Beta(a, a); a is `mixup` or `cutmix`, 0 = off. With both
+    given, each takes half.
 
-    Args:
-        mixup, cutmix: a; 0 = off.
-        share: fraction of the batches that are mixed.
-
-    Returns:
-        "partner" int64 [B], "pixels": the shares of the image itself and of its partner at each
-        pixel, float32 [2, H, W], "lam": the image's own share of all of them, float64 [].
-    """
+    Returns "partner" int64 [B], "pixels": the shares of the image itself and of its partner at each
+    pixel, float32 [2, H, W], "lam": the image's own share of all of them, float64 []."""
     random = np.random.Generator(np.random.PCG64([seed, epoch, step]))
     coin, which = random.random(2)
     partner, pixels, lam = random.permutation(batch), np.ones((height, width)), 1.0

@@ -11,6 +11,7 @@ and crop. Both give the same kind of batch.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import glob
 import os
@@ -19,7 +20,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -31,7 +32,7 @@ from dm_kd import augment, dist, image_set, run
 from dm_kd.augment import View
 from dm_kd.image_set import read_image
 from dm_kd.run import UserError
-from dm_kd.tasks import ROOT, SPLIT_NAMES, TASKS, WNIDS, Task, split_folder
+from dm_kd.tasks import ROOT, TASKS, WNIDS, Task, split_folders
 
 WORDNET_ID = re.compile(r"(?:^|_)(n[0-9]{8})(?=_|$)")  # the hub's ILSVRC2012_val_1_n02110341.JPEG
 NAMED_LABEL = re.compile(r"class_([0-9]+)_")  # the original's class_{c}_seed_{k}_num_{i}.png
@@ -51,7 +52,7 @@ class Files:
         return len(self.paths)
 
     def __getitem__(self, i: int) -> Tensor:
-        """uint8 [C, h, w].  Raises UserError: not an image, or damaged."""
+        """uint8 [C, h, w]."""
         return read_image(self.paths[i], self.channels)
 
 
@@ -78,10 +79,7 @@ class Images:
 def load_real(task: Task, split: str, fold: int = 0, val: str = "val", root: Path | None = None
               ) -> Images | None:
     """A task's real images: split "train", or "val", which is what --val says: "val" the validation
-    split, "dev" a part of the training images (which "train" then lacks), "none" None.
-
-    Raises:
-        UserError: no such fold, or the images are missing."""
+    split, "dev" a part of the training images (which "train" then lacks), "none" None."""
     if not 0 <= fold < task.folds:
         raise UserError(f"{task.name} has folds 0 to {task.folds - 1}, not {fold}", "--fold 0")
     if split == "val" and val == "none":
@@ -102,17 +100,16 @@ def load_real(task: Task, split: str, fold: int = 0, val: str = "val", root: Pat
                                        "labels"] if task.folders else [])
     if task.folds > 1:
         train, evaluated = split_by_group(groups.numpy(), fold, val, task.folds)
-    elif val == "dev":
-        dev = torch.arange(len(images.labels)) % 6 == 5
-        train, evaluated = (~dev).nonzero()[:, 0], dev.nonzero()[:, 0]
-    else:
-        return images
-    return images.chosen(train if split == "train" else evaluated)
+        return images.chosen(train if split == "train" else evaluated)
+    if val == "dev":
+        held_out = torch.arange(len(images.labels)) % 6 == 5
+        return images.chosen((held_out == (split == "val")).nonzero()[:, 0])
+    return images
 
 
 def has_class_folders(root: Path, task: Task) -> bool:
     """Whether `root` has splits or classes as folders, in place of torchvision's files."""
-    return any(split_folder(root, split) for split in SPLIT_NAMES) or any(
+    return bool(split_folders(root)) or any(
         path.is_dir() and (path.name in task.class_names or path.name.isdecimal())
         for path in root.glob("*"))
 
@@ -135,16 +132,15 @@ def class_folders(task: Task, part: str, root: Path | None, alone: bool) -> Imag
     listed = (root or ROOT) / f"imagenet_{part}.txt"
     if root is None or task.name != "folder" and (root / "imagenet").is_dir():
         root = (root or ROOT) / "imagenet"
-    folder = split_folder(root, part)
-    if listed.is_file():
-        images = list_images(listed, TASKS["imagenet"] if task.wnids else task, root)
-        if task.wnids:
-            ours = torch.full((len(WNIDS) + 1,), -1)  # the last is for -1, no label
-            ours[torch.tensor(task.imagenet_classes)] = torch.arange(task.num_classes)
-            images = dataclasses.replace(images, labels=ours[images.labels])
-    elif folder or alone and root.is_dir() and not any(
-            split_folder(root, split) for split in SPLIT_NAMES):
-        images = folder_images(folder or root, task)
+    splits = split_folders(root)
+    folder = splits.get(part, root if alone and not splits else None)
+    if task.wnids and listed.is_file():
+        images = list_images(listed, TASKS["imagenet"], root)
+        ours = torch.full((len(WNIDS) + 1,), -1)  # the last is for -1, no label
+        ours[torch.tensor(task.imagenet_classes)] = torch.arange(task.num_classes)
+        images = dataclasses.replace(images, labels=ours[images.labels])
+    elif folder and folder.is_dir():
+        images = folder_images(folder, task)
     else:
         raise UserError(f"no {part} images of {task.name} in {root}",
                         f"--data FOLDER with {part}/<class>/ or imagenet_{part}.txt; --val dev "
@@ -188,9 +184,9 @@ def evaluated_too(images: Images, task: Task, args: argparse.Namespace) -> list[
     if task.load or args.val == "none" or isinstance(images.images, Tensor):
         return []
     real = load_real(task, "val", args.fold, args.val, args.data)
-    known, files = ([(status.st_dev, status.st_ino) for status in map(os.stat, each.images.paths)]
+    known, files = ({(status.st_dev, status.st_ino) for status in map(os.stat, each.images.paths)}
                     for each in (real, images))
-    same = len({*known} & {*files})
+    same = len(known & files)
     return [f"note: {same} of {len(files)} images of {args.source} are validation images, so the "
             "accuracy says little"] if same else []
 
@@ -293,7 +289,7 @@ def folder_images(folder: Path, task: Task, labelled: bool = True) -> Images:
 
 
 def in_range(labels: list[int], task: Task, where: Path) -> Tensor:
-    """The labels as int64 [N].  Raises UserError: one is no class of the task."""
+    """The labels as int64 [N]; a UserError if one is no class of the task."""
     if max(labels) >= task.num_classes:
         raise UserError(f"{where}: label {max(labels)} is out of range: {task.name} has classes 0 "
                         f"to {task.num_classes - 1}",
@@ -322,14 +318,11 @@ def class_indices(folders: set[str], task: Task, where: Path, notes: list[str]
     """Class folder -> class index. Folders are named by class, by number, or (ImageNet) by WordNet
     id. Folders of ImageNet beside the classes of a part of it have -1. Appends to the notes what
     was assumed of numbers."""
-    names = task.folders or task.class_names
-    index = {name: i for i, name in enumerate(names)}
-    if task.folders:
-        pass
-    elif task.name == "folder":
-        if [*names] != sorted(names, key=by_number) or all(map(str.isdecimal, names)):
+    index = {name: i for i, name in enumerate(task.folders or task.class_names)}
+    if task.folders or task.name == "folder":
+        if not task.folders and not task.wnids and re.search("[0-9]", "".join(index)):
             notes.append("note: the class folders' numbers are sorted as text, as torchvision's "
-                         f"ImageFolder does: {', '.join(names[:12])}; else --class-order FILE")
+                         "ImageFolder does; else --class-order FILE")
     elif task.wnids and folders & {*WNIDS}:
         index = dict.fromkeys(WNIDS, -1) | {wnid: i for i, wnid in enumerate(task.wnids)}
     elif not folders & index.keys() and all(map(str.isdecimal, folders)):
@@ -350,34 +343,22 @@ def class_indices(folders: set[str], task: Task, where: Path, notes: list[str]
     return index
 
 
-def by_number(name: str) -> list:
-    """A key that sorts class10 behind class2."""
-    return [int(part) if i % 2 else part for i, part in enumerate(re.split("([0-9]+)", name))]
-
-
 def list_images(path: Path, task: Task, root: Path | None = None, labelled: bool = True) -> Images:
-    """A list file: `path` or `path label` per line; paths may contain spaces. Where no label is
-    given it is that of the name (`class_<label>_...`) or -1.
-
-    Paths may be relative to the working directory, to the list's folder or its parent, or to
-    `root`. Of a path from another machine the longest end that exists in one of these is taken.
-
-    Raises:
-        UserError: a file is missing (with the line's number); only some lines have labels."""
+    """A list file: `path` or `path label` per line; paths may contain spaces, and start at the
+    working directory, the list's folder or its parent, or `root`. Where no label is given it is
+    that of the name (`class_<label>_...`) or -1."""
     places = [Path(), path.parent, path.parent.parent, *([root] if root else [])]
-    paths, labels, names = [], [], {}
+    paths, labels = [], []
     for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
-        if not line.strip() or PurePosixPath(line).name.startswith("._"):  # of macOS
+        if not line.strip() or Path(line).name.startswith("._"):  # of macOS
             continue
         name, label = re.fullmatch(r"\s*(.*?\S)(?:\s+([0-9]+))?\s*", line).groups()
-        parts = PurePosixPath(name).parts
-        tries = (place.joinpath(*parts[i:]) for i in range(len(parts)) for place in places)
-        file = next((str(file.absolute()) for file in tries if file.is_file()), None)
-        if file is None or names.setdefault(file, name) != name:  # b/0.png is not a/0.png
+        file = next(filter(Path.is_file, (place / name for place in places)), None)
+        if file is None:
             raise UserError(f"{path}, line {number}: no file {name[:200]}",
                             "--data FOLDER that the list's paths start from")
-        named = NAMED_LABEL.match(parts[-1])
-        paths.append(file)
+        named = NAMED_LABEL.match(file.name)
+        paths.append(str(file.absolute()))
         labels.append(named[1] if named and label is None else label)
     numbers = [int(label) for label in labels if label is not None]
     if not paths or len(numbers) not in (0, len(paths)):
@@ -400,36 +381,33 @@ def pack(images: Images, task: Task, cache: Path, crops: bool = False) -> Images
     files, side = images.images, task.resolution
     if isinstance(files, Tensor):
         return images
-    images = dataclasses.replace(images, sha256=images.sha256 or fingerprint(images))
+    images = dataclasses.replace(images, sha256=images.sha256 or fingerprint(
+        files.paths, images.labels.tolist()))
     crops = crops and task.large
     size = (side, side) if crops or not task.large else tuple(files[0].shape[1:])
 
     def fitted(i: int) -> Tensor:
         image = files[i][None]
-        if crops:
-            image = augment.centre_crops(image, side, task.resize)
-        elif not task.large:
-            image = augment.resize(image, side, side)
+        if crops or not task.large:
+            image = augment.centre_crops(
+                image, side, task.resize if crops else (side, "bilinear", True))
         if image.shape[2:] != size:
             raise SeveralSizes
         return image[0]
 
     shape = (len(files), files.channels, *size)
     key = run.sha256(f"{images.sha256} {shape} {(crops and task.resize) or crops}".encode())
-    try:
-        return dataclasses.replace(
-            images, images=memory_map(Path(cache) / f"{key[:24]}.u8", shape, fitted))
-    except SeveralSizes:
-        return images
+    with contextlib.suppress(SeveralSizes):
+        packed = memory_map(Path(cache) / f"{key[:24]}.u8", shape, fitted)
+        images = dataclasses.replace(images, images=packed)
+    return images
 
 
-def fingerprint(images: Images) -> str:
+def fingerprint(paths: list[str], labels: list[int]) -> str:
     """SHA-256 of the files' names below their common folder, sizes, times and labels."""
-    paths = images.images.paths
-    root = len(os.path.commonpath([os.path.dirname(path) for path in paths]))
-    rows = [f"{path[root:]}\t{label}\t{status.st_size}\t{status.st_mtime_ns}\n" for
-            path, label, status in zip(
-                paths, images.labels.tolist(), map(os.stat, paths), strict=True)]
+    root, rows = len(os.path.commonpath([*map(os.path.dirname, paths)])), []
+    for path, label, status in zip(paths, labels, map(os.stat, paths), strict=True):
+        rows.append(f"{path[root:]}\t{label}\t{status.st_size}\t{status.st_mtime_ns}\n")
     return run.sha256("".join(rows).encode())
 
 
@@ -481,14 +459,8 @@ def start_source(images: Images, view: View, args: argparse.Namespace, device: t
 
 class Source:
     """Images in a shuffled order that is a function of (seed, epoch), so a resumed run needs only
-    the step's number.
-
-    Args:
-        view: the training view; `self.view` is the part of it that the batches still need.
-        batch_size: of all ranks together; a multiple of the world size.
-        steps_per_epoch: default ceil(N / batch_size), the last batch filled from a second order.
-        device: where the loop runs; for a GPU batches are in pinned memory.
-    """
+    the step's number. batch_size is that of all ranks; `view` becomes the part of the training view
+    that batches still need. The last batch is filled from a second order."""
 
     def __init__(self, images: Images, view: View, batch_size: int, seed: int,
                  steps_per_epoch: int | None = None, device: torch.device | str = "cpu",
@@ -498,7 +470,7 @@ class Source:
         self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
         self.steps_per_epoch = steps_per_epoch or -(-len(self.labels) // batch_size)
         self.pinned = torch.device(device).type == "cuda" and not self.labels.is_cuda
-        self.view = self.augmentation = view
+        self.view, self.cut = view, dataclasses.replace(view, mixup=0, cutmix=0)
         if isinstance(self.images, Files):  # the workers crop and mirror
             self.view = dataclasses.replace(view, crop=False, flip=False)
 
@@ -541,6 +513,6 @@ class Crops(torch.utils.data.Dataset):
 
     def __getitem__(self, i: int) -> tuple[Tensor, Tensor, int]:
         source, position = self.source, i % len(self.source.labels)
-        crop = source.augmentation.cut(source.images[position][None], torch.tensor([i]),
-                                       source.seed, self.epoch)[0]
-        return crop, source.labels[position], i
+        image = source.images[position][None]
+        draws = source.cut.draw(image, torch.tensor([i]), source.seed, self.epoch, 0)
+        return source.cut.cut(image, draws)[0], source.labels[position], i

@@ -29,7 +29,7 @@ from dm_kd.run import UserError
 
 FORMAT_VERSION = 2
 HEADER = "path,label,sha256\n"
-MAY_DIFFER = ("images_per_class", "made_on")  # when a set is resumed
+MAY_DIFFER = ("images_per_class", "made_on", "generator")  # the latter is compared by its parts
 
 
 def image_seed(base_seed: int, label: int, k: int, shared_noise: bool = False) -> int:
@@ -45,10 +45,7 @@ def batch_seed(seeds: list[int]) -> int:
 
 
 class ImageSet:
-    """An image set on disk. Its manifest says which image is at which position.
-
-    Raises:
-        UserError: it was written by another version."""
+    """An image set on disk. Its manifest says which image is at which position."""
 
     def __init__(self, folder: Path):
         self.folder = Path(folder)
@@ -73,13 +70,13 @@ class ImageSet:
     def path(self, label: int, k: int) -> str:
         return f"images/{label:04d}/class_{label}_seed_{self.manifest['base_seed']}_num_{k}.png"
 
-    def seed(self, label: int, k: int) -> int:
-        return image_seed(self.manifest["base_seed"], label, k, self.manifest["shared_noise"])
+    def table(self, j: int) -> Path:
+        return self.folder / f"shards/{j:05d}.csv"
 
     def rows(self, j: int) -> list[dict]:
         """The rows of shard j's CSV (path, label and sha256 of each image); empty unless the shard
         is complete (a kill may cut the last line, a set may have grown)."""
-        path = self.folder / f"shards/{j:05d}.csv"
+        path = self.table(j)
         text = path.read_text() if path.exists() else ""
         rows = list(csv.DictReader(text[:text.rfind("\n") + 1].splitlines()))
         return rows if len(rows) == self.kept(j) else []
@@ -90,8 +87,7 @@ class ImageSet:
     @property
     def digest(self) -> str:
         """SHA-256 of the shards' CSV files, which contain each image's."""
-        texts = [(self.folder / f"shards/{j:05d}.csv").read_bytes() for j in range(self.shards)]
-        return run.sha256(b"".join(texts))
+        return run.sha256(b"".join(self.table(j).read_bytes() for j in range(self.shards)))
 
     def write_image(self, label: int, k: int, image: Tensor) -> str:
         """Write the PNG file of an image; returns its row of the shard's CSV, in which the label is
@@ -100,21 +96,13 @@ class ImageSet:
         write_over(self.folder / path, data)
         return f"{path},{label if self.manifest['labels_known'] else -1},{run.sha256(data)}\n"
 
-    def write_rows(self, j: int, rows: list[str]) -> None:
-        write_over(self.folder / f"shards/{j:05d}.csv", "".join([HEADER, *rows]).encode())
-
-    def damaged(self, j: int) -> list[Path]:
-        """The images of a finished shard that are missing or have another digest than its CSV."""
-        paths = [(self.folder / row["path"], row["sha256"]) for row in self.rows(j)]
-        return [path for path, digest in paths
-                if not path.exists() or run.sha256_file(path) != digest]
-
     def write_samples(self) -> None:
         """samples.png: a row for each of the first 20 classes, its first 10 images."""
-        columns = range(min(10, self.images_per_class))
-        rows = [[read_image(self.folder / self.path(label, k), self.manifest["channels"])
-                 for k in columns] for label in self.classes[:20]]
-        picture = tile(rows, scale=max(1, 32 // rows[0][0].shape[1]))
+        columns = min(10, self.images_per_class)
+        images = torch.stack([read_image(self.folder / self.path(label, k),
+                                         self.manifest["channels"])
+                              for label in self.classes[:20] for k in range(columns)])
+        picture = tile(images, columns, max(1, 32 // images.shape[2]))
         run.write_file(self.folder / "samples.png", encode_png(picture))
 
 
@@ -128,10 +116,7 @@ def write_over(path: Path, data: bytes) -> None:
 
 
 def begin(folder: Path, manifest: dict) -> ImageSet:
-    """Begin, resume or extend a set: write its manifest.
-
-    Raises:
-        UserError: the folder holds a set with other settings (named), or a larger one."""
+    """Begin, resume or extend a set: write its manifest."""
     if (folder / "manifest.json").exists():
         old = ImageSet(folder).manifest
         run.refuse_difference(settings(old), settings(manifest), folder, "a set of other settings")
@@ -148,19 +133,17 @@ def settings(manifest: dict) -> dict:
     """The settings that determine the bytes, those of the generator as "generator.steps"."""
     generator = {f"generator.{key}": value for key, value in manifest["generator"].items()}
     return {key: value for key, value in (manifest | generator).items()
-            if key not in (*MAY_DIFFER, "generator")}
+            if key not in MAY_DIFFER}
 
 
 def make(image_set: ImageSet, sample: Callable[[Tensor, list[int]], Tensor], shards: list[int],
          progress: Callable[[int], object]) -> None:
-    """Make these shards, and samples.png once the set is complete.
+    """Make these shards, and samples.png once the set is complete. sample: (labels int64 [B],
+    seeds) -> uint8 [B, C, H, W] on the CPU. progress: called with the images of each shard."""
+    base, shared = image_set.manifest["base_seed"], image_set.manifest["shared_noise"]
 
-    Args:
-        sample: (labels int64 [B], seeds) -> uint8 [B, C, H, W] on the CPU; see generators/.
-        progress: called with the number of images after each shard.
-    """
     def finish(j: int, rows: list[Future]) -> None:
-        image_set.write_rows(j, [row.result() for row in rows])
+        write_over(image_set.table(j), "".join([HEADER, *[row.result() for row in rows]]).encode())
         progress(len(rows))
 
     cores = os.cpu_count() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)) - torch.get_num_threads()
@@ -169,7 +152,7 @@ def make(image_set: ImageSet, sample: Callable[[Tensor, list[int]], Tensor], sha
         for j in shards:
             places = image_set.shard(j)
             images = sample(torch.tensor([label for label, _ in places]),
-                            [image_set.seed(*place) for place in places])
+                            [image_seed(base, label, k, shared) for label, k in places])
             if writing:
                 finish(*writing)
             writing = j, [pool.submit(image_set.write_image, *place, image) for place, image
@@ -185,10 +168,7 @@ def make(image_set: ImageSet, sample: Callable[[Tensor, list[int]], Tensor], sha
 def read_image(path: Path | str, channels: int | None = None) -> Tensor:
     """An image file as uint8 [C, H, W]; C is 1 for grey files and 3 for others, or `channels`.
     16 bits become 8, palettes and CMYK become RGB, transparency is dropped; an EXIF orientation is
-    not applied, as in torchvision.
-
-    Raises:
-        UserError: not an image, or truncated; the file is named."""
+    not applied, as in torchvision. A UserError names a file that is no image, or truncated."""
     try:
         with Image.open(path) as image:
             image.info.pop("transparency", None)  # Pillow warns of some kinds of it
@@ -210,10 +190,7 @@ def encode_png(image: Tensor) -> bytes:
     return buffer.getvalue()
 
 
-def tile(rows: list[list[Tensor]], scale: int = 1, gap: int = 2) -> Tensor:
-    """Rows of equal-sized uint8 [C, h, w] images -> one picture [3, H, W] on white."""
-    columns = max(map(len, rows))
-    white = torch.full_like(rows[0][0], 255)
-    images = torch.stack([image for row in rows for image in row + [white] * (columns - len(row))])
+def tile(images: Tensor, columns: int, scale: int = 1) -> Tensor:
+    """uint8 [N, C, h, w] -> one picture [3, H, W] on white, in rows of so many, enlarged."""
     images = images.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
-    return make_grid(images, columns, gap, pad_value=255)
+    return make_grid(images, columns, pad_value=255)

@@ -160,21 +160,18 @@ def parse(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespac
     return args
 
 
-def peek(argv: list[str], flag: str, default: str) -> str:
+def peek(argv: list[str], flag: str, default: str = "") -> str:
     """The value of a flag that decides which other flags there are, before the parser is built."""
-    return _value(_with_config(argv), flag) or default
-
-
-def _value(argv: list[str], flag: str) -> str | None:
+    argv = argv if flag == "config" else _with_config(argv)
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     early.add_argument(f"--{flag}", nargs="?", dest="value")  # without a value: `parse` complains
-    return early.parse_known_args(argv)[0].value
+    return early.parse_known_args(argv)[0].value or default
 
 
 def _with_config(argv: list[str]) -> list[str]:
     """argv after the lines of its --config file as --flag=value, so that a value means what it
     would mean if typed. BaseLoader builds text, lists and dicts only, and runs nothing."""
-    path = _value(argv, "config")
+    path = peek(argv, "config")
     if not path:
         return argv
     try:

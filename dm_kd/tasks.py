@@ -171,12 +171,8 @@ TASKS = {task.name: task for task in (
 
 
 def get_task(name: str, root: Path | None = None, flags: argparse.Namespace | None = None) -> Task:
-    """The Task of that name; "folder" is made from the class folders of `root`.
-
-    flags: those of run.add_task_arguments, which change a task of large images.
-
-    Raises:
-        UserError: there is none (the nearest names are given), or the flags do not fit it."""
+    """The Task of that name; "folder" is made from the class folders of `root`. `flags`, those of
+    run.add_task_arguments, change a task of large images."""
     order = getattr(flags, "class_order", None)
     listed = order and tuple(map(str.strip, order.read_text("utf-8-sig").strip().splitlines()))
     if name == "folder":
@@ -221,20 +217,19 @@ SPLIT_LIKE = re.compile(r"(train|val|valid|test|dev|eval)(ing|idation|uation)?(s
 KAGGLE = "ILSVRC/Data/CLS-LOC"  # where its archive of ImageNet has train/ and val/
 
 
-def split_folder(root: Path, split: str) -> Path | None:
-    """The folder of a split in `root`, such as train/ or Validation/; None where there is none."""
+def split_folders(root: Path) -> dict[str, Path]:
+    """The folders of the splits in `root`, such as train/ or Validation/, under "train", "val"."""
     root = root / KAGGLE if (root / KAGGLE).is_dir() else root
     folders = {p.name.lower(): p for p in sorted(root.glob("*")) if p.is_dir()}
-    return next((folders[name] for name in SPLIT_NAMES[split] if name in folders), None)
+    usual = {split: [folders[name] for name in names if name in folders]
+             for split, names in SPLIT_NAMES.items()}
+    return {split: places[0] for split, places in usual.items() if places}
 
 
 def folder_classes(root: Path | None) -> tuple[str, ...]:
     """The class folders in a folder's train/, or val/, or in itself, in the order of torchvision's
-    ImageFolder: sorted as text, so 10 comes before 2.
-
-    Raises:
-        UserError: no --data, or fewer than two class folders in it."""
-    place = root and (split_folder(root, "train") or split_folder(root, "val") or root)
+    ImageFolder: sorted as text, so 10 comes before 2."""
+    place = root and next(iter(split_folders(root).values()), root)
     names = sorted(p.name for p in place.glob("*") if p.is_dir()
                    and not re.match(r"\.|__MACOSX$", p.name)) if place else ()
     if len(names) < 2 or sum(map(bool, map(SPLIT_LIKE.match, names))) > 1:

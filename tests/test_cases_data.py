@@ -43,6 +43,7 @@ def flags(*argv) -> argparse.Namespace:
     parser = run.Parser("test", "")
     run.add_data_arguments(parser)
     parser.add_argument("--source", default="real")
+    parser.add_argument("--source-labels", default="task")
     return run.parse(parser, [*map(str, argv)])
 
 
@@ -76,12 +77,6 @@ def test_a_folders_classes_have_imagefolders_order_and_numbers_get_a_note(form):
     found = real("--task", "folder", "--data", "mine")
     assert found.labels.tolist() == theirs.targets
     assert shown(found) == [int(name.removeprefix("class")) for name in theirs.classes]
-
-
-def test_names_without_numbers_get_no_note():
-    for name in ("ape", "bee"):
-        save(f"mine/val/{name}/a.png")
-    assert not real("--task", "folder", "--data", "mine").notes
 
 
 @pytest.mark.parametrize("order", ["0\n1\n2\n10\n", "\ufeff10\r\n2\r\n1\r\n0\r\n\r\n",
@@ -147,16 +142,33 @@ def test_splits_are_known_by_their_usual_names(train, val):
         for split in ("train", "val"):
             images = real("--task", *task, "--data", "mine", split=split)
             assert images.labels.tolist() == shown(images) == [0, 1]
+            assert not images.notes  # as there are for numbers
 
 
-@pytest.mark.parametrize(("first", "second"), [
+@pytest.mark.parametrize("places", [
     ("train_set", "test_set"), ("Training Images", "Validation Images"), ("dev", "eval"),
-    ("trainset", "testset"), ("train", "val")])
-def test_classes_that_are_named_like_splits_are_refused(first, second):
-    root = "mine/train" if first == "train" else "mine"
-    save(f"{root}/{first}/ape/a.png"), save(f"{root}/{second}/ape/a.png")
-    with pytest.raises(UserError, match="two class folders"):
-        task_of("--task", "folder", "--data", "mine")
+    ("trainset", "testset"), ("train/train", "train/val"), ("", "flat"), ("train/one", "val/one")])
+def test_folders_that_are_not_two_classes_are_refused(places):
+    for place in places:
+        save(f"mine/{place}/a.png")
+    for data in (("--data", "mine"), ("--data", "nowhere"), ()):
+        with pytest.raises(UserError, match="two class folders"):
+            task_of("--task", "folder", *data)
+
+
+def test_what_imagefolder_reads_is_read_and_what_is_skipped_is_counted():
+    for end in ("webp", "bmp", "tif", "JPG"):
+        save(f"mine/train/cat/deep/er/x.{end}")
+    for name in ("dog/._a.png", "dog/.DS_Store", "dog/.hidden/x.png", "dog/x.gif", "dog/b.txt"):
+        Path("mine/train", name).parent.mkdir(parents=True, exist_ok=True)
+        Path("mine/train", name).write_bytes(b"no image")
+    save("mine/train/dog/a.png"), save("mine/val/cat/a.png")
+    images = real("--task", "folder", "--data", "mine", split="train")
+    assert images.labels.tolist() == [0] * 4 + [1]
+    assert "2 files" in images.notes[0] and "dog/b.txt" in images.notes[0]
+    Path("mine/val/link").symlink_to(Path("mine/train/cat").absolute())
+    with pytest.raises(UserError, match="link"):  # a class that training has not
+        real("--task", "folder", "--data", "mine")
 
 
 @pytest.mark.parametrize("task", ["folder", "imagenet", "cifar10"])
@@ -175,72 +187,53 @@ def test_class_folders_alone_are_evaluated_but_not_trained_on_too(task):
     assert not {*parts[0].images.paths} & {*parts[1].images.paths}
 
 
-@pytest.mark.parametrize("how", ["source", "link", "list"])
-def test_training_on_validation_images_is_said(how):
+@pytest.mark.parametrize(("how", "source", "said"), [
+    ("source", "mine/val", "2 of 2"), ("link", "real", "1 of 3"), ("list", "list.txt", "1 of 2")])
+def test_training_on_validation_images_is_said(how, source, said):
     for name in ("ape", "bee"):
         save(f"mine/val/{name}/a.png"), save(f"mine/train/{name}/b.png")
     if how == "link":
         Path("mine/train/ape/c.png").symlink_to(Path("mine/val/ape/a.png").absolute())
     Path("list.txt").write_text("mine/val/ape/a.png 0\nmine/train/ape/b.png 0\n")
-    source = {"source": "mine/val", "link": "real", "list": "list.txt"}[how]
     task, args = task_of("--task", "folder", "--data", "mine", "--source", source)
-    said = {"source": "2 of 2", "link": "1 of 3", "list": "1 of 2"}[how]
     assert f"{said} images of {source} are validation images" in load_source(args, task).notes[-1]
 
 
 # --- ImageNet as it is delivered ------------------------------------------------------------------
 
-def kaggle(root="ILSVRC/Data/CLS-LOC/val/"):
-    rows = [f"ILSVRC2012_val_{c:08d},{WNIDS[c]} 1 2 3 4 {WNIDS[c]} 5 6 7 8 " for c in SOME[::-1]]
-    Path("LOC_val_solution.csv").write_text("\n".join(["ImageId,PredictionString", *rows, ""]))
-    return [f"{root}ILSVRC2012_val_{c:08d}.JPEG" for c in SOME], "."
+NAMED, FLAT = "mine/val/ILSVRC2012_val_{c:08d}_{w}.JPEG", "ILSVRC2012_val_{c:08d}.JPEG"
+KAGGLE = "ILSVRC/Data/CLS-LOC"
 
 
-def hub():
-    return [f"mine/val/ILSVRC2012_val_{c:08d}_{WNIDS[c]}.JPEG" for c in SOME], "mine"
-
-
-def hub_train():
-    return [f"mine/val/{WNIDS[c]}_{c}_{WNIDS[c]}.JPEG" for c in SOME], "mine"
-
-
-def wordnet():
-    return [f"mine/val/{WNIDS[c]}/deep/{c}.JPEG" for c in SOME], "mine"
-
-
-def only_wordnet():
-    return [f"mine/val/{WNIDS[c]}/{c}.JPEG" for c in SOME], "mine/val"
-
-
-def kaggle_flat():
-    return kaggle("ILSVRC/Data/CLS-LOC/val/")[0], "ILSVRC/Data/CLS-LOC/val"
-
-
-def a_list():
-    Path("mine").mkdir()
-    Path("mine/imagenet_val.txt").write_text("".join(f"val/{c}.JPEG {c}\n" for c in SOME)
-                                             + "val/._0.JPEG 0\n")
-    return [f"mine/val/{c}.JPEG" for c in SOME], "mine"
-
-
-@pytest.mark.parametrize("layout", [kaggle, kaggle_flat, hub, hub_train, wordnet, only_wordnet,
-                                    a_list])
-def test_imagenet_is_read_as_it_is_delivered(layout):
-    paths, root = layout()
-    for c, path in zip(SOME, paths, strict=True):
-        save(path, c)
-        Path(path).with_name(f"._{Path(path).name}").write_bytes(b"of macOS")
-    images = real("--task", "imagenet", "--data", root)
+@pytest.mark.parametrize(("path", "data"), [
+    (f"{KAGGLE}/val/{FLAT}", "."), (f"{KAGGLE}/val/{FLAT}", f"{KAGGLE}/val"), (NAMED, "mine"),
+    ("mine/val/{w}_{c}_{w}.JPEG", "mine"), ("mine/val/{w}/deep/{c}.JPEG", "mine"),
+    ("mine/val/{w}/{c}.JPEG", "mine/val"), ("true_dataset/imagenet/val/{w}/{c}.JPEG", None),
+    ("mine/val/{c}.JPEG", "mine")])
+def test_imagenet_is_read_as_it_is_delivered(path, data):
+    """Kaggle's, the hub's, WordNet folders, a list."""
+    named, listed = [(c, path.format(c=c, w=WNIDS[c])) for c in SOME], path == "mine/val/{c}.JPEG"
+    for c, name in named:
+        save(name, c)
+        Path(name).with_name(f"._{Path(name).name}").write_bytes(b"of macOS")
+    if FLAT in path:
+        rows = [f"ILSVRC2012_val_{c:08d},{WNIDS[c]} 1 2 3 4 {WNIDS[c]} 5 6 7 8 " for c in SOME]
+        Path("LOC_val_solution.csv").write_text("\n".join(["ImageId,PredictionString", *rows, ""]))
+    if listed:
+        Path("mine/imagenet_val.txt").write_text("".join(f"val/{c}.JPEG {c}\n" for c in SOME)
+                                                 + "val/._0.JPEG 0\n")
+    argv = ("--data", data) if data else ()
+    images, part = (real("--task", name, *argv) for name in ("imagenet", "imagenet100"))
     assert images.labels.tolist() == shown(images) == [*SOME]
-    part = real("--task", "imagenet100", "--data", root)
     assert part.labels.tolist() == [0, 1] and shown(part) == [15, 45]
-    if layout is not a_list:
-        assert "2 val images are left out" in part.notes[-1]
+    assert listed or "2 val images are left out" in part.notes[-1]
 
 
-def test_a_flat_folder_without_labels_is_refused():
+@pytest.mark.parametrize("name", ["ILSVRC2012_validation_ground_truth.txt", "imagenet_val.txt"])
+def test_a_flat_folder_or_a_list_without_labels_is_refused(name):
     save("mine/val/ILSVRC2012_val_00000001.JPEG")
-    Path("mine/ILSVRC2012_validation_ground_truth.txt").write_text("490\n")  # in another order
+    Path("mine", name).write_text(  # the ground truth counts classes in another order
+        "val/ILSVRC2012_val_00000001.JPEG\n" if name == "imagenet_val.txt" else "490\n")
     with pytest.raises(UserError, match="no val image of a class"):
         real("--task", "imagenet", "--data", "mine")
 
@@ -296,14 +289,61 @@ def test_sizes_and_statistics_that_do_not_fit_are_refused(argv):
         task_of("--task", *argv, *(("--data", "mine") if argv[0] == "folder" else ()))
 
 
+# --- lists and folders to train on ----------------------------------------------------------------
+
+def source(task, path, *argv):
+    task, args = task_of("--task", task, "--source", path, *argv)
+    return load_source(args, task)
+
+
+@pytest.mark.parametrize("start", ["sub", "deep/sub", "lists/deep/sub", "./"])
+@pytest.mark.parametrize("text", [
+    "{0}\n{1}\n", "\ufeff{0} 3\r\n{1} 7\r\n\r\n", "{0}\t3\n{1}   7"])
+def test_lists_in_the_originals_and_other_forms(text, start):
+    names = [f"class_{c}_seed_0 num_0.png" for c in (3, 7)]
+    for c, name in zip((3, 7), names, strict=True):
+        save(f"lists/deep/sub/{name}", c)
+    place, path = ("--data", "lists/deep/sub"), Path("lists/deep/list.txt")
+    path.write_text(text.format(*(f"{start}/{name}" for name in names)), encoding="utf-8")
+    images = source("digits", path, *place)
+    assert images.labels.tolist() == [3, 7] and images.images.shape == (2, 1, 8, 8)
+    assert source("digits", path, *place, "--source-labels", "none").labels.tolist() == [-1, -1]
+
+
+@pytest.mark.parametrize(("text", "shown"), [
+    ("a.png 1\n\nb.png 2", "line 3"), ("a.png 1\na.png", "1 with a label"), ("a.png 12", "12"),
+    ("", "0 lines")])
+def test_bad_lists_name_the_line(text, shown):
+    save("a.png")
+    Path("list.txt").write_text(text)
+    with pytest.raises(UserError, match=rf"list\.txt.*{shown}"):
+        source("digits", "list.txt")
+
+
+@pytest.mark.parametrize(("names", "labels"), [
+    (("class_3_seed_0_num_0.png", "sub/class_1_seed_0_num_1.png"), [3, 1]),
+    (("Trouser/a.png", "Ankle boot/deep/b.png"), [9, 1]), (("0000/a.png", "9/b.png"), [0, 9]),
+    (("Bag/class_3_seed_0_num_0.png", "Coat/class_1_seed_0_num_0.png"), [8, 4]),
+    (("a.png", "b.png"), [-1, -1])])
+def test_a_folders_labels_come_from_class_folders_or_names(names, labels):
+    for name in names:
+        save(f"set/{name}")
+    images = source("fashion_mnist", "set")
+    assert images.labels.tolist() == labels and images.images.shape == (2, 1, 28, 28)
+
+
+@pytest.mark.parametrize(("names", "shown"), [
+    (("gloves/a.png",), "gloves"), (("10/a.png",), "10"), (("class_10_x.png",), "10"),
+    (("train/0/a.png", "val/0/a.png"), "set/train"), (("0/a.txt",), "no images"),
+    (("Bag/a.png", "b.png"), r"b\.png")])
+def test_folders_of_other_classes_are_refused_and_named(names, shown):
+    for name in names:
+        save(f"set/{name}")
+    with pytest.raises(UserError, match=shown):
+        source("fashion_mnist", "set")
+
+
 # --- names ----------------------------------------------------------------------------------------
-
-def test_class_folders_win_over_names_like_those_of_image_sets():
-    for i, name in enumerate(("ape", "bee")):
-        save(f"mine/val/{name}/class_{1 - i}_seed_0_num_0.png", i)
-    images = real("--task", "folder", "--data", "mine")
-    assert images.labels.tolist() == shown(images) == [0, 1]
-
 
 @pytest.mark.parametrize(("names", "prompts"), [
     (("Cardigan", "cardigan", "ape"), ["Cardigan, class 0", "cardigan, class 1", "ape"]),

@@ -1,15 +1,11 @@
-"""From the user's files to batches: tasks, real images, folders, lists, sets, packing, order.
-
-Data sets are generated here in the formats they are published in. An image's colour says which
-class it is of, so that labels can be checked against pixels.
-"""
+"""From files to batches: tasks, real images, sets, packing, order. Data sets are generated here in
+the formats they are published in; test_cases_data.py has folders and lists."""
 
 import argparse
 import dataclasses
 import gzip
 import hashlib
 import json
-import os
 import shutil
 import struct
 import types
@@ -21,10 +17,12 @@ import pytest
 import torch
 from PIL import Image
 from torchvision import datasets
+from torchvision.transforms.v2 import functional
 
 from dm_kd import augment, data, image_set, synthesize, tasks
 from dm_kd.augment import View
 from dm_kd.data import Images, Source, load_real, load_source
+from dm_kd.generators.noise import NoiseGenerator
 from dm_kd.run import UserError
 from dm_kd.tasks import TASKS, WNIDS, get_task
 
@@ -35,21 +33,6 @@ DIGITS, IMAGENET = get_task("digits"), get_task("imagenet")
 def in_empty_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(tasks, "DEBIAN_FASHION", tmp_path / "nowhere")
-
-
-def save(path, number=0, size=(4, 4)) -> Path:
-    """A tiny image whose colour is the number; the suffix is its format, but .JPEG is a PNG."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", size, (number >> 8, number & 255, 0)).save(
-        path, "PNG" if path.suffix == ".JPEG" else None)
-    return path
-
-
-def numbers(images: Images) -> list[int]:
-    """The number that each picture shows."""
-    return [int(images.images[i][0, 0, 0]) * 256 + int(images.images[i][1, 0, 0])
-            for i in range(len(images.labels))]
 
 
 def noise(path, size, seed=0) -> Path:
@@ -63,7 +46,7 @@ def noise(path, size, seed=0) -> Path:
 def source_args(source, **changes) -> argparse.Namespace:
     return argparse.Namespace(**{
         "source": source, "data": None, "fold": 0, "val": "val", "cache": Path("cache"),
-        "images_per_class": None, "subset_seed": None, "source_labels": "task"} | changes)
+        "images_per_class": None, "subset_seed": None} | changes)
 
 
 def digest(*tensors) -> str:
@@ -174,98 +157,6 @@ def test_without_a_network_a_missing_data_set_is_a_clear_error(monkeypatch):
         load_real(get_task("cifar10"), "val")
 
 
-# --- ImageNet -------------------------------------------------------------------------------------
-
-@pytest.fixture
-def imagenet():
-    """Some of ImageNet's class folders, the colour of an image is its class."""
-    root = Path("true_dataset/imagenet")
-    for split, count in (("train", 2), ("val", 1)):
-        for c in (0, 15, 45, 999):
-            for k in range(count):
-                save(root / split / WNIDS[c] / f"image_{k}.JPEG", c)
-    return root
-
-
-def test_wordnet_folders_have_imagenets_labels_also_where_classes_are_missing(imagenet):
-    for split, count in (("train", 2), ("val", 1)):
-        real = load_real(IMAGENET, split)
-        assert real.labels.tolist() == [c for c in (0, 15, 45, 999) for _ in range(count)]
-    images = load_source(source_args("real"), IMAGENET)
-    assert "4 of 1000 classes: tench, goldfish" in images.notes[0]
-
-
-def test_imagenet_100_takes_its_classes_from_folders_of_all(imagenet):
-    real = load_real(get_task("imagenet100"), "train")
-    assert real.labels.tolist() == [0, 0, 1, 1] and numbers(real) == [15, 15, 45, 45]
-
-
-def test_a_list_has_imagenets_labels(imagenet):
-    lines = [f"{WNIDS[c]}/image_0.JPEG {c}\n" for c in (45, 999, 15)]
-    Path("true_dataset/imagenet_val.txt").write_text("".join(lines))
-    shutil.copytree(imagenet / "val", "true_dataset", dirs_exist_ok=True)
-    assert load_real(IMAGENET, "val").labels.tolist() == [45, 999, 15]
-    hundred = load_real(get_task("imagenet100"), "val")
-    assert hundred.labels.tolist() == [1, 0] and numbers(hundred) == [45, 15]
-    Path("true_dataset/imagenet_val.txt").write_text("".join(x.split()[0] + "\n" for x in lines))
-    with pytest.raises(UserError, match="no val image of a class"):  # a list without labels
-        load_real(IMAGENET, "val")
-
-
-# --- the folder task ------------------------------------------------------------------------------
-
-def folder(train="train", val="val", names=("0", "1", "2", "10")) -> Path:
-    for split in (train, val):
-        for i, name in enumerate(names):
-            save(Path("mine") / split / name / "a.png", i)
-    return Path("mine")
-
-
-@pytest.mark.parametrize(("train", "val"), [("train", "val"), ("Train", "Val"),
-                                            ("training", "validation"), ("TRAIN", "test")])
-def test_classes_are_in_imagefolders_order_and_splits_are_known_in_any_case(train, val):
-    root = folder(train, val)
-    task = get_task("folder", root)
-    theirs = datasets.ImageFolder(root / train)
-    assert list(task.class_names) == theirs.classes == ["0", "1", "10", "2"]
-    for split, place in (("train", train), ("val", val)):
-        real = load_real(task, split, root=root)
-        assert real.labels.tolist() == datasets.ImageFolder(root / place).targets
-        assert numbers(real) == [0, 1, 3, 2]
-    assert "0, 1, 10, 2" in load_source(source_args("real", data=root), task).notes[0]
-
-
-def test_what_imagefolder_reads_is_read_and_what_is_skipped_is_counted():
-    root = folder(names=("cat", "dog"))
-    for end in ("webp", "bmp", "tif", "JPG"):
-        save(root / f"train/cat/deep/er/x.{end}", 0)
-    for name in ("._a.png", ".DS_Store", ".hidden/x.png"):
-        path = root / "train/dog" / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(b"a system's own")
-    save(root / "train/dog/x.gif"), (root / "train/dog/notes.txt").write_text("mine")
-    task = get_task("folder", root)
-    images = load_source(source_args("real", data=root), task)
-    assert images.labels.tolist() == [0] * 5 + [1]
-    assert "2 files" in images.notes[0] and "dog/notes.txt" in images.notes[0]
-    os.symlink(root.absolute() / "train/cat", root / "val/link")
-    with pytest.raises(UserError, match="link"):  # a class that training has not
-        load_real(task, "val", root=root)
-
-
-def test_folders_that_are_no_data_set_are_refused():
-    with pytest.raises(UserError, match="None"):
-        get_task("folder")
-    save("flat/a.png"), save("one/train/cat/a.png")
-    for place in ("nowhere", "flat", "one"):
-        with pytest.raises(UserError, match=place):
-            get_task("folder", Path(place))
-    root = folder()
-    save(root / "train/beside.png")
-    with pytest.raises(UserError, match=r"beside\.png"):
-        load_real(get_task("folder", root), "train", root=root)
-
-
 # --- one image ------------------------------------------------------------------------------------
 
 def test_every_kind_of_image_becomes_8_bits_of_one_or_three_channels():
@@ -296,67 +187,7 @@ def test_a_bad_image_is_named(what):
         image_set.read_image(path)
 
 
-# --- lists ----------------------------------------------------------------------------------------
-
-@pytest.mark.parametrize("text", [
-    "{0}\n{1}\n", "\ufeff{0} 3\r\n{1} 7\r\n\r\n", "{0}\t3\n{1}   7"])
-def test_lists_in_the_originals_and_other_forms(text):
-    names = [f"set/class_{c}_seed_0_num_0.png" for c in (3, 7)]
-    for c, name in zip((3, 7), names, strict=True):
-        save(name, c)
-    Path("list.txt").write_text(text.format(*names), encoding="utf-8")
-    images = load_source(source_args("list.txt"), DIGITS)
-    assert images.labels.tolist() == [3, 7] and images.images.shape == (2, 1, 8, 8)
-    unlabelled = load_source(source_args("list.txt", source_labels="none"), DIGITS)
-    assert unlabelled.labels.tolist() == [-1, -1]
-
-
-@pytest.mark.parametrize("line", [
-    "sub/a b.png", "deep/sub/a b.png", "/another/machine/deep/sub/a b.png", "a b.png"])
-def test_a_lists_paths_are_found_from_its_folder_and_of_other_machines(line):
-    save("lists/deep/sub/a b.png", 5), save("a b.png", 9)
-    Path("lists/deep/list.txt").write_text(line)
-    images = data.list_images(Path("lists/deep/list.txt"), DIGITS)
-    assert images.labels.tolist() == [-1]
-    expected = "a b.png" if line == "a b.png" else "lists/deep/sub/a b.png"
-    assert images.images.paths == [str(Path(expected).absolute())]
-
-
-@pytest.mark.parametrize(("text", "shown"), [
-    ("a.png 1\n\nb.png 2", "line 3"), ("a.png 1\na.png", "1 with a label"), ("a.png 12", "12"),
-    ("x/a.png 1\ny/a.png 2", "line 2"), ("", "0 lines")])
-def test_bad_lists_name_the_line(text, shown):
-    save("a.png")
-    Path("list.txt").write_text(text)
-    with pytest.raises(UserError, match=shown) as error:
-        load_source(source_args("list.txt"), DIGITS)
-    assert "list.txt" in str(error.value)
-
-
-# --- folders as a source --------------------------------------------------------------------------
-
-@pytest.mark.parametrize(("names", "labels"), [
-    (("class_3_seed_0_num_0.png", "sub/class_1_seed_0_num_1.png"), [3, 1]),
-    (("Trouser/a.png", "Ankle boot/deep/b.png"), [9, 1]), (("0000/a.png", "9/b.png"), [0, 9]),
-    (("a.png", "b.png"), [-1, -1])])
-def test_a_folders_labels_come_from_names_or_class_folders(names, labels):
-    for name in names:
-        save(Path("set") / name)
-    images = load_source(source_args("set"), get_task("fashion_mnist"))
-    assert images.labels.tolist() == labels and images.images.shape == (2, 1, 28, 28)
-
-
-@pytest.mark.parametrize(("names", "shown"), [
-    (("gloves/a.png",), "gloves"), (("10/a.png",), "10"), (("class_10_x.png",), "10"),
-    (("train/0/a.png", "val/0/a.png"), "set/train"), (("0/a.txt",), "no images"),
-    (("Bag/a.png", "b.png"), r"b\.png")])
-def test_folders_of_other_classes_are_refused_and_named(names, shown):
-    for name in names:
-        path = Path("set") / name
-        save(path) if path.suffix == ".png" else path.parent.mkdir(parents=True)
-    with pytest.raises(UserError, match=shown):
-        load_source(source_args("set"), get_task("fashion_mnist"))
-
+# --- a part of the images ------------------------------------------------------------------------
 
 def test_images_per_class_takes_the_first_or_draws_with_a_seed():
     everything = load_source(source_args("real"), DIGITS)
@@ -379,18 +210,13 @@ def test_images_per_class_takes_the_first_or_draws_with_a_seed():
 # --- image sets as a source -----------------------------------------------------------------------
 
 @pytest.fixture
-def digits_set():
+def digits_set(monkeypatch):
     """A set of noise whose labels count."""
     made = Path("sets/digits")
+    monkeypatch.setattr(NoiseGenerator, "labels_known", True)
     assert synthesize.main([
         "--task", "digits", "--generator", "noise", "--images-per-class", "4", "--batch-size", "8",
         "--device", "cpu", "--threads", "1", "--out", str(made)]) == 0
-    manifest = json.loads((made / "manifest.json").read_text()) | {"labels_known": True}
-    (made / "manifest.json").write_text(json.dumps(manifest))
-    for path in made.glob("shards/*.csv"):
-        rows = [line.split(",") for line in path.read_text().splitlines()]
-        rows[1:] = [[p, p.split("class_")[1].split("_")[0], s] for p, _, s in rows[1:]]
-        path.write_text("".join(",".join(row) + "\n" for row in rows))
     return made
 
 
@@ -406,7 +232,7 @@ def test_a_set_is_its_images_in_the_order_of_positions(digits_set):
     few = load_source(source_args(digits_set, images_per_class=2), DIGITS)
     assert torch.equal(few.images, images.images[:20]) and len(few.labels) == 20
     small = load_source(source_args(digits_set), dataclasses.replace(DIGITS, resolution=5))
-    assert torch.equal(small.images, augment.resize(images.images, 5, 5))
+    assert torch.equal(small.images, functional.resize(images.images, [5, 5]))
 
 
 def test_a_set_that_is_damaged_or_unfinished_is_refused(digits_set):
@@ -482,7 +308,7 @@ def test_large_images_of_several_sizes_stay_files_and_are_evaluated_as_centre_cr
     assert torch.equal(data.evaluation_crops(found, torch.tensor([4, 2]), IMAGENET),
                        crops[[4, 2]])
     small = data.pack(found, get_task("cifar10"), Path("cache")).images
-    assert torch.equal(small[2], augment.resize(found.images[2][None], 32, 32)[0])
+    assert torch.equal(small[2], functional.resize(found.images[2], [32, 32]))
 
 
 def test_a_damaged_image_is_named_and_leaves_no_array():
@@ -544,8 +370,9 @@ def test_files_are_cut_by_worker_processes_as_their_images_would_be(crop):
     for step, (crops, labels, ids) in enumerate(batches):
         assert crops.shape == (4, 3, 64, 64) and torch.equal(labels, ids % 6)
         assert torch.equal(ids, source.order(1)[step])
-        expected = [files_view(crop).cut(found.images[i % 6][None], torch.tensor([i]), 3, 1)[0]
-                    for i in ids.tolist()]
+        images = [found.images[i % 6][None] for i in ids]
+        expected = [files_view(crop).cut(image, files_view(crop).draw(image, i[None], 3, 1, 0))[0]
+                    for image, i in zip(images, ids, strict=True)]
         assert torch.equal(crops, torch.stack(expected))
         x, _ = source.view.train(crops, labels, ids, 3, 1, step)
         draws = augment.draw_mixing(4, 64, 64, 3, 1, step, 0.2, 0, 1)

@@ -171,11 +171,11 @@ def test_png_keeps_every_pixel(channels, tmp_path):
 
 
 def test_a_picture_of_rows_has_each_image_in_its_place():
-    rows = [[torch.full((1, 2, 3), 10 * r + c, dtype=torch.uint8) for c in range(3)]
-            for r in range(2)]
-    sheet = image_set.tile(rows, scale=2, gap=1)
-    assert sheet.shape == (3, 11, 22)
-    assert sheet[0, 1:5, 1:7].unique().tolist() == [0]
-    assert sheet[0, 6:10, 15:21].unique().tolist() == [12] and int(sheet[0, 0, 0]) == 255
+    images = torch.arange(5, dtype=torch.uint8).view(5, 1, 1, 1).expand(5, 1, 2, 3)
+    sheet = image_set.tile(images, columns=3, scale=2)
+    assert sheet.shape == (3, 14, 26) and int(sheet[0, 0, 0]) == 255
+    assert sheet[0, 2:6, 2:8].unique().tolist() == [0]
+    assert sheet[0, 8:12, 10:16].unique().tolist() == [4]
+    assert sheet[0, 8:12, 18:24].unique().tolist() == [255]
 
 

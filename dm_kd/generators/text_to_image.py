@@ -58,9 +58,8 @@ class TextToImageGenerator:
         if not torch.isfinite(images).all():
             raise UserError("the pipeline made NaN or infinite values")
         images = (images * 255 + 0.5).clamp(0, 255).to(torch.uint8)
-        if images.shape[2:] != (self.resolution, self.resolution):
-            images = augment.resize(images, self.resolution, self.resolution)
-        return images.contiguous()
+        squeezed = self.resolution, "bilinear", True
+        return augment.centre_crops(images, self.resolution, squeezed).contiguous()
 
 
 def distinct(class_names: tuple[str, ...]) -> list[str]:
