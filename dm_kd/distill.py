@@ -77,12 +77,9 @@ def body(argv: list[str]) -> None:
     args = parse(argv)
     task = get_task(args.task, args.data, args)
     if args.dry_run:
-        dry_run(args, task)
+        engine.dry_run(args, args.student, task, f"{args.source} with {args.teacher}")
         return
-    device = engine.prepare(args)
-    student = models.build(args.student, task)
-    models.refuse_single_values(student, task,
-                                args.bn_group or args.batch_size // dist.world_size())
+    device, student = engine.prepare(args, args.student, task)
     teacher, teacher_card = models.load_frozen(args.teacher, task, args)
     teacher = teacher.to(device, memory_format=torch.channels_last)
     val = data.load_validation(task, args)
@@ -126,9 +123,7 @@ def check_teacher(args: argparse.Namespace, task: Task, teacher: nn.Module,
                   images: data.Images | None, val: data.Images | None, device: torch.device
                   ) -> list[str]:
     """Evaluate the teacher on labelled images before any training; returns lines for the log.
-
-    Raises:
-        UserError: its accuracy on the source's or the validation images is implausible."""
+    Raises UserError where its accuracy is implausible."""
     notes = []
     for name, given in (("source", images), ("validation", val)):
         if given is None or args.no_label_check or not (given.labels >= 0).any():
@@ -136,12 +131,11 @@ def check_teacher(args: argparse.Namespace, task: Task, teacher: nn.Module,
         labelled = (given.labels >= 0).nonzero()[:, 0].cpu()
         order = torch.randperm(len(labelled), generator=torch.Generator().manual_seed(0))
         chosen = labelled[order[:CHECKED_IMAGES]]
-        crops = data.evaluation_crops(given, chosen, task)
+        crops, labels = data.evaluation_crops(given, chosen, task), given.labels.cpu()[chosen]
         logits = engine.predict(teacher, crops, augment.plain_view(task), device, args.amp)
-        acc1, _ = engine.accuracy(logits, given.labels.cpu()[chosen])
-        notes.append(f"teacher agrees with the labels of {acc1:.1f} % of {len(chosen)} {name} "
-                     "images")
-        if doubt := models.doubt(logits, given.labels.cpu()[chosen]):
+        notes.append(f"teacher agrees with the labels of {engine.accuracy(logits, labels)[0]:.1f} "
+                     f"% of {len(chosen)} {name} images")
+        if doubt := models.doubt(logits, labels):
             raise UserError(f"the teacher {args.teacher} and the {name} labels: {doubt}",
                             "--source-labels none if the source has other classes; "
                             "--no-label-check to train anyway")
@@ -198,16 +192,6 @@ class TeacherCache:
             raise UserError("the teacher's logits do not fit into float16",
                             "leave out --cache-teacher")
         self.done[at] = 1
-
-
-def dry_run(args: argparse.Namespace, task: Task) -> None:
-    with torch.device("meta"):  # the weights are only counted
-        count = models.parameter_count(models.build(args.student, task))
-    missing = [str(path) for path in (args.source, args.teacher)
-               if "/" in str(path) and "@" not in str(path) and not Path(path).exists()]
-    print(f"would train {args.student} ({count:,} parameters) from {args.teacher} on {args.source} "
-          f"for {args.epochs} epochs of {args.batch_size} images a step, in {args.out}"
-          + (f"; not there yet: {', '.join(missing)}" if missing else ""))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -14,9 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dm_kd import dist, run
+from dm_kd import dist, models, run
 from dm_kd.augment import View, send
 from dm_kd.run import Run, UserError
+from dm_kd.tasks import Task
 
 EVAL_BATCH = 512
 POLL_STEPS = 20  # several processes agree on saving and stopping every so many steps
@@ -63,18 +64,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
              "it always does on a CPU; slower")
 
 
-def prepare(args: argparse.Namespace) -> torch.device:
-    """Check the recipe, resolve --amp and --compile in place, seed torch; returns the device.
-
-    Raises:
-        UserError: the batch size does not divide over the processes and groups."""
+def prepare(args: argparse.Namespace, name: str, task: Task) -> tuple[torch.device, nn.Module]:
+    """Check the recipe, resolve --amp and --compile in place, seed torch; returns the device and
+    the new network `name`, on the CPU."""
     ranks = dist.world_size()
-    if args.batch_size % ranks:
-        raise UserError(f"--batch-size {args.batch_size} does not divide over {ranks} processes",
-                        f"--batch-size {max(args.batch_size // ranks, 1) * ranks}")
-    if args.bn_group and args.batch_size // ranks % args.bn_group:
-        raise UserError(f"--bn-group {args.bn_group} does not divide the "
-                        f"{args.batch_size // ranks} images of a process")
+    share = args.batch_size // ranks
+    if args.batch_size % ranks or share % (args.bn_group or 1):
+        raise UserError(f"--batch-size {args.batch_size} does not divide over {ranks} processes "
+                        "and groups of --bn-group")
     if args.warmup_epochs >= args.epochs:
         raise UserError(f"--warmup-epochs {args.warmup_epochs} must be less than --epochs "
                         f"{args.epochs}")
@@ -82,14 +79,23 @@ def prepare(args: argparse.Namespace) -> torch.device:
     args.amp = resolve_amp(args.amp, device)
     args.compile = run.resolve_compile(args.compile, device)
     torch.manual_seed(args.seed)
-    return device
+    network = models.build(name, task)
+    if (args.bn_group or share) == 1:
+        models.refuse_single_values(network, task)
+    return device, network
+
+
+def dry_run(args: argparse.Namespace, name: str, task: Task, images: str) -> None:
+    with torch.device("meta"):  # the weights are only counted
+        count = models.parameter_count(models.build(name, task))
+    print(f"would train {name} ({count:,} parameters) for {task.name} on {images}, {args.epochs} "
+          f"epochs of {args.batch_size} images a step, in {args.out}")
 
 
 def resolve_amp(choice: str, device: torch.device) -> str:
     """"bf16" or "none"; auto is bf16 where the hardware multiplies it."""
-    if choice != "auto":
-        return choice
-    return "bf16" if run.multiplies_bf16(device) else "none"
+    auto = "bf16" if run.multiplies_bf16(device) else "none"
+    return auto if choice == "auto" else choice
 
 
 def autocast(amp: str, device: torch.device) -> torch.autocast:
@@ -141,12 +147,9 @@ def make_optimizer(model: nn.Module, args: argparse.Namespace) -> torch.optim.Op
 def loss_function(view: View, student: nn.Module, teacher: nn.Module | None, objective: Callable,
                   args: argparse.Namespace) -> Callable:
     """Returns f(images, labels, draws, teacher_logits=None) -> (loss, teacher_logits), which is the
-    augmentation, both networks and the objective, as one compiled function with --compile on. If
-    `teacher_logits` are given, they replace the teacher's forward pass. images uint8
-    [B, C, H, W]; labels int64 [B]; draws: of view.draw, on the same device.
-
-    The networks themselves keep the weights, are saved and evaluated. On a GPU CUDA graphs replay
-    the kernels: all batches have one shape."""
+    augmentation, both networks and the objective, as one compiled function with --compile on; on a
+    GPU CUDA graphs replay its kernels. Given `teacher_logits` replace the teacher's forward pass.
+    images uint8 [B, C, H, W]; labels int64 [B]; draws: of view.draw, on the same device."""
     temperature, half = getattr(args, "temperature", 1.0), getattr(args, "cache_teacher", False)
 
     def loss_of(images: Tensor, labels: Tensor, draws: dict, teacher_logits: Tensor | None = None
@@ -187,13 +190,12 @@ def predict(model: nn.Module, images: Tensor, view: View, device: torch.device,
     model.eval()
     mine = torch.arange(len(images))[dist.rank()::dist.world_size()]
     parts = []
-    for chunk in mine.split(EVAL_BATCH) if len(mine) else [torch.zeros(1, dtype=torch.int64)]:
+    for chunk in mine.split(EVAL_BATCH):
         x = view.plain(torch.index_select(images, 0, chunk.to(images.device)), device)
         with autocast(amp, device):
             parts.append(model(x).float())
     logits = torch.zeros(len(images), parts[0].shape[1], device=device)
-    if len(mine):  # fewer images than ranks: this one only learns how many classes there are
-        logits[mine.to(device)] = torch.cat(parts)
+    logits[mine.to(device)] = torch.cat(parts)
     model.train(was_training)
     return dist.total(logits).cpu()
 
@@ -212,16 +214,9 @@ def fit(folder: Run, args: argparse.Namespace, view: View, student: nn.Module,
     """Train `student` for args.epochs, from the run folder's checkpoint if there is one; returns
     the run's result, as in result.json. A finished run is only reported.
 
-    Args:
-        source: `steps_per_epoch` and `batches(epoch, first_step, student)`; a source that learns
-            also has `state_dict()` and `load_state_dict()`.
-        val: Images to evaluate on after each epoch, or None.
-        notes: lines for the log.
-        cache: the teacher's kept logits, see distill.TeacherCache.
-
-    Raises:
-        UserError: the loss became NaN or infinite; the last checkpoint is from before.
-        Stopped: a signal came; the state was saved.
+    source: `steps_per_epoch` and `batches(epoch, first_step, student)`; a source that learns also
+    has `state_dict()` and `load_state_dict()`.  val: Images to evaluate on after each epoch, or
+    None.  notes: lines for the log.  cache: the teacher's kept logits, see distill.TeacherCache.
     """
     if folder.result:
         print(f"{folder.folder} is finished: {summary(folder.result)}")

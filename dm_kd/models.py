@@ -51,10 +51,6 @@ MODELS = {  # name -> f(num_classes, channels)
     "lenet5_half": partial(LeNet5, (3, 8, 60, 42)),
 }
 
-# Of torchvision's, those whose weights come without a name most often.
-COMMON = tuple(f"torchvision:{name}" for name in (
-    "resnet18", "resnet34", "resnet50", "resnet101", "vgg16", "vgg16_bn", "mobilenet_v2",
-    "mobilenet_v3_small", "mobilenet_v3_large", "densenet121", "efficientnet_b0"))
 SIDE_HEADS = ("AuxLogits.", "aux1.", "aux2.")  # Inception's and GoogLeNet's, only for training
 
 
@@ -70,10 +66,9 @@ class Float32Linear(nn.Linear):
 
 
 def build(name: str, task: Task, num_classes: int | None = None) -> nn.Module:
-    """A new network with random weights from torch's global generator. Its input is standardised
-    images [B, task.channels, H, W]; its output logits [B, num_classes] (default: the task's),
-    float32 under autocast too. Raises UserError for an unknown name, or a network that does not end
-    in a linear layer."""
+    """A new network with random weights from torch's global generator: standardised images
+    [B, task.channels, H, W] to logits [B, num_classes] (default: the task's), float32 under
+    autocast too."""
     classes = num_classes or task.num_classes
     family, _, member = full_name(name, task).rpartition(":")
     if family.endswith(".py"):
@@ -91,15 +86,11 @@ def build(name: str, task: Task, num_classes: int | None = None) -> nn.Module:
         model = timm.create_model(member, num_classes=classes, in_chans=task.channels)
     else:
         model = MODELS[member](classes, task.channels)
-    head = _layers(model)[-1]
+    head = [m for m in model.modules() if isinstance(m, nn.Linear | nn.Conv2d)][-1]
     if type(head) is not nn.Linear:
         raise UserError(f"{name} does not end in a linear layer", "another network")
     head.__class__ = Float32Linear
     return model
-
-
-def _layers(model: nn.Module) -> list[nn.Module]:
-    return [m for m in model.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
 
 
 def _build_own(file: Path, function: str, task: Task, classes: int) -> nn.Module:
@@ -108,8 +99,6 @@ def _build_own(file: Path, function: str, task: Task, classes: int) -> nn.Module
     module = importlib.util.module_from_spec(spec)
     sys.path.insert(0, str(file.parent.absolute()))  # it may import its neighbours
     spec.loader.exec_module(module)
-    if not hasattr(module, function):
-        raise UserError(f"{file} has no {function}", "FILE.py:FUNCTION with FUNCTION(num_classes)")
     model = getattr(module, function)(classes)
     with torch.no_grad():
         logits = model.eval()(torch.zeros(2, task.channels, task.resolution, task.resolution))
@@ -141,29 +130,22 @@ def full_name(name: str, task: Task) -> str:
     `torchvision:resnet18`. Raises UserError with the nearest names for an unknown one."""
     family, _, member = name.rpartition(":")
     if family.endswith(".py"):
-        if not Path(family).is_file():
-            raise UserError(f"no such file: {family}")
         return name
-    if not family and task.large and member in _names("torchvision"):
-        family = "torchvision"
-    names = _names(family)
-    if (member.partition(".")[0] if family == "timm" else member) not in names:  # timm: NAME.TAG
-        raise UserError(f"neither a model nor a run folder: '{name}'",
-                        nearest(member.lower(), names or MODELS))
-    return f"{family}:{member}" if family else member
-
-
-def _names(family: str) -> list[str]:
-    """All models of a family: "torchvision", "timm", or "" for ours."""
-    if family == "torchvision":
-        from torchvision import models
-
-        return models.list_models(models)
+    names = MODELS if not family else ()
     if family == "timm":
         import timm
 
-        return timm.list_models()
-    return [] if family else list(MODELS)
+        names, member = timm.list_models(), member.partition(".")[0]  # timm: NAME.TAG
+    elif family == "torchvision" or task.large:
+        from torchvision import models as torchvision_models
+
+        theirs = torchvision_models.list_models(torchvision_models)
+        if family or member in theirs:
+            names, name = theirs, f"torchvision:{member}"
+    if member not in names:
+        raise UserError(f"neither a model nor a run folder: '{name}'",
+                        nearest(member.lower(), names or MODELS))
+    return name
 
 
 def parameter_count(model: nn.Module) -> int:
@@ -178,26 +160,21 @@ def load_frozen(spec: str, task: Task, flags: argparse.Namespace | None = None
     trained with, its input is standardised by the task's statistics, and its logits are in the
     order of the task's classes.
 
-    Args:
-        spec: NAME@FILE | NAME@none (random weights) | a run folder | a folder of timm's hub |
-            torchvision:NAME[@WEIGHTS] or timm:NAME (both download) | FILE.py:FUNCTION@FILE.
-        flags: those of `preprocessing.add_arguments`.
+    spec: NAME@FILE | NAME@none (random weights) | a run folder | FILE.py:FUNCTION@FILE |
+    torchvision:NAME[@WEIGHTS] or timm:NAME (both download).
+    flags: those of `preprocessing.add_arguments`.
 
-    Returns:
-        The network and {"name", "spec", "sha256" (of the file; where there is none, of the
-        tensors), "input" (its own), "assumed" (a line for the log), "fold", "task", "val", "seed"}
-        (None where unknown).
-
-    Raises:
-        UserError: nothing at that path, another architecture, other classes, a damaged file, or
-            one that would run code.
+    Returns the network and {"name", "spec", "sha256" (of the file; where there is none, of the
+    tensors), "input" (its own), "assumed" (a line for the log), "fold", "task", "val", "seed"}
+    (None where unknown).
     """
     name, state, card = _resolve(spec, task)
     names = card.get("class_names")
     rows, order = preprocessing.class_rows(names, task, spec)
     outputs = len(names or task.class_names)
-    if state and not names and task.imagenet_classes and _outputs(state) == len(WNIDS) > outputs:
-        rows, outputs, order = task.imagenet_classes, len(WNIDS), "ImageNet's, of which the task's"
+    if (state and not names and task.imagenet_classes and outputs < len(WNIDS)
+            and len([value for value in state.values() if value.ndim == 2][-1]) == len(WNIDS)):
+        rows, outputs, order = task.imagenet_classes, len(WNIDS), "ImageNet's"
     model = build(name, task, outputs)
     note = load_state(model, state, spec, task) if state else "random"
     own, shown = preprocessing.join(task, _records(name, model, task, card, flags), spec)
@@ -218,14 +195,10 @@ def load_frozen(spec: str, task: Task, flags: argparse.Namespace | None = None
         **{key: card.get(key) for key in ("fold", "task", "val", "seed")}}
 
 
-def _outputs(state: dict[str, Tensor]) -> int:
-    return [len(value) for value in state.values() if value.ndim == 2][-1]
-
-
 def _records(name: str, model: nn.Module, task: Task, card: dict,
              flags: argparse.Namespace | None) -> dict[str, dict]:
     """What is known of a network's input, by source, the surest last."""
-    told = {key: card[key] for key in ("mean", "std", "resolution") if key in card}
+    told = {key: card[key] for key in ("mean", "std", "resolution", "resize") if key in card}
     if "model" in card:  # a run's
         return {"its card": told}
     records = {}
@@ -236,8 +209,6 @@ def _records(name: str, model: nn.Module, task: Task, card: dict,
         weights = card.get("official") or (task.wnids and next(iter(_torchvision_weights(name)), 0))
         if weights:
             records[f"torchvision's {weights.name}"] = preprocessing.of_torchvision(weights)
-    if "hub" in card:
-        records["config.json"] = preprocessing.of_timm(card["hub"])
     records |= {"the file": told, "the flags": preprocessing.of_flags(flags)}
     if name.startswith("torchvision:") and hasattr(model, "image_size"):
         records["the network"] = {"resolution": model.image_size}
@@ -247,46 +218,43 @@ def _records(name: str, model: nn.Module, task: Task, card: dict,
 def _resolve(spec: str, task: Task) -> tuple[str, dict | None, dict]:
     """The full model name, the state dict (None: random weights), and what is known of a spec."""
     path = Path(spec)
-    if (path / "config.json").is_file():
-        architecture = run.read_json(path / "config.json").get("architecture")
-        return _resolve(f"timm:{architecture}@{spec}", task)
-    if spec and path.is_dir():
+    if path.is_dir():
         name, state, card = read_run(path)
         if ".py:" in name:
             raise UserError(f"{path}: its network is a program, {name}, which you must name",
                             f"FILE.py:FUNCTION@{path}/student.safetensors")
         return name, state, card
     if path.is_file():
-        fits = _names_that_fit(checkpoints.read(path)[0], task)
         raise UserError(f"a weight file needs the name of its network: {path}",
-                        f"NAME@{path}{fits}")
+                        f"NAME@{path}{_names_that_fit(checkpoints.read(path)[0], task)}")
     name, _, weights = spec.partition("@")
     name = full_name(name, task)
+    family, _, member = name.rpartition(":")
     if weights == "none":
         return name, None, {}
-    if Path(weights).exists() and weights:
-        return name, *_read_file(name, Path(weights))
-    if name.startswith("torchvision:") and "/" not in weights:
+    if family == "torchvision" and not Path(weights).is_file():
         return name, *_download_torchvision(name, weights or "IMAGENET1K_V1")
-    if name.startswith("timm:") and not weights:
-        return name, _download_timm(name), {}
-    raise UserError(f"no such weight file: {weights}" if weights else f"{name} needs its weights",
-                    f"{name}@FILE, {name}@none for random weights, or a run folder")
+    if family == "timm" and not weights:
+        import timm
+
+        with contextlib.redirect_stdout(sys.stderr):
+            return name, timm.create_model(member, pretrained=True).state_dict(), {}
+    if not weights:
+        raise UserError(f"{name} needs its weights",
+                        f"{name}@FILE, {name}@none for random weights, or a run folder")
+    return name, *_read_file(family, name, Path(weights))
 
 
-def _read_file(name: str, file: Path) -> tuple[dict, dict]:
-    """State dict and facts of a weight file, or of the one in a folder of timm's hub."""
-    if file.is_dir():
-        files = [file / "model.safetensors", file / "pytorch_model.bin"]
-        file = next((path for path in files if path.is_file()), files[0])
+def _read_file(family: str, name: str, file: Path) -> tuple[dict, dict]:
+    """State dict and facts of a weight file, and of timm's config.json beside it."""
     state, card = checkpoints.read(file)
     card["sha256"] = run.sha256_file(file)
-    if name.startswith("timm:") and (file.parent / "config.json").is_file():
+    if family == "timm" and (file.parent / "config.json").is_file():
         config = run.read_json(file.parent / "config.json")
-        card["hub"] = config.get("pretrained_cfg", config)
-        names = card["hub"].get("label_names") or config.get("label_names")
-        card |= {"class_names": names} if names else {}
-    if name.startswith("torchvision:"):
+        record = config.get("pretrained_cfg", config)
+        names = {"class_names": record.get("label_names") or config.get("label_names")}
+        card |= preprocessing.of_timm(record) | names
+    if family == "torchvision":
         for weights in _torchvision_weights(name):  # their names end in the digest's start
             if f"-{card['sha256'][:8]}." in weights.url:
                 card |= {"official": weights, "weights": f"torchvision's {weights.name}"}
@@ -319,42 +287,32 @@ def _download_torchvision(name: str, weights: str) -> tuple[dict, dict]:
     return state, {"official": members[weights], "weights": f"torchvision's {weights}"}
 
 
-def _download_timm(name: str) -> dict:
-    import timm
-
-    with contextlib.redirect_stdout(sys.stderr):
-        return timm.create_model(name.removeprefix("timm:"), pretrained=True).state_dict()
-
-
 def load_state(model: nn.Module, state: dict[str, Tensor], spec: str, task: Task) -> str:
-    """Copy the weights into the network, in its dtype; returns what was left out. Raises UserError
-    with the first key that is missing, unknown or of another shape. `spec` is for the messages."""
+    """Copy the weights into the network, in its dtype; returns below which prefix they were.
+    Raises UserError with the first keys that are missing, unknown or of another shape."""
     want = model.state_dict()
-    whole, (state, prefix) = state, checkpoints.under_prefix(state, want)
-    shapes = [f"{key} is {list(state[key].shape)}, not {list(value.shape)}"
-              for key, value in want.items() if key in state and state[key].shape != value.shape]
+    part, prefix = checkpoints.under_prefix(state, want)
     missing = [f"no key {key}" for key in want  # old files lack the counters of batch norms
-               if key not in state and not key.endswith("num_batches_tracked")]
-    unknown = [f"unknown key {key}" for key in state
+               if key not in part and not key.endswith("num_batches_tracked")]
+    unknown = [f"unknown key {key}" for key in part
                if key not in want and not key.startswith(SIDE_HEADS)]
+    shapes = [f"{key} is {list(part[key].shape)}, not {list(value.shape)}"
+              for key, value in want.items() if key in part and part[key].shape != value.shape]
     if missing or unknown or shapes:
         raise UserError(f"the weights do not fit the network: {spec}: "
                         + "; ".join(missing[:1] + unknown[:1] + shapes[:1]),
                         "NAME@FILE with the network that the file was trained with, and a task "
-                        f"with as many classes{_names_that_fit(whole, task)}")
-    if not all(torch.isfinite(v).all() for v in state.values() if v.is_floating_point()):
+                        f"with as many classes{_names_that_fit(state, task)}")
+    if not all(torch.isfinite(v).all() for v in part.values() if v.is_floating_point()):
         raise UserError(f"the weights have NaN or infinite values: {spec}")
-    model.load_state_dict({key: state[key] for key in want if key in state}, strict=False)
-    others = [key for key in whole if not key.startswith(prefix)]
-    return (f"below '{prefix}'" if prefix else "") + (
-        f" without {len(others)} others, first {others[0]}" if others else "")
+    model.load_state_dict({key: part[key] for key in want if key in part}, strict=False)
+    return prefix and f"below '{prefix}'"
 
 
 def _names_that_fit(state: dict[str, Tensor], task: Task) -> str:
-    """A phrase with the names whose networks have these keys and shapes, the number of classes
-    aside."""
+    """A phrase with the names whose networks have these keys and shapes, whatever the classes."""
     names = []
-    for name in (*MODELS, *COMMON):
+    for name in (*MODELS, *(f"torchvision:resnet{depth}" for depth in (18, 34, 50, 101))):
         with torch.device("meta"):
             want = build(name, task).state_dict()
         part, _ = checkpoints.under_prefix(state, want)
@@ -369,7 +327,7 @@ def _names_that_fit(state: dict[str, Tensor], task: Task) -> str:
 def doubt(logits: Tensor, labels: Tensor) -> str:
     """A phrase that doubts a network whose accuracy is at most twice chance (or half way from
     chance to 100 % where that is less), "" for others; chance is that of the classes among the
-    labels. logits [N, classes], labels int64 [N]. Raises UserError: NaN or infinite logits."""
+    labels. logits [N, classes], labels int64 [N]."""
     if not torch.isfinite(logits).all():
         raise UserError("the network's logits have NaN or infinite values",
                         "weights in another precision, damaged ones, or other statistics")
@@ -381,13 +339,11 @@ def doubt(logits: Tensor, labels: Tensor) -> str:
             "or the wrong weights?")
 
 
-def refuse_single_values(model: nn.Module, task: Task, images: int) -> None:
-    """Raise a UserError if batch norm would get one value a channel in training, where its running
-    variance is undefined. images: how many are normalised together."""
-    image = torch.zeros(1, task.channels, task.resolution, task.resolution)
+def refuse_single_values(model: nn.Module, task: Task) -> None:
+    """Raise a UserError if batch norm gets one value a channel where images are normalised one by
+    one: its running variance would be undefined."""
     try:
-        if images == 1:
-            copy.deepcopy(model).train()(image)
+        copy.deepcopy(model)(torch.zeros(1, task.channels, task.resolution, task.resolution))
     except ValueError as error:  # torch's
-        raise UserError(f"batch norm: {error}", "more images in a step, a process and a group of "
-                        "--bn-group") from error
+        raise UserError(f"batch norm: {error}",
+                        "more images in a step, a process and a group of --bn-group") from error

@@ -9,9 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
-import torch
-
-from dm_kd import augment, data, dist, engine, models, objectives, run
+from dm_kd import augment, data, engine, models, objectives, run
 from dm_kd.tasks import get_task
 
 
@@ -36,14 +34,9 @@ def body(argv: list[str]) -> None:
     args = parse(argv)
     task = get_task(args.task, args.data, args)
     if args.dry_run:
-        with torch.device("meta"):  # the weights are only counted
-            count = models.parameter_count(models.build(args.model, task))
-        print(f"would train {args.model} ({count:,} parameters) on {task.name} for {args.epochs} "
-              f"epochs of {args.batch_size} images a step, in {args.out}")
+        engine.dry_run(args, args.model, task, "real images")
         return
-    device = engine.prepare(args)
-    model = models.build(args.model, task)
-    models.refuse_single_values(model, task, args.bn_group or args.batch_size // dist.world_size())
+    device, model = engine.prepare(args, args.model, task)
     images = data.load_source(argparse.Namespace(**vars(args), source="real"), task)
     val = data.load_validation(task, args)
     source = data.start_source(images, augment.make_view(task, args, True), args, device)

@@ -3,6 +3,7 @@ or refused by name; none gives a wrong number."""
 
 import argparse
 import collections
+import contextlib
 import json
 import types
 
@@ -103,13 +104,12 @@ def test_ones_own_network_is_a_student(place, tmp_path):
     models.load_frozen(f"{name}@{tmp_path}/student.safetensors", task)
 
 
-@pytest.mark.parametrize(("end", "said"), [
-    ("model.py:nothing", "has no nothing"), ("model.py:wrong", "returns [2, 3, 224, 224]"),
-    ("other.py:build", "no such file")])
-def test_a_program_that_is_no_network_is_refused(place, end, said):
-    with pytest.raises(UserError) as caught:
-        models.build(f"{place}/{end}", get_task("folder", place))
-    assert said in str(caught.value)
+def test_a_program_that_is_no_network_is_refused(place):
+    task = get_task("folder", place)
+    with pytest.raises(UserError, match=r"returns \[2, 3, 224, 224\]"):
+        models.build(f"{place}/model.py:wrong", task)
+    with pytest.raises(OSError, match="other.py"):
+        models.build(f"{place}/other.py:build", task)
 
 
 # --- preprocessing --------------------------------------------------------------------------------
@@ -190,24 +190,19 @@ def test_a_folder_of_the_hub_says_all(tmp_path, place):
               "interpolation": "bicubic", "crop_pct": 1.0, "label_names": NAMES[::-1]}
     (tmp_path / "config.json").write_text(json.dumps(
         {"architecture": "test_resnet", "num_classes": 5, "pretrained_cfg": record}))
-    task = get_task("folder", place)
-    for spec in (tmp_path, f"timm:test_resnet@{tmp_path / 'model.safetensors'}"):
-        model, card = models.load_frozen(str(spec), task)
-        assert card["input"]["mean"] == (0.1, 0.2, 0.3)
-        assert card["input"]["resize"] == (100, "bicubic", False)
-        assert model.rows.tolist() == [4, 3, 2, 1, 0]
-
-
-def inception(transform_input: bool) -> tuple[dict, nn.Module]:
-    theirs = torchvision.models.inception_v3(
-        weights=None, num_classes=5, init_weights=False, transform_input=transform_input).eval()
-    return theirs.state_dict(), theirs
+    spec = f"timm:test_resnet@{tmp_path / 'model.safetensors'}"
+    model, card = models.load_frozen(spec, get_task("folder", place))
+    assert card["input"]["mean"] == (0.1, 0.2, 0.3)
+    assert card["input"]["resize"] == (100, "bicubic", False)
+    assert model.rows.tolist() == [4, 3, 2, 1, 0]
 
 
 @pytest.mark.parametrize("source", ["bare", "key", "official"])
 def test_inceptions_built_in_transform_is_as_the_weights_say(place, tmp_path, monkeypatch, source):
     on, file = source != "bare", tmp_path / "w.pth"
-    state, theirs = inception(on)
+    theirs = torchvision.models.inception_v3(
+        weights=None, num_classes=5, init_weights=False, transform_input=on).eval()
+    state = theirs.state_dict()
     torch.save({"state_dict": state, "transform_input": True} if source == "key" else state, file)
     if source == "official":  # a file of torchvision's is known by its digest
         member = types.SimpleNamespace(
@@ -255,7 +250,7 @@ def test_other_classes_in_the_file_are_refused(accuracy, names):
     assert acc1 is None and "trained on other classes" in err
 
 
-@pytest.mark.parametrize("classes", [5, [0, 1, 2, 3, 4], None])
+@pytest.mark.parametrize("classes", [5, [0, 1, 2, 3, 4]])
 def test_numbers_of_classes_are_no_names(accuracy, classes):
     assert accuracy({"model": probe(), "classes": classes})[0] == 100
 
@@ -273,11 +268,17 @@ FORMS = {  # name -> a checkpoint with these weights
         **under("net.", RAW), **under("ema_net.module.", BEST), "n_averaged": torch.tensor(1)}},
     "only EMA": {"state_dict_ema": BEST},
     "net": {"net": BEST, "acc": np.float64(93.1)}, "model_state_dict": {"model_state_dict": BEST},
+    "state": {"state": BEST}, "student": {"student": BEST, "epoch": 3},
+    "RepDistiller": {"opt": argparse.Namespace(lr_decay=[150]), "model": BEST,
+                     "optimizer": {"state": {}, "param_groups": [{}]}},
+    "Fast-Datafree": {"arch": "wrn", "state_dict": BEST, "scheduler": {
+        "milestones": collections.Counter([120, 150])}},
     "any name": {"weights": BEST, "optimizer": {"state": {0: {"m": torch.ones(1)}}}},
     "Lightning": {"state_dict": {**under("model.", BEST), "loss.weight": torch.ones(5)}},
     "Lightning's net": {"state_dict": under("net.", BEST), "callbacks": {"a": {}}},
     "AveragedModel": {"n_averaged": torch.tensor(3), **under("module.", BEST)},
-    "compiled": under("module._orig_mod.", BEST), "a name of one's own": under("classifier.", BEST),
+    "compiled": under("module._orig_mod.", BEST), "DDP compiled": under("_orig_mod.module.", BEST),
+    "a name of one's own": under("classifier.", BEST),
     "mdistiller": {"model": {**under("module.student.", BEST), **under("module.teacher.", RAW)}},
     "timm's args": {"state_dict": BEST, "args": argparse.Namespace(mean=None, img_size=None)},
     "ordered": {"state_dict": collections.OrderedDict(BEST)}}
@@ -402,18 +403,12 @@ def test_accuracy_of_at_most_twice_chance_is_doubted(right, low):
     assert ("class order" in models.doubt(logits.float(), labels)) == low
 
 
-@pytest.mark.parametrize(("name", "images", "fits"), [
-    ("torchvision:resnet18", 1, True), ("lenet5_bn", 1, False), ("lenet5_bn", 2, True)])
-def test_one_image_a_step_is_refused_where_batch_norm_sees_one_value(name, images, fits):
-    task = get_task("imagenet") if "torch" in name else get_task("cifar10")
-    model = models.build(name, task)
-    before = {key: value.clone() for key, value in model.state_dict().items()}
-    if fits:
-        models.refuse_single_values(model, task, images)
-    else:
-        with pytest.raises(UserError, match="batch norm"):
-            models.refuse_single_values(model, task, images)
-    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+@pytest.mark.parametrize(("name", "task", "fits"), [
+    ("torchvision:resnet18", "imagenet", True), ("lenet5_bn", "cifar10", False)])
+def test_one_image_a_step_is_refused_where_batch_norm_sees_one_value(name, task, fits):
+    task = get_task(task)
+    with (contextlib.nullcontext() if fits else pytest.raises(UserError, match="batch norm")):
+        models.refuse_single_values(models.build(name, task), task)
 
 
 def test_facts_beside_weights_do_not_come_from_the_weights():

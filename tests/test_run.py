@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import os
 import time
 
 import pytest
@@ -14,16 +13,6 @@ from dm_kd.run import Run, UserError
 
 REQUIRED = ["--task", "digits", "--source", "real", "--teacher", "cnn_w4@none", "--student",
             "cnn_w4", "--out", "x"]
-
-
-class Touch:
-    """Unpickling it makes a file."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.system, (f"touch '{self.path}'",)
 
 
 # --- config files ---------------------------------------------------------------------------------
@@ -161,15 +150,6 @@ def test_a_file_is_replaced_as_a_whole_or_not_at_all(tmp_path):
         temp.write_text("ne")
         raise KeyboardInterrupt
     assert path.read_text() == "old" and list(path.parent.iterdir()) == [path]
-
-
-@pytest.mark.parametrize("zipped", [True, False])
-def test_a_pickle_that_wants_to_run_code_is_refused(tmp_path, zipped):
-    torch.save({"w": torch.ones(2), "extra": Touch(tmp_path / "canary")}, tmp_path / "evil.pt",
-               _use_new_zipfile_serialization=zipped)
-    with pytest.raises(UserError, match="evil.pt"):
-        run.load_pt(tmp_path / "evil.pt")
-    assert not (tmp_path / "canary").exists()
 
 
 def test_weights_are_those_of_their_card(tmp_path):
