@@ -136,7 +136,7 @@ def full_name(name: str, task: Task) -> str:
         import timm
 
         names, member = timm.list_models(), member.partition(".")[0]  # timm: NAME.TAG
-    elif family == "torchvision" or task.large:
+    elif family == "torchvision" or task.large and not family:
         from torchvision import models as torchvision_models
 
         theirs = torchvision_models.list_models(torchvision_models)
