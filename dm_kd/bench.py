@@ -273,7 +273,7 @@ def whole_images(record: Record, model: dit.DiT, device: torch.device) -> None:
         vae = latent.Vae(Path(folder), device, torch.float16)
     vae.model.decoder.compile(dynamic=False)
     settings = {"guidance_scale": 2.0, "steps": 100, "sampler": "ddpm", "guided_channels": "3"}
-    generator, labels = dit.DiTGenerator(model, settings, device, False, vae), torch.arange(256)
+    generator, labels = dit.DiTGenerator(model, settings, device, vae), torch.arange(256)
     with ThreadPoolExecutor() as pool:
         record.time("images, width 1152, T=100, s=2, with decoder and PNG", {
             "ours": lambda: [*pool.map(image_set.encode_png,
