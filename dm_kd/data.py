@@ -156,7 +156,7 @@ def class_folders(task: Task, part: str, root: Path | None, alone: bool) -> Imag
 
 def load_validation(task: Task, args: argparse.Namespace) -> Images | None:
     """What --val evaluates on as a uint8 tensor [N, C, H, W], centre crops where the task is large;
-    None with --val none. args: data, fold, val, cache."""
+    None with --val none."""
     real = load_real(task, "val", args.fold, args.val, args.data)
     if real:
         real.notes.extend(described(real, task, "validation"))
@@ -194,10 +194,8 @@ def evaluated_too(images: Images, task: Task, args: argparse.Namespace) -> list[
 # --- what --source names --------------------------------------------------------------------------
 
 def load_source(args: argparse.Namespace, task: Task) -> Images:
-    """The images to train on: `real`, an image set, a folder or a list file.
-
-    args: source, data, fold, val, cache, and where the command has them images_per_class,
-    subset_seed and source_labels."""
+    """The images to train on: `real`, an image set, a folder or a list file. Some commands lack
+    --images-per-class, --subset-seed and --source-labels."""
     path, labelled = Path(args.source), getattr(args, "source_labels", "task") == "task"
     per_class, seed = getattr(args, "images_per_class", None), getattr(args, "subset_seed", None)
     is_set = (path / "manifest.json").exists()

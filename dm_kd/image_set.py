@@ -102,8 +102,10 @@ class ImageSet:
         images = torch.stack([read_image(self.folder / self.path(label, k),
                                          self.manifest["channels"])
                               for label in self.classes[:20] for k in range(columns)])
-        picture = tile(images, columns, max(1, 32 // images.shape[2]))
-        run.write_file(self.folder / "samples.png", encode_png(picture))
+        scale = max(1, 32 // images.shape[2])
+        images = images.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
+        run.write_file(self.folder / "samples.png", encode_png(
+            make_grid(images, columns, pad_value=255)))
 
 
 def write_over(path: Path, data: bytes) -> None:
@@ -188,9 +190,3 @@ def encode_png(image: Tensor) -> bytes:
     Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array).save(
         buffer, "PNG", compress_level=6)
     return buffer.getvalue()
-
-
-def tile(images: Tensor, columns: int, scale: int = 1) -> Tensor:
-    """uint8 [N, C, h, w] -> one picture [3, H, W] on white, in rows of so many, enlarged."""
-    images = images.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
-    return make_grid(images, columns, pad_value=255)

@@ -276,7 +276,7 @@ def pictures(sizes=SIZES, where="set") -> Images:
     return data.folder_images(Path(where), IMAGENET)
 
 
-def test_images_of_one_size_are_packed_once(monkeypatch):
+def test_images_of_one_size_are_packed_once_until_one_changes(monkeypatch):
     found = pictures([(40, 60)] * 5)
     packed = data.pack(found, IMAGENET, Path("cache"))
     assert torch.equal(packed.images, torch.stack([found.images[i] for i in range(5)]))
@@ -286,16 +286,11 @@ def test_images_of_one_size_are_packed_once(monkeypatch):
         assert i == 0, "only its size is read"
         return image_set.read_image(files.paths[0], 3)
 
-    monkeypatch.setattr(data.Files, "__getitem__", never)
-    assert torch.equal(data.pack(found, IMAGENET, Path("cache")).images, packed.images)
-
-
-def test_a_file_that_changed_is_packed_anew():
-    found = pictures([(40, 60)] * 3)
-    data.pack(found, IMAGENET, Path("cache"))
+    with monkeypatch.context() as patched:
+        patched.setattr(data.Files, "__getitem__", never)
+        assert torch.equal(data.pack(found, IMAGENET, Path("cache")).images, packed.images)
     noise(found.images.paths[1], (40, 60), 99)
-    packed = data.pack(found, IMAGENET, Path("cache"))
-    assert torch.equal(packed.images[1], found.images[1])
+    assert torch.equal(data.pack(found, IMAGENET, Path("cache")).images[1], found.images[1])
 
 
 def test_large_images_of_several_sizes_stay_files_and_are_evaluated_as_centre_crops():
@@ -317,6 +312,8 @@ def test_a_damaged_image_is_named_and_leaves_no_array():
     path.write_bytes(path.read_bytes()[:-2000])
     with pytest.raises(UserError, match=path.name):
         data.pack(found, IMAGENET, Path("cache"))
+    with pytest.raises(UserError, match=path.name):  # a worker's
+        list(Source(found, files_view(), 3, 0).batches(0))
     assert not [p for p in Path("cache").iterdir() if p.suffix != ".lock"]
 
 
@@ -382,11 +379,3 @@ def test_files_are_cut_by_worker_processes_as_their_images_would_be(crop):
     before = torch.random.get_rng_state()
     assert equal(source.batches(1, 2), batches[2:])
     assert torch.equal(before, torch.random.get_rng_state())
-
-
-def test_a_damaged_file_that_a_worker_meets_is_named():
-    found = pictures()
-    path = Path(found.images.paths[3])
-    path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(UserError, match=path.name):
-        list(Source(found, files_view(), 3, 0).batches(0))
