@@ -106,9 +106,8 @@ def body(argv: list[str]) -> None:
             "teacher": teacher_card, "source": args.source,
             "generator": images and images.generator}
     notes = [f"{args.student}, {models.parameter_count(student):,} parameters, from "
-             f"{teacher_card['name']} on {len(images.labels) if images else 'generated'} images of "
-             f"{args.source}, {device}, amp {args.amp}", *(images.notes if images else ()),
-             *(val.notes if val else ()),
+             f"{teacher_card['name']} on images of {args.source}, {device}, amp {args.amp}",
+             *(images.notes if images else ()), *(val.notes if val else ()),
              teacher_card["assumed"], *models.seen_note(teacher_card, args)]
     if not (args.out / "result.json").exists():
         notes += check_teacher(args, task, teacher, images, val, device)

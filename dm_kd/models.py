@@ -13,7 +13,7 @@ and `timm:NAME` if timm is installed.
 import argparse
 import contextlib
 import copy
-import importlib.util
+import runpy
 import sys
 from functools import partial
 from pathlib import Path
@@ -95,11 +95,8 @@ def build(name: str, task: Task, num_classes: int | None = None) -> nn.Module:
 
 def _build_own(file: Path, function: str, task: Task, classes: int) -> nn.Module:
     """The network of the user's own `function(num_classes)` in a Python file."""
-    spec = importlib.util.spec_from_file_location(file.stem, file)
-    module = importlib.util.module_from_spec(spec)
     sys.path.insert(0, str(file.parent.absolute()))  # it may import its neighbours
-    spec.loader.exec_module(module)
-    model = getattr(module, function)(classes)
+    model = runpy.run_path(str(file))[function](classes)
     with torch.no_grad():
         logits = model.eval()(torch.zeros(2, task.channels, task.resolution, task.resolution))
     shape = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__

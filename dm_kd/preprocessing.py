@@ -38,7 +38,6 @@ def resizing(text: str) -> str:
 # --- where it is known ----------------------------------------------------------------------------
 
 def of_timm(record: dict) -> dict:
-    """The input that a `pretrained_cfg` tells."""
     size = record["input_size"][-1]
     mode = "bilinear" if record.get("interpolation") == "bilinear" else "bicubic"
     return {"mean": record["mean"], "std": record["std"], "resolution": size,
@@ -47,7 +46,6 @@ def of_timm(record: dict) -> dict:
 
 
 def of_torchvision(weights) -> dict:
-    """The input that `weights.transforms()` tells."""
     transforms = weights.transforms()
     return {"mean": transforms.mean, "std": transforms.std, "resolution": transforms.crop_size[0],
             "resize": (transforms.resize_size[0], transforms.interpolation.value, False)}

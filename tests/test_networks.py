@@ -6,7 +6,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from dm_kd import models
 
@@ -93,14 +92,6 @@ def test_a_network_has_the_key_names_of_the_public_checkpoints(name):
     count, some = KEYS[name]
     shapes = {key: tuple(value.shape) for key, value in build(name).state_dict().items()}
     assert len(shapes) == count and some.items() <= shapes.items()
-
-
-@pytest.mark.parametrize(("name", "channels"), [*zip(KEYS, (1, 3) * 4, strict=False)])
-def test_a_network_maps_images_of_any_size_to_logits(name, channels):
-    with FakeTensorMode():
-        model = build(name, 10, channels).eval()
-        for size in (8, 28, 32):
-            assert model(torch.randn(2, channels, size, size)).shape == (2, 10), size
 
 
 @torch.no_grad()
