@@ -19,7 +19,7 @@ DKD_BETA = 8.0
 def kd(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor,
        temperature: float) -> Tensor:
     """tau^2 KL(softmax(teacher / tau) || softmax(student / tau)) (Hinton et al. 2015,
-    arXiv 1503.02531). Does not use the labels."""
+    arXiv 1503.02531)."""
     student = F.log_softmax(student_logits.float() / temperature, 1)
     teacher = F.log_softmax(teacher_logits.float() / temperature, 1)
     return F.kl_div(student, teacher, log_target=True, reduction="batchmean") * temperature ** 2
@@ -27,8 +27,7 @@ def kd(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor,
 
 def mse(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor,
         temperature: float) -> Tensor:
-    """Mean squared difference of the logits over batch and classes (Ba & Caruana 2014,
-    arXiv 1312.6184). Does not use the labels or the temperature."""
+    """Mean squared difference of the logits (Ba & Caruana 2014, arXiv 1312.6184)."""
     return F.mse_loss(student_logits.float(), teacher_logits.float())
 
 
@@ -64,7 +63,7 @@ def dist(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor,
     """DIST (Huang et al. 2022, arXiv 2205.10536, eq. 9) with beta = gamma = 1: tau^2 times the sum
     of 1 - Pearson's correlation of student and teacher over the classes of each image (mean over
     images) and 1 - the correlation over the images of each class (mean over classes), of softened
-    outputs. Does not use the labels."""
+    outputs."""
     student = F.softmax(student_logits.float() / temperature, 1)
     teacher = F.softmax(teacher_logits.float() / temperature, 1)
     between, within = correlation(student, teacher), correlation(student.T, teacher.T)
@@ -79,8 +78,7 @@ def correlation(a: Tensor, b: Tensor) -> Tensor:
 
 def cross_entropy(student_logits: Tensor, teacher_logits: Tensor | None, labels: Tensor,
                   temperature: float) -> Tensor:
-    """Cross-entropy with labels int64 [B] or probabilities [B, classes]. Does not use the teacher
-    or the temperature."""
+    """Cross-entropy with labels int64 [B] or probabilities [B, classes]; no teacher."""
     return F.cross_entropy(student_logits.float(), labels)
 
 

@@ -26,8 +26,6 @@ def parse(argv: list[str]) -> argparse.Namespace:
                         help="every finished run below it is read")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER",
                         help="where the page, the tables and the figures are written")
-    parser.add_argument("--rows", default="", metavar="A,B,C",
-                        help="rows to show first, in this order (default: by accuracy)")
     parser.add_argument("--baseline", default=None, metavar="ROW",
                         help="row that the others are compared with (default: none)")
     parser.add_argument("--published", action="store_true", help="write the published tables")
@@ -43,15 +41,13 @@ def body(argv: list[str]) -> None:
     if args.published:
         run.write_file(args.out / "published_tables.md", tables.published_tables())
         return
-    order = [name for name in args.rows.split(",") if name]
-    rows, unfinished = collect.rows(args.runs, order)
+    rows, unfinished = collect.rows(args.runs)
     names = [row.name for row in rows]
     if not rows:
         raise UserError(f"no finished and evaluated run in {args.runs}",
                         "a folder with runs of distill or train_teacher")
-    for name in (*order, *filter(None, [args.baseline])):
-        if name not in names:
-            raise UserError(f"no row {name} in {args.runs}", nearest(name, names))
+    if args.baseline and args.baseline not in names:
+        raise UserError(f"no row {args.baseline} in {args.runs}", nearest(args.baseline, names))
     entries = tables.records(rows, args.baseline, collect.inspections(args.runs))
     drawn = figures.draw_all(rows, entries, args.baseline)
     record = {

@@ -21,7 +21,7 @@ class Row:
     student: str = ""  # flags of its students after those of the study, or a whole command
     images: str = ""  # the set they learn from: name and flags, or a whole command
     teacher: str = ""  # name and flags of its training; default: the data set's
-    seeds: str = ""  # default: the study's
+    seeds: Iterable[int] = ()  # default: the study's
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Study:
     """A table, and the commands behind it."""
 
     rows: dict[str, Row]
-    seeds: str
+    seeds: Iterable[int]
     baseline: str  # the row that others are compared with
     students: str = ""  # flags of all students
     inspect: bool = False  # whether the image sets are inspected
@@ -104,7 +104,7 @@ DATA_SETS = {
 
 # --- rows -----------------------------------------------------------------------------------------
 
-def grid(guidance: Iterable, steps: Iterable, end: str = "", seeds: str = "") -> dict[str, Row]:
+def grid(guidance: Iterable, steps: Iterable, end: str = "", seeds: tuple = ()) -> dict[str, Row]:
     """Is it fidelity or coverage that teaches? A row per guidance scale and number of steps.
 
     Coverage teaches if more guidance and fewer steps both cost accuracy, recall falls in both, and
@@ -144,7 +144,6 @@ def ways(name: str, values: Iterable[int], rate: float, augmentation: dict[str, 
                "dkd": f"--objective dkd --learning-rate {rate / 4}", **augmentation}
     return {**{row: Row(flags, f"{name}_t100{end}") for row, flags in changes.items()},
             "ddim": Row(images=f"{name}_t100_ddim{end} --sampler ddim"),
-            "dpm25": Row(images=f"{name}_t25_dpm{end} --sampler dpm++ --steps 25"),
             "shared_noise": Row(images=f"{name}_t100_shared{end} --shared-noise")}
 
 
@@ -176,65 +175,65 @@ DIGITS = {  # times of two cores with bfloat16 instructions
         "student_synthetic": Row(images="s1_t100_200 --images-per-class 200"),
         "student_noise": Row(images="digits_baselines.sh noise_set --images-per-class 200 --seed "
                                     "{set} --out syn_dataset/digits_noise_set{set}")},
-        seeds="0,6,12", baseline="student_real", inspect=True),
+        seeds=(0, 6, 12), baseline="student_real", inspect=True),
     "fidelity": Study(  # 4 hours; the rows with 18 seeds are those that a claim rests on
-        grid((4, 3, 2, 1.5, 1, 0), (5, 10, 20, 50, 100, 250), seeds="0")
+        grid((4, 3, 2, 1.5, 1, 0), (5, 10, 20, 50, 100, 250), seeds=(0,))
         | grid((1, 4), (50,)) | grid((1,), (5,)),
-        seeds="0-17", baseline="s1_t50", students="--epochs 45", inspect=True),
+        seeds=range(18), baseline="s1_t50", students="--epochs 45", inspect=True),
     "teacher_strength": Study(  # 2 hours
         teachers("digits", "s1_t50 --steps 50", "cnn_w32", {
             "cnn_w4": "", "cnn_w8": "--seed 10{gen}", "cnn_w16": "", "resnet8": "",
             "resnet14": "", "cnn_w32_epochs2": "--model cnn_w32 --epochs 2",
             "cnn_w32_epochs8": "--model cnn_w32 --epochs 8"}, (1, 4, 16)),
-        seeds="0,6,12", baseline="cnn_w32_temperature4", students="--epochs 45 --cache-teacher"),
+        seeds=(0, 6, 12), baseline="cnn_w32_temperature4", students="--epochs 45 --cache-teacher"),
     "amount": Study(amounts(  # 2.5 hours
         "s1_t20_1280 --steps 20 --images-per-class 1280",
         synthetic=(10, 20, 40, 80, 160, 320, 640, 1280), real=(10, 20, 40, 80), subset="{set}"),
-        seeds="0-17", baseline="synthetic_1280", students="--epochs 45"),
+        seeds=range(18), baseline="synthetic_1280", students="--epochs 45"),
     "ways": Study(  # an hour
         ways("s1", (1, 2, 8, 16), 0.2, {
             "no_mixing": "--mixup 0", "no_augmentation": "--mixup 0 --augment none",
             "all_mixup": "--mix-share 1", "half_cutmix": "--mixup 0 --cutmix 1"}),
-        seeds="0,3,6,9,12,15", baseline="base", students="--epochs 45"),
+        seeds=(0, 3, 6, 9, 12, 15), baseline="base", students="--epochs 45"),
     "rivals": Study(  # 45 minutes a seed
         rivals("digits", "--fold {fold}", "{base}/cnn_w32", "{base}/generator", "{base}/gan",
                "syn_dataset/digits_fold{fold}_gen{gen}_set{set}", "s1_t100", ("real_100",)),
-        seeds="0", baseline="real")}
+        seeds=(0,), baseline="real")}
 
 FASHION = {  # one generator
     "main": Study({  # an hour; goal: synthetic at least real_10k - 0.5
         "real": Row("--source real"), "synthetic": Row(images=FASHION_SET),
         "real_10k": Row("--source real --images-per-class 1000 --subset-seed {seed}")},
-        seeds="0-2", baseline="real_10k", inspect=True,
+        seeds=range(3), baseline="real_10k", inspect=True,
         students=f"--cache-teacher --teacher {WRN}"),
     "fidelity": Study(
         grid((1, 2, 4), (5, 20, 50)),
-        seeds="0,3,6", baseline="s1_t50", students="--steps-per-epoch 200", inspect=True),
+        seeds=(0, 3, 6), baseline="s1_t50", students="--steps-per-epoch 200", inspect=True),
     "teacher_strength": Study(
         teachers("fashion_mnist", FASHION_SET, "lenet5_bn", {
             "lenet5_half": "--learning-rate 0.02 --seed 100", "wrn_16_2": "--learning-rate 0.1",
             "lenet5_bn_epochs1": "--model lenet5_bn --epochs 1"}, (1, 4, 16)),
-        seeds="0-2", baseline="lenet5_bn_temperature4",
+        seeds=range(3), baseline="lenet5_bn_temperature4",
         students="--steps-per-epoch 200 --cache-teacher"),
     "amount": Study(amounts(
         FASHION_SET, synthetic=(10, 20, 50, 100, 200, 500, 1000),
         real=(10, 20, 50, 100, 200, 500, 1000), subset="{seed}"),
-        seeds="0-2", baseline="synthetic_1000", students="--steps-per-epoch 200"),
+        seeds=range(3), baseline="synthetic_1000", students="--steps-per-epoch 200"),
     "rivals": Study(  # 1.8 hours, and two for teacher and generator
         rivals("fashion_mnist", "", LENET, f"{RECORDED}/generator", FASHION_GAN,
                "syn_dataset/fashion_mnist_set{set}", FASHION_SET, ("real_1000", "real_1207")),
-        seeds="0-2", baseline="real")}
+        seeds=range(3), baseline="real")}
 
 
 def of_generator(epochs: int, flags: str = "", name: str = "") -> Row:
     """10,000 images of the generator of so many epochs."""
     return Row("--images-per-class 1000", "fashion_mnist_synthesize.sh --weights "
                f"{RECORDED}_experiment/dit_{epochs} {flags} "
-               f"--out syn_dataset/fashion_mnist_dit_{epochs}{name}", seeds="0-2")
+               f"--out syn_dataset/fashion_mnist_dit_{epochs}{name}", seeds=range(3))
 
 
-def experiment(student: str, epochs: int, rates: tuple, rate: float, temperature: int, seeds: str
-               ) -> tuple[Study, Study]:
+def experiment(student: str, epochs: int, rates: tuple, rate: float, temperature: int,
+               seeds: Iterable[int]) -> tuple[Study, Study]:
     """Does synthetic match real? KD on real and on synthetic images, beside the student alone, and
     the study before it, whose best row on training images set aside has `rate` and `temperature`.
     Goals: all 60,000 synthetic images at least KD on all real - 1; 10,000 at least KD on 10,000
@@ -250,24 +249,24 @@ def experiment(student: str, epochs: int, rates: tuple, rate: float, temperature
             "kd_synthetic_10000": Row("--images-per-class 1000", last),
             "kd_synthetic_60000": Row(images=last)}
     if student == "wrn_16_1":
-        rows |= {"kd_6_epochs_10000": Row(images=FASHION_SET, seeds="0-2"),
+        rows |= {"kd_6_epochs_10000": Row(images=FASHION_SET, seeds=range(3)),
                  "kd_15_epochs_10000": of_generator(15),
                  "kd_s4_10000": of_generator(60, "--guidance-scale 4 --guided-channels all", "_s4"),
                  "kd_gan_10000": Row(
                      images=f"fashion_mnist_baselines.sh gan_set --weights {FASHION_GAN} "
-                            "--out syn_dataset/fashion_mnist_gan", seeds="0-2")}
+                            "--out syn_dataset/fashion_mnist_gan", seeds=range(3))}
     tried = {f"temperature{t}_rate{x}": Row(
         f"--source real --val dev --temperature {t} --learning-rate {x}")
         for t in (1, 2, 4, 8) for x in rates}
     return (Study(rows, seeds, baseline="kd_real_all", inspect=True,
                   students=f"{students} --temperature {temperature} --learning-rate {rate}"),
-            Study(tried, seeds="0", baseline=next(iter(tried)), students=students))
+            Study(tried, seeds=(0,), baseline=next(iter(tried)), students=students))
 
 
 FASHION["experiment"], FASHION["experiment_settings"] = experiment(
-    "wrn_16_1", 8, (0.05, 0.1), rate=0.05, temperature=4, seeds="0-4")
+    "wrn_16_1", 8, (0.05, 0.1), rate=0.05, temperature=4, seeds=range(5))
 FASHION["experiment_lenet5"], FASHION["experiment_lenet5_settings"] = experiment(
-    "lenet5_half", 15, (0.01, 0.02), rate=0.02, temperature=4, seeds="0-2")
+    "lenet5_half", 15, (0.01, 0.02), rate=0.02, temperature=4, seeds=range(3))
 
 
 # --- the paper's settings -------------------------------------------------------------------------
@@ -279,17 +278,17 @@ def paper_studies(data: str, *, temperatures: tuple, usual: str, networks: dict[
     ways; synthetic, real: images per class; end: of the sets' names."""
     most = synthetic[-1]
     return {
-        "fidelity": Study(grid((1, 1.6, 1.8, 2, 3, 4), (100, 150, 200, 250), end), seeds="0",
+        "fidelity": Study(grid((1, 1.6, 1.8, 2, 3, 4), (100, 150, 200, 250), end), seeds=(0,),
                           baseline="s1_t100", inspect=True),
         "teacher_strength": Study(
-            teachers(data, f"s2_t100{end}", usual, networks, temperatures), seeds="1",
+            teachers(data, f"s2_t100{end}", usual, networks, temperatures), seeds=(1,),
             baseline=f"{usual}_temperature{temperatures[1]}"),
         "amount": Study(
             amounts(f"s2_t100_{most} --images-per-class {most}", synthetic, real, "{seed}"),
-            seeds="0", baseline="real_all", students=f"--steps-per-epoch {steps}"),
+            seeds=(0,), baseline="real_all", students=f"--steps-per-epoch {steps}"),
         "ways": Study(
             ways("s2", other, 0.1, {"no_augmentation": "--augment none", "mixup": "--mixup 0.4",
-                                    "cutmix": "--cutmix 0.25"}, end), seeds="0", baseline="base")}
+                                    "cutmix": "--cutmix 0.25"}, end), seeds=(0,), baseline="base")}
 
 
 LARGE = {"temperatures": (3, 10, 30), "synthetic": (20, 50, 140, 200, 1280), "steps": 782,

@@ -138,7 +138,7 @@ class Plan:
         """All commands but the report's; those of a stage are independent of each other."""
         goals, others = [], []
         for name, row in self.rows.items():
-            seeds = self.seeds or numbers(row.seeds or self.study.seeds)
+            seeds = self.seeds or row.seeds or self.study.seeds
             for trial in ((fold, seed) for seed in seeds for fold in self.folds):
                 goals.append(self.student(name, row, trial))
                 others += [self.fill(text, trial) for text in self.data.generators]
@@ -162,12 +162,6 @@ class Plan:
 
 # --- the command ----------------------------------------------------------------------------------
 
-def numbers(text: str) -> list[int]:
-    """"0-2,6" -> [0, 1, 2, 6]."""
-    ends = [[run.nonnegative_int(end) for end in part.split("-")] for part in text.split(",")]
-    return [n for part in ends for n in range(part[0], part[-1] + 1)]
-
-
 def parse(argv: list[str]) -> argparse.Namespace:
     parser = run.Parser("study", __doc__)
     add = parser.add_argument
@@ -176,7 +170,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
         f"{name}: {', '.join(studies)}" for name, studies in STUDIES.items()))
     add("--jobs", type=run.positive_int, default=None, metavar="N",
         help="commands at a time (default: 2; 1 for the data sets that need a GPU)")
-    add("--seeds", type=numbers, default=None, metavar="0-2,6", help="default: the study's own")
+    add("--seeds", type=lambda text: [int(part) for part in text.split(",")], default=None,
+        metavar="0,1,6", help="only these (default: the study's own)")
     add("--rows", type=lambda text: text.split(","), default=[], metavar="A,B",
         help="only these rows (default: all)")
     add("--record", action="store_true", help="write the report to save/results")

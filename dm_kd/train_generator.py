@@ -92,7 +92,6 @@ def body(argv: list[str]) -> None:
 
 
 def build(args: argparse.Namespace, task: Task) -> nn.Module:
-    """The network of the flags, initialised from --seed."""
     torch.manual_seed(args.seed)
     if args.kind == "gan":
         return gan.Generator(task.resolution, task.channels, task.num_classes, args.width,
@@ -107,11 +106,8 @@ def build(args: argparse.Namespace, task: Task) -> nn.Module:
     return model
 
 
-# --- the loop -------------------------------------------------------------------------------------
-
 def fit(folder: run.Run, args: argparse.Namespace, task: Task, model: nn.Module,
         source: data.Source, device: torch.device) -> None:
-    """Train to --steps, from the folder's checkpoint if it has one."""
     parts, update = (gan_updates if args.kind == "gan" else dit_updates)(args, task, model, device)
     average = copy.deepcopy(model).eval().requires_grad_(False)
     parts |= {"model": model, "average": average}
@@ -139,8 +135,7 @@ def fit(folder: run.Run, args: argparse.Namespace, task: Task, model: nn.Module,
             seconds = time.monotonic() - started
             if log:
                 row = {name: float(value) for name, value in row.items()}
-                folder.add_metrics({"epoch": -(-done // LOG_STEPS), "step": done, **row,
-                                    "seconds": round(seconds, 3)})
+                folder.add_metrics({"epoch": -(-done // LOG_STEPS), "step": done, **row})
                 folder.log(f"step {done}/{args.steps}  loss {row['train_loss']:.4f}  "
                            f"{done * args.batch_size / seconds:.0f} images/s")
             if save:
@@ -149,7 +144,7 @@ def fit(folder: run.Run, args: argparse.Namespace, task: Task, model: nn.Module,
             bar.update(1)
 
     card = {"model": args.kind, "task": task.name, "class_names": list(task.class_names),
-            "config": model.config, "fold": args.fold, "val": args.val,
+            "config": model.config,
             "trained_on": f"real training images of {task.name}, fold {args.fold} "
                           f"(--val {args.val})",
             "licence": "that of the training data and of dm_kd"}
@@ -175,7 +170,11 @@ def batches_from(source: data.Source, step: int, args: argparse.Namespace, task:
         epoch, first_step = epoch + 1, 0
 
 
-# --- DiT ------------------------------------------------------------------------------------------
+def step_along(loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
+
 
 def dit_updates(args: argparse.Namespace, task: Task, model: dit.DiT, device: torch.device
                 ) -> tuple[dict, Callable]:
@@ -205,15 +204,11 @@ def dit_updates(args: argparse.Namespace, task: Task, model: dit.DiT, device: to
         labels = torch.where(dropped, task.num_classes, labels)
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             loss = diffusion.diffusion_loss(model, process, images, labels, i, noise).mean()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
+        step_along(loss, optimizer)
         return {"lr": rate, "train_loss": loss.detach()}
 
     return {"optimizer": optimizer}, update
 
-
-# --- GAN ------------------------------------------------------------------------------------------
 
 def gan_updates(args: argparse.Namespace, task: Task, model: gan.Generator, device: torch.device
                 ) -> tuple[dict, Callable]:
@@ -241,15 +236,10 @@ def gan_updates(args: argparse.Namespace, task: Task, model: gan.Generator, devi
         if penalised:  # R1: 1/2 E |grad D|^2 at real images (Mescheder et al., arXiv 1801.04406)
             slopes, = torch.autograd.grad(real_logits.sum(), images, create_graph=True)
             penalty = R1_EVERY * slopes.square().sum((1, 2, 3)).mean() / 2
-        critic_optimizer.zero_grad(set_to_none=True)
-        (critic_loss + penalty).backward()
-        critic_optimizer.step()
-
+        step_along(critic_loss + penalty, critic_optimizer)
         critic.requires_grad_(False)
         loss = F.softplus(-critic(model(z[1], labels), labels)).mean()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
+        step_along(loss, optimizer)
         critic.requires_grad_(True)
         return {"lr": rate, "train_loss": critic_loss.detach(), "generator_loss": loss.detach()}
 

@@ -27,7 +27,7 @@
 # adi                2,000 iterations, as the row's name says; its script has 1,000. Best iterate, not the last
 # cmi                500 steps, as the row's name says; its script has 200. It starts from 50,000 inverted
 #                    images, and for some pairs takes 40 epochs of 2,000 steps; we start from nothing
-# nayer              one-hot class embeddings, its own are CLIP vectors: see dm_kd/rivals/nayer.py
+# nayer              one-hot class embeddings, its own are CLIP vectors
 # one_image          DM-KD's recipe; its own for other pairs is Adam at 1e-3, 1,000 epochs of 512, temperature 8, CutMix
 # deepinversion      CIFAR-10's preset; the authors' student was never released
 # diffdfkd           the small DiT of cifar100_generator.sh in place of Stable Diffusion 1.5 and class names; a gradient

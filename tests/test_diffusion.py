@@ -6,7 +6,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from dm_kd.generators.diffusion import Diffusion, sample_ddpm, to_uint8
+from dm_kd.generators.diffusion import Diffusion, sample, to_uint8
 
 GOLDEN = Path(__file__).parent / "data" / "dit_tiny_golden.safetensors"
 
@@ -35,8 +35,8 @@ def test_fixed_variance_equals_ddim_with_eta_1():
         x = x + sigma * noise[i]
     index = {int(t): i for i, t in enumerate(times)}
     drawn = iter(noise.flip(0))
-    ours = sample_ddpm(lambda x, t: eps_of[index[int(t[0])]], Diffusion(steps), start,
-                       lambda: next(drawn))
+    ours = sample(lambda x, t: eps_of[index[int(t[0])]], Diffusion(steps), start,
+                  lambda: next(drawn))
     assert float((ours - x).norm() / x.norm()) < 1e-5  # our tables are rounded to float32
 
 

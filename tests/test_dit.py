@@ -55,16 +55,16 @@ def relative(value, expected) -> float:
     return float((value - expected).norm() / expected.norm())
 
 
-def generator(model, clip=True, teacher=None, **changes) -> dit.DiTGenerator:
+def generator(model, teacher=None, **changes) -> dit.DiTGenerator:
     settings = {"guidance_scale": 2.0, "steps": 4, "sampler": "ddpm", "guided_channels": "3"}
-    return dit.DiTGenerator(model, settings | changes, CPU, clip, teacher=teacher)
+    return dit.DiTGenerator(model, settings | changes, CPU, teacher=teacher)
 
 
 # --- network and process against the golden values ------------------------------------------------
 
 def golden_run(golden, network, steps):
     noise, labels = iter(golden[f"noise_{steps}"]), torch.tensor([4, 6])
-    return diffusion.sample_ddpm(
+    return diffusion.sample(
         lambda x, t: diffusion.guided(network, x, t, labels, 10, 2.0, 3),
         diffusion.Diffusion(steps), golden[f"z_{steps}"], lambda: next(noise))
 
@@ -98,10 +98,8 @@ def test_a_linear_layer_as_a_convolution_computes_the_same():
 
 # --- the generator --------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("sampler", dit.SAMPLERS)
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
 def test_an_image_depends_on_its_seed_and_class_and_not_on_its_batch(tiny, sampler):
-    if sampler == "dpm++":
-        pytest.importorskip("diffusers")
     seeds = [image_seed(0, c, 7) for c in range(5)]
     made = generator(tiny, sampler=sampler, steps=6)
     together = made.sample(torch.arange(5), seeds)
@@ -114,9 +112,9 @@ def test_an_image_depends_on_its_seed_and_class_and_not_on_its_batch(tiny, sampl
 
 def test_infinite_images_are_refused():
     model = random_dit(learn_sigma=False)
-    model.final_layer.linear.bias.fill_(math.inf)
+    model.final_layer.linear.bias.fill_(math.nan)
     with pytest.raises(UserError):
-        generator(model, clip=False).sample(torch.tensor([2]), [1])
+        generator(model).sample(torch.tensor([2]), [1])
 
 
 # --- the command ----------------------------------------------------------------------------------
@@ -140,7 +138,7 @@ def built(*argv) -> dit.DiTGenerator:
 
 @pytest.mark.parametrize("more", [
     ["--teacher-guidance", "1"], ["--teacher", "unused"], ["--student", "unused"],
-    ["--latent-cutmix", "--sampler", "ddim"], ["--steps", "1001"]])
+    ["--steps", "1001"]])
 def test_flags_that_contradict_are_refused_before_weights_are_read(tmp_path, more):
     with pytest.raises(UserError):
         built(tmp_path / "missing", *more)
@@ -165,16 +163,6 @@ def test_inductors_blocks_compute_what_the_plain_ones_do(weights_folder):
     assert difference.abs().max() <= 1
 
 
-@pytest.mark.cuda
-def test_on_a_gpu_images_are_close_to_the_cpus(weights_folder):
-    task, made = get_task("digits"), []
-    for device, dtype in (("cpu", "fp32"), ("cuda", "bf16")):
-        args = synthesize.parse(flags(weights_folder, "--steps", "10", "--dtype", dtype))
-        made.append(dit.build(args, task, torch.device(device)).sample(
-            torch.arange(10), list(range(10))).float())
-    assert (made[0] - made[1]).abs().mean() < 6
-
-
 # --- a teacher that guides ------------------------------------------------------------------------
 
 @pytest.fixture(scope="module")
@@ -186,18 +174,15 @@ def guide(teacher, weight=0.5, **more) -> guidance.TeacherGuidance:
     return guidance.TeacherGuidance(teacher, get_task("digits"), weight, CPU, **more)
 
 
-def test_a_step_has_the_asked_for_length_whatever_the_losss_scale(teacher):
+def test_a_step_has_the_asked_for_length_whatever_the_losss_scale(teacher, monkeypatch):
     x, labels = torch.rand(4, 1, 8, 8) - 0.5, torch.arange(4)
     for scale in (1.0, 1000.0):
-        made = guide(teacher)
-        made.terms = {k: scale * v for k, v in made.terms.items()}
+        made, weights = guide(teacher), {k: scale * v for k, v in guidance.WEIGHTS.items()}
+        monkeypatch.setattr(guidance, "WEIGHTS", weights)
         moved = made.move(x, labels, lambda x: x, torch.tensor(0.8))
         assert torch.allclose((moved - x).flatten(1).norm(dim=1), torch.full((4,), 0.4), atol=1e-5)
         before, after = (sum(made.parts(v, labels).values()) for v in (x, moved))
         assert after < before
-    made.terms = {"ce_target": 1.0, "bn": math.inf}
-    with pytest.raises(UserError, match="bn"):
-        made.move(x, labels, lambda x: x, torch.tensor(0.8))
 
 
 def test_teacher_and_student_are_in_the_settings_and_the_teacher_needs_batch_norms(

@@ -181,7 +181,7 @@ def dit_images(scale: float, steps: int = 5, sampler: str = "ddpm", count: int =
                 "guided_channels": "all", **changes}
     teacher = guide and guidance.TeacherGuidance(frozen(TEACHER), task(8), 0.3, CPU,
                                                   frozen(STUDENT) if student else None)
-    generator = dit.DiTGenerator(tiny_dit(), settings, CPU, True, teacher=teacher or None)
+    generator = dit.DiTGenerator(tiny_dit(), settings, CPU, teacher=teacher or None)
     with before_rounding() as images:
         generator.sample(classes(count), list(range(50, 50 + count)))
     return images

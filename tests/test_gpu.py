@@ -54,7 +54,7 @@ def sampler(device, put):
     model = put(lambda: dit.DiT(8, 2, 4, 32, 2, 2, 10))
     torch.nn.init.constant_(model.final_layer.linear.weight, 0.01)
     settings = {"guidance_scale": 2.0, "steps": 3, "sampler": "ddpm", "guided_channels": "3"}
-    generator = dit.DiTGenerator(model, settings, device, clip=False)
+    generator = dit.DiTGenerator(model, settings, device)
     labels, seeds = torch.arange(4), [1, 2, 3, 4]
     return [generator.denoise(labels, seeds, latent.noise_source(seeds, (4, 8, 8), device))]
 

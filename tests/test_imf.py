@@ -138,13 +138,3 @@ def test_the_official_keys_become_ours_and_others_are_named(checkpoint):
     for value in ({"net.extra": torch.zeros(1)}, {"net.omega_tokens": torch.zeros(5, 64)}):
         with pytest.raises(UserError, match=next(iter(value)).removeprefix("net.")):
             built(checkpoint(lambda state: state | value))
-
-
-def test_an_image_depends_on_its_seed_and_class_and_not_on_its_batch(checkpoint):
-    generator = built(checkpoint(), "--steps", "2")
-    together = generator.sample(torch.tensor([1, 2, 2]), [5, 6, 7])
-    alone = generator.sample(torch.tensor([2]), [6])
-    assert together.shape == (3, 3, 32, 32) and together.dtype == torch.uint8
-    assert (together[1].int() - alone[0].int()).abs().max() <= 1
-    assert not torch.equal(together[1], together[2])
-    assert not torch.equal(generator.sample(torch.tensor([3]), [6]), alone)

@@ -69,10 +69,10 @@ def test_agreement_counts_known_labels_only():
 
 
 @pytest.mark.parametrize(("classes", "each", "most"), [
-    (4, 10, 8), (10, 1000, 2000), (100, 500, 10_000), (3, 7, 10), (5, 2, 100), (1000, 3, 100)])
+    (4, 10, 8), (10, 1000, 2000), (3, 7, 10), (5, 2, 100), (1000, 3, 100)])
 def test_as_many_images_of_each_class_are_compared(classes, each, most):
     labels = torch.arange(classes).repeat(each)
     chosen = inspect_set.spread_over_classes(labels, most)
-    counts = torch.bincount(labels[chosen])
-    assert len(chosen.unique()) == len(chosen) <= most
-    assert counts[counts > 0].unique().tolist() == [min(each, max(most // classes, 1))]
+    counts = torch.bincount(labels[chosen], minlength=classes)
+    assert len(chosen.unique()) == len(chosen) == min(most, classes * each)
+    assert counts.max() - counts.min() <= 1

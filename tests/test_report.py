@@ -3,17 +3,12 @@
 import csv
 import json
 import re
-import shutil
-import subprocess
 from pathlib import Path
 
 import fake_runs
 import pytest
 
 from dm_kd import report
-
-FILES = {"report.html", "results.json", "results.csv", "results.md", "gaps.svg", "curves.svg",
-         "fidelity.svg", "amount.svg", "teachers.svg"}
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +19,7 @@ def study(tmp_path_factory):
     fake_runs.write_run(root / "runs" / "seed0" / "<b>_$x$", 93.0)
     (fake_runs.write_run(root / "runs" / "seed0" / "running", 9.0) / "result.json").unlink()
     assert report.main(["--runs", str(root / "runs"), "--out", str(root / "report"), "--baseline",
-                        "real", "--rows", "real,alone,s1_T50"]) == 0
+                        "real"]) == 0
     return root
 
 
@@ -38,7 +33,7 @@ def test_every_file_is_written(study):
         "fidelity.svg", "amount.svg", "teachers.svg"}
 
 
-def test_the_tables_have_a_row_for_each_experiment_in_the_order_asked_for(study):
+def test_the_tables_have_a_row_for_each_experiment(study):
     lines = list(csv.DictReader((study / "report" / "results.csv").open()))
     assert [line["row"] for line in lines[:3]] == ["real", "alone", "s1_T50"] and len(lines) == 15
     synthetic = lines[2]
@@ -88,26 +83,3 @@ def test_published_tables_are_those_on_the_page(tmp_path):
     assert report.main(["--published", "--out", str(tmp_path)]) == 0
     page = Path(__file__).parent.parent / "save/results/published_tables.md"
     assert (tmp_path / "published_tables.md").read_text() == page.read_text()
-
-
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium")
-def test_in_a_browser_the_page_is_as_wide_as_a_phone_and_shows_accuracy_and_gap(study, tmp_path):
-    """A script measures the page at 390 pixels and writes what it finds into the title."""
-    probe = """<script>onload = () => {
-      const seen = [...document.querySelectorAll('td.number')].filter(cell => {
-        const box = cell.getBoundingClientRect();
-        return box.width > 0 && box.left >= 0 && box.right <= 390; });
-      document.title = document.documentElement.scrollWidth + ' ' + seen.length; };</script>"""
-    page = page_of(study).replace("default-src 'none';", "default-src 'none'; script-src "
-                                  "'unsafe-inline';").replace("</body>", f"{probe}</body>")
-    frame = tmp_path / "frame.html"
-    (tmp_path / "page.html").write_text(page)
-    frame.write_text("<iframe id=f src=page.html width=390 height=900></iframe><script>"
-                     "f.onload = () => setTimeout(() => {"
-                     "document.title = f.contentDocument.title}, 100)</script>")
-    said = subprocess.run(
-        ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom",
-         "--allow-file-access-from-files", "--virtual-time-budget=3000", f"file://{frame}"],
-        capture_output=True, text=True, timeout=60, check=True).stdout
-    width, cells = map(int, re.search(r"<title>(\d+) (\d+)</title>", said).groups())
-    assert width <= 390 and cells == 2 * 15

@@ -1,7 +1,7 @@
 """Finished runs below a folder as rows: runs whose paths differ only in seedN, foldN, genN or setN
 are repetitions of one row.
 
-    rows, unfinished = collect.rows(Path("save/student_model"), order=["kd_real", "kd_dit"])
+    rows, unfinished = collect.rows(Path("save/student_model"))
 """
 
 import itertools
@@ -64,9 +64,9 @@ class Row:
         return self.mean(lambda run: run.acc1)
 
 
-def rows(folder: Path, order: list[str]) -> tuple[list[Row], list[str]]:
-    """The rows below a folder, those named in `order` first, the others by accuracy; and the
-    folders of runs without a result."""
+def rows(folder: Path) -> tuple[list[Row], list[str]]:
+    """The rows below a folder, the most accurate first; and the folders of runs without a result.
+    """
     runs: dict[str, list[Run]] = {}
     unfinished = []
     for path in files_below(folder, "config.yaml"):
@@ -78,8 +78,7 @@ def rows(folder: Path, order: list[str]) -> tuple[list[Row], list[str]]:
             runs.setdefault(run.row, []).append(run)
         else:
             unfinished.append(str(path.parent))
-    return sorted((Row(*item) for item in runs.items()), key=lambda row: (
-        order.index(row.name) if row.name in order else len(order), -row.acc1)), unfinished
+    return sorted((Row(*item) for item in runs.items()), key=lambda row: -row.acc1), unfinished
 
 
 def files_below(folder: Path, pattern: str) -> list[Path]:

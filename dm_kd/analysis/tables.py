@@ -13,7 +13,7 @@ SOURCES = {
     "DM-KD": "README of github.com/zhengli97/DM-KD (arXiv 2305.12954)",
     "Fast-Datafree": "README and logs of github.com/zju-vipa/Fast-Datafree (arXiv 2112.06253)",
     "CMI": "README of github.com/zju-vipa/CMI (arXiv 2105.08584)",
-    "One-Image": "README and abstract of github.com/yukimasano/single-img-extrapolating "
+    "One-Image": "README, abstract of github.com/yukimasano/single-img-extrapolating "
                  "(arXiv 2112.00725)",
 }
 RESULT_FIELDS = ("best_acc1", "teacher_acc1", "agreement", "seconds")

@@ -47,18 +47,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def warm_cosine(rate: float, iterations: int) -> Callable[[int], float]:
     """Linear over the first WARMUP iterations, then half a cosine to zero."""
     warmup = min(WARMUP, iterations // 2)
-
-    def at(i: int) -> float:
-        if i < warmup:
-            return rate * (i + 1) / warmup
-        return rate * 0.5 * (1 + math.cos(math.pi * (i - warmup) / (iterations - warmup)))
-
-    return at
+    return lambda i: rate * (i + 1) / warmup if i < warmup else (
+        rate * 0.5 * (1 + math.cos(math.pi * (i - warmup) / (iterations - warmup))))
 
 
 class DeepInversion:
-    """Images out of a teacher in eval mode, which stays as it is."""
-
     labels_known, mixes_classes = True, True  # a batch shares its statistics
 
     def __init__(self, teacher: nn.Module, task: Task, settings: dict, device: torch.device):
@@ -80,16 +73,14 @@ class DeepInversion:
                 for count, factor in ((low, 2), (n - low, 1)) if count]
 
     def sample(self, labels: Tensor, seeds: list[int]) -> Tensor:
-        """uint8 [B, C, H, W] on the CPU. An image starts from noise of its own seed; what the batch
-        shares (jitter) depends on all seeds."""
+        """uint8 [B, C, H, W]. What the batch shares (jitter) depends on all seeds."""
         x = noise_source(seeds, (self.channels, self.resolution, self.resolution), self.device)()
         draw = torch.Generator().manual_seed(image_set.batch_seed(seeds))
         labels, large = labels.to(self.device), self.task.large
         bf16 = self.settings["teacher_dtype"] == "bf16"
 
         for count, factor, most, rate in self.stages():
-            def losses(x: Tensor, step: int, factor: int = factor, most: int = most
-                       ) -> dict[str, Tensor]:
+            def losses(x: Tensor, step: int, factor=factor, most=most) -> dict[str, Tensor]:
                 x = F.avg_pool2d(x, factor) if factor > 1 else x
                 x = terms.jitter(x, most, large and self.task.flip, draw)
                 return terms.weighted(self.terms, self.teacher, x, targets=labels,

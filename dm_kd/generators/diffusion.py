@@ -1,6 +1,7 @@
-"""DiT's diffusion process, its loss and its samplers: ancestral DDPM (Ho et al. 2020, arXiv
+"""DiT's diffusion process, its loss and its sampler: ancestral DDPM (Ho et al. 2020, arXiv
 2006.11239) on respaced steps with learned-range variance (Nichol & Dhariwal 2021, arXiv
-2102.09672), classifier-free guidance (Ho & Salimans 2022, arXiv 2207.12598), DDIM, DPM-Solver++.
+2102.09672) or DDIM (Song et al. 2021, arXiv 2010.02502), with classifier-free guidance (Ho &
+Salimans 2022, arXiv 2207.12598).
 """
 
 from collections.abc import Callable
@@ -11,8 +12,6 @@ from torch import Tensor, nn
 
 TRAIN_STEPS = 1000  # diffusion steps in training; beta runs linearly from 1e-4 to 0.02
 
-
-# --- process and loss -----------------------------------------------------------------------------
 
 class Diffusion:
     """Coefficient tables of a process of `steps` steps spread evenly over the 1000 of training;
@@ -48,15 +47,6 @@ class Diffusion:
     def predict_x0(self, x: Tensor, i: Tensor | int, eps: Tensor) -> Tensor:
         return self.at("recip", i) * x - self.at("recip_noise", i) * eps
 
-    def log_variance(self, raw: Tensor | None, i: Tensor | int) -> Tensor:
-        """Learned-range log variance from raw in [-1, 1] (Nichol & Dhariwal eq. 15). Without a
-        sigma half, the posterior's own (the original's default there is beta, FIXED_LARGE)."""
-        low = self.at("log_variance", i)
-        if raw is None:
-            return low
-        share = (raw + 1) / 2
-        return share * self.at("log_beta", i) + (1 - share) * low
-
 
 def diffusion_loss(model: nn.Module, diffusion: Diffusion, x0: Tensor, labels: Tensor, i: Tensor,
                    noise: Tensor) -> Tensor:
@@ -66,8 +56,6 @@ def diffusion_loss(model: nn.Module, diffusion: Diffusion, x0: Tensor, labels: T
     out = model(x, diffusion.network_times[i], labels).float()
     return (out - noise).square().mean((1, 2, 3))
 
-
-# --- sampling -------------------------------------------------------------------------------------
 
 def guided(model: Callable, x: Tensor, t: Tensor, labels: Tensor, null: int, scale: float,
            guided_channels: int) -> Tensor:
@@ -85,51 +73,31 @@ def guided(model: Callable, x: Tensor, t: Tensor, labels: Tensor, null: int, sca
     return torch.cat([first, conditional[:, guided_channels:]], 1)
 
 
-def sample_ddpm(predict: Callable, diffusion: Diffusion, x: Tensor, draw: Callable[[], Tensor],
-                clip: bool = False, steer: Callable[[Tensor, int], Tensor] | None = None) -> Tensor:
-    """Ancestral sampling from x = x_T down to x_0, state in x's own precision. predict: (x, network
-    time [B]) -> output [B, C or 2C, H, W]; draw: one step's noise; clip: clamp the predicted x_0,
-    for pixels only; steer: (x, i) -> x, before each step (`guidance.steering`)."""
+def sample(predict: Callable, diffusion: Diffusion, x: Tensor, draw: Callable[[], Tensor] | None,
+           clip: bool = False, steer: Callable[[Tensor, int], Tensor] | None = None) -> Tensor:
+    """From x = x_T down to x_0, in x's own precision. predict: (x, network time [B]) -> output [B,
+    C or 2C, H, W]; draw: one step's noise, None for DDIM (eq. 12 with eta 0); clip: clamp the
+    predicted x_0, for pixels only; steer: (x, i) -> x, before each step (`guidance.steering`)."""
     channels = x.shape[1]
     for i in reversed(range(diffusion.steps)):
         x = steer(x, i) if steer else x
         out = predict(x, diffusion.network_times[i].expand(len(x))).to(x.dtype)
-        eps, raw = out[:, :channels], (out[:, channels:] if out.shape[1] > channels else None)
+        eps, raw = out[:, :channels], out[:, channels:]
         x0 = diffusion.predict_x0(x, i, eps)
         x0 = x0.clamp(-1, 1) if clip else x0
+        if draw is None:
+            if clip:  # the noise that belongs to the clamped image, else many steps diverge
+                eps = (x - diffusion.at("signal", i) * x0) / diffusion.at("noise", i)
+            x = diffusion.add_noise(x0, i - 1, eps) if i > 0 else x0
+            continue
         x = diffusion.at("mean_x0", i) * x0 + diffusion.at("mean_xt", i) * x  # Ho et al. eq. 7
         if i > 0:
-            x = x + torch.exp(0.5 * diffusion.log_variance(raw, i)) * draw()
-    return x
-
-
-def sample_ddim(predict: Callable, diffusion: Diffusion, x: Tensor, clip: bool = False) -> Tensor:
-    """DDIM (Song et al. 2021, arXiv 2010.02502, eq. 12 with eta 0) on the same respaced steps;
-    diffusers' scheduler takes others: at 10 steps its result was 25 % off."""
-    for i in reversed(range(diffusion.steps)):
-        out = predict(x, diffusion.network_times[i].expand(len(x))).to(x.dtype)
-        eps = out[:, :x.shape[1]]
-        x0 = diffusion.predict_x0(x, i, eps)
-        if clip:  # with the noise that belongs to the clamped image, else many steps diverge
-            x0 = x0.clamp(-1, 1)
-            eps = (x - diffusion.at("signal", i) * x0) / diffusion.at("noise", i)
-        x = x0 if i == 0 else diffusion.add_noise(x0, i - 1, eps)
-    return x
-
-
-def sample_dpm(predict: Callable, steps: int, x: Tensor) -> Tensor:
-    """diffusers' DPM-Solver++ 2M (Lu et al. 2022, arXiv 2211.01095) on the same process, on its own
-    `steps` steps: 999 down to 1000 / steps, then to the clean image."""
-    import diffusers
-
-    scheduler = diffusers.DPMSolverMultistepScheduler(
-        num_train_timesteps=TRAIN_STEPS, beta_start=1e-4, beta_end=0.02, beta_schedule="linear",
-        timestep_spacing="linspace", algorithm_type="dpmsolver++")
-    scheduler.set_timesteps(steps)
-    times = scheduler.timesteps.to(x.device)  # the scheduler's own stay on the CPU
-    for i, t in enumerate(scheduler.timesteps):
-        eps = predict(x, times[i].expand(len(x)))[:, :x.shape[1]].to(x.dtype)
-        x = scheduler.step(eps, t, x).prev_sample
+            # without a sigma half the posterior's (the original's default there is beta)
+            log_variance = diffusion.at("log_variance", i)
+            if raw.shape[1]:  # in [-1, 1]: Nichol & Dhariwal eq. 15
+                share = (raw + 1) / 2
+                log_variance = share * diffusion.at("log_beta", i) + (1 - share) * log_variance
+            x = x + torch.exp(0.5 * log_variance) * draw()
     return x
 
 

@@ -1,11 +1,8 @@
 """The class-conditional diffusion transformer (DiT): the paper's generator.
 
 Peebles & Xie 2023, "Scalable Diffusion Models with Transformers" (arXiv 2212.09748), with the key
-names of the original checkpoints. Process and samplers: diffusion.py; weights: weights.py; a
-teacher that guides the sampling: guidance.py.
+names of the original checkpoints.
 
-    python -m dm_kd.synthesize --task digits --generator dit --weights save/generators/digits_dit \\
-        --guidance-scale 2 --steps 100 --images-per-class 200 --out syn_dataset/digits
     python -m dm_kd.synthesize --task imagenet --weights facebook/DiT-XL-2-256 \\
         --out syn_dataset/NAME
 """
@@ -26,9 +23,6 @@ from dm_kd.rivals import terms
 from dm_kd.run import UserError, multiplies_bf16, nonnegative_float
 from dm_kd.tasks import Task
 
-SAMPLERS = ("ddpm", "ddim", "dpm++")
-
-
 # --- network --------------------------------------------------------------------------------------
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -40,7 +34,6 @@ class Linear(nn.Linear):
     computes at 1 to 2 times the speed of MKL's matrix product (2 on an AMD EPYC)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [B, N, inputs] -> [B, N, outputs]."""
         if x.device.type != "cpu" or x.dtype != torch.float32 or torch.is_grad_enabled():
             return super().forward(x)
         pixels = x.unsqueeze(2).permute(0, 3, 1, 2)  # [B, inputs, N, 1], channels last
@@ -51,14 +44,12 @@ class Linear(nn.Linear):
 class TimestepEmbedder(nn.Module):
     """Sinusoid of t, cosines first, through two layers."""
 
-    def __init__(self, width: int, frequencies: int = 256):
+    def __init__(self, width: int):
         super().__init__()
-        self.frequencies = frequencies
-        self.mlp = nn.Sequential(nn.Linear(frequencies, width), nn.SiLU(), nn.Linear(width, width))
+        self.mlp = nn.Sequential(nn.Linear(256, width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, t: Tensor) -> Tensor:
-        half = self.frequencies // 2
-        rates = torch.exp(-math.log(10000) / half * torch.arange(half, device=t.device).float())
+        rates = torch.exp(-math.log(10000) / 128 * torch.arange(128, device=t.device).float())
         angles = t.float()[:, None] * rates  # float32, the original's rounding
         sinusoid = torch.cat([angles.cos(), angles.sin()], -1)  # [B, 256]
         return self.mlp(sinusoid.to(self.mlp[0].weight.dtype))
@@ -207,29 +198,23 @@ def position_embedding(side: int, width: int) -> Tensor:
 # --- sampling -------------------------------------------------------------------------------------
 
 class DiTGenerator(latent.LatentGenerator):
-    """A trained DiT with its sampler. clip: clamp the predicted x_0, for pixels only."""
-
-    def __init__(self, model: DiT, settings: dict, device: torch.device, clip: bool,
+    def __init__(self, model: DiT, settings: dict, device: torch.device,
                  vae: latent.Vae | None = None, teacher: guidance.TeacherGuidance | None = None):
         super().__init__(model, settings, device, vae)
-        self.clip, self.teacher = clip, teacher
-        self.diffusion = diffusion.Diffusion(settings["steps"], device)
-        # at scale 0 an image's class is unknown; mixed images have two
-        self.labels_known = settings["guidance_scale"] > 0 and "latent_cutmix" not in settings
+        self.teacher, self.diffusion = teacher, diffusion.Diffusion(settings["steps"], device)
+        self.labels_known &= "latent_cutmix" not in settings  # mixed images have two classes
         self.mixes_classes = teacher is not None  # it looks at the statistics of a batch
 
     def denoise(self, labels: Tensor, seeds: list[int], draw: Callable[[], Tensor]) -> Tensor:
         settings = self.settings
         predict = functools.partial(
-            diffusion.guided, self.network, labels=self.network_labels(labels),
+            diffusion.guided, self.network, labels=latent.as_generator_classes(labels, self),
             null=self.model.num_classes, scale=settings["guidance_scale"],
             guided_channels=self.guided_channels())
-        if settings["sampler"] == "dpm++":
-            return diffusion.sample_dpm(predict, settings["steps"], draw())
-        if settings["sampler"] == "ddim":
-            return diffusion.sample_ddim(predict, self.diffusion, draw(), self.clip)
+        noise = draw if settings["sampler"] == "ddpm" else None
         steer = guidance.steering(self, predict, labels.to(self.device), seeds)
-        return diffusion.sample_ddpm(predict, self.diffusion, draw(), draw, self.clip, steer)
+        clip = self.vae is None  # pixels only
+        return diffusion.sample(predict, self.diffusion, draw(), noise, clip, steer)
 
 
 # --- flags and files ------------------------------------------------------------------------------
@@ -243,8 +228,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--guidance-scale", type=nonnegative_float, default=2.0, metavar="S",
         help="classifier-free guidance; 1 = one conditional forward, 0 = unconditional "
              "(default: %(default)s)")
-    add("--sampler", choices=SAMPLERS, default="ddpm",
-        help="ancestral DDPM, DDIM, or diffusers' DPM-Solver++ (default: %(default)s)")
+    add("--sampler", choices=("ddpm", "ddim"), default="ddpm",
+        help="ancestral DDPM or DDIM (default: %(default)s)")
     add("--guided-channels", choices=("3", "all"), default="3",
         help="channels that guidance acts on; the original DiT guides 3 of 4 latent ones "
              "(default: %(default)s)")
@@ -257,8 +242,6 @@ def build(args: argparse.Namespace, task: Task, device: torch.device) -> DiTGene
     if bool(args.teacher_guidance) != bool(args.teacher) or args.student and not args.teacher:
         raise UserError("--teacher-guidance W and --teacher SPEC need each other; --student needs "
                         "both")
-    if (args.teacher_guidance or args.latent_cutmix) and args.sampler != "ddpm":
-        raise UserError("--teacher-guidance and --latent-cutmix need --sampler ddpm")
     model, card = load(args.weights)
     settings, vae = latent.prepare(args, task, model, card, device)
     settings |= {"trained_on": card.get("trained_on"), "guidance_scale": args.guidance_scale,
@@ -267,7 +250,7 @@ def build(args: argparse.Namespace, task: Task, device: torch.device) -> DiTGene
         settings["latent_cutmix"] = True
     teacher, more = load_guide(args, task, device) if args.teacher else (None, {})
     settings |= more
-    return DiTGenerator(model, settings, device, clip=vae is None, vae=vae, teacher=teacher)
+    return DiTGenerator(model, settings, device, vae, teacher)
 
 
 def load_guide(args: argparse.Namespace, task: Task, device: torch.device
@@ -290,10 +273,6 @@ def load_guide(args: argparse.Namespace, task: Task, device: torch.device
 def load(spec: str) -> tuple[DiT, dict]:
     """Network in eval mode, float32, on the CPU, and its card; see `weights.read`."""
     config, state, card = weights.read(str(spec))
-    return assemble(config, state, spec), card
-
-
-def assemble(config: dict, state: dict[str, Tensor], where: object) -> DiT:
-    """A network with these weights; diffusers stores no position table."""
     table = position_embedding(config["input_size"] // config["patch_size"], config["width"])
-    return weights.fill(lambda: DiT(**config), {"pos_embed": table[None], **state}, where)
+    state = {"pos_embed": table[None], **state}  # diffusers stores none
+    return weights.fill(lambda: DiT(**config), state, spec), card

@@ -4,9 +4,6 @@ Networks after Miyato & Koyama 2018 (arXiv 1802.05637: projection discriminator)
 2019, "BigGAN" (arXiv 1809.11096: class-conditional gains, truncation). train_generator has the
 losses: with BigGAN's spectral norm and hinge loss every class collapsed to one picture at this
 size.
-
-    python -m dm_kd.synthesize --task digits --generator gan --weights save/generators/digits_gan \\
-        --truncation 1 --images-per-class 200 --out syn_dataset/digits_gan
 """
 
 import argparse
@@ -24,8 +21,6 @@ from dm_kd.tasks import Task
 GROUPS = 8  # of the normalisation
 CUT = 2.0  # standard deviations at which the normal distribution is cut (BigGAN's public networks)
 
-
-# --- networks -------------------------------------------------------------------------------------
 
 def start_size(resolution: int) -> tuple[int, int]:
     """(side of the first map, number of doublings): 8 = 4 x 2, 28 = 7 x 4."""
@@ -109,8 +104,6 @@ class Discriminator(nn.Module):
         return self.psi(h)[:, 0] + (self.embed(labels) * h).sum(1)
 
 
-# --- sampling -------------------------------------------------------------------------------------
-
 def truncated_normal(seed: int, count: int) -> Tensor:
     """Unit normal numbers cut at +-CUT, float32 [count], by the inverse of the distribution."""
     low = 0.5 * (1 + math.erf(-CUT / math.sqrt(2)))
@@ -120,8 +113,6 @@ def truncated_normal(seed: int, count: int) -> Tensor:
 
 
 class GanGenerator:
-    """A trained generator, this file's or BigGAN, with its truncation."""
-
     labels_known = True
 
     def __init__(self, model: nn.Module, settings: dict, device: torch.device):
@@ -130,11 +121,10 @@ class GanGenerator:
 
     @torch.no_grad()
     def sample(self, labels: Tensor, seeds: list[int]) -> Tensor:
-        """uint8 [B, C, H, H] on the CPU, from z = truncation x a cut normal of each image's own
-        seed."""
+        """uint8 [B, C, H, H], from z = truncation x a cut normal of each image's own seed."""
         z = torch.stack([truncated_normal(seed, self.model.config["latent_size"])
                          for seed in seeds]) * self.settings["truncation"]
-        classes = latent.as_generator_classes(labels, self.settings).to(self.device)
+        classes = latent.as_generator_classes(labels, self)
         return latent.to_images(self.model(z.to(self.device), classes))
 
 
@@ -150,7 +140,6 @@ def add_arguments(parser: argparse.ArgumentParser, name: str = "gan",
 
 
 def build(args: argparse.Namespace, task: Task, device: torch.device) -> GanGenerator:
-    """The generator of the flags."""
     state, card = run.read_with_card(Path(args.weights), "gan")
     latent.generator_classes(card, card["config"]["num_classes"], task, args.weights)
     model = Generator(**card["config"])

@@ -43,25 +43,23 @@ def add_arguments(group: argparse._ArgumentGroup) -> None:
 
 
 class TeacherGuidance:
-    """Moves x_t to where the teacher sees the class and its own batch statistics. weight: length of
-    the step, in units of x_t; bf16: teacher and student compute in bfloat16 autocast."""
+    """Moves x_t to where the teacher sees the class and its own batch statistics, by steps of
+    length `weight`, in units of x_t."""
 
     def __init__(self, teacher: nn.Module, task: Task, weight: float, device: torch.device,
                  student: nn.Module | None = None, bf16: bool = False):
         self.teacher, self.student, self.weight, self.bf16 = teacher, student, weight, bf16
-        self.terms = WEIGHTS
         self.side, self.num_classes = task.resolution, task.num_classes
         self.mean, self.std = (torch.tensor(v, device=device).view(-1, 1, 1)
                                for v in (task.mean, task.std))
 
     def parts(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """{term: weighted scalar} of images [B, C, H, W] about -1 to 1; labels int64 [B], or the
-        classes' shares float [B, num_classes]."""
+        """{term: weighted scalar} of images about -1 to 1; labels or the classes' shares [B, C]."""
         images = (images.float().clamp(-1, 1) + 1) / 2
         if images.shape[2] != self.side:
             images = F.interpolate(images, (self.side, self.side), mode="bicubic", antialias=True)
         x = (images - self.mean) / self.std
-        parts, _ = terms.weighted(self.terms, self.teacher, x, targets=labels, bf16=self.bf16)
+        parts, _ = terms.weighted(WEIGHTS, self.teacher, x, targets=labels, bf16=self.bf16)
         if self.student is not None:
             # the teacher's logits are constants, as in the public program
             parts |= terms.weighted(ADVERSARY, lambda x: self.teacher(x.detach()), x, self.student,
@@ -73,18 +71,17 @@ class TeacherGuidance:
         """x_t [B, C, H, W], moved. clean: x_t -> images; noise: sqrt(1 - alpha bar)."""
         with torch.enable_grad():
             x = x.detach().requires_grad_()
-            parts = self.parts(clean(x), labels)
-            terms.check_finite(parts, f"at noise {float(noise):.3f} of the sampler")
-            gradient, = torch.autograd.grad(sum(parts.values()), x)
+            loss = sum(self.parts(clean(x), labels).values())
+            gradient, = torch.autograd.grad(loss, x)
         length = gradient.flatten(1).norm(dim=1).clamp_min(1e-12).view(-1, 1, 1, 1)
         return x.detach() - self.weight * noise * gradient / length
 
 
 def latent_cutmix(x: Tensor, done: int, steps: int, seeds: list[int]
                   ) -> tuple[Tensor, dict | None]:
-    """At each fifth of the sampling, in step `done` of `steps`, put a box of another image of the
-    batch into x_t [B, C, H, W]: share ~ Beta(a, a), a ~ U(0, 1), a function of all the seeds.
-    Returns the batch, and what augment.draw_mixing does or None."""
+    """At each fifth of the sampling put a box of another image of the batch into x_t [B, C, H, W]:
+    share ~ Beta(a, a), a ~ U(0, 1), a function of all the seeds. Returns the batch and the draws.
+    """
     if done == steps or done % max(steps // MIXES, 1):
         return x, None
     key = image_set.batch_seed(seeds)
@@ -96,7 +93,7 @@ def latent_cutmix(x: Tensor, done: int, steps: int, seeds: list[int]
 
 def steering(generator, predict: Callable, labels: Tensor, seeds: list[int]) -> Callable:
     """(x_t, i) -> x_t moved by the teacher of a DiTGenerator, mixed if its settings say so; called
-    for each step in turn. predict: (x, network time [B]) -> the network's output."""
+    for each step in turn."""
     teacher, process = generator.teacher, generator.diffusion
     shares = F.one_hot(labels, teacher.num_classes).float() if teacher else None
 

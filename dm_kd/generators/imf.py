@@ -17,7 +17,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dm_kd import run
 from dm_kd.generators import dit, latent, weights
 from dm_kd.run import positive_float
 from dm_kd.tasks import Task
@@ -25,10 +24,7 @@ from dm_kd.tasks import Task
 INTERVAL = (0.4, 0.65)  # the network's input for the times at which guidance acts; 0 is the image
 HEAD_WIDTH, HEAD_DEPTH = 64, 8  # of all published sizes: channels per head, blocks of the u head
 TOKENS = {"class": 8, "omega": 4, "t_min": 2, "t_max": 2, "time": 4}  # in their order
-LICENCE = "MIT (Lyy-iiis/imeanflow)"
 
-
-# --- network --------------------------------------------------------------------------------------
 
 class Attention(nn.Module):
     def __init__(self, width: int):
@@ -131,8 +127,6 @@ class IMF(nn.Module):
         return dit.unpatchify(x, self.patch_size)
 
 
-# --- sampling -------------------------------------------------------------------------------------
-
 def sample_mean_flow(average_velocity: Callable, z: Tensor, steps: int) -> Tensor:
     """From noise z at t = 1 to t = 0 in even steps (the paper's Alg. 2). average_velocity:
     (z, t, r) -> the mean of dz/dt between r and t."""
@@ -144,7 +138,7 @@ def sample_mean_flow(average_velocity: Callable, z: Tensor, steps: int) -> Tenso
 
 class IMFGenerator(latent.LatentGenerator):
     def denoise(self, labels: Tensor, seeds: list[int], draw: Callable) -> Tensor:
-        labels = self.network_labels(labels)
+        labels = latent.as_generator_classes(labels, self)
         omega = torch.full((len(labels),), self.settings["network_guidance"], device=self.device)
 
         def average_velocity(z: Tensor, t: float, r: float) -> Tensor:
@@ -152,8 +146,6 @@ class IMFGenerator(latent.LatentGenerator):
 
         return sample_mean_flow(average_velocity, draw(), self.settings["steps"])
 
-
-# --- flags and files ------------------------------------------------------------------------------
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("imf")
@@ -165,10 +157,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def build(args: argparse.Namespace, task: Task, device: torch.device) -> IMFGenerator:
     model = load(args.weights)
-    card = {"sha256": run.sha256_file(Path(args.weights)), "licence": LICENCE}
+    card = weights.card_of(Path(args.weights), weights.LICENCE)
     settings, vae = latent.prepare(args, task, model, card, device)
-    settings |= {"network_guidance": args.network_guidance,
-                 "network_guidance_interval": list(INTERVAL)}
+    settings["network_guidance"] = args.network_guidance
     return IMFGenerator(model, settings, device, vae)
 
 

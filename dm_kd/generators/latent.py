@@ -1,6 +1,4 @@
-"""What DiT, SiT and iMF share: noise from each image's own seed, the network on the device in its
-precision, the decoder, and the flags --weights, --vae, --dtype and --steps.
-"""
+"""What DiT, SiT and iMF share: their flags, the network in its precision, and the decoder."""
 
 import argparse
 from pathlib import Path
@@ -23,21 +21,19 @@ BF16_WIDTH = 128  # from here on bf16 products pay on a CPU that has them
 class LatentGenerator:
     """A trained network with its sampler, which a subclass implements as `denoise`: (labels, seeds,
     draw) -> x_0 float32 [B, C, h, w], latents or pixels in [-1, 1]; draw() first gives x_T, then
-    each step's noise. settings: all that determines the bytes, for the manifest; vae: decoder of
-    latents, None for pixels."""
-
-    labels_known = True
+    each step's noise. settings: all that determines the bytes, for the manifest."""
 
     def __init__(self, model: nn.Module, settings: dict, device: torch.device,
                  vae: "Vae | None" = None):
         self.model, self.settings, self.device, self.vae = model, settings, device, vae
+        self.labels_known = settings.get("guidance_scale") != 0  # at 0 the class is unknown
         self.resolution = model.config["input_size"] * (vae.factor if vae else 1)
         self.channels = vae.channels if vae else model.channels
 
     @torch.no_grad()
     def sample(self, labels: Tensor, seeds: list[int]) -> Tensor:
-        """uint8 [B, channels, resolution, resolution] on the CPU. labels: int64 [B], the task's
-        classes; seeds: a 64-bit number per image, which gives all its noise whatever its batch."""
+        """uint8 [B, channels, resolution, resolution] on the CPU. labels: the task's classes;
+        seeds: a number per image, which gives all its noise whatever its batch."""
         size = self.model.config["input_size"]
         draw = noise_source(seeds, (self.model.channels, size, size), self.device)
         x = self.denoise(labels, seeds, draw)
@@ -49,10 +45,6 @@ class LatentGenerator:
             return self.model(*inputs)
         parts = zip(*(value.split(CPU_CHUNK) for value in inputs), strict=True)
         return torch.cat([self.model(*part) for part in parts])
-
-    def network_labels(self, labels: Tensor) -> Tensor:
-        """The task's labels as the network's classes, on the device."""
-        return as_generator_classes(labels, self.settings).to(self.device)
 
     def guided_channels(self) -> int:
         """How many channels guidance acts on; the original DiT guides 3 of 4 latent ones."""
@@ -67,12 +59,9 @@ def to_images(x: Tensor) -> Tensor:
     return to_uint8(x).cpu()
 
 
-# --- classes --------------------------------------------------------------------------------------
-
 def generator_classes(card: dict, num_classes: int, task: Task, where: object) -> dict:
     """{"generator_classes": the generator's class for each of the task's} where the task has some
-    of ImageNet's classes; {} where both have the same. card: train_generator's, which names them.
-    """
+    of ImageNet's classes; {} where both have the same."""
     names, own = card.get("class_names", list(task.class_names)), task.imagenet_classes
     if num_classes == 1000 and own and own != tuple(range(1000)):
         return {"generator_classes": list(own)}
@@ -84,13 +73,11 @@ def generator_classes(card: dict, num_classes: int, task: Task, where: object) -
                     "null class" if num_classes == task.num_classes - 1 else "")
 
 
-def as_generator_classes(labels: Tensor, settings: dict) -> Tensor:
-    """The task's labels as the generator's."""
-    classes = settings.get("generator_classes")
-    return torch.tensor(classes)[labels] if classes else labels
+def as_generator_classes(labels: Tensor, generator) -> Tensor:
+    """The task's labels as the generator's, on its device."""
+    classes = generator.settings.get("generator_classes")
+    return (torch.tensor(classes)[labels] if classes else labels).to(generator.device)
 
-
-# --- flags and placement --------------------------------------------------------------------------
 
 def add_arguments(group: argparse._ArgumentGroup, metavar: str, weights_help: str, steps: int
                   ) -> None:
@@ -122,8 +109,7 @@ def compile_blocks(model: nn.Module) -> None:
 def prepare(args: argparse.Namespace, task: Task, model: nn.Module, card: dict,
             device: torch.device) -> tuple[dict, "Vae | None"]:
     """Put the network on the device in --dtype and load its decoder (None for pixels); both are
-    compiled where that is possible. Returns the settings that say so, and the decoder. card: the
-    weights' sha256 and licence."""
+    compiled where that is possible. Returns the settings that say so, and the decoder."""
     bf16 = multiplies_bf16(device) and (device.type == "cuda"
                                         or model.config["width"] >= BF16_WIDTH)
     settings = {"name": args.generator, "weights_sha256": card["sha256"],

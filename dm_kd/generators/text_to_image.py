@@ -18,7 +18,6 @@ from dm_kd.generators import weights
 from dm_kd.run import UserError, multiplies_bf16, nonnegative_float, positive_int
 from dm_kd.tasks import Task
 
-MEANINGS = {264: "a Welsh corgi dog", 474: "a knitted jacket"}  # of ImageNet's two Cardigans
 LARGE_SIDE = 256  # pixels of an image for tasks of large images, as DiT's
 # newer tokenizers keep the template that a prompt is put into as chat_template.jinja
 FILES = ("README.md", "model_index.json", "*/*.json", "*/*.txt", "*/*.model", "*/*.jinja",
@@ -51,7 +50,6 @@ class TextToImageGenerator:
 
     @torch.no_grad()
     def sample(self, labels: Tensor, seeds: list[int]) -> Tensor:
-        """uint8 [B, C, H, H] on the CPU."""
         images = self.pipeline(
             prompt=[self.prompts[label] for label in labels.tolist()],
             generator=[torch.Generator().manual_seed(seed) for seed in seeds],
@@ -66,12 +64,12 @@ class TextToImageGenerator:
 
 
 def distinct(class_names: tuple[str, ...]) -> list[str]:
-    """The class names as words; where two differ in case alone, as the dog Cardigan and the garment
-    cardigan, with their meaning (as WordNet has it) or else the class's number."""
+    """The class names as words; where two differ in case alone, as ImageNet's Cardigans, the dog
+    and the garment, with the class's number."""
     names = [name.replace("_", " ") for name in class_names]
     words = [name.casefold() for name in names]
     for i in [i for i, word in enumerate(words) if words.count(word) > 1]:
-        names[i] += f", {(len(names) == 1000 and MEANINGS.get(i)) or f'class {i}'}"
+        names[i] += f", class {i}"
         print(f"note: another class has the same name: '{names[i]}'", file=sys.stderr)
     return names
 

@@ -1,11 +1,8 @@
 """Reads the weights of diffusion transformers; nothing in a file is run.
 
-Three layouts become one state dict with the original's keys:
-
-- the original (facebookresearch/DiT): a file with a state dict, bare or under `ema` or `model`; the
-  sizes are read off the shapes;
-- diffusers: a folder or a hub repository with transformer/ and scheduler/;
-- a folder of train_generator: dit.safetensors and its card.
+Three layouts become one state dict with the original's keys: the original's file
+(facebookresearch/DiT), whose shapes tell the sizes; diffusers' folder or hub repository with
+transformer/; a folder of train_generator, dit.safetensors and its card.
 """
 
 import math
@@ -22,11 +19,7 @@ from dm_kd.run import UserError
 
 MODEL_FILE = "diffusion_pytorch_model"
 FILES = ("README.md", "*config.json", f"*{MODEL_FILE}.safetensors", f"*{MODEL_FILE}.bin")
-# What the network was trained for; a sampler of another process would make other images.
-PROCESS = {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02,
-           "num_train_timesteps": 1000, "prediction_type": "epsilon"}
-XL_WIDTH = 1152  # of DiT-XL/2, the only public weights of DiT, SiT and REPA
-LICENCE = "CC-BY-NC 4.0"  # of DiT's
+LICENCE = "that of the weights (published ones: DiT CC-BY-NC 4.0, SiT and iMF MIT)"
 
 
 def read(spec: str) -> tuple[dict, dict[str, Tensor], dict]:
@@ -37,16 +30,17 @@ def read(spec: str) -> tuple[dict, dict[str, Tensor], dict]:
         state, card = run.read_with_card(path, "dit")
         return card["config"], state, card
     if path.is_dir():
-        return _read_diffusers(path)
+        theirs = run.read_json(path / "transformer" / "config.json")
+        file = weight_file(path / "transformer")
+        state = from_diffusers(read_state(file))
+        config = sizes(state, path, theirs["sample_size"], theirs["num_attention_heads"])
+        return config, state, card_of(file, model_card_licence(path))
     state = read_state(path)
-    config = sizes(state, path)
-    return config, state, {"sha256": run.sha256_file(path), "licence": licence(config, LICENCE)}
+    return sizes(state, path), state, card_of(path, LICENCE)
 
 
-def licence(config: dict, published: str) -> str:
-    """`published` for networks of the published size; anyone may have trained the others."""
-    is_published = config["width"] == XL_WIDTH and config["num_classes"] == 1000
-    return published if is_published else "unknown"
+def card_of(file: Path, licence: str) -> dict:
+    return {"sha256": run.sha256_file(file), "licence": licence}
 
 
 def local(spec: str, patterns: Sequence[str] = FILES) -> Path:
@@ -60,8 +54,7 @@ def local(spec: str, patterns: Sequence[str] = FILES) -> Path:
 
 
 def read_state(file: Path) -> dict[str, Tensor]:
-    """A checkpoint's averaged weights, else its model's, else the file's own, with the network's
-    own keys."""
+    """A checkpoint's averaged weights, else its model's, with the network's own keys."""
     from dm_kd import checkpoints
 
     state, facts = checkpoints.read(file)
@@ -85,7 +78,7 @@ def sizes(state: dict[str, Tensor], where: object, input_size: int | None = None
         raise UserError(f"{where}: the file does not tell the attention heads of a DiT of width "
                         f"{width}", "a diffusers folder, whose config.json tells them")
     # DiT-S, B and L have 64 channels per head (6, 12, 16), XL has 72 (16)
-    heads = heads or (16 if width == XL_WIDTH else width // 64)
+    heads = heads or (16 if width == 1152 else width // 64)
     return {"input_size": side, "patch_size": patch_size, "channels": channels, "width": width,
             "depth": depth(state, "blocks"), "heads": heads, "num_classes": classes,
             "learn_sigma": out_channels == 2 * channels}
@@ -97,23 +90,18 @@ def depth(state: dict[str, Tensor], blocks: str) -> int:
 
 def fill(build: Callable[[], nn.Module], state: dict[str, Tensor], where: object) -> nn.Module:
     """The network of `build` in eval mode with these weights in float32; each is copied in turn:
-    XL/2 needs 2.7 GB. A UserError names the first key that is missing, unknown or of another
-    shape."""
+    XL/2 needs 2.7 GB."""
     with torch.device("meta"):
         model = build()
-    expected = model.state_dict()
-    for key in sorted(expected.keys() | state.keys()):
-        theirs, ours = (list(v.shape) if v is not None else None
-                        for v in (state.get(key), expected.get(key)))
-        if theirs != ours:
-            raise UserError(f"{where}: the weights are not those of this network: {key} is "
-                            f"{theirs or 'missing'}, not {ours or 'part of it'}")
+    for key in state:
         state[key] = state[key].to(torch.float32, copy=True)
-    model.load_state_dict(state, assign=True)
+    try:
+        model.load_state_dict(state, assign=True)
+    except RuntimeError as error:  # its second line names keys
+        raise UserError(f"{where}: the weights are not those of this network: "
+                        f"{str(error).splitlines()[1].strip()[:200]}") from error
     return model.eval().requires_grad_(False)
 
-
-# --- diffusers' layout ----------------------------------------------------------------------------
 
 # Ours (the original checkpoint's) module -> those of diffusers' DiTTransformer2DModel, in the order
 # in which their rows are stacked. * = a block; diffusers keeps a copy of each embedding in every
@@ -155,19 +143,6 @@ def from_diffusers(state: dict[str, Tensor]) -> dict[str, Tensor]:
     converted = {ours: torch.cat([state.pop(key) for key in theirs])
                  for ours, theirs in _layouts(depth(state, "transformer_blocks"))}
     return converted | state
-
-
-def _read_diffusers(folder: Path) -> tuple[dict, dict[str, Tensor], dict]:
-    process = run.read_json(folder / "scheduler" / "scheduler_config.json")
-    for name, value in PROCESS.items():
-        if process.get(name) != value:
-            raise UserError(f"{folder}/scheduler: the DiT was trained on another process: {name} "
-                            f"is {process.get(name)}, not {value}")
-    theirs = run.read_json(folder / "transformer" / "config.json")
-    file = weight_file(folder / "transformer")
-    state = from_diffusers(read_state(file))
-    config = sizes(state, folder, theirs["sample_size"], theirs["num_attention_heads"])
-    return config, state, {"sha256": run.sha256_file(file), "licence": model_card_licence(folder)}
 
 
 def model_card_licence(folder: Path) -> str:

@@ -42,7 +42,6 @@ class Method:
         self.head_optimizer = torch.optim.Adam(self.head.parameters(), lr=HEAD_RATE)
 
     def features(self, x: Tensor) -> Tensor:
-        """Standardised images -> [B, d]."""
         with terms.recorded(self.layers, spatial_mean) as means:
             terms.logits(self.context.teacher, x, self.context.bf16)
         return torch.cat(means, 1)
@@ -88,9 +87,9 @@ class Method:
 
 
 def contrastive(local: Tensor, whole: Tensor, current: int) -> Tensor:
-    """Match each image's crop with its own image among all: cross-entropy of local wholeᵀ / 0.2
-    with the diagonal, the mean over the first `current` images plus the mean over the others, which
-    come from the pool. No gradient flows through `whole`. local, whole: unit vectors [N, d]."""
+    """Match each crop with its own image among all: cross-entropy of local wholeᵀ / 0.2 with the
+    diagonal, the mean over the first `current` images plus the mean over those of the pool. No
+    gradient flows through `whole`. local, whole: unit vectors [N, d]."""
     logits = local.float() @ whole.detach().float().T / TEMPERATURE
     each = F.cross_entropy(logits, torch.arange(len(logits), device=logits.device),
                            reduction="none")
@@ -99,7 +98,6 @@ def contrastive(local: Tensor, whole: Tensor, current: int) -> Tensor:
 
 
 def spatial_mean(layer: nn.Module, x: Tensor) -> Tensor:
-    """[B, C, H, W] -> [B, C]."""
     return x.float().mean((2, 3))
 
 

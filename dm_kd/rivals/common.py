@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dm_kd import augment, image_set, run
+from dm_kd import augment
 from dm_kd.rivals import terms
 from dm_kd.rivals.networks import Generator, large_generator, small_generator
 from dm_kd.run import UserError, nonnegative_float, nonnegative_int
@@ -40,7 +40,6 @@ HELP = {
     "student_steps": "student steps after each call for new images; 0 = an epoch's",
     "warmup_calls": "calls before the first student step, without the adversarial term",
     "pool_images": "size of the pool; a full one loses its oldest images; 0 = those of one call"}
-CHOICES = {"generator_output": ("sigmoid", "norm")}
 
 # The last number of a random generator's key: what it is for.
 INIT, DRAW, VIEW, ORDER = 11, 12, 13, 14
@@ -53,7 +52,6 @@ def load(file: str) -> ModuleType:
 
 def add_arguments(parser: argparse.ArgumentParser, method: str, module: ModuleType, large: bool
                   ) -> None:
-    """Add a method's preset as flags; a UserError if none is published for large images."""
     presets = getattr(module, "LARGE", {}) if large else module.SMALL
     if method not in presets:
         raise UserError(f"no published preset for large images: --source {method}")
@@ -62,7 +60,8 @@ def add_arguments(parser: argparse.ArgumentParser, method: str, module: ModuleTy
         text = texts.get(name) or f"weight of the term {name.removesuffix('_weight')}"
         kind = {int: nonnegative_int, float: nonnegative_float}.get(type(value), str)
         group.add_argument(f"--{name.replace('_', '-')}", default=value, type=kind,
-                           choices=CHOICES.get(name), help=f"{text} (default: %(default)s)")
+                           choices=("sigmoid", "norm") if kind is str else None,
+                           help=f"{text} (default: %(default)s)")
 
 
 # --- random numbers -------------------------------------------------------------------------------
@@ -95,39 +94,36 @@ def adam(network: nn.Module, rate: float, noise: Tensor | None = None, noise_rat
 
 def optimise(optimizers: list[torch.optim.Optimizer], images_of: Callable[[], Tensor],
              losses: Callable[[Tensor, int], dict[str, Tensor]], steps: int, where: str) -> Tensor:
-    """Minimise a sum of terms; returns a copy of the batch of images with the lowest loss, or a
-    UserError if a term is NaN or infinite. Only the optimizers' parameters get a gradient.
+    """Minimise a sum of terms; returns a copy of the batch of images with the lowest loss. Only the
+    optimizers' parameters get a gradient.
 
-    images_of: () -> images.  losses: (images, step) -> {term: weighted scalar}.
-    where: which batch this is, for the UserError."""
+    losses: (images, step) -> {term: weighted scalar}.  where: which batch this is, for the
+    UserError if the sum becomes NaN or infinite."""
     parameters = [p for o in optimizers for group in o.param_groups for p in group["params"]]
     best, lowest, history = 0.0, math.inf, []  # on the device; read back after the last step
     for step in range(steps):
         images = images_of()
-        parts = losses(images, step)
-        loss = sum(parts.values())
-        history.append({name: value.detach() for name, value in (*parts.items(), ("sum", loss))})
-        better = history[-1]["sum"] < lowest
+        loss = sum(losses(images, step).values())
+        history.append(loss.detach())
+        better = history[-1] < lowest
         best = torch.where(better, images.detach(), best)
-        lowest = torch.where(better, history[-1]["sum"], lowest)
+        lowest = torch.where(better, history[-1], lowest)
         for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters),
                                        strict=True):
             parameter.grad = gradient
         for optimizer in optimizers:
             optimizer.step()
-    if not torch.stack([parts["sum"] for parts in history]).isfinite().all():
-        for step, parts in enumerate(history):
-            terms.check_finite(parts, f"{where} at step {step + 1}")
+    if lost := [step for step, finite in enumerate(torch.stack(history).isfinite()) if not finite]:
+        raise UserError(f"NaN or infinite loss of the images {where} at step {lost[0] + 1}",
+                        "a lower rate or smaller weights of the terms; in another --out")
     return best
 
 
 def optimise_pixels(x: Tensor, losses: Callable[[Tensor, int], dict[str, Tensor]], steps: int,
                     rate: Callable[[int], float], betas: tuple[float, float],
                     bounds: tuple[Tensor, Tensor], where: str) -> Tensor:
-    """`optimise` of the pixels themselves by Adam, clipped after each step to black and white.
-
-    x: standardised images [B, C, H, W]; not changed.  rate: step -> learning rate.
-    bounds: the standardised black and white, each [C, 1, 1]."""
+    """`optimise` of the pixels themselves by Adam, clipped after each step to `bounds`, the
+    standardised black and white [C, 1, 1]. x: standardised; not changed."""
     x = x.detach().clone().requires_grad_()
     optimizer = torch.optim.Adam([x], lr=1.0, betas=betas)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
@@ -143,8 +139,7 @@ def optimise_pixels(x: Tensor, losses: Callable[[Tensor, int], dict[str, Tensor]
 # --- what a method works with ---------------------------------------------------------------------
 
 class Context:
-    """Settings, task, frozen teacher and what follows from them; a UserError if the teacher lacks
-    what a term reads. args: of distill, with the method's flags."""
+    """Settings, task, frozen teacher and what follows from them."""
 
     def __init__(self, args: argparse.Namespace, task: Task, teacher: nn.Module,
                  device: torch.device):
@@ -171,7 +166,6 @@ class Context:
                 if late or name not in terms.OF_STUDENT}
 
     def generator(self, *key: int, output: nn.Module | None = None) -> Generator:
-        """A new generator, its weights a function of the key."""
         side, channels, latent = self.task.resolution, self.task.channels, self.args.latent_size
         with initialised_by(self.seed, *key):
             network = (large_generator(latent, side, channels, self.bf16) if self.task.large else
@@ -200,7 +194,7 @@ class Context:
                     active: dict[str, float], targets: Tensor, student: nn.Module, call: int,
                     first_view: int = 0) -> Tensor:
         """`optimise` over views of the images, with running averages of the batch statistics
-        (fastdfkd, nayer). active: {term: weight}."""
+        (fastdfkd, nayer)."""
         statistics: terms.Statistics = []
 
         def losses(images: Tensor, step: int) -> dict[str, Tensor]:
@@ -253,9 +247,9 @@ class Source:
         self.total, self.calls = self.total + len(images), self.calls + 1
 
     def order(self, cycle: int) -> Tensor:
-        """Ids int64 of the steps until the next call, from permutations of all images, one after
-        the other: place in the pool + size of the pool x number of the permutation. cycle: calls
-        since the warm-up."""
+        """Ids of the steps until the next call, from one permutation of all images after the other:
+        place in the pool + size of the pool x number of the permutation. cycle: calls since the
+        warm-up."""
         count = self.length * self.context.args.batch_size
         rounds = [np.random.Generator(np.random.PCG64(
             [self.context.seed, cycle, r, ORDER])).permutation(self.kept)
@@ -264,9 +258,8 @@ class Source:
 
     def batches(self, epoch: int, first_step: int, student: nn.Module
                 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """(images uint8 [B, C, H, W], the classes they were made for, ids never used before). All
-        changes come before a batch is handed out, so `state_dict` belongs to the moment after it.
-        """
+        """(images, classes they were made for, ids never used before). All changes come before a
+        batch is handed out, so `state_dict` belongs to the moment after it."""
         args, order = self.context.args, None
         for step in range(first_step, self.steps_per_epoch):
             cycle, at = divmod(epoch * self.steps_per_epoch + step, self.length)
@@ -280,9 +273,6 @@ class Source:
             ids = order[at * args.batch_size:(at + 1) * args.batch_size]
             places = ids % len(self.pool)
             yield self.pool[places], self.labels[places], ids
-        newest = (self.total - 1 - torch.arange(min(100, self.kept))) % len(self.pool)
-        sheet = image_set.tile([list(row) for row in self.pool[newest].split(10)])
-        run.write_file(args.out / "samples.png", image_set.encode_png(sheet))
 
     def state_dict(self) -> dict:
         """Clones, since torch.save writes all the memory that a view looks into."""

@@ -44,7 +44,6 @@ def conv(inputs: int, outputs: int) -> nn.Sequential:
 
 
 def up(inputs: int, outputs: int) -> nn.Sequential:
-    """A stage that doubles the side."""
     return nn.Sequential(nn.Upsample(scale_factor=2), conv(inputs, outputs))
 
 

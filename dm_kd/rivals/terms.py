@@ -173,10 +173,8 @@ def weighted(terms: dict[str, float], teacher: nn.Module, x: Tensor,
              averages: Statistics = (), first: float = 1.0, bf16: bool = False
              ) -> tuple[dict[str, Tensor], Statistics]:
     """({term: weighted scalar}, the batch's statistics if a term reads them). Terms of weight 0 are
-    not computed; the student runs only if a term needs it.
-
-    terms: {one of NAMES: weight}.  x: standardised float32 [B, C, H, W].  averages: of bn_ema.
-    first: of bn.  bf16: of teacher and student; statistics and terms are float32."""
+    not computed; the student runs only if a term needs it. terms: {one of NAMES: weight}; averages:
+    of bn_ema; first: of bn; bf16: of teacher and student, statistics and terms are float32."""
     active = {name: weight for name, weight in terms.items() if weight}
     norms = batch_norms(teacher) if OF_STATISTICS & active.keys() else []
     linear = [m for m in teacher.modules() if isinstance(m, nn.Linear)] if "act" in active else []
@@ -202,17 +200,8 @@ def weighted(terms: dict[str, float], teacher: nn.Module, x: Tensor,
 
 
 def logits(network: Callable[[Tensor], Tensor], x: Tensor, bf16: bool) -> Tensor:
-    """float32 [B, C], computed in bfloat16 autocast if asked for."""
     with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):
         return network(x).float()
-
-
-def check_finite(parts: dict[str, Tensor], where: str) -> None:
-    """Raise a UserError that names a term that is NaN or infinite."""
-    for name, value in parts.items():
-        if not torch.isfinite(value):
-            raise UserError(f"the images' loss diverged: {name} became {value.item()} {where}",
-                            "a lower rate or a smaller weight of that term; in another --out")
 
 
 def jitter(x: Tensor, most: int, flip: bool, draw: torch.Generator) -> Tensor:
