@@ -30,7 +30,7 @@ NUMPY = [np.dtype, *(type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8")),
 def read(file: Path) -> tuple[dict[str, Tensor], dict]:
     """The state dict of a weight file, averaged weights before raw ones, and facts: "weights"
     (which of several), and if the file has them "class_names", "mean", "std", "resolution" and
-    "transform_input". Raises UserError: no state dict, another format, or a damaged file."""
+    "transform_input"."""
     with open(file, "rb") as opened:
         start = opened.read(16)
     if file.suffix == ".safetensors" or start[8:10] == b'{"':

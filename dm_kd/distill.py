@@ -142,11 +142,9 @@ def check_teacher(args: argparse.Namespace, task: Task, teacher: nn.Module,
 
 
 class TeacherCache:
-    """The teacher's logits by step in one float16 file, for the next student.
-
-    The file's name is a hash of everything the logits depend on: teacher, images, augmentation,
-    seed, batches. A student with another network, learning rate or objective reads them. Views
-    differ from epoch to epoch, so each epoch has its own logits."""
+    """The teacher's logits by step in one float16 file, for the next student. The file's name is a
+    hash of everything they depend on: teacher, images, augmentation, seed, batches. Views differ
+    from epoch to epoch, so each epoch has its own logits."""
 
     def __init__(self, args: argparse.Namespace, task: Task, source: data.Source,
                  teacher: nn.Module, name: str, images: data.Images):
@@ -161,8 +159,7 @@ class TeacherCache:
                     "torch": torch.__version__}
         key = run.sha256(json.dumps(settings, sort_keys=True).encode())[:24]
         self.steps = source.steps_per_epoch
-        rows = args.batch_size // dist.world_size()
-        total = args.epochs * self.steps
+        total, rows = args.epochs * self.steps, args.batch_size // dist.world_size()
         args.cache.mkdir(parents=True, exist_ok=True)
         path = args.cache / f"teacher_{key}"
         self.logits = self._map(f"{path}.logits", np.float16, (total, rows, task.num_classes))

@@ -285,8 +285,7 @@ def _download_torchvision(name: str, weights: str) -> tuple[dict, dict]:
 
 
 def load_state(model: nn.Module, state: dict[str, Tensor], spec: str, task: Task) -> str:
-    """Copy the weights into the network, in its dtype; returns below which prefix they were.
-    Raises UserError with the first keys that are missing, unknown or of another shape."""
+    """Copy the weights into the network, in its dtype; returns below which prefix they were."""
     want = model.state_dict()
     part, prefix = checkpoints.under_prefix(state, want)
     missing = [f"no key {key}" for key in want  # old files lack the counters of batch norms

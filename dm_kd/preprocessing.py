@@ -112,8 +112,7 @@ class Front(nn.Module):
 
 def class_rows(names: list[str] | None, task, spec: str) -> tuple[list[int] | None, str]:
     """The outputs of the task's classes in a network whose outputs have these names (None: not
-    known), None for all as they are; and a phrase for the log. A UserError where they lack a class
-    of the task."""
+    known), None for all as they are; and a phrase for the log."""
     counted = names == [*map(str, range(len(names or ())))]  # not names, unless the task's are so
     if not names or counted and {*names} != {*task.class_names}:
         return None, "not in the file, taken for the task's"

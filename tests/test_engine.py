@@ -124,9 +124,11 @@ def test_a_run_records_rows_result_and_weights_that_agree(parts, tmp_path):
     assert result["best_acc1"] == max(r["val_acc1"] for r in rows)
     saved = safetensors.torch.load_file(tmp_path / "run/student.safetensors")
     assert all(torch.equal(saved[k], v) for k, v in p.student.state_dict().items())
-    for name in ("config.yaml", "log.txt", "best.safetensors", "curve.png", "student.json"):
+    for name in ("config.yaml", "log.txt", "best.safetensors", "curve.png"):
         assert (tmp_path / "run" / name).exists(), name
+    _, card = run.read_with_card(tmp_path / "run", "student")
     said = json.loads((tmp_path / "run/result.json").read_text())
+    assert card["sha256"] == said["weights_sha256"]
     assert {"acc1", "acc5", "teacher_acc1", "agreement", "seed", "seconds", "command", "commit",
             "versions"} <= said.keys()
 
