@@ -30,7 +30,7 @@ NUMPY = [np.dtype, *(type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8")),
 def read(file: Path) -> tuple[dict[str, Tensor], dict]:
     """The state dict of a weight file, averaged weights before raw ones, and facts: "weights"
     (which of several), and if the file has them "class_names", "mean", "std", "resolution" and
-    "transform_input". Raises UserError: no state dict, another format, or a damaged file."""
+    "transform_input"."""
     with open(file, "rb") as opened:
         start = opened.read(16)
     if file.suffix == ".safetensors" or start[8:10] == b'{"':
@@ -84,7 +84,7 @@ def _facts(content: dict) -> dict:
 
 
 def _numbers(value: object) -> tuple[float, ...] | None:
-    value = value.tolist() if isinstance(value, Tensor | np.ndarray) else value
+    value = value.tolist() if isinstance(value, Tensor) else value
     values = value if isinstance(value, list | tuple) else (value,)
     return tuple(values) if all(type(v) in (int, float) for v in values) else None
 
@@ -100,9 +100,8 @@ def _class_names(value: object) -> list[str] | None:
 
 
 def under_prefix(state: dict[str, Tensor], wanted: Collection[str]) -> tuple[dict, str]:
-    """The part of a state dict below the prefix with which it has most of the wanted keys, with
-    these keys, and the prefix. Of several, averaged weights come first, then a student's:
-    mdistiller saves the teacher too. A UserError where two fit equally."""
+    """The part of a state dict below the prefix with which it has most of the wanted keys, and the
+    prefix. Averaged weights come first, then a student's: mdistiller saves the teacher too."""
     prefixes = {"", *(key.removesuffix(end) for key in state for end in wanted
                       if key.endswith(f".{end}"))}
     ranks = {prefix: (sum(prefix + key in state for key in wanted), bool(AVERAGED.search(prefix)),

@@ -62,11 +62,6 @@ def totals(*values: int) -> list[int]:
     return total(torch.tensor(values, device=device)).tolist()
 
 
-def any_rank(flag: bool) -> bool:
-    """Whether the flag is set on at least one rank; the same answer on all."""
-    return totals(int(flag))[0] > 0
-
-
 def wait() -> None:
     if world_size() > 1:
         dist.barrier()

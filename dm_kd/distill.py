@@ -106,9 +106,8 @@ def body(argv: list[str]) -> None:
             "teacher": teacher_card, "source": args.source,
             "generator": images and images.generator}
     notes = [f"{args.student}, {models.parameter_count(student):,} parameters, from "
-             f"{teacher_card['name']} on {len(images.labels) if images else 'generated'} images of "
-             f"{args.source}, {device}, amp {args.amp}", *(images.notes if images else ()),
-             *(val.notes if val else ()),
+             f"{teacher_card['name']} on images of {args.source}, {device}, amp {args.amp}",
+             *(images.notes if images else ()), *(val.notes if val else ()),
              teacher_card["assumed"], *models.seen_note(teacher_card, args)]
     if not (args.out / "result.json").exists():
         notes += check_teacher(args, task, teacher, images, val, device)
@@ -143,11 +142,9 @@ def check_teacher(args: argparse.Namespace, task: Task, teacher: nn.Module,
 
 
 class TeacherCache:
-    """The teacher's logits by step in one float16 file, for the next student.
-
-    The file's name is a hash of everything the logits depend on: teacher, images, augmentation,
-    seed, batches. A student with another network, learning rate or objective reads them. Views
-    differ from epoch to epoch, so each epoch has its own logits."""
+    """The teacher's logits by step in one float16 file, for the next student. The file's name is a
+    hash of everything they depend on: teacher, images, augmentation, seed, batches. Views differ
+    from epoch to epoch, so each epoch has its own logits."""
 
     def __init__(self, args: argparse.Namespace, task: Task, source: data.Source,
                  teacher: nn.Module, name: str, images: data.Images):
@@ -162,8 +159,7 @@ class TeacherCache:
                     "torch": torch.__version__}
         key = run.sha256(json.dumps(settings, sort_keys=True).encode())[:24]
         self.steps = source.steps_per_epoch
-        rows = args.batch_size // dist.world_size()
-        total = args.epochs * self.steps
+        total, rows = args.epochs * self.steps, args.batch_size // dist.world_size()
         args.cache.mkdir(parents=True, exist_ok=True)
         path = args.cache / f"teacher_{key}"
         self.logits = self._map(f"{path}.logits", np.float16, (total, rows, task.num_classes))

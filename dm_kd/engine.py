@@ -109,7 +109,6 @@ class GroupedBatchNorm2d(nn.BatchNorm2d):
     SyncBN computes them; the running statistics are those of the first group, as rank 0's there."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [B, C, H, W], B a multiple of the group size; the plain batch norm in eval mode."""
         if not self.training:
             return super().forward(x)
         first, *others = x.split(self.group)
@@ -119,7 +118,6 @@ class GroupedBatchNorm2d(nn.BatchNorm2d):
 
 
 def group_batch_norms(network: nn.Module, group: int) -> None:
-    """Turn the network's batch norms into grouped ones, in place; its state dict is unchanged."""
     for norm in network.modules():
         if isinstance(norm, nn.BatchNorm2d):
             norm.__class__, norm.group = GroupedBatchNorm2d, group
@@ -172,8 +170,7 @@ def loss_function(view: View, student: nn.Module, teacher: nn.Module | None, obj
 
 def train_step(loss_of: Callable, student: nn.Module, optimizer: torch.optim.Optimizer,
                *batch: object) -> tuple[Tensor, Tensor | None]:
-    """One update of the student; returns the loss, still on the device, and the teacher's logits.
-    batch: the arguments of `loss_of`."""
+    """One update of the student; returns the loss, on the device, and the teacher's logits."""
     optimizer.zero_grad(set_to_none=True)
     loss, teacher_logits = loss_of(*batch)
     loss.backward()
@@ -249,8 +246,8 @@ def fit(folder: Run, args: argparse.Namespace, view: View, student: nn.Module,
             state |= {"epoch": epoch + 1, "step": 0, "losses": [],
                       "seconds": time.monotonic() - clock}
             evaluate_epoch(folder, args, view, student, val, source, state, losses, device)
-            stopping = dist.any_rank(bool(stop()))
-            if dist.any_rank(folder.due()) or stopping or epoch + 1 == args.epochs:
+            stopping, due = dist.totals(int(bool(stop())), int(folder.due()))
+            if stopping or due or epoch + 1 == args.epochs:
                 save()
             if stopping:
                 raise run.Stopped(stop() or 15)
@@ -301,9 +298,7 @@ def train_one_epoch(folder: Run, args: argparse.Namespace, source, student: nn.M
                     update: Callable, epoch: int, state: dict, save: Callable, stop: Callable
                     ) -> Tensor:
     """Train from state["step"] to the end of the epoch; nothing is read back from the device
-    before a checkpoint. Returns the losses [steps], averaged over the ranks.
-
-    update: see make_update.  save(): writes a checkpoint.  stop() > 0: a signal came."""
+    before a checkpoint. Returns the losses [steps], averaged over the ranks."""
     student.train()
     steps, first = source.steps_per_epoch, state["step"]
     losses = torch.zeros(steps, device=next(student.parameters()).device)
@@ -330,7 +325,7 @@ def mean_losses(losses: Tensor, student: nn.Module, epoch: int, steps: int,
     losses = dist.total(losses.clone()).cpu() / dist.world_size()
     bad = (~torch.isfinite(losses)).nonzero()[:, 0].tolist()
     broken = not all(torch.isfinite(v).all() for v in student.state_dict().values())
-    if dist.any_rank(bool(bad) or broken):
+    if dist.totals(int(bool(bad) or broken))[0]:
         step = bad[0] if bad else len(losses) - 1
         raise UserError(
             f"NaN or infinite {'loss' if bad else 'weights'} in epoch {epoch + 1} at step "
@@ -342,7 +337,6 @@ def mean_losses(losses: Tensor, student: nn.Module, epoch: int, steps: int,
 
 def evaluate_epoch(folder: Run, args: argparse.Namespace, view: View, student: nn.Module, val,
                    source, state: dict, losses: Tensor, device: torch.device) -> None:
-    """Evaluate, write the epoch's row to metrics.jsonl and the log, keep the best weights."""
     epoch = state["epoch"]
     row = {"epoch": epoch, "lr": learning_rate(epoch - 1, args),
            "train_loss": losses.double().mean().item(), "val_acc1": None, "val_acc5": None,
@@ -384,7 +378,6 @@ def finish(folder: Run, args: argparse.Namespace, view: View, state: dict, stude
 
 
 def summary(result: dict) -> str:
-    """A finished run's accuracy, in words."""
     if result["acc1"] is None:
         return "not evaluated (--val none)"
     return (f"Acc@1 {result['acc1']:.2f} after the last epoch, best {result['best_acc1']:.2f} in "

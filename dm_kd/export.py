@@ -49,8 +49,7 @@ def body(argv: list[str]) -> None:
             input_names=["images"], output_names=["logits"],
             dynamic_shapes=({0: torch.export.Dim("batch")},))
         program.save(args.out / "model.onnx")
-        print(f"{args.out / 'model.onnx'}: images in [0, 1], [batch, channels, height, width], to "
-              "logits")
+        print(f"{args.out / 'model.onnx'}: images in [0, 1], [B, C, H, W], to logits")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -13,7 +13,7 @@ and `timm:NAME` if timm is installed.
 import argparse
 import contextlib
 import copy
-import importlib.util
+import runpy
 import sys
 from functools import partial
 from pathlib import Path
@@ -95,11 +95,8 @@ def build(name: str, task: Task, num_classes: int | None = None) -> nn.Module:
 
 def _build_own(file: Path, function: str, task: Task, classes: int) -> nn.Module:
     """The network of the user's own `function(num_classes)` in a Python file."""
-    spec = importlib.util.spec_from_file_location(file.stem, file)
-    module = importlib.util.module_from_spec(spec)
     sys.path.insert(0, str(file.parent.absolute()))  # it may import its neighbours
-    spec.loader.exec_module(module)
-    model = getattr(module, function)(classes)
+    model = runpy.run_path(str(file))[function](classes)
     with torch.no_grad():
         logits = model.eval()(torch.zeros(2, task.channels, task.resolution, task.resolution))
     shape = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
@@ -288,8 +285,7 @@ def _download_torchvision(name: str, weights: str) -> tuple[dict, dict]:
 
 
 def load_state(model: nn.Module, state: dict[str, Tensor], spec: str, task: Task) -> str:
-    """Copy the weights into the network, in its dtype; returns below which prefix they were.
-    Raises UserError with the first keys that are missing, unknown or of another shape."""
+    """Copy the weights into the network, in its dtype; returns below which prefix they were."""
     want = model.state_dict()
     part, prefix = checkpoints.under_prefix(state, want)
     missing = [f"no key {key}" for key in want  # old files lack the counters of batch norms

@@ -38,7 +38,6 @@ def resizing(text: str) -> str:
 # --- where it is known ----------------------------------------------------------------------------
 
 def of_timm(record: dict) -> dict:
-    """The input that a `pretrained_cfg` tells."""
     size = record["input_size"][-1]
     mode = "bilinear" if record.get("interpolation") == "bilinear" else "bicubic"
     return {"mean": record["mean"], "std": record["std"], "resolution": size,
@@ -47,7 +46,6 @@ def of_timm(record: dict) -> dict:
 
 
 def of_torchvision(weights) -> dict:
-    """The input that `weights.transforms()` tells."""
     transforms = weights.transforms()
     return {"mean": transforms.mean, "std": transforms.std, "resolution": transforms.crop_size[0],
             "resize": (transforms.resize_size[0], transforms.interpolation.value, False)}
@@ -114,8 +112,7 @@ class Front(nn.Module):
 
 def class_rows(names: list[str] | None, task, spec: str) -> tuple[list[int] | None, str]:
     """The outputs of the task's classes in a network whose outputs have these names (None: not
-    known), None for all as they are; and a phrase for the log. A UserError where they lack a class
-    of the task."""
+    known), None for all as they are; and a phrase for the log."""
     counted = names == [*map(str, range(len(names or ())))]  # not names, unless the task's are so
     if not names or counted and {*names} != {*task.class_names}:
         return None, "not in the file, taken for the task's"

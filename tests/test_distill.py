@@ -30,23 +30,15 @@ def student_of(folder):
     return (folder / "student.safetensors").read_bytes()
 
 
-def test_a_finished_run_says_so_and_trains_no_more(distilled, capsys):
-    assert distilled("run")[0] == 0
-    before = (distilled("run")[1] / "log.txt").read_text()
-    assert "finished" in capsys.readouterr().out
-    code, folder = distilled("run")
-    assert code == 0 and (folder / "log.txt").read_text() == before
-    assert distilled("run", "--temperature", "2")[0] == 2
-    assert "temperature" in capsys.readouterr().err
-
-
 def test_real_images_are_a_source_with_labels_or_without(tmp_path, teacher_folder):
     for name, flags in (("labels", ["--label-weight", "0.1"]),
-                        ("none", ["--source-labels", "none"]),
+                        ("none", ["--source-labels", "none", "--val", "none"]),
                         ("some", ["--images-per-class", "5", "--subset-seed", "1"])):
         assert distill.main([*SMALL, "--teacher", str(teacher_folder), "--source", "real", "--out",
                              str(tmp_path / name), *flags]) == 0
-    assert json.loads((tmp_path / "some/result.json").read_text())["images_seen"] == 2 * 64
+    none, some = (json.loads((tmp_path / name / "result.json").read_text())
+                  for name in ("none", "some"))
+    assert none["acc1"] is None and some["images_seen"] == 2 * 64
 
 
 def test_label_weight_needs_labels(distilled, capsys):
@@ -114,14 +106,9 @@ def test_a_second_student_needs_no_teacher(distilled, asked, tmp_path):
     assert steps == 2  # of the third epoch alone
     distilled("other", *kept, "--seed", "1")
     assert len(asked) > steps  # another seed, other views
-
-
-def test_kept_logits_belong_to_one_part_of_a_set(distilled, asked, tmp_path):
-    kept = ["--cache-teacher", "--cache", str(tmp_path / "cache"), "--steps-per-epoch", "2"]
-    distilled("all", *kept)
     asked.clear()
-    distilled("part", *kept, "--images-per-class", "2")
-    assert len(asked) == 4
+    distilled("part", *kept, "--images-per-class", "2", "--steps-per-epoch", "1")
+    assert len(asked) == 2  # of other images
 
 
 def test_kept_logits_belong_to_one_architecture_and_augmentation(digits, distill_args, tmp_path):

@@ -110,14 +110,6 @@ def test_a_run_folder_is_a_teacher(teacher_folder):
                     "input": card["input"], "assumed": card["assumed"]}
 
 
-def test_a_teacher_of_other_class_names_is_refused(tmp_path):
-    card = models.card("cnn_w4", DIGITS) | {"class_names": [*"023456789x"]}
-    run.write_with_card(tmp_path, "model", state_of("cnn_w4"), card)
-    message = refusal(tmp_path)
-    assert "0, 2, 3, 4 ... lack 1" in message
-    models.load_frozen(f"cnn_w4@{tmp_path / 'model.safetensors'}", DIGITS)  # the hint's way out
-
-
 @pytest.mark.parametrize("suffix", ["pt", "safetensors"])
 def test_name_at_file_is_a_teacher_in_float32(tmp_path, suffix):
     state = {k: v.half() for k, v in state_of("cnn_w4").items() if v.is_floating_point()}
@@ -184,4 +176,5 @@ def test_a_truncated_file_is_named(tmp_path, suffix):
     data = file.read_bytes()
     for length in [0, 1, 8, len(data) // 2, len(data) - 1]:
         file.write_bytes(data[:length])
-        assert str(file) in refusal(spec), length
+        message = refusal(spec)
+        assert str(file) in message and "damaged" in message, length

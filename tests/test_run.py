@@ -208,24 +208,3 @@ def test_the_last_checkpoint_is_loaded_and_a_damaged_one_is_refused(folder):
         last.write_bytes(last.read_bytes()[:-100])
         with pytest.raises(UserError, match="last.pt"):
             made.load_checkpoint()
-
-
-def test_rows_of_repeated_epochs_are_replaced(folder):
-    with folder() as made:
-        for epoch, loss in ((1, 5.0), (2, 4.0), (3, 3.0), (2, 4.5), (3, 3.5)):
-            made.add_metrics({"epoch": epoch, "train_loss": loss})
-    rows = run.read_metrics(made.folder)
-    assert [(r["epoch"], r["train_loss"]) for r in rows] == [(1, 5.0), (2, 4.5), (3, 3.5)]
-
-
-def test_a_finished_run_has_weights_a_card_and_a_result(folder, capsys):
-    with folder() as made:
-        assert made.result is None
-        made.log("hello")
-        made.finish({"w": torch.ones(2)}, {"model": "cnn_w4"}, {"acc1": 50.0})
-        result = made.result
-    _, card = run.read_with_card(made.folder, "student")
-    assert result["acc1"] == 50.0 and card["sha256"] == result["weights_sha256"]
-    assert result["versions"]["torch"] == torch.__version__ and result["commit"]
-    assert result["command"].startswith("python -m dm_kd.distill --task digits ")
-    assert "hello\n" == (made.folder / "log.txt").read_text() == capsys.readouterr().out
