@@ -151,7 +151,7 @@ class TeacherCache:
         settings = {"teacher": [name, run.tensors_digest(teacher.state_dict())],
                     "images": images.sha256 or run.tensors_digest({"images": images.images}),
                     "count": len(images.labels),  # a part of a set has the digest of the whole
-                    "view": dataclasses.asdict(source.augmentation) | {"num_classes": 0},
+                    "view": dataclasses.asdict(augment.make_view(task, args, False)),
                     "seed": args.seed, "device": args.device,
                     "batch_size": args.batch_size, "steps_per_epoch": source.steps_per_epoch,
                     "amp": args.amp, "compile": args.compile, "threads": args.threads,
