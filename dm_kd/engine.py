@@ -187,12 +187,12 @@ def predict(model: nn.Module, images: Tensor, view: View, device: torch.device,
     model.eval()
     mine = torch.arange(len(images))[dist.rank()::dist.world_size()]
     parts = []
-    for chunk in mine.split(EVAL_BATCH):
+    for chunk in mine.split(EVAL_BATCH) if len(mine) else [torch.tensor([0])]:  # of many ranks
         x = view.plain(torch.index_select(images, 0, chunk.to(images.device)), device)
         with autocast(amp, device):
             parts.append(model(x).float())
     logits = torch.zeros(len(images), parts[0].shape[1], device=device)
-    logits[mine.to(device)] = torch.cat(parts)
+    logits[mine.to(device)] = torch.cat(parts)[:len(mine)]
     model.train(was_training)
     return dist.total(logits).cpu()
 
