@@ -58,6 +58,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         help="only compare the set's files with their digests, and name the damaged ones")
     name = name if name in GENERATORS else "dit"
     importlib.import_module(f"dm_kd.generators.{name}").add_arguments(parser)
+    run.add_compile_argument(parser)
     run.add_common_arguments(parser)
     return run.parse(parser, argv)
 

@@ -126,7 +126,7 @@ def prepare(args: argparse.Namespace, task: Task, model: nn.Module, card: dict,
     if settings["dtype"] == "bf16":
         lower_precision(model)
     model.to(device)
-    if run.resolve_compile("auto", device) == "on":
+    if run.resolve_compile(args.compile, device) == "on":
         settings["compiled"] = True
         compile_blocks(model)
         if vae:
