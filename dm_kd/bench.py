@@ -183,7 +183,8 @@ def loader(record: Record, view: augment.View) -> None:
         record.time("loader, 224-pixel crops of 256-pixel images", {
             "PNG and Pillow": lambda: torch.stack(
                 [transform(Image.open(path).convert("RGB")) for path in paths]),
-            "ours": lambda: view.train(images[ids], labels, ids, 0, 0, 0),
+            "ours": lambda: view.train(
+                torch.index_select(images, 0, ids), labels, ids, 0, 0, 0),
         }, count, [("PNG and Pillow", "ours")])
 
 
