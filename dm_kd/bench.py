@@ -9,8 +9,7 @@ training crops from an array against PNG files and Pillow. synthesis: a DiT's DD
 parameters; GPU: DiT-XL/2) against diffusers' module; on a GPU before it what the device can do at
 all, batch sizes, and 256 finished images: ancestral sampling in 100 steps, decoder and PNG files.
 
-Results are compared before anything is timed. Variants take turns, so that a busy machine slows
-them all down; a ratio is of one round, given as median and quartiles over the rounds.
+Results are compared before they are timed, in turns; a ratio is of one round (median, quartiles).
 """
 
 import argparse
@@ -183,8 +182,7 @@ def loader(record: Record, view: augment.View) -> None:
         record.time("loader, 224-pixel crops of 256-pixel images", {
             "PNG and Pillow": lambda: torch.stack(
                 [transform(Image.open(path).convert("RGB")) for path in paths]),
-            "ours": lambda: view.train(
-                torch.index_select(images, 0, ids), labels, ids, 0, 0, 0),
+            "ours": lambda: view.train(images.index_select(0, ids), labels, ids, 0, 0, 0),
         }, count, [("PNG and Pillow", "ours")])
 
 
