@@ -55,7 +55,8 @@ class Record:
         self.args = args
         self.synchronize = torch.cuda.synchronize if device.type == "cuda" else lambda: None
         self.contents = {"command": args.command, "hardware": run.hardware(device),
-                         "versions": run.versions(), "commit": run.commit()}
+                         "versions": run.versions(), "commit": run.commit(),
+                         "date": time.strftime("%Y-%m-%d")}
 
     def check(self, name: str, value: Tensor, expected: Tensor, limit: float) -> None:
         """Raise UserError where two loops disagree: their speeds could not be compared."""
@@ -251,9 +252,8 @@ def limits(record: Record, device: torch.device) -> None:
     record.time("limits: TFLOP/s of bfloat16 products, in place of images/s", {
         "8192": lambda: [torch.matmul(a, a, out=product) for _ in range(times)]},
         times * 2 * side ** 3 / 1e12, rounds=1)
-    record.time("limits: GB/s of copies, read and written", {
-        "4 GB": lambda: [copied.copy_(big) for _ in range(times)]},
-        times * 2 * big.nbytes / 1e9, rounds=1)
+    record.time("limits: GB/s of copies, read and written", {"4 GB": lambda: [
+        copied.copy_(big) for _ in range(times)]}, times * 2 * big.nbytes / 1e9, rounds=1)
 
 
 def whole_images(record: Record, model: dit.DiT, device: torch.device) -> None:
