@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import ctypes
 import difflib
 import hashlib
 import importlib.util
@@ -229,6 +230,12 @@ def use_device(args: argparse.Namespace) -> torch.device:
     """The device that --device names, set as the current one. Sets the number of CPU threads. On a
     GPU kernels are deterministic, unless the command has the flag --deterministic, off."""
     torch.set_num_threads(args.threads)
+    if sys.platform == "linux":
+        # glibc returns large blocks to the system, which clears them again at their next use: 64
+        # crops of 224 pixels took 18 ms to standardise in place of 3
+        libc = ctypes.CDLL(None)
+        for option, value in ((-4, 0), (-1, 1 << 30)):  # M_MMAP_MAX, M_TRIM_THRESHOLD
+            getattr(libc, "mallopt", lambda *_: 0)(option, value)
     if args.device == "auto":
         args.device = "cuda" if torch.cuda.is_available() else "cpu"
     if not re.fullmatch(r"cpu|cuda(:\d+)?", args.device) or (
