@@ -76,6 +76,7 @@ def draw_gaps(entries: list[dict], baseline: str | None) -> tuple[str, str] | No
                           xycoords=("axes fraction", "data"))
         axis.axvline(0, color="black", linewidth=0.9, zorder=1)
         axis.set_xscale("symlog", linthresh=5)
+        axis.margins(x=0.06)
         ticks = [x for x in TICKS if axis.get_xlim()[0] <= x <= axis.get_xlim()[1]]
         axis.set_xticks(ticks, [f"{x:g}" for x in ticks])
         axis.minorticks_off()
