@@ -40,7 +40,7 @@ def body(argv: list[str]) -> None:
         task = argparse.Namespace(**card, channels=len(card["mean"]), large=False)
         model = models.build(name, task)
         model.load_state_dict(state)
-        standardise = nn.BatchNorm2d(task.channels, eps=0, affine=False)
+        standardise = nn.BatchNorm2d(task.channels, eps=1e-12, affine=False)
         standardise.running_mean = torch.tensor(card["mean"])
         standardise.running_var = torch.tensor(card["std"]) ** 2
         images = torch.rand(2, task.channels, card["resolution"], card["resolution"])
