@@ -100,11 +100,7 @@ class Parser(argparse.ArgumentParser):
                          formatter_class=argparse.RawDescriptionHelpFormatter)
 
     def error(self, message: str) -> None:
-        hint = f"{self.prog} --help"
-        if message.startswith("unrecognized arguments: --"):
-            flag = message.split()[2].split("=")[0]
-            hint = f"{nearest(flag, self._option_string_actions)}; or {hint}"
-        raise UserError(message, hint)
+        raise UserError(message, f"{self.prog} --help")
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
@@ -156,7 +152,11 @@ def add_compile_argument(parser: argparse._ActionsContainer) -> None:
 
 def parse(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespace:
     """The flags of `argv` over those of its --config file over the defaults."""
-    args = parser.parse_args(_with_config(argv))
+    words = _with_config(argv)
+    for flag in (word.partition("=")[0] for word in words if word.startswith("--")):
+        if flag not in parser._option_string_actions:  # before argparse asks for required ones
+            raise UserError(f"no flag {flag}", nearest(flag, parser._option_string_actions))
+    args = parser.parse_args(words)
     args.command = shlex.join([*parser.prog.split(), *argv])
     return args
 
