@@ -260,7 +260,8 @@ def experiment(student: str, epochs: int, rates: tuple, rate: float, temperature
         for t in (1, 2, 4, 8) for x in rates}
     return (Study(rows, seeds, baseline="kd_real_all", inspect=True,
                   students=f"{students} --temperature {temperature} --learning-rate {rate}"),
-            Study(tried, seeds=(0,), baseline=next(iter(tried)), students=students))
+            Study(tried, seeds=(0,), baseline=next(iter(tried)),
+                  students=f"{students} --cache-teacher"))
 
 
 FASHION["experiment"], FASHION["experiment_settings"] = experiment(
