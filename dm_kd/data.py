@@ -20,7 +20,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
@@ -343,16 +343,19 @@ def class_indices(folders: set[str], task: Task, where: Path, notes: list[str]
 
 def list_images(path: Path, task: Task, root: Path | None = None, labelled: bool = True) -> Images:
     """A list file: `path` or `path label` per line; paths may contain spaces, and start at the
-    working directory, the list's folder or its parent, or `root`. Where no label is given it is
-    that of the name (`class_<label>_...`) or -1."""
+    working directory, the list's folder or its parent, or `root`. Of a path from another machine
+    (the original's lists) the longest end that exists in one of these is taken. Where no label is
+    given it is that of the name (`class_<label>_...`) or -1."""
     places = [Path(), path.parent, path.parent.parent, *([root] if root else [])]
-    paths, labels = [], []
+    paths, labels, names = [], [], {}
     for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
         if not line.strip() or Path(line).name.startswith("._"):  # of macOS
             continue
         name, label = re.fullmatch(r"\s*(.*?\S)(?:\s+([0-9]+))?\s*", line).groups()
-        file = next(filter(Path.is_file, (place / name for place in places)), None)
-        if file is None:
+        parts = PurePosixPath(name).parts
+        ends = (place.joinpath(*parts[i:]) for i in range(len(parts)) for place in places)
+        file = next(filter(Path.is_file, ends), None)
+        if file is None or names.setdefault(file, name) != name:  # b/0.png is not a/0.png
             raise UserError(f"{path}, line {number}: no file {name[:200]}",
                             "--data FOLDER that the list's paths start from")
         named = NAMED_LABEL.match(file.name)

@@ -296,7 +296,8 @@ def source(task, path, *argv):
     return load_source(args, task)
 
 
-@pytest.mark.parametrize("start", ["sub", "deep/sub", "lists/deep/sub", "./"])
+@pytest.mark.parametrize("start", [
+    "sub", "deep/sub", "lists/deep/sub", "./", "/another/machine/deep/sub"])
 @pytest.mark.parametrize("text", [
     "{0}\n{1}\n", "\ufeff{0} 3\r\n{1} 7\r\n\r\n", "{0}\t3\n{1}   7"])
 def test_lists_in_the_originals_and_other_forms(text, start):
@@ -311,8 +312,8 @@ def test_lists_in_the_originals_and_other_forms(text, start):
 
 
 @pytest.mark.parametrize(("text", "shown"), [
-    ("a.png 1\n\nb.png 2", "line 3"), ("a.png 1\na.png", "1 with a label"), ("a.png 12", "12"),
-    ("", "0 lines")])
+    ("a.png 1\n\nb.png 2", "line 3"), ("x/a.png 1\ny/a.png 2", "line 2"),
+    ("a.png 1\na.png", "1 with a label"), ("a.png 12", "12"), ("", "0 lines")])
 def test_bad_lists_name_the_line(text, shown):
     save("a.png")
     Path("list.txt").write_text(text)
