@@ -180,8 +180,9 @@ def described(images: Images, task: Task, what: str) -> list[str]:
 
 
 def evaluated_too(images: Images, task: Task, args: argparse.Namespace) -> list[str]:
-    """A line for the log where files to train on are also validation images."""
-    if task.load or args.val == "none" or isinstance(images.images, Tensor):
+    """A line for the log where files of a folder or list are also validation images."""
+    if task.load or args.source == "real" or args.val == "none" or isinstance(
+            images.images, Tensor):
         return []
     real = load_real(task, "val", args.fold, args.val, args.data)
     known, files = ({(status.st_dev, status.st_ino) for status in map(os.stat, each.images.paths)}

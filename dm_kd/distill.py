@@ -148,8 +148,8 @@ class TeacherCache:
 
     def __init__(self, args: argparse.Namespace, task: Task, source: data.Source,
                  teacher: nn.Module, name: str, images: data.Images):
-        settings = {"teacher": [name, run.tensors_digest(teacher.state_dict())],
-                    "images": images.sha256 or run.tensors_digest({"images": images.images}),
+        settings = {"teacher": [name, run.sha256(run.encoded(teacher.state_dict()))],
+                    "images": images.sha256 or run.sha256(run.encoded({"images": images.images})),
                     "count": len(images.labels),  # a part of a set has the digest of the whole
                     "view": dataclasses.asdict(augment.make_view(task, args, False)),
                     "seed": args.seed, "device": args.device,

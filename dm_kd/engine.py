@@ -238,6 +238,7 @@ def fit(folder: Run, args: argparse.Namespace, view: View, student: nn.Module,
                                 "optimizer": optimizer.state_dict(),
                                 "source": source.state_dict() if learns else None})
 
+    logits = None
     with run.stoppable() as stop:
         for epoch in range(state["epoch"], args.epochs):
             losses = train_one_epoch(folder, args, source, student, update, epoch, state, save,
@@ -245,13 +246,15 @@ def fit(folder: Run, args: argparse.Namespace, view: View, student: nn.Module,
             dist.copy_from_main(student.buffers())  # each rank has its own batch statistics
             state |= {"epoch": epoch + 1, "step": 0, "losses": [],
                       "seconds": time.monotonic() - clock}
-            evaluate_epoch(folder, args, view, student, val, source, state, losses, device)
+            logits = evaluate_epoch(folder, args, view, student, val, source, state, losses, device)
             stopping, due = dist.totals(int(bool(stop())), int(folder.due()))
             if stopping or due or epoch + 1 == args.epochs:
                 save()
             if stopping:
                 raise run.Stopped(stop() or 15)
-    return finish(folder, args, view, state, student, teacher, source, val, device, card)
+    if val is not None and logits is None:  # killed between the last checkpoint and the end
+        logits = predict(student, val.images, view, device, args.amp)
+    return finish(folder, args, view, state, student, teacher, source, logits, val, device, card)
 
 
 def restore(folder: Run, student: nn.Module, optimizer: torch.optim.Optimizer, source) -> dict:
@@ -336,8 +339,9 @@ def mean_losses(losses: Tensor, student: nn.Module, epoch: int, steps: int,
 
 
 def evaluate_epoch(folder: Run, args: argparse.Namespace, view: View, student: nn.Module, val,
-                   source, state: dict, losses: Tensor, device: torch.device) -> None:
-    epoch = state["epoch"]
+                   source, state: dict, losses: Tensor, device: torch.device) -> Tensor | None:
+    """Returns the logits on `val`."""
+    epoch, logits = state["epoch"], None
     row = {"epoch": epoch, "lr": learning_rate(epoch - 1, args),
            "train_loss": losses.double().mean().item(), "val_acc1": None, "val_acc5": None,
            "images_seen": epoch * source.steps_per_epoch * args.batch_size,
@@ -352,14 +356,15 @@ def evaluate_epoch(folder: Run, args: argparse.Namespace, view: View, student: n
             folder.save_best(student.state_dict())
     folder.add_metrics(row)
     folder.log(f"{text}  {row['images_seen'] / state['seconds']:.0f} images/s")
+    return logits
 
 
 def finish(folder: Run, args: argparse.Namespace, view: View, state: dict, student: nn.Module,
-           teacher: nn.Module | None, source, val, device: torch.device, card: dict) -> dict:
+           teacher: nn.Module | None, source, logits: Tensor | None, val, device: torch.device,
+           card: dict) -> dict:
     """Write the weights of the last epoch, the learning curve and result.json."""
     result = dict.fromkeys(("acc1", "acc5", "best_acc1", "best_epoch", "teacher_acc1", "agreement"))
     if val is not None:
-        logits = predict(student, val.images, view, device, args.amp)
         result["acc1"], result["acc5"] = accuracy(logits, val.labels)
         result |= {"best_acc1": state["best_acc1"], "best_epoch": state["best_epoch"]}
         if teacher is not None:

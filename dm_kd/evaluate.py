@@ -27,7 +27,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--teacher", default=None, metavar="SPEC",
                         help="also report teacher_acc1, and agreement: the percentage of images "
                              "for which both predict the same class")
-    preprocessing.add_arguments(parser)
+    preprocessing.add_arguments(parser, evaluates=True)
     run.add_common_arguments(parser)
     return run.parse(parser, argv)
 

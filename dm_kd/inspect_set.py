@@ -46,7 +46,9 @@ def body(argv: list[str]) -> None:
     device = run.use_device(args)
     images = data.load_source(args, task)
     torch.manual_seed(args.seed)  # of NAME@none
-    teacher = models.load_frozen(args.teacher, task)[0].to(device)
+    teacher, card = models.load_frozen(args.teacher, task)
+    teacher.to(device)
+    print(card["assumed"], file=sys.stderr)
     features = models.load_frozen(args.features, task)[0].to(device) if args.features else teacher
     everything = data.evaluation_crops(images, torch.arange(len(images.labels)), task)
     logits = outputs(teacher, everything, task, device)[0]

@@ -181,7 +181,7 @@ def load_frozen(spec: str, task: Task, flags: argparse.Namespace | None = None
     size = own["resolution"] if fixed or not task.large else None
     if hasattr(model, "transform_input"):  # Inception's, from ImageNet's statistics to its own
         model.transform_input = bool(card.get("transform_input", "official" in card))
-    sha256 = card.get("sha256") or run.tensors_digest(model.state_dict())
+    sha256 = card.get("sha256") or run.sha256(run.encoded(model.state_dict()))
     if (rows is not None or size not in (None, task.resolution)
             or (own["mean"], own["std"]) != (tuple(task.mean), tuple(task.std))):
         model = preprocessing.Front(model, task, own, size, rows)

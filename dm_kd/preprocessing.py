@@ -19,14 +19,15 @@ from dm_kd.augment import usual_resize
 from dm_kd.run import UserError
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser, evaluates: bool = False) -> None:
     """Flags for what is not known of the network in a weight file. Run folders ignore them."""
     add = parser.add_argument_group("input of a network from a weight file").add_argument
     add("--teacher-mean", type=run.numbers, metavar="X,X,X", help="of images in [0, 1] or [0, 255]")
     add("--teacher-std", type=run.numbers, metavar="X,X,X", help="likewise")
     add("--teacher-size", type=run.positive_int, metavar="N", help="pixels a side")
-    add("--teacher-resize", type=resizing, metavar="N[,bicubic]",
-        help="evaluate: shorter side before the centre crop; 0: squeeze the image into a square")
+    if evaluates:  # training has crops of its own
+        add("--teacher-resize", type=resizing, metavar="N[,bicubic]",
+            help="shorter side before the centre crop; 0: squeeze the image into a square")
 
 
 def resizing(text: str) -> str:

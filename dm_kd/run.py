@@ -310,8 +310,8 @@ def commit() -> str:
     """The project's git commit, with + if files differ from it; 'unknown' outside git."""
     command = ["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
     with contextlib.suppress(OSError):
-        git = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
-        return git.stdout.strip() or "unknown"
+        return subprocess.run(command, cwd=Path(__file__).parent, capture_output=True,
+                              text=True).stdout.strip() or "unknown"
     return "unknown"
 
 
@@ -378,10 +378,6 @@ def encoded(tensors: dict) -> bytes:
     """The tensors in the safetensors format."""
     return safetensors.torch.save({key: value.detach().cpu().contiguous()
                                    for key, value in tensors.items()})
-
-
-def tensors_digest(tensors: dict) -> str:
-    return sha256(encoded(tensors))
 
 
 def write_with_card(folder: Path, name: str, tensors: dict, card: dict) -> str:

@@ -3,11 +3,8 @@
 A command is a script of scripts/ and the flags that differ, or a module and its flags. Its --out
 and its inputs are always written out: dm_kd.study orders the commands by them. Braces stand for the
 numbers of a trial: {fold}, {gen} (of networks and generator), {set}, {seed} (of the student), and
-for folders: {base} (of networks and generators), {place} (of students).
-
-Decision rules, fixed beforehand, for the 95 % interval of a paired difference: a change is
-significant if the interval excludes 0, negligible if the interval is within half a point of 0,
-undecided otherwise. A result from one generator or one set is a result about that one only.
+for folders: {base} (of networks and generators), {place} (of students). The decision rules, fixed
+beforehand, are in save/results/guide.md.
 """
 
 from collections.abc import Iterable

@@ -187,13 +187,12 @@ def test_class_folders_alone_are_evaluated_but_not_trained_on_too(task):
     assert not {*parts[0].images.paths} & {*parts[1].images.paths}
 
 
-@pytest.mark.parametrize(("how", "source", "said"), [
-    ("source", "mine/val", "2 of 2"), ("link", "real", "1 of 3"), ("list", "list.txt", "1 of 2")])
-def test_training_on_validation_images_is_said(how, source, said):
+@pytest.mark.parametrize(("source", "said"), [
+    ("mine/val", "2 of 2"), ("mine/train", "1 of 3"), ("list.txt", "1 of 2")])
+def test_training_on_validation_images_is_said(source, said):
     for name in ("ape", "bee"):
         save(f"mine/val/{name}/a.png"), save(f"mine/train/{name}/b.png")
-    if how == "link":
-        Path("mine/train/ape/c.png").symlink_to(Path("mine/val/ape/a.png").absolute())
+    Path("mine/train/ape/c.png").symlink_to(Path("mine/val/ape/a.png").absolute())
     Path("list.txt").write_text("mine/val/ape/a.png 0\nmine/train/ape/b.png 0\n")
     task, args = task_of("--task", "folder", "--data", "mine", "--source", source)
     assert f"{said} images of {source} are validation images" in load_source(args, task).notes[-1]

@@ -4,10 +4,9 @@
     neighbourhoods(real, features, k=5)           precision, recall, coverage
 """
 
+import numpy as np
 import torch
 from torch import Tensor
-
-CHUNK = 1000  # rows of a distance matrix that are in memory at once
 
 
 def frechet_distance(features: Tensor, real: Tensor) -> float:
@@ -30,31 +29,18 @@ def neighbourhoods(real: Tensor, synthetic: Tensor, k: int = 5) -> dict[str, flo
     of real points inside a synthetic ball; coverage: share of real balls with a synthetic point
     inside.
     """
-    real_reach, own_reach = kth_distance(real, k), kth_distance(synthetic, k)
-    precise, recalled, covered = torch.zeros(len(synthetic), dtype=torch.bool), [], []
-    for rows, reach in zip(real.split(CHUNK), real_reach.split(CHUNK), strict=True):
-        distances = distances_between(rows, synthetic)  # [chunk, M]
-        within = distances < reach[:, None]
+    from sklearn.metrics import pairwise_distances_chunked
+
+    real, synthetic = real.double().numpy(), synthetic.double().numpy()
+    # Radii and distances come from the same formula, since a point at exactly the radius is outside
+    real_reach, own_reach = (np.concatenate(list(pairwise_distances_chunked(
+        points, reduce_func=lambda distances, _: np.partition(distances, k)[:, k])))
+        for points in (real, synthetic))  # the distance of a point to itself is 0
+    precise, recalled, covered = np.zeros(len(synthetic), dtype=bool), [], []
+    for distances in pairwise_distances_chunked(real, synthetic):  # [chunk, M]
+        within = distances < real_reach[len(recalled):][:len(distances), None]
         precise |= within.any(0)
-        covered.append(within.any(1))
-        recalled.append((distances < own_reach).any(1))
-    shares = {"precision": precise, "recall": torch.cat(recalled), "coverage": torch.cat(covered)}
-    return {name: float(hits.double().mean()) for name, hits in shares.items()}
-
-
-def kth_distance(points: Tensor, k: int) -> Tensor:
-    """Distance of each point to its k-th nearest other one, float64 [N]."""
-    reaches = []
-    for start in range(0, len(points), CHUNK):
-        distances = distances_between(points[start:start + CHUNK], points)
-        distances.diagonal(start).zero_()  # a point to itself, which products may not round to 0
-        reaches.append(distances.kthvalue(k + 1).values)
-    return torch.cat(reaches)
-
-
-def distances_between(points: Tensor, others: Tensor) -> Tensor:
-    """Euclidean, float64 [N, M]. Radii and distances must come from the same formula, since a point
-    at exactly the radius is outside."""
-    from sklearn.metrics import pairwise_distances
-
-    return torch.from_numpy(pairwise_distances(points.double().numpy(), others.double().numpy()))
+        covered.extend(within.any(1))
+        recalled.extend((distances < own_reach).any(1))
+    shares = {"precision": precise, "recall": recalled, "coverage": covered}
+    return {name: float(np.mean(hits)) for name, hits in shares.items()}

@@ -13,6 +13,7 @@ last stage is kept. The adaptive kind, which needs the student, is distill's `--
 
 import argparse
 import math
+import sys
 from collections.abc import Callable
 
 import torch
@@ -94,6 +95,7 @@ class DeepInversion:
 
 def build(args: argparse.Namespace, task: Task, device: torch.device) -> DeepInversion:
     teacher, card = models.load_frozen(args.teacher, task, args)
+    print(card["assumed"], file=sys.stderr)
     teacher = teacher.to(device, memory_format=torch.channels_last)
     given = {name: getattr(args, name) for name in FLAGS if getattr(args, name) is not None}
     chosen = (LARGE if task.large else SMALL) | given

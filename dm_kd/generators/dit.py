@@ -10,6 +10,7 @@ names of the original checkpoints.
 import argparse
 import functools
 import math
+import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -260,6 +261,7 @@ def load_guide(args: argparse.Namespace, task: Task, device: torch.device
     for role, spec in (("teacher", args.teacher), ("student", args.student)):
         if spec:
             network, card = models.load_frozen(spec, task)
+            print(card["assumed"], file=sys.stderr)
             networks.append(network.to(device, memory_format=torch.channels_last))
             settings |= {role: card["name"], f"{role}_sha256": card["sha256"]}
     terms.batch_norms(networks[0])
