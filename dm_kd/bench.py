@@ -279,7 +279,8 @@ def whole_images(record: Record, model: dit.DiT, device: torch.device) -> None:
                                        generator.sample(labels, labels.tolist()))]}, 256, rounds=1)
 
 
-def body(argv: list[str]) -> None:
+@run.command
+def main(argv: list[str]) -> None:
     args = parse(argv)
     if args.dry_run:
         print(f"would time {args.name}, {ROUNDS} rounds, into {OUT}")
@@ -290,10 +291,6 @@ def body(argv: list[str]) -> None:
     record = Record(args, device)
     {"distillation": distillation, "synthesis": synthesis}[args.name](args, device, record)
     print(f"record: {OUT / args.name}.json")
-
-
-def main(argv: list[str] | None = None) -> int:
-    return run.main(body, argv)
 
 
 if __name__ == "__main__":

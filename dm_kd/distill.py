@@ -73,7 +73,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     return run.parse(parser, argv)
 
 
-def body(argv: list[str]) -> None:
+@run.command
+def main(argv: list[str]) -> None:
     args = parse(argv)
     task = get_task(args.task, args.data, args)
     if args.dry_run:
@@ -188,10 +189,6 @@ class TeacherCache:
             raise UserError("the teacher's logits do not fit into float16",
                             "leave out --cache-teacher")
         self.done[at] = 1
-
-
-def main(argv: list[str] | None = None) -> int:
-    return run.main(body, argv)
 
 
 if __name__ == "__main__":

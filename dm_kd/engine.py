@@ -224,8 +224,6 @@ def fit(folder: Run, args: argparse.Namespace, view: View, student: nn.Module,
     dist.copy_from_main(student.state_dict().values())
     if args.bn_group:
         group_batch_norms(student, args.bn_group)
-    if teacher is not None:
-        teacher = teacher.to(device, memory_format=torch.channels_last)
     optimizer = make_optimizer(student, args)
     state = restore(folder, student, optimizer, source)
     clock = time.monotonic() - state["seconds"]

@@ -28,7 +28,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     return run.parse(parser, argv)
 
 
-def body(argv: list[str]) -> None:
+@run.command
+def main(argv: list[str]) -> None:
     args = parse(argv)
     if args.dry_run:
         print(f"would export {args.run} to {args.out}")
@@ -50,10 +51,6 @@ def body(argv: list[str]) -> None:
             dynamic_shapes=({0: torch.export.Dim("batch")},))
         program.save(args.out / "model.onnx")
         print(f"{args.out / 'model.onnx'}: images in [0, 1], [B, C, H, W], to logits")
-
-
-def main(argv: list[str] | None = None) -> int:
-    return run.main(body, argv)
 
 
 if __name__ == "__main__":

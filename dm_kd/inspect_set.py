@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from dm_kd import augment, data, engine, models, run
 from dm_kd.analysis import fidelity
 from dm_kd.data import Images
+from dm_kd.rivals.terms import recorded
 from dm_kd.tasks import Task, get_task
 
 COMPARED = 10_000  # images of the set, and real ones, to measure distances between
@@ -37,7 +38,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     return run.parse(parser, argv)
 
 
-def body(argv: list[str]) -> None:
+@run.command
+def main(argv: list[str]) -> None:
     args = parse(argv)
     task = get_task(args.task, args.data, args)
     if args.dry_run:
@@ -92,17 +94,8 @@ def outputs(model: nn.Module, images: Tensor, task: Task, device: torch.device
     """Logits [N, classes], and features float32 [N, D]: the input of the last layer (linear, or a
     1x1 convolution), averaged over height and width."""
     head = [m for m in model.modules() if isinstance(m, (nn.Linear, nn.Conv2d))][-1]
-    features: list[Tensor] = []
-
-    def keep(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        x = inputs[0].detach().float()
-        features.append((x.mean((2, 3)) if x.ndim == 4 else x).flatten(1).cpu())
-
-    handle = head.register_forward_pre_hook(keep)
-    try:
+    with recorded([head], lambda _, x: (x.mean((2, 3)) if x.ndim == 4 else x).cpu()) as features:
         logits = engine.predict(model, images, augment.plain_view(task), device, "none")
-    finally:
-        handle.remove()
     return logits, torch.cat(features)
 
 
@@ -110,10 +103,6 @@ def agreement(logits: Tensor, labels: Tensor) -> float | None:
     """Percent of the labelled images whose class the teacher sees; None without labels."""
     hits = (logits.argmax(1) == labels)[labels >= 0].double()
     return round(100 * float(hits.mean()), 2) if len(hits) else None
-
-
-def main(argv: list[str] | None = None) -> int:
-    return run.main(body, argv)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     return run.parse(parser, argv)
 
 
-def body(argv: list[str]) -> None:
+@run.command
+def main(argv: list[str]) -> None:
     args = parse(argv)
     if args.dry_run:
         print(f"would report on {args.runs or 'the published numbers'} in {args.out}")
@@ -41,7 +42,7 @@ def body(argv: list[str]) -> None:
     if args.published:
         run.write_file(args.out / "published_tables.md", tables.published_tables())
         return
-    rows, unfinished = collect.rows(args.runs)
+    rows = collect.rows(args.runs)
     names = [row.name for row in rows]
     if not rows:
         raise UserError(f"no finished and evaluated run in {args.runs}",
@@ -61,7 +62,7 @@ def body(argv: list[str]) -> None:
         "results.json": json.dumps(record, indent=1) + "\n", "results.csv": tables.as_csv(entries),
         "results.md": "\n\n".join((f"# {args.runs.name}", record["answer"], table,
                                    record["caption"])) + "\n",
-        "report.html": page(record, drawn, rows, unfinished),
+        "report.html": page(record, drawn, rows),
         **{f"{name}.svg": drawing for name, (drawing, _) in drawn.items()}}
     for name, content in files.items():
         run.write_file(args.out / name, content)
@@ -84,8 +85,7 @@ def conclude(entries: list[dict], baseline: str | None) -> str:
             f"{cell['interval'].replace('(', '(95 % interval: ')}").rstrip() + "."
 
 
-def page(record: dict, drawn: dict[str, tuple[str, str]], rows: list[Row], unfinished: list[str]
-         ) -> str:
+def page(record: dict, drawn: dict[str, tuple[str, str]], rows: list[Row]) -> str:
     """The self-contained page: every figure is inline, and the samples of the first image set."""
     import jinja2
 
@@ -93,12 +93,8 @@ def page(record: dict, drawn: dict[str, tuple[str, str]], rows: list[Row], unfin
     samples = [row.first.source / "samples.png" for row in rows]
     return jinja2.Environment(autoescape=True).from_string(template).render(
         **record, figures=drawn, tables=tables, commands=collect.commands(rows),
-        unfinished=unfinished, samples=next((
-            base64.b64encode(path.read_bytes()).decode() for path in samples if path.exists()), ""))
-
-
-def main(argv: list[str] | None = None) -> int:
-    return run.main(body, argv)
+        samples=next((base64.b64encode(path.read_bytes()).decode() for path in samples
+                      if path.exists()), ""))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import ctypes
 import difflib
+import functools
 import hashlib
 import importlib.util
 import json
@@ -194,22 +195,25 @@ def _with_config(argv: list[str]) -> list[str]:
     return flags + argv
 
 
-def main(body: Callable[[list[str]], None], argv: list[str] | None = None) -> int:
-    """Run a command's body and return its exit code: 2 after a user's mistake, 128 + n after
-    signal n, both without a traceback."""
-    argv = sys.argv[1:] if argv is None else argv
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # raises KeyboardInterrupt
-    try:
-        body(argv)
-        return 0
-    except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)  # an OSError names its path
-        return 2
-    except (Stopped, KeyboardInterrupt) as error:
-        print("stopped; run the same command again to resume", file=sys.stderr)
-        return 128 + (error.args or (signal.SIGINT,))[0]
-    finally:
-        dist.stop()
+def command(body: Callable[[list[str]], None]) -> Callable[[list[str] | None], int]:
+    """Decorates a command's `main`: it takes sys.argv's flags unless it is given some, and returns
+    the exit code, 2 after a user's mistake, 128 + n after signal n, both without a traceback."""
+    @functools.wraps(body)
+    def main(argv: list[str] | None = None) -> int:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # raises KeyboardInterrupt
+        try:
+            body(sys.argv[1:] if argv is None else argv)
+            return 0
+        except (UserError, OSError) as error:
+            print(f"error: {error}", file=sys.stderr)  # an OSError names its path
+            return 2
+        except (Stopped, KeyboardInterrupt) as error:
+            print("stopped; run the same command again to resume", file=sys.stderr)
+            return 128 + (error.args or (signal.SIGINT,))[0]
+        finally:
+            dist.stop()
+
+    return main
 
 
 @contextlib.contextmanager

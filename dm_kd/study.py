@@ -12,7 +12,6 @@ sets of each and three students of each set.
 """
 
 import argparse
-import concurrent.futures
 import itertools
 import json
 import os
@@ -20,6 +19,7 @@ import shlex
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from dm_kd import run
@@ -68,12 +68,6 @@ def execute(words: Command) -> None:
         raise UserError(f"exit code {done.returncode}: {shlex.join(words)}",
                         "\n  ".join(done.stdout.splitlines()[-8:]))
     print(f"{time.monotonic() - began:7.1f} s  {flag(words, '--out')}", flush=True)
-
-
-def execute_all(stage: list[Command], jobs: int) -> None:
-    """Run independent commands; after a failure no further one starts."""
-    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-        list(pool.map(execute, [words for words in stage if not finished(words)]))
 
 
 def stages(goals: list[Command], others: list[Command]) -> list[list[Command]]:
@@ -184,20 +178,18 @@ def parse(argv: list[str]) -> argparse.Namespace:
     return args
 
 
-def body(argv: list[str]) -> None:
+@run.command
+def main(argv: list[str]) -> None:
     args = parse(argv)
     plan = Plan(args)
     for stage in [*plan.stages(), [plan.report()]]:
         if args.dry_run:
             print("\n".join(map(shlex.join, stage)))
         else:
-            execute_all(stage, args.jobs)
+            with ThreadPoolExecutor(args.jobs) as pool:  # after a failure no further one starts
+                list(pool.map(execute, [words for words in stage if not finished(words)]))
     if not args.dry_run:
         print(Path(flag(plan.report(), "--out"), "results.md").read_text())
-
-
-def main(argv: list[str] | None = None) -> int:
-    return run.main(body, argv)
 
 
 if __name__ == "__main__":

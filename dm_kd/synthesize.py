@@ -81,7 +81,8 @@ def make_manifest(args: argparse.Namespace, task: Task, generator, device: torch
             "made_on": hardware.get("gpu") or hardware["cpu"]}
 
 
-def body(argv: list[str]) -> None:
+@run.command
+def main(argv: list[str]) -> None:
     args = parse(argv)
     if args.verify:
         verify(args.out)
@@ -126,10 +127,6 @@ def verify(folder: Path) -> None:
                         "delete these CSV files and run the same command without --verify")
     print(f"{folder}: no image is damaged; {len(images.missing())} of {images.shards} shards "
           "are not made yet")
-
-
-def main(argv: list[str] | None = None) -> int:
-    return run.main(body, argv)
 
 
 if __name__ == "__main__":

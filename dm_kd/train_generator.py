@@ -64,7 +64,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     return run.parse(parser, argv)
 
 
-def body(argv: list[str]) -> None:
+@run.command
+def main(argv: list[str]) -> None:
     args = parse(argv)
     task = get_task(args.task, args.data, args)
     if task.large and not args.resolution:
@@ -145,6 +146,7 @@ def fit(folder: run.Run, args: argparse.Namespace, task: Task, model: nn.Module,
 
     card = {"model": args.kind, "task": task.name, "class_names": list(task.class_names),
             "config": model.config,
+            "epochs": round(args.steps * args.batch_size / len(source.labels), 1),
             "trained_on": f"real training images of {task.name}, fold {args.fold} "
                           f"(--val {args.val})",
             "licence": "that of the training data and of dm_kd"}
@@ -244,10 +246,6 @@ def gan_updates(args: argparse.Namespace, task: Task, model: gan.Generator, devi
         return {"lr": rate, "train_loss": critic_loss.detach(), "generator_loss": loss.detach()}
 
     return {"optimizer": optimizer, "critic": critic, "critic_optimizer": critic_optimizer}, update
-
-
-def main(argv: list[str] | None = None) -> int:
-    return run.main(body, argv)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     return run.parse(parser, argv)
 
 
-def body(argv: list[str]) -> None:
+@run.command
+def main(argv: list[str]) -> None:
     args = parse(argv)
     task = get_task(args.task, args.data, args)
     if args.dry_run:
@@ -48,10 +49,6 @@ def body(argv: list[str]) -> None:
     with run.Run(args.out, args, inputs, "model") as folder:
         engine.fit(folder, args, source.view, model, None, source, objectives.cross_entropy,
                    val, device, card, notes)
-
-
-def main(argv: list[str] | None = None) -> int:
-    return run.main(body, argv)
 
 
 if __name__ == "__main__":

@@ -22,13 +22,12 @@ def write_run(folder, acc1, *, seed=0, fold=0, teacher="cnn_w32", student="cnn_w
         "acc1": acc1, "best_acc1": acc1, "teacher_acc1": teacher_acc1, "agreement": acc1,
         "seconds": 9.0, "command": f"python -m dm_kd.distill --out {folder.name}",
         "commit": "0123", "versions": {"torch": "2.14"}, "hardware": {"cpu": "a processor"}}))
-    (folder / "metrics.jsonl").write_text("".join(
-        json.dumps({"epoch": e, "val_acc1": acc1 * (1 - 0.5 ** e)}) + "\n" for e in range(1, 5)))
     return folder
 
 
 def write_study(root, seeds=(0, 1, 2)):
-    """A grid of s and T with inspected sets, amounts of images, teachers, a rival, a baseline."""
+    """A grid of s and T with inspected sets, amounts of images, teachers and epochs of the
+    generator, a rival, a baseline."""
     for seed in seeds:
         place = root / f"seed{seed}"
         write_run(place / "real", 97 + 0.2 * seed, seed=seed, images=1500)
@@ -42,9 +41,10 @@ def write_study(root, seeds=(0, 1, 2)):
         for n in (10, 100):
             write_run(place / f"real_{n}", 90 + n / 30, seed=seed, images=10 * n,
                       images_per_class=n)
-        for width in (4, 8, 16):
+        for width, epochs in ((4, 6), (8, 15), (16, 60)):
             write_run(place / f"from_w{width}", 90 + width / 10 + seed / 5, seed=seed,
-                      teacher=f"cnn_w{width}", teacher_acc1=90.0 + width / 2, temperature=8.0)
+                      teacher=f"cnn_w{width}", teacher_acc1=90.0 + width / 2, temperature=8.0,
+                      generator={**DIT, "epochs": epochs})
     for s in (1, 2, 4):
         for steps in (5, 50):
             (root / f"inspect_s{s}_T{steps}.json").write_text(json.dumps({

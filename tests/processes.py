@@ -184,3 +184,13 @@ def watch(at: str, count: int, send: int = signal.SIGKILL) -> None:
 
 if __name__ == "__main__":
     serve()
+
+
+class Bomb:
+    """A pickle that would touch a file when it is read."""
+
+    def __init__(self, canary):
+        self.canary = canary
+
+    def __reduce__(self):
+        return os.system, (f"touch '{self.canary}'",)

@@ -9,13 +9,9 @@ from scipy import stats as scipy_stats
 from dm_kd.analysis import collect, fidelity, stats, tables
 
 
-def rows_of(root):
-    return collect.rows(root)[0]
-
-
 def difference(root):
     """The paired difference of the row dit to the row real."""
-    rows = {row.name: row for row in rows_of(root)}
+    rows = {row.name: row for row in collect.rows(root)}
     return stats.paired_difference(rows["dit"].runs, rows["real"].runs)
 
 
@@ -27,7 +23,7 @@ def test_runs_that_differ_only_in_their_repetition_are_one_row(tmp_path):
             fake_runs.write_run(tmp_path / f"fold{fold}" / f"dit_seed{seed}", 90.0 + seed,
                                 seed=seed, fold=fold)
     fake_runs.write_run(tmp_path / "seed0" / "real", 95.0)
-    rows = rows_of(tmp_path)
+    rows = collect.rows(tmp_path)
     assert [(row.name, len(row.runs)) for row in rows] == [("real", 1), ("dit", 4)]
     assert rows[1].acc1 == 90.5
 
@@ -35,7 +31,7 @@ def test_runs_that_differ_only_in_their_repetition_are_one_row(tmp_path):
 def test_rows_of_one_name_in_other_folders_keep_their_folders(tmp_path):
     fake_runs.write_run(tmp_path / "lenet" / "real", 80.0)
     fake_runs.write_run(tmp_path / "wrn" / "real", 90.0)
-    assert [row.name for row in rows_of(tmp_path)] == ["wrn/real", "lenet/real"]
+    assert [row.name for row in collect.rows(tmp_path)] == ["wrn/real", "lenet/real"]
 
 
 @pytest.mark.parametrize("source, generator, method", [
@@ -43,7 +39,7 @@ def test_rows_of_one_name_in_other_folders_keep_their_folders(tmp_path):
     ("images/cats", None, "folder"), ("list.txt", None, "folder")])
 def test_what_the_student_learned_from(tmp_path, source, generator, method):
     fake_runs.write_run(tmp_path / "run", 90.0, source=source, generator=generator)
-    assert rows_of(tmp_path)[0].first.method == method
+    assert collect.rows(tmp_path)[0].first.method == method
 
 
 def test_unfinished_and_foreign_folders_are_left_out(tmp_path):
@@ -53,9 +49,7 @@ def test_unfinished_and_foreign_folders_are_left_out(tmp_path):
     (tmp_path / "unevaluated" / "result.json").write_text('{"acc1": null}')
     (tmp_path / "generator").mkdir()
     (tmp_path / "generator" / "config.yaml").write_text("steps: 5\n")
-    rows, unfinished = collect.rows(tmp_path)
-    assert [row.name for row in rows] == ["whole"]
-    assert unfinished == [str(tmp_path / "running"), str(tmp_path / "unevaluated")]
+    assert [row.name for row in collect.rows(tmp_path)] == ["whole"]
 
 
 def test_commands_are_those_of_generators_teachers_sets_and_students_in_that_order(
@@ -67,7 +61,7 @@ def test_commands_are_those_of_generators_teachers_sets_and_students_in_that_ord
         (tmp_path / path).parent.mkdir(parents=True)
         (tmp_path / path).write_text(text)
     fake_runs.write_run(tmp_path / "runs" / "dit", 90.0, source="sets/s", generator=fake_runs.DIT)
-    assert collect.commands(rows_of(tmp_path / "runs")) == [
+    assert collect.commands(collect.rows(tmp_path / "runs")) == [
         "make g", "make teacher", "make images --weights generators/g --seed 7",
         "python -m dm_kd.distill --out dit"]
 
@@ -111,7 +105,7 @@ def test_one_unit_and_equal_differences_have_no_interval(tmp_path):
     grid(tmp_path, "real", {(0, 0): 90, (0, 1): 80})
     grid(tmp_path, "dit", {(0, 0): 90, (0, 1): 80})
     grid(tmp_path, "once", {(0, 0): 85})
-    entries = {e["row"]: e for e in tables.records(rows_of(tmp_path), "real", {})}
+    entries = {e["row"]: e for e in tables.records(collect.rows(tmp_path), "real", {})}
     assert entries["once"]["difference"] == -5 and entries["once"]["difference_low"] is None
     assert entries["dit"]["difference"] == 0 and entries["dit"]["difference_low"] is None
     assert entries["dit"]["p_holm"] is None

@@ -17,7 +17,6 @@ from torch import nn
 from torchvision.transforms import v2
 
 from dm_kd import augment, checkpoints, evaluate, models, preprocessing, run
-from dm_kd.generators import dit
 from dm_kd.run import UserError
 from dm_kd.tasks import IMAGENET_MEAN, IMAGENET_STD, get_task
 
@@ -341,41 +340,6 @@ def test_weights_of_another_network_name_both_keys_and_the_family(tmp_path):
         models.load_frozen(f"resnet20@{file}", task)
     for part in ("no key layer1.0.conv1.weight", "unknown key", "wrn_16_1"):
         assert part in str(caught.value)
-
-
-# --- generators -----------------------------------------------------------------------------------
-
-@pytest.fixture(scope="module")
-def network():
-    model = dit.DiT(8, 2, 4, width=128, depth=1, heads=2, num_classes=10)
-    for parameter in model.parameters():
-        nn.init.normal_(parameter, std=0.05) if parameter.requires_grad else None
-    return model.eval().requires_grad_(False)
-
-
-@pytest.mark.parametrize("form", [
-    "state_dict_ema", "module.", "_orig_mod.", "bfloat16", "model_ema"])
-def test_a_dit_is_read_in_every_form(network, tmp_path, form, capsys):
-    state = network.state_dict()
-    raw = {key: value + 1 for key, value in state.items()}
-    content = {"state_dict_ema": {"state_dict": raw, "state_dict_ema": state},
-               "model_ema": {"model": raw, "model_ema": state},
-               "bfloat16": {"ema": {k: v.bfloat16() for k, v in state.items()}}}
-    torch.save(content.get(form) or under(form, state), tmp_path / "w.pt")
-    loaded, _ = dit.load(tmp_path / "w.pt")
-    x, t, y = torch.randn(2, 4, 8, 8), torch.tensor([3, 900]), torch.tensor([1, 9])
-    assert torch.allclose(loaded(x, t, y), network(x, t, y), atol=0.02 if "16" in form else 0)
-    assert ("averaged" in capsys.readouterr().err) == ("." not in form)
-
-
-def test_a_dit_without_a_null_class_is_named_as_what_it_is(network, tmp_path):
-    from dm_kd import synthesize
-
-    state, table = network.state_dict(), "y_embedder.embedding_table.weight"
-    torch.save(state | {table: state[table][:10]}, tmp_path / "w.pt")
-    args = synthesize.parse(["--task", "digits", "--weights", str(tmp_path / "w.pt"), "--out", "x"])
-    with pytest.raises(UserError, match="class_dropout_prob=0"):
-        dit.build(args, get_task("digits"), torch.device("cpu"))
 
 
 # --- plausibility ---------------------------------------------------------------------------------

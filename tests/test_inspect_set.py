@@ -62,8 +62,7 @@ def test_agreement_counts_known_labels_only():
     assert inspect_set.agreement(logits, torch.tensor([0, 1, -1, -1])) == 50
 
 
-@pytest.mark.parametrize(("classes", "each", "most"), [
-    (4, 10, 8), (10, 1000, 2000), (3, 7, 10), (5, 2, 100), (1000, 3, 100)])
+@pytest.mark.parametrize(("classes", "each", "most"), [(4, 10, 8), (3, 7, 10), (5, 2, 100)])
 def test_as_many_images_of_each_class_are_compared(classes, each, most):
     labels = torch.arange(classes).repeat(each)
     chosen = inspect_set.spread_over_classes(labels, most)

@@ -1,12 +1,12 @@
 """Models by name, and every form in which a teacher's weights come, or are refused."""
 
 import argparse
-import os
 
 import pytest
 import safetensors.torch
 import torch
 import torchvision
+from processes import Bomb
 
 from dm_kd import models, run
 from dm_kd.run import UserError
@@ -142,16 +142,6 @@ def test_official_weights_give_torchvisions_own_logits(monkeypatch, tmp_path):
 def test_weights_that_do_not_fit_are_refused_with_the_first_key(tmp_path, change, shown):
     state = {k: v for k, v in (state_of("cnn_w4") | change).items() if v is not None}
     assert shown in refusal(saved(state, tmp_path))
-
-
-class Bomb:
-    """A pickle that would touch a file when it is read."""
-
-    def __init__(self, canary):
-        self.canary = canary
-
-    def __reduce__(self):
-        return os.system, (f"touch {self.canary}",)
 
 
 def test_a_file_that_would_run_code_is_refused_and_runs_nothing(tmp_path):

@@ -104,10 +104,10 @@ def test_main_prints_mistakes_and_returns_the_exit_code(capsys, raised, code, sh
     def body(argv):
         raise raised
 
-    assert run.main(body, []) == code
+    assert run.command(body)([]) == code
     assert shown in capsys.readouterr().err
     with pytest.raises(ZeroDivisionError):  # a bug keeps its traceback
-        run.main(lambda argv: 1 / 0, [])
+        run.command(lambda argv: 1 / 0)([])
 
 
 @pytest.mark.parametrize(("ranks", "asked", "index"), [

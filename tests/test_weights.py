@@ -2,14 +2,13 @@
 
 import argparse
 import json
-import os
 import shutil
 from pathlib import Path
 
 import huggingface_hub
 import pytest
-import safetensors.torch
 import torch
+from processes import Bomb
 
 from dm_kd import run, synthesize
 from dm_kd.generators import dit, latent, weights
@@ -111,17 +110,24 @@ def build(spec: Path | str, *flags) -> dit.DiTGenerator:
 
 # --- one network from every layout ----------------------------------------------------------------
 
-def test_every_form_of_the_original_gives_the_same_bits(model, saved, tmp_path):
+@pytest.mark.parametrize("form", ["bare", "original", "state_dict_ema", "model_ema", "module.",
+                                  "_orig_mod.", "bfloat16"])
+def test_a_file_is_read_in_every_form(model, saved, form, capsys):
+    """Averaged weights are taken where there are some; training checkpoints hold flags too."""
     state = model.state_dict()
-    other = {key: value + 1 for key, value in state.items()}
-    safetensors.torch.save_file(state, tmp_path / "plain.safetensors")
-    flags = argparse.Namespace(model="DiT-S/2", num_classes=10)  # training checkpoints hold them
-    for path in (
-            tmp_path / "plain.safetensors", saved(state, "bare.pt"),
-            saved({"model": other, "ema": state, "opt": {"state": {}}, "args": flags}, "ema.pt")):
-        loaded, card = dit.load(path)
-        assert torch.equal(outputs(loaded), outputs(model)) and loaded.config == model.config, path
-        assert card == {"sha256": run.sha256_file(path), "licence": weights.LICENCE}
+    raw, flags = {key: value + 1 for key, value in state.items()}, argparse.Namespace(model="DiT")
+    content = {"bare": state, "original": {"model": raw, "ema": state, "opt": {}, "args": flags},
+               "state_dict_ema": {"state_dict": raw, "state_dict_ema": state},
+               "model_ema": {"model": raw, "model_ema": state},
+               "bfloat16": {"ema": {key: value.bfloat16() for key, value in state.items()}}}
+    path = saved(content.get(form) or {form + key: value for key, value in state.items()})
+    loaded, card = dit.load(path)
+    exact = 0 if form != "bfloat16" else 0.02
+    assert torch.allclose(outputs(loaded), outputs(model), atol=exact)
+    assert loaded.config == model.config
+    assert card == {"sha256": run.sha256_file(path), "licence": weights.LICENCE}
+    assert ("averaged" in capsys.readouterr().err) == (form not in ("bare", "module.",
+                                                                    "_orig_mod."))
 
 
 def test_a_diffusers_folder_gives_the_same_bits_in_both_formats(model, tmp_path, pipeline):
@@ -155,18 +161,8 @@ def test_sizes_and_parameters_of_the_published_models(width, depth, heads, milli
 
 # --- what is refused ------------------------------------------------------------------------------
 
-class Touch:
-    """Pickles to a call that makes a file."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.system, (f"touch '{self.path}'",)
-
-
 def test_a_hostile_file_is_refused_and_runs_nothing(model, tmp_path, saved, copied):
-    hostile = Touch(tmp_path / "canary")
+    hostile = Bomb(tmp_path / "canary")
     for name, content in (("args.pt", {"ema": model.state_dict(), "args": hostile}),
                           ("edm2.pkl", hostile)):
         with pytest.raises(UserError, match="run|code"):
@@ -186,6 +182,12 @@ def test_the_first_key_that_differs_is_named(model, saved, key, value):
     state = {k: v for k, v in (dict(model.state_dict()) | {key: value}).items() if v is not None}
     with pytest.raises(UserError, match=key):
         dit.load(saved(state))
+
+
+def test_a_dit_without_a_null_class_is_named_as_what_it_is(saved):
+    state, table = random_dit(1).state_dict(), "y_embedder.embedding_table.weight"
+    with pytest.raises(UserError, match="class_dropout_prob=0"):
+        build(saved(state | {table: state[table][:10]}))
 
 
 def test_an_unknown_number_of_heads_is_refused():

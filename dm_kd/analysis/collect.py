@@ -1,7 +1,7 @@
 """Finished runs below a folder as rows: runs whose paths differ only in seedN, foldN, genN or setN
 are repetitions of one row.
 
-    rows, unfinished = collect.rows(Path("save/student_model"))
+    rows = collect.rows(Path("save/student_model"))
 """
 
 import itertools
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import yaml
 
-from dm_kd.run import read_json, read_metrics
+from dm_kd.run import read_json
 
 REPETITION = re.compile(r"(?:^|_)(?:seed|fold|gen|set)\d+(?=_|$)")
 
@@ -32,7 +32,6 @@ class Run:
     fold: int
     generator: int  # N of genN, else 0
     acc1: float  # of the last epoch, percent
-    curve: list[float]  # validation accuracy after each epoch, percent
     generator_settings: dict  # of the set that the student learned from
     config: dict
     result: dict
@@ -64,30 +63,16 @@ class Row:
         return self.mean(lambda run: run.acc1)
 
 
-def rows(folder: Path) -> tuple[list[Row], list[str]]:
-    """The rows below a folder, the most accurate first; and the folders of runs without a result.
-    """
+def rows(folder: Path) -> list[Row]:
+    """The rows of the finished and evaluated runs below a folder, the most accurate first."""
     runs: dict[str, list[Run]] = {}
-    unfinished = []
-    for path in files_below(folder, "config.yaml"):
+    for path in sorted(folder.rglob("config.yaml")):
         config, result = yaml.safe_load(path.read_text()), path.with_name("result.json")
-        if "teacher" not in config and "model" not in config:
-            continue  # a generator's
-        if result.exists() and read_json(result)["acc1"] is not None:
+        classifier = "teacher" in config or "model" in config
+        if classifier and result.exists() and read_json(result)["acc1"] is not None:
             run = read_run(path.parent, folder, config)
             runs.setdefault(run.row, []).append(run)
-        else:
-            unfinished.append(str(path.parent))
-    return sorted((Row(*item) for item in runs.items()), key=lambda row: -row.acc1), unfinished
-
-
-def files_below(folder: Path, pattern: str) -> list[Path]:
-    """Files that match the pattern, sorted; image sets are not searched."""
-    paths = []
-    for place, folders, names in os.walk(folder):
-        folders[:] = [] if "manifest.json" in names else sorted(folders)
-        paths += sorted(Path(place).glob(pattern))
-    return paths
+    return sorted((Row(*item) for item in runs.items()), key=lambda row: -row.acc1)
 
 
 def read_run(folder: Path, root: Path, config: dict) -> Run:
@@ -104,24 +89,14 @@ def read_run(folder: Path, root: Path, config: dict) -> Run:
         method="alone" if kind == "model" else generator.get("name", own),
         images_per_class=count and round(count / card["num_classes"], 1),
         seed=config["seed"], fold=config["fold"], generator=int(numbers[-1]) if numbers else 0,
-        acc1=result["acc1"], curve=[m["val_acc1"] for m in read_metrics(folder)],
-        generator_settings=generator, config=config, result=result)
+        acc1=result["acc1"], generator_settings=generator, config=config, result=result)
 
-
-# --- inspected sets -------------------------------------------------------------------------------
 
 def inspections(folder: Path) -> dict[tuple[str, int], dict]:
     """What inspect_set wrote below a folder, by the set's path and the fold it is compared with."""
-    records = map(read_json, files_below(folder, "inspect*.json"))
+    records = map(read_json, sorted(folder.rglob("inspect*.json")))
     return {(os.path.normpath(record["set"]), record["fold"]): record for record in records}
 
-
-def inspected(row: Row, sets: dict[tuple[str, int], dict], name: str) -> float | None:
-    """The mean of a figure of inspect_set over the sets that a row's students learned from."""
-    return row.mean(lambda run: sets.get((os.path.normpath(run.source), run.fold), {}).get(name))
-
-
-# --- commands -------------------------------------------------------------------------------------
 
 def commands(rows: list[Row]) -> list[str]:
     """The commands that made the runs, in the order to run them: generators, teachers, image sets,

@@ -4,8 +4,6 @@ import contextlib
 import io
 import re
 
-import numpy as np
-
 from dm_kd.analysis import stats
 from dm_kd.analysis.collect import Row
 
@@ -23,13 +21,13 @@ TICKS = (-80, -40, -20, -10, -5, -2, -1, 0, 1, 2, 5, 10, 20, 40)  # of differenc
 def draw_all(rows: list[Row], entries: list[dict], baseline: str | None
              ) -> dict[str, tuple[str, str]]:
     """{name: (SVG, caption)} of the figures that these rows have something to show in."""
-    figures = {
-        "gaps": draw_gaps(entries, baseline), "curves": draw_curves(rows),
-        "fidelity": draw_lines(rows, lambda run: run.generator_settings.get("guidance_scale"),
-                               "guidance scale"),
-        "amount": draw_lines(rows, lambda run: run.images_per_class, "images per class"),
-        "teachers": draw_lines(rows, lambda run: run.result.get("teacher_acc1"),
-                               "teacher's top-1, %")}
+    axes = {"fidelity": (lambda run: run.generator_settings.get("guidance_scale"),
+                         "guidance scale"),
+            "amount": (lambda run: run.images_per_class, "images per class"),
+            "epochs": (lambda run: run.generator_settings.get("epochs"), "generator's epochs"),
+            "teachers": (lambda run: run.result.get("teacher_acc1"), "teacher's top-1, %")}
+    figures = {"gaps": draw_gaps(entries, baseline),
+               **{name: draw_lines(rows, *axis, baseline) for name, axis in axes.items()}}
     return {name: figure for name, figure in figures.items() if figure}
 
 
@@ -76,58 +74,44 @@ def draw_gaps(entries: list[dict], baseline: str | None) -> tuple[str, str] | No
                           xycoords=("axes fraction", "data"))
         axis.axvline(0, color="black", linewidth=0.9, zorder=1)
         axis.set_xscale("symlog", linthresh=5)
-        axis.margins(x=0.06)
-        ticks = [x for x in TICKS if axis.get_xlim()[0] <= x <= axis.get_xlim()[1]]
-        axis.set_xticks(ticks, [f"{x:g}" for x in ticks])
+        limits = axis.get_xlim()  # which the ticks would widen
+        axis.set_xticks(TICKS, map(str, TICKS))
         axis.minorticks_off()
-        axis.set(ylim=(len(compared) - 0.4, -0.6), xlabel=f"top-1 minus {shown(baseline)}, points")
+        axis.set(xlim=limits, ylim=(len(compared) - 0.4, -0.6),
+                 xlabel=f"top-1 minus {shown(baseline)}, points")
         axis.set_yticks(range(len(compared)), [shown(entry["row"]) for entry in compared])
         axis.grid(axis="y", visible=False)
         return svg(figure), (f"Difference to {baseline}; bars: 95 % intervals. "
                              "Grey: trained on real images. Logarithmic beyond 5 points.")
 
 
-def draw_curves(rows: list[Row]) -> tuple[str, str] | None:
-    """Validation accuracy over the training; a line is the mean of a row's runs, the band reaches
-    from the lowest to the highest run."""
-    whole = [row for row in rows if all(len(run.curve) > 1 for run in row.runs)][:len(COLOURS)]
-    if not whole:
-        return None
-    with canvas(3.4) as (figure, axis):
-        for row, colour in zip(whole, COLOURS, strict=False):
-            length = min(len(run.curve) for run in row.runs)
-            curves = np.array([run.curve[:length] for run in row.runs])
-            x = np.arange(1, length + 1) / length * 100
-            axis.plot(x, curves.mean(0), color=colour, linewidth=1.6, label=shown(row.name))
-            axis.fill_between(x, curves.min(0), curves.max(0), color=colour, alpha=0.15,
-                              linewidth=0)
-        axis.set(xlabel="share of the training, %", ylabel="validation top-1, %")
-        figure.legend(loc="outside upper left", ncols=2)
-        text = "Validation accuracy after each epoch; bands: from the lowest to the highest run."
-        return svg(figure), text + f" The first {len(whole)} rows." * (len(whole) < len(rows))
-
-
-def draw_lines(rows: list[Row], value, label: str) -> tuple[str, str] | None:
-    """Accuracy over value(run), a line for each number of sampling steps T, temperature, kind of
-    images and student; lines of fewer than three different values are left out."""
-    groups: dict[str, list[tuple[float, Row]]] = {}
+def draw_lines(rows: list[Row], value, label: str, baseline: str | None) -> tuple[str, str] | None:
+    """Accuracy over value(run), a line for each kind of images, student and setting; lines of fewer
+    than three different values are left out. A dashed line is the baseline's accuracy."""
+    groups: dict[tuple, list[tuple[float, Row]]] = {}
     for row in rows:
         if (x := row.mean(value)) is not None:
-            run = row.first
-            settings = {"T": run.generator_settings.get("steps"),
-                        "temperature": run.config.get("temperature")}
-            name = "".join(f"{k} {v:g}, " for k, v in settings.items() if v)
-            groups.setdefault(f"{name}{run.method}, {run.student}", []).append((x, row))
-    groups = {name: sorted(line, key=lambda point: point[0]) for name, line in groups.items()
+            run, made = row.first, row.first.generator_settings
+            settings = {"guidance scale": made.get("guidance_scale"), "T": made.get("steps"),
+                        "temperature": run.config.get("temperature"),
+                        "images per class": run.images_per_class}
+            names = (f"{k} {v:g}" if v and k != label else "" for k, v in settings.items())
+            groups.setdefault((run.method, run.student, *names), []).append((x, row))
+    groups = {key: sorted(line, key=lambda point: point[0]) for key, line in groups.items()
               if len({round(x, 1) for x, _ in line}) > 2}
     if not groups:
         return None
     with canvas(3.2) as (figure, axis):
-        for (name, line), colour in zip(groups.items(), COLOURS, strict=False):
+        for (key, line), colour in zip(groups.items(), COLOURS, strict=False):
+            telling = [part for part, *others in zip(key, *groups, strict=True)
+                       if part and len({*others}) > 1]
             axis.errorbar(
                 [x for x, _ in line], [row.acc1 for _, row in line],
                 yerr=[stats.std([run.acc1 for run in row.runs]) or 0 for _, row in line],
-                color=colour, marker="o", markersize=4.5, linewidth=1.3, label=shown(name))
+                color=colour, marker="o", markersize=4.5, linewidth=1.3,
+                label=shown(", ".join(telling) or key[0]))
+        for row in (row for row in rows if row.name == baseline):
+            axis.axhline(row.acc1, color=GREY, linestyle="--", linewidth=1, label=shown(baseline))
         if label == "images per class":
             ticks = sorted({x for line in groups.values() for x, _ in line})
             axis.set_xscale("log")

@@ -3,9 +3,10 @@
 import csv
 import io
 import itertools
+import os
 from pathlib import Path
 
-from dm_kd.analysis import collect, stats
+from dm_kd.analysis import stats
 from dm_kd.analysis.collect import Row
 
 PUBLISHED = Path(__file__).with_name("published.csv")
@@ -53,7 +54,8 @@ def record(row: Row, sets: dict) -> dict:
         "n": len(row.runs), "acc1_mean": row.acc1,
         "acc1_std": stats.std([r.acc1 for r in row.runs]),
         **{f"{key}_mean": row.mean(lambda r, k=key: r.result.get(k)) for key in RESULT_FIELDS},
-        **{f"set_{key}": collect.inspected(row, sets, key) for key in SET_FIELDS},
+        **{f"set_{key}": row.mean(lambda r, k=key: sets.get(
+            (os.path.normpath(r.source), r.fold), {}).get(k)) for key in SET_FIELDS},
         "command": run.result["command"],
         "runs": [{"seed": r.seed, "fold": r.fold, "generator": r.generator, "acc1": r.acc1}
                  for r in row.runs]}

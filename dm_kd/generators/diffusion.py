@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dm_kd.augment import send
+
 TRAIN_STEPS = 1000  # diffusion steps in training; beta runs linearly from 1e-4 to 0.02
 
 
@@ -112,9 +114,7 @@ def noise_source(seeds: list[int], shape: tuple[int, ...], device: torch.device
     streams = [torch.Generator().manual_seed(seed) for seed in seeds]
 
     def draw() -> Tensor:
-        noise = torch.stack([torch.randn(shape, generator=stream) for stream in streams])
-        if device.type == "cuda":  # from pinned memory the GPU does not wait for it
-            noise = noise.pin_memory()
-        return noise.to(device, non_blocking=True)
+        return send(torch.stack([torch.randn(shape, generator=stream) for stream in streams]),
+                    device)
 
     return draw

@@ -245,8 +245,9 @@ def build(args: argparse.Namespace, task: Task, device: torch.device) -> DiTGene
                         "both")
     model, card = load(args.weights)
     settings, vae = latent.prepare(args, task, model, card, device)
-    settings |= {"trained_on": card.get("trained_on"), "guidance_scale": args.guidance_scale,
-                 "sampler": args.sampler, "guided_channels": args.guided_channels}
+    settings |= {**{key: card[key] for key in ("trained_on", "epochs") if key in card},
+                 "guidance_scale": args.guidance_scale, "sampler": args.sampler,
+                 "guided_channels": args.guided_channels}
     if args.latent_cutmix:
         settings["latent_cutmix"] = True
     teacher, more = load_guide(args, task, device) if args.teacher else (None, {})
