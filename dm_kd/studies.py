@@ -262,9 +262,9 @@ def experiment(student: str, epochs: int, rates: tuple, rate: float, temperature
 
 
 FASHION["experiment"], FASHION["experiment_settings"] = experiment(
-    "wrn_16_1", 8, (0.05, 0.1), rate=0.05, temperature=4, seeds=range(5))
+    "wrn_16_1", 8, (0.05, 0.1), rate=0.1, temperature=8, seeds=range(5))
 FASHION["experiment_lenet5"], FASHION["experiment_lenet5_settings"] = experiment(
-    "lenet5_half", 15, (0.01, 0.02), rate=0.02, temperature=4, seeds=range(3))
+    "lenet5_half", 15, (0.01, 0.02), rate=0.02, temperature=2, seeds=range(3))
 
 
 # --- the paper's settings -------------------------------------------------------------------------
