@@ -31,12 +31,6 @@ class View:
     mix_share: float = 1.0
     num_classes: int = 0  # mixed labels become probabilities over so many; 0 = labels are not used
 
-    def train(self, images: Tensor, labels: Tensor, ids: Tensor, seed: int, epoch: int, step: int
-              ) -> tuple[Tensor, Tensor]:
-        """uint8 [B, C, H, W] and int64 [B] -> augmented, standardised, mixed float32, and labels:
-        as they were, or float32 [B, num_classes] where images are mixed."""
-        return self.apply(images, labels, self.draw(images, ids, seed, epoch, step))
-
     def draw(self, images: Tensor, ids: Tensor, seed: int, epoch: int, step: int
              ) -> dict[str, Tensor]:
         """The random numbers of a batch's view, on the CPU."""
@@ -56,8 +50,10 @@ class View:
 
     def apply(self, images: Tensor, labels: Tensor, draws: dict[str, Tensor]
               ) -> tuple[Tensor, Tensor]:
-        """The view of `train` from its random numbers, without any choice that depends on their
-        values, so that torch.compile makes one graph of it. All on one device."""
+        """uint8 [B, C, H, W] and int64 [B] -> augmented, standardised, mixed float32, and labels:
+        as they were, or float32 [B, num_classes] where images are mixed. Without draws: what
+        networks are evaluated on. No choice depends on the values of the draws, so torch.compile
+        makes one graph of it. All on one device."""
         x = standardize(self.cut(images, draws), self.mean, self.std)
         if "partner" in draws:
             x = mix(x, draws)
@@ -72,11 +68,6 @@ class View:
         if "offsets" in draws:
             return pad_crop_flip(images, draws["offsets"], draws["mirrored"], self.pad)
         return centre_crops(images, self.size) if self.size else images
-
-    def plain(self, images: Tensor, device: torch.device | str = "cpu") -> Tensor:
-        """What networks are evaluated on: standardised float32 [B, C, H, W], centre crops where
-        the task is large."""
-        return standardize(self.cut(send(images, device), {}), self.mean, self.std)
 
 
 def make_view(task, args: argparse.Namespace, uses_labels: bool) -> View:

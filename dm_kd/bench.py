@@ -125,7 +125,7 @@ def distillation(args: argparse.Namespace, device: torch.device, record: Record)
     images = torch.randint(0, 256, (batch, 3, side, side), dtype=torch.uint8, device=device)
     labels = torch.randint(0, task.num_classes, (batch,), device=device)
     view, ids = augment.make_view(task, recipe, False), torch.arange(batch)
-    x, _ = view.train(images, labels, ids, 0, 0, 0)
+    x, _ = view.apply(images, labels, view.draw(images, ids, 0, 0, 0))
     kept = teacher.to(device)(x).float()
 
     def networks(layout: torch.memory_format) -> list[nn.Module]:
@@ -183,7 +183,8 @@ def loader(record: Record, view: augment.View) -> None:
         record.time("loader, 224-pixel crops of 256-pixel images", {
             "PNG and Pillow": lambda: torch.stack(
                 [transform(Image.open(path).convert("RGB")) for path in paths]),
-            "ours": lambda: view.train(images.index_select(0, ids), labels, ids, 0, 0, 0),
+            "ours": lambda: view.apply(images.index_select(0, ids), labels,
+                                       view.draw(images, ids, 0, 0, 0)),
         }, count, [("PNG and Pillow", "ours")])
 
 

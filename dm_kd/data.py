@@ -3,7 +3,8 @@
     images = load_source(args, task)                     what --source names
     source = Source(images, view, batch_size=256, seed=0)
     for pixels, labels, ids in source.batches(epoch):    uint8 [B, C, H, W], int64 [B], int64 [B]
-        x, labels = source.view.train(pixels, labels, ids, seed, epoch, step)
+        draws = source.view.draw(pixels, ids, seed, epoch, step)
+        x, labels = source.view.apply(pixels, labels, draws)
 
 There are two forms. Images of one size are a uint8 array, in memory or in a memory map that is
 packed once. Large training images of several sizes stay files, which a DataLoader's workers decode
@@ -16,6 +17,7 @@ import dataclasses
 import glob
 import os
 import re
+import signal
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -47,9 +49,6 @@ class Files:
 
     paths: list[str]
     channels: int
-
-    def __len__(self) -> int:
-        return len(self.paths)
 
     def __getitem__(self, i: int) -> Tensor:
         """uint8 [C, h, w]."""
@@ -397,7 +396,7 @@ def pack(images: Images, task: Task, cache: Path, crops: bool = False) -> Images
             raise SeveralSizes
         return image[0]
 
-    shape = (len(files), files.channels, *size)
+    shape = (len(files.paths), files.channels, *size)
     key = run.sha256(f"{images.sha256} {shape} {(crops and task.resize) or crops}".encode())
     with contextlib.suppress(SeveralSizes):
         packed = memory_map(Path(cache) / f"{key[:24]}.u8", shape, fitted)
@@ -494,7 +493,7 @@ class Source:
         cores = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
         return iter(torch.utils.data.DataLoader(
             Crops(self, epoch), batch_sampler=ids.tolist(), pin_memory=self.pinned,
-            num_workers=max(1, min(cores, MAX_WORKERS)),
+            num_workers=max(1, min(cores, MAX_WORKERS)), worker_init_fn=ignore_signals,
             generator=torch.Generator()))  # leaves torch's own as it is
 
     def gather(self, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -504,6 +503,12 @@ class Source:
                              device=self.images.device, pin_memory=self.pinned)
         torch.index_select(self.images, 0, index, out=images)  # on CPUs 3 times faster than [...]
         return images, self.labels[index], ids
+
+
+def ignore_signals(_: int) -> None:
+    """In a worker process: a signal to the whole group must not end it before the run is saved."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
 
 
 @dataclass(frozen=True)

@@ -88,9 +88,10 @@ def main(argv: list[str]) -> None:
                              or args.objective in objectives.READ_LABELS)
     images, inputs = None, {"teacher_sha256": teacher_card["sha256"]}
     if args.source in RIVALS:
-        if dist.world_size() > 1 or args.label_weight or args.cache_teacher:
-            raise UserError(f"--source {args.source} runs in one process, without --label-weight "
-                            "and --cache-teacher")
+        if (dist.world_size() > 1 or args.label_weight or args.cache_teacher
+                or args.images_per_class or args.source_labels != "task"):
+            raise UserError(f"--source {args.source} runs in one process, without --label-weight, "
+                            "--cache-teacher, --images-per-class and --source-labels")
         source = rivals.Source(rivals.Context(args, task, teacher, device),
                                rivals.load(RIVALS[args.source]))
     else:

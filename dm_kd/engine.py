@@ -120,6 +120,8 @@ class GroupedBatchNorm2d(nn.BatchNorm2d):
 def group_batch_norms(network: nn.Module, group: int) -> None:
     for norm in network.modules():
         if isinstance(norm, nn.BatchNorm2d):
+            if type(norm) is not nn.BatchNorm2d:  # timm's have the activation in them
+                raise UserError(f"--bn-group does not know {type(norm)}", "leave it out")
             norm.__class__, norm.group = GroupedBatchNorm2d, group
 
 
@@ -188,7 +190,8 @@ def predict(model: nn.Module, images: Tensor, view: View, device: torch.device,
     mine = torch.arange(len(images))[dist.rank()::dist.world_size()]
     parts = []
     for chunk in mine.split(EVAL_BATCH) if len(mine) else [torch.tensor([0])]:  # of many ranks
-        x = view.plain(torch.index_select(images, 0, chunk.to(images.device)), device)
+        x = send(torch.index_select(images, 0, chunk.to(images.device)), device)
+        x, _ = view.apply(x, None, {})
         with autocast(amp, device):
             parts.append(model(x).float())
     logits = torch.zeros(len(images), parts[0].shape[1], device=device)
@@ -238,18 +241,24 @@ def fit(folder: Run, args: argparse.Namespace, view: View, student: nn.Module,
 
     logits = None
     with run.stoppable() as stop:
+        def pause(count: Callable[[], None] = lambda: None, last: bool = False) -> None:
+            """Save if it is time to, after `count` has brought the state up to date; stop after a
+            signal. All ranks together."""
+            stopping, due = dist.totals(int(bool(stop())), int(folder.due()))
+            if stopping or due or last:
+                count()
+                save()
+            if stopping:
+                raise run.Stopped(stop() or 15)
+
+        source.pause = pause  # for sources that make many images before the first step
         for epoch in range(state["epoch"], args.epochs):
-            losses = train_one_epoch(folder, args, source, student, update, epoch, state, save,
-                                     stop)
+            losses = train_one_epoch(args, source, student, update, epoch, state, pause)
             dist.copy_from_main(student.buffers())  # each rank has its own batch statistics
             state |= {"epoch": epoch + 1, "step": 0, "losses": [],
                       "seconds": time.monotonic() - clock}
             logits = evaluate_epoch(folder, args, view, student, val, source, state, losses, device)
-            stopping, due = dist.totals(int(bool(stop())), int(folder.due()))
-            if stopping or due or epoch + 1 == args.epochs:
-                save()
-            if stopping:
-                raise run.Stopped(stop() or 15)
+            pause(last=epoch + 1 == args.epochs)
     if val is not None and logits is None:  # killed between the last checkpoint and the end
         logits = predict(student, val.images, view, device, args.amp)
     return finish(folder, args, view, state, student, teacher, source, logits, val, device, card)
@@ -295,9 +304,8 @@ def make_update(args: argparse.Namespace, view: View, student: nn.Module,
     return update
 
 
-def train_one_epoch(folder: Run, args: argparse.Namespace, source, student: nn.Module,
-                    update: Callable, epoch: int, state: dict, save: Callable, stop: Callable
-                    ) -> Tensor:
+def train_one_epoch(args: argparse.Namespace, source, student: nn.Module, update: Callable,
+                    epoch: int, state: dict, pause: Callable) -> Tensor:
     """Train from state["step"] to the end of the epoch; nothing is read back from the device
     before a checkpoint. Returns the losses [steps], averaged over the ranks."""
     student.train()
@@ -309,13 +317,8 @@ def train_one_epoch(folder: Run, args: argparse.Namespace, source, student: nn.M
             losses[step] = update(epoch, step, *batch)
             bar.update(1)
             if step + 1 < steps and (dist.world_size() == 1 or step % POLL_STEPS == 0):
-                stopping, due = dist.totals(int(bool(stop())), int(folder.due()))
-                if stopping or due:
-                    so_far = mean_losses(losses[:step + 1], student, epoch, steps, args)
-                    state |= {"step": step + 1, "losses": so_far.tolist()}
-                    save()
-                if stopping:
-                    raise run.Stopped(stop() or 15)
+                pause(lambda done=step + 1: state.update(step=done, losses=mean_losses(
+                    losses[:done], student, epoch, steps, args).tolist()))
     return mean_losses(losses, student, epoch, steps, args)
 
 

@@ -24,16 +24,12 @@ def parse(argv: list[str]) -> argparse.Namespace:
                         help="gets model.safetensors, model.json and, with --onnx, model.onnx")
     parser.add_argument("--onnx", action="store_true",
                         help="write ONNX too (needs the packages onnx and onnxscript)")
-    run.add_common_arguments(parser)
     return run.parse(parser, argv)
 
 
 @run.command
 def main(argv: list[str]) -> None:
     args = parse(argv)
-    if args.dry_run:
-        print(f"would export {args.run} to {args.out}")
-        return
     name, state, card = models.read_run(args.run)
     digest = run.write_with_card(args.out, "model", state, card)
     print(f"{args.out / 'model.safetensors'}: {name}, sha256 {digest[:16]}")

@@ -29,7 +29,8 @@ from dm_kd.run import UserError
 
 FORMAT_VERSION = 2
 HEADER = "path,label,sha256\n"
-MAY_DIFFER = ("images_per_class", "made_on", "generator")  # the latter is compared by its parts
+# "generator" is compared by its parts; older sets lack its epochs
+MAY_DIFFER = ("images_per_class", "made_on", "generator", "generator.epochs")
 
 
 def image_seed(base_seed: int, label: int, k: int, shared_noise: bool = False) -> int:
@@ -156,11 +157,12 @@ def make(image_set: ImageSet, sample: Callable[[Tensor, list[int]], Tensor], sha
             images = sample(torch.tensor([label for label, _ in places]),
                             [image_seed(base, label, k, shared) for label, k in places])
             if writing:
-                finish(*writing)
-            writing = j, [pool.submit(image_set.write_image, *place, image) for place, image
-                          in zip(places[:image_set.kept(j)], images, strict=False)]
+                writing.result()
+            rows = [pool.submit(image_set.write_image, *place, image) for place, image
+                    in zip(places[:image_set.kept(j)], images, strict=False)]
+            writing = pool.submit(finish, j, rows)  # begins after its rows
         if writing:
-            finish(*writing)
+            writing.result()
     if not image_set.missing():
         image_set.write_samples()
 

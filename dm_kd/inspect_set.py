@@ -52,22 +52,25 @@ def main(argv: list[str]) -> None:
     teacher.to(device)
     print(card["assumed"], file=sys.stderr)
     features = models.load_frozen(args.features, task)[0].to(device) if args.features else teacher
-    everything = data.evaluation_crops(images, torch.arange(len(images.labels)), task)
+    reals = [data.load_real(task, split, args.fold, args.val, args.data)
+             for split in ("train", "val")] if args.val != "none" else []
+    everything = images.images  # a memory map may be larger than the memory
+    if not isinstance(everything, Tensor):
+        everything = data.evaluation_crops(images, torch.arange(len(images.labels)), task)
     logits = outputs(teacher, everything, task, device)[0]
     result = {"set": str(args.source), "fold": args.fold, "images": len(images.labels),
               "generator": images.generator, "teacher_agreement": agreement(logits, images.labels)}
-    if args.val != "none":
-        result |= compare(args, task, images, features, device)
+    if reals:
+        result |= compare(task, images, reals, features, device)
     run.write_json(args.out, result)
     print(args.out)
 
 
-def compare(args: argparse.Namespace, task: Task, images: Images, network: nn.Module,
+def compare(task: Task, images: Images, reals: list[Images], network: nn.Module,
             device: torch.device) -> dict:
-    """Distances to real images in the features of a network."""
+    """Distances to real images, of training and of validation, in the features of a network."""
     crops = [data.evaluation_crops(images, spread_over_classes(images.labels, COMPARED), task)]
-    for split in ("train", "val"):
-        real = data.load_real(task, split, args.fold, args.val, args.data)
+    for real in reals:
         crops.append(data.evaluation_crops(real, spread(len(real.labels), COMPARED), task))
     ours, train, val = (outputs(network, x, task, device)[1] for x in crops)
     result = {}

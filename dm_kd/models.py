@@ -87,7 +87,7 @@ def build(name: str, task: Task, num_classes: int | None = None) -> nn.Module:
     else:
         model = MODELS[member](classes, task.channels)
     head = [m for m in model.modules() if isinstance(m, nn.Linear | nn.Conv2d)][-1]
-    if type(head) is not nn.Linear:
+    if not isinstance(head, nn.Linear):
         raise UserError(f"{name} does not end in a linear layer", "another network")
     head.__class__ = Float32Linear
     return model
@@ -109,7 +109,7 @@ def _build_own(file: Path, function: str, task: Task, classes: int) -> nn.Module
 def seen_note(card: dict, args: argparse.Namespace) -> list[str]:
     """A line for the log where a network may have been trained on images that are evaluated."""
     if args.val == "none" or (card["fold"] in (None, args.fold)
-                              and not (args.val == "dev" and card["val"] == "val")):
+                              and not (args.val == "dev" and card["val"] in ("val", "none"))):
         return []
     return [f"note: {card['spec']} was trained with --fold {card['fold']} --val {card['val']}; it "
             f"may have seen images of --fold {args.fold} --val {args.val}"]
@@ -177,7 +177,7 @@ def load_frozen(spec: str, task: Task, flags: argparse.Namespace | None = None
     own, shown = preprocessing.join(task, _records(name, model, task, card, flags), spec)
     # Transformers of timm and of torchvision have one size; small images were made larger for it.
     fixed = (getattr(model, "pretrained_cfg", {}).get("fixed_input_size")
-             or hasattr(model, "image_size"))
+             or hasattr(model, "image_size") or getattr(flags, "teacher_size", None))
     size = own["resolution"] if fixed or not task.large else None
     if hasattr(model, "transform_input"):  # Inception's, from ImageNet's statistics to its own
         model.transform_input = bool(card.get("transform_input", "official" in card))

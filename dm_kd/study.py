@@ -53,9 +53,10 @@ def finished(words: Command) -> bool:
     if not (out / "manifest.json").exists():
         return (out if out.suffix == ".json" else out / "result.json").exists()
     manifest = json.loads((out / "manifest.json").read_text())
-    images = len(manifest["classes"]) * int(
-        flag(words, "--images-per-class") or manifest["images_per_class"])
-    return len(list(out.glob("shards/[0-9]*"))) >= -(-images // manifest["shard_size"])
+    wanted = int(flag(words, "--images-per-class") or manifest["images_per_class"])
+    shards = -(-len(manifest["classes"]) * wanted // manifest["shard_size"])
+    return (wanted <= manifest["images_per_class"]
+            and len(list(out.glob("shards/[0-9]*"))) >= shards)
 
 
 def execute(words: Command) -> None:
@@ -186,7 +187,7 @@ def main(argv: list[str]) -> None:
         if args.dry_run:
             print("\n".join(map(shlex.join, stage)))
         else:
-            with ThreadPoolExecutor(args.jobs) as pool:  # after a failure no further one starts
+            with ThreadPoolExecutor(args.jobs) as pool:
                 list(pool.map(execute, [words for words in stage if not finished(words)]))
     if not args.dry_run:
         print(Path(flag(plan.report(), "--out"), "results.md").read_text())

@@ -10,7 +10,6 @@ image. The folder holds dit.safetensors or gan.safetensors (the averaged weights
 
 import argparse
 import copy
-import dataclasses
 import math
 import sys
 import time
@@ -71,7 +70,6 @@ def main(argv: list[str]) -> None:
     if task.large and not args.resolution:
         raise UserError(f"{task.name}'s images are too large for a generator trained here",
                         "--resolution 64 --patch-size 4")
-    task = dataclasses.replace(task, resolution=args.resolution or task.resolution)
     model = build(args, task)
     count = sum(p.numel() for p in model.parameters())
     if args.dry_run:
@@ -198,11 +196,11 @@ def dit_updates(args: argparse.Namespace, task: Task, model: dit.DiT, device: to
 
         b = len(images)
         uniform = torch.rand(2, b, generator=draws)
-        noise = torch.randn(images.shape, generator=draws).to(device)
+        noise = augment.send(torch.randn(images.shape, generator=draws), device)
         # diffusion steps: one in each of B strata of the process
         i = ((torch.arange(b) + uniform[0]) / b * diffusion.TRAIN_STEPS).long()
-        i = i.clamp_max(diffusion.TRAIN_STEPS - 1).to(device)
-        dropped = (uniform[1] < LABEL_DROPOUT).to(device)
+        i = augment.send(i.clamp_max(diffusion.TRAIN_STEPS - 1), device)
+        dropped = augment.send(uniform[1] < LABEL_DROPOUT, device)
         labels = torch.where(dropped, task.num_classes, labels)
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             loss = diffusion.diffusion_loss(model, process, images, labels, i, noise).mean()
@@ -223,7 +221,7 @@ def gan_updates(args: argparse.Namespace, task: Task, model: gan.Generator, devi
         for network in (model, critic))
 
     def update(images: Tensor, labels: Tensor, step: int, draws: torch.Generator) -> dict:
-        z = torch.randn(2, len(images), LATENT_SIZE, generator=draws).to(device)
+        z = augment.send(torch.randn(2, len(images), LATENT_SIZE, generator=draws), device)
         # full, then linearly to 0 over the last half
         rate = args.learning_rate * min(1.0, 2 * (1 - step / args.steps))
         optimizer.param_groups[0]["lr"] = critic_optimizer.param_groups[0]["lr"] = rate

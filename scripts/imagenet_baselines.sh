@@ -11,7 +11,7 @@
 # fastdfkd_reptile     68.61 53.45 43.02: FastDFKD-50, 400 epochs
 # one_image(_set)      66.20: 1,281,167 patches of one picture, from ResNet-18, 200 epochs; 55.5 from ResNet-50:
 #                      --teacher torchvision:resnet50 and its own --out
-# no published number: real, adi, diffdfkd(_set); the rows random real images and coreset are real with
+# no published number: real, diffdfkd(_set); the rows random real images and coreset are real with
 #   real --images-per-class 200 --subset-seed 0 --epochs 200 --lr-decay-epochs 60,120,180: as many real images and
 #   steps as the synthetic set; --images-per-class 25: as many as DiT-XL/2's 2.7 GB of weights hold (110 kB each)
 #
@@ -25,17 +25,16 @@
 # fastdfkd_reptile     theirs starts from a set that was never released and reports best epochs; the student draws
 #                      from the newest 20,000 images, theirs from all (--pool-images 402000: 60 GB)
 # one_image            any picture (--picture FILE), 200 patches per class (--images-per-class 1281 for theirs, 140 GB);
-#                      no colour jitter, grey or solarize; their loss has no factor of temperature squared; 512 a GPU
-# adi                  every 30 steps a batch from the start, 140,000 images in all; theirs continues a finished set,
-#                      a batch every 50 steps. The student draws from the newest 20,000 (--pool-images 140028: 21 GB)
+#                      no colour jitter, grey or solarize; bilinear crops; a cosine, theirs constant or two drops;
+#                      their loss has no factor of temperature squared; 512 a GPU
 # diffdfkd_set         DiT-XL/2 in place of Stable Diffusion 1.5; guidance 3 and 50 steps, the public 224-pixel script
 #                      7 and 70; a gradient of unit length, not the loss's; 140 images per class is ours. For the
 #                      adversarial term --student save/student_model/imagenet_diffdfkd_resnet50 and its own --out
 #
-# Hardware: one GPU with 16 GB; deepinversion_set, fastdfkd_reptile, adi 40 GB; diffdfkd_set 80 GB. NGPU=8 works, but
-# for fastdfkd_reptile and adi, which run in one process.
-# Time on an H200 (estimates): the students 2 to 20 hours, places365 30; biggan_set 2 hours, one_image_set 3 on one
-# core, diffdfkd_set 2 to 5 days, deepinversion_set 10, fastdfkd_reptile 5 to 10, adi 10 to 15.
+# Hardware: one GPU with 16 GB; deepinversion_set, fastdfkd_reptile 40 GB; diffdfkd_set 80 GB. NGPU=8 works, but
+# for fastdfkd_reptile, which runs in one process.
+# Time on an H200 (estimates): the students 2 to 20 hours, places365 30; biggan_set 2 hours, one_image_set 1 on one
+# core, diffdfkd_set 2 to 5 days, deepinversion_set 10, fastdfkd_reptile 5 to 10.
 # Disk: sets 17 to 22 GB, 20 to 43 GB packed; fastdfkd_reptile 15 GB; places365 25 GB, 360 GB packed (--cache DIR).
 # Needs: ImageNet's validation set; alone, real: its training set; places365: true_dataset/places365; biggan_set:
 # config.json and pytorch_model.bin of BigGAN-deep-256 in save/generators/biggan-deep-256.
@@ -80,14 +79,11 @@ one_image_set) launch $make one_image --images-per-class 200 --batch-size 1000 "
 one_image)
     launch $kd $made --temperature 8 --cutmix 1 --optimizer adamw \
         --learning-rate 0.01 --weight-decay 5e-4 --epochs 200 --lr-schedule cosine --batch-size 512 "$@" ;;
-adi)
-    launch $kd --source adi --temperature 3 --steps-per-epoch 540 --student-steps 30 --warmup-calls 47 $short \
-        --checkpoint-seconds 3600 "$@" ;;
 diffdfkd_set)
     launch $make dit --weights facebook/DiT-XL-2-256 --vae stabilityai/sd-vae-ft-mse --guidance-scale 3 \
         --guided-channels all --steps 50 --teacher torchvision:resnet50 --teacher-guidance 1 --latent-cutmix \
         --images-per-class 140 --batch-size 20 "$@" ;;
 diffdfkd) launch $kd $made --temperature 30 --epochs 240 --lr-decay-epochs 150,180,210 $sgd "$@" ;;
 *) unknown method "$method" "alone real places365 biggan(_set) deepinversion(_set) fastdfkd_reptile one_image(_set) \
-adi diffdfkd(_set)" ;;
+diffdfkd(_set)" ;;
 esac

@@ -31,7 +31,7 @@ def test_a_view_of_crops_is_that_of_the_first_edition():
     images = torch.randint(0, 256, (8, 3, 24, 24), dtype=torch.uint8,
                            generator=torch.Generator().manual_seed(0))
     view = View((.5,) * 3, (.25,) * 3, 16, crop=True, flip=True, cutmix=1.)
-    x, _ = view.train(images, LABELS, LABELS + 5, 1, 2, 3)
+    x, _ = view.apply(images, LABELS, view.draw(images, LABELS + 5, 1, 2, 3))
     assert x.double().sum().item() == pytest.approx(-132.79936957359314, abs=1e-6)
 
 
@@ -80,7 +80,9 @@ def test_mixing_takes_the_shares_that_the_draws_say_in_as_many_batches_as_asked(
 def test_mixed_labels_are_the_shares_of_both_classes():
     for num_classes, shape in ((0, (8,)), (8, (8, 8))):  # 0: the objective uses no labels
         view = View((0.3,), (0.4,), mixup=1.0, num_classes=num_classes)
-        assert view.train(noise(8, 8, 1), LABELS, LABELS, 0, 0, 0)[1].shape == shape
+        images = noise(8, 8, 1)
+        draws = view.draw(images, LABELS, 0, 0, 0)
+        assert view.apply(images, LABELS, draws)[1].shape == shape
     mixed = augment.mix_labels(torch.tensor([0, 2, 2]), 4, {
         "lam": torch.tensor(0.75), "partner": torch.tensor([1, 0, 2])})
     assert mixed.tolist() == [[0.75, 0, 0.25, 0], [0.25, 0, 0.75, 0], [0, 0, 1, 0]]
@@ -89,18 +91,16 @@ def test_mixed_labels_are_the_shares_of_both_classes():
 # --- the view of a batch --------------------------------------------------------------------------
 
 def test_a_training_view_without_augmentation_is_the_plain_one():
-    for view, images in ((View((0.3,), (0.4,)), noise(8, 8, 1)),
-                         (View((0.3,), (0.4,), size=16), noise(30, 24, 1))):
-        x, labels = view.train(images, LABELS, LABELS, 0, 0, 0)
-        assert torch.equal(x, view.plain(images)) and labels is LABELS
+    for view in (View((0.3,), (0.4,)), View((0.3,), (0.4,), size=16)):
+        assert view.draw(noise(30, 24, 1), LABELS, 0, 0, 0) == {}
 
 
 @pytest.mark.parametrize("flip", [True, False])
 @pytest.mark.parametrize("kind", [{"crop": True, "size": 16}, {"pad": 2}])
 def test_a_view_is_mirrored_where_its_id_says_so_and_the_task_allows_it(kind, flip):
     images, ids = noise(24, 24, count=32), torch.arange(32)
-    views = [View((0.5,) * 3, (0.25,) * 3, flip=on, **kind).train(
-        images, torch.zeros(32), ids, 3, 7, 0)[0] for on in (flip, False)]
+    views = [View((0.5,) * 3, (0.25,) * 3, flip=on, **kind) for on in (flip, False)]
+    views = [view.apply(images, ids, view.draw(images, ids, 3, 7, 0))[0] for view in views]
     mirrored = augment.flips(3, 7, ids) & flip
     assert mirrored.any() == flip
     assert torch.equal(views[0], torch.where(mirrored[:, None, None, None], views[1].flip(3),

@@ -274,8 +274,7 @@ def test_a_folder_has_its_own_size_channels_and_statistics(argv, shape, large):
     assert any("enlarged" in note for note in images.notes) == large
     if task.channels == 1:
         assert (task.mean, task.std) == ((0.28,), (0.35,))
-    x, _ = augment.plain_view(task).train(images.images, images.labels, torch.arange(2), 0, 0, 0)
-    assert x.shape == (2, *shape)
+    assert augment.plain_view(task).apply(images.images, None, {})[0].shape == (2, *shape)
 
 
 @pytest.mark.parametrize("argv", [

@@ -371,10 +371,10 @@ def test_files_are_cut_by_worker_processes_as_their_images_would_be(crop):
         expected = [files_view(crop).cut(image, files_view(crop).draw(image, i[None], 3, 1, 0))[0]
                     for image, i in zip(images, ids, strict=True)]
         assert torch.equal(crops, torch.stack(expected))
-        x, _ = source.view.train(crops, labels, ids, 3, 1, step)
+        x, _ = source.view.apply(crops, labels, source.view.draw(crops, ids, 3, 1, step))
         draws = augment.draw_mixing(4, 64, 64, 3, 1, step, 0.2, 0, 1)
         # nothing is left but to standardise and mix
-        assert torch.equal(x, augment.mix(source.view.plain(crops), draws))
+        assert torch.equal(x, augment.mix(source.view.apply(crops, labels, {})[0], draws))
     torch.manual_seed(7)
     before = torch.random.get_rng_state()
     assert equal(source.batches(1, 2), batches[2:])

@@ -9,8 +9,7 @@ from dm_kd import export, models
 
 
 def exported(folder, out, *flags):
-    return export.main(["--run", str(folder), "--out", str(out), "--device", "cpu",
-                        "--threads", "1", *flags])
+    return export.main(["--run", str(folder), "--out", str(out), *flags])
 
 
 def test_the_exported_folder_is_a_teacher_with_the_same_logits(teacher_folder, tmp_path, digits):

@@ -276,7 +276,6 @@ GOLDENS = {
                 generator_rate=5e-4, bank_images=12),
     "nayer": call(pooling, "nayer", **NAYER),
     "adi": call(pooling, "adi", {**ADI, "tv_l1": 1e-3}, pixel_rate=0.1),
-    "adi_large": call(pooling, "adi", {**ADI, "tv_l2": 1e-4, "l2": 1e-5}, 32, pixel_rate=0.1),
     "deepinversion": call(deep_inversion, 8, 4),
     "deepinversion_large": call(deep_inversion, 32, 9),
     "dit_s1": call(dit_images, 1.0), "dit_s2": call(dit_images, 2.0),

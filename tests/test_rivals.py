@@ -2,6 +2,7 @@
 
 import io
 import math
+from unittest import mock
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ import torch
 from dm_kd import distill, models
 from dm_kd.rivals import cmi, common, dafl, fastdfkd, terms
 from dm_kd.rivals.networks import small_generator
-from dm_kd.run import UserError
+from dm_kd.run import Stopped, UserError
 from dm_kd.tasks import get_task
 
 CPU = torch.device("cpu")
@@ -191,6 +192,17 @@ def test_the_gpu_is_not_waited_for_between_two_updates(tmp_path, digits, method,
 
 
 # --- the loop -------------------------------------------------------------------------------------
+
+def test_a_run_stops_between_two_calls_of_the_warm_up_and_resumes_to_the_same_images(make):
+    (whole, student), (first, _), (second, _) = (make("cmi", "--warmup-calls", "3")
+                                                 for _ in range(3))
+    first.pause = mock.Mock(side_effect=Stopped(15))
+    with pytest.raises(Stopped):
+        next(first.batches(0, 0, student))
+    second.load_state_dict(saved(first.state_dict()))
+    pair = (next(source.batches(0, 0, student)) for source in (second, whole))
+    assert all(torch.equal(x, y) for x, y in zip(*pair, strict=True))
+
 
 def optimise_pixels(losses, steps=50, x=None):
     bounds = torch.tensor(-1.0).view(1, 1, 1), torch.tensor(1.0).view(1, 1, 1)

@@ -102,14 +102,14 @@ def draw_lines(rows: list[Row], value, label: str, baseline: str | None) -> tupl
     if not groups:
         return None
     with canvas(3.2) as (figure, axis):
-        for (key, line), colour in zip(groups.items(), COLOURS, strict=False):
+        for (key, line), colour in zip(groups.items(), COLOURS * 4, strict=False):
             telling = [part for part, *others in zip(key, *groups, strict=True)
                        if part and len({*others}) > 1]
             axis.errorbar(
                 [x for x, _ in line], [row.acc1 for _, row in line],
                 yerr=[stats.std([run.acc1 for run in row.runs]) or 0 for _, row in line],
                 color=colour, marker="o", markersize=4.5, linewidth=1.3,
-                label=shown(", ".join(telling) or key[0]))
+                label=", ".join(telling) or key[0])
         for row in (row for row in rows if row.name == baseline):
             axis.axhline(row.acc1, color=GREY, linestyle="--", linewidth=1, label=shown(baseline))
         if label == "images per class":

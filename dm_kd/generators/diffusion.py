@@ -21,7 +21,8 @@ class Diffusion:
 
     def __init__(self, steps: int = TRAIN_STEPS, device: torch.device | str = "cpu"):
         betas = np.linspace(1e-4, 0.02, TRAIN_STEPS, dtype=np.float64)
-        self.timesteps = np.rint(np.linspace(0, TRAIN_STEPS - 1, steps)).astype(np.int64)
+        strides = np.full(steps - 1, (TRAIN_STEPS - 1) / max(steps - 1, 1))  # added up as in DiT
+        self.timesteps = np.rint(np.append(0, strides.cumsum())).astype(np.int64)
         kept = np.cumprod(1 - betas)[self.timesteps]  # "alpha bar" of the kept steps
         before = np.append(1.0, kept[:-1])
         betas = 1 - kept / before

@@ -7,6 +7,7 @@ size.
 """
 
 import argparse
+import math
 from pathlib import Path
 
 import torch
@@ -104,9 +105,11 @@ class Discriminator(nn.Module):
 
 
 def truncated_normal(seed: int, count: int) -> Tensor:
-    """Unit normal numbers cut at +-CUT, float32 [count]."""
-    draw = torch.Generator().manual_seed(seed)
-    return nn.init.trunc_normal_(torch.empty(count), a=-CUT, b=CUT, generator=draw)
+    """Unit normal numbers cut at +-CUT, float32 [count], by the inverse of the distribution;
+    torch's trunc_normal_ differs from version to version."""
+    low = 0.5 * (1 + math.erf(-CUT / math.sqrt(2)))
+    uniform = torch.rand(count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return torch.special.ndtri(low + uniform * (1 - 2 * low)).float()
 
 
 class GanGenerator:

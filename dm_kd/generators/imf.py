@@ -152,7 +152,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     latent.add_arguments(group, "FILE.pth", "a checkpoint of the official PyTorch branch", 1)
     group.add_argument("--network-guidance", type=positive_float, default=8.0, metavar="OMEGA",
                        help="the network's guidance input, 1 (none) to 8; not DM-KD's s "
-                            "(default: %(default)s, its authors' for B/2)")
+                            "(default: %(default)s; it and the interval are its authors' for B/2)")
 
 
 def build(args: argparse.Namespace, task: Task, device: torch.device) -> IMFGenerator:

@@ -3,9 +3,7 @@ its batch statistics, where the current student differs (Yin et al. 2020, arXiv 
 
 SMALL is the re-implementation in Fast-Datafree and CMI whose numbers the CIFAR tables quote, with
 CMI's total variation term and without Fast-Datafree's -0.001 x (the student's batch norm term). The
-tables call the row "DeepInv-2k"; the programs' scripts have 1,000 iterations. LARGE has the
-weights, Adam and jitter of DeepInversion's own program, which begins at half the size and lets the
-learning rate rise and fall; here all updates are at full size and at one rate.
+tables call the row "DeepInv-2k"; the programs' scripts have 1,000 iterations.
 
 The batch of the lowest loss is kept, as in NVIDIA's program for ImageNet. The CIFAR programs return
 the last one, since what they keep is an alias of the pixels.
@@ -19,10 +17,6 @@ SMALL = {"adi": {
     "bn_weight": 10.0, "ce_target_weight": 1.0, "adv_js_weight": 1.0, "tv_l1_weight": 1e-3,
     "pixel_rate": 0.1, "inner_steps": 1000, "synthesis_batch": 256, "student_steps": 0,
     "warmup_calls": 0, "pool_images": 60_000}}
-LARGE = {"adi": {
-    "bn_weight": 0.01, "ce_target_weight": 1.0, "adv_js_weight": 0.2, "tv_l2_weight": 1e-4,
-    "l2_weight": 1e-5, "pixel_rate": 0.25, "inner_steps": 2000, "synthesis_batch": 84,
-    "student_steps": 0, "warmup_calls": 0, "pool_images": 20_000}}
 HELP = {"pixel_rate": "Adam's learning rate of the pixels"}
 
 
@@ -37,15 +31,13 @@ class Method:
         active = context.terms_of(call)
         targets, x = context.draws(call, (task.channels, task.resolution, task.resolution))
         draw = common.numbers(context.seed, call, common.VIEW)
-        # DeepInversion's ImageNet recipe: weight of the first layer, Adam's betas, most jitter
-        first, betas, most = (10.0, (0.5, 0.9), 30) if context.task.large else (
-            1.0, (0.5, 0.99), context.pad)
 
         def losses(x: Tensor, step: int) -> dict[str, Tensor]:
-            return terms.weighted(active, context.teacher, terms.jitter(x, most, task.flip, draw),
-                                  student, targets, first=first, bf16=context.bf16)[0]
+            x = terms.jitter(x, context.pad, task.flip, draw)
+            return terms.weighted(active, context.teacher, x, student, targets,
+                                  bf16=context.bf16)[0]
 
         black, white = ((shade - context.mean) / context.std for shade in (0, 1))
         best = common.optimise_pixels(x, losses, args.inner_steps, lambda step: args.pixel_rate,
-                                      betas, (black, white), f"in call {call + 1}")
+                                      (0.5, 0.99), (black, white), f"in call {call + 1}")
         return (best - black) / (white - black), targets

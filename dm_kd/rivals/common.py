@@ -228,6 +228,7 @@ class Source:
                                 dtype=torch.uint8)
         self.labels = torch.empty(size, dtype=torch.int64)
         self.calls, self.total = 0, 0  # total: images ever made
+        self.pause = lambda: None  # engine.fit's: saves, and stops after a signal
 
     @property
     def kept(self) -> int:
@@ -268,6 +269,8 @@ class Source:
                 print(f"making the first images: {due - self.calls} calls", file=sys.stderr)
             while self.calls < due:
                 self.call(student)
+                if self.calls < due:
+                    self.pause()
             if at == 0 or order is None:
                 order = self.order(cycle)
             ids = order[at * args.batch_size:(at + 1) * args.batch_size]
