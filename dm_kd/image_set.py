@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 from torchvision.utils import make_grid
@@ -29,8 +30,7 @@ from dm_kd.run import UserError
 
 FORMAT_VERSION = 2
 HEADER = "path,label,sha256\n"
-# "generator" is compared by its parts; older sets lack its epochs
-MAY_DIFFER = ("images_per_class", "made_on", "generator", "generator.epochs")
+MAY_DIFFER = ("images_per_class", "made_on", "generator", "generator.epochs")  # old sets lack it
 
 
 def image_seed(base_seed: int, label: int, k: int, shared_noise: bool = False) -> int:
@@ -98,15 +98,15 @@ class ImageSet:
         return f"{path},{label if self.manifest['labels_known'] else -1},{run.sha256(data)}\n"
 
     def write_samples(self) -> None:
-        """samples.png: a row for each of the first 20 classes, its first 10 images."""
+        """samples.png: a row for each of the first 20 classes, its first 10 images, small."""
         columns = min(10, self.images_per_class)
         images = torch.stack([read_image(self.folder / self.path(label, k),
                                          self.manifest["channels"])
                               for label in self.classes[:20] for k in range(columns)])
-        scale = max(1, 32 // images.shape[2])
-        images = images.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
-        run.write_file(self.folder / "samples.png", encode_png(
-            make_grid(images, columns, pad_value=255)))
+        side = min(images.shape[2] * max(1, 32 // images.shape[2]), 96)
+        images = F.interpolate(images.float(), (side, side), mode="area").round().byte()
+        run.write_file(self.folder / "samples.png",
+                       encode_png(make_grid(images, columns, pad_value=255)))
 
 
 def write_over(path: Path, data: bytes) -> None:
@@ -133,7 +133,7 @@ def begin(folder: Path, manifest: dict) -> ImageSet:
 
 
 def settings(manifest: dict) -> dict:
-    """The settings that determine the bytes, those of the generator as "generator.steps"."""
+    """The settings that determine the bytes, the generator's as "generator.steps"."""
     generator = {f"generator.{key}": value for key, value in manifest["generator"].items()}
     return {key: value for key, value in (manifest | generator).items()
             if key not in MAY_DIFFER}
