@@ -56,8 +56,10 @@ class TeacherGuidance:
     def parts(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """{term: weighted scalar} of images about -1 to 1; labels or the classes' shares [B, C]."""
         images = (images.float().clamp(-1, 1) + 1) / 2
-        if images.shape[2] != self.side:
-            images = F.interpolate(images, (self.side, self.side), mode="bicubic", antialias=True)
+        if images.shape[2] != self.side:  # by products, whose gradient is deterministic on a GPU
+            unit = torch.eye(images.shape[2], device=images.device)[None, None]
+            rows = F.interpolate(unit, (self.side, len(unit[0, 0])), mode="bicubic", antialias=True)
+            images = rows[0, 0] @ images @ rows[0, 0].T
         x = (images - self.mean) / self.std
         parts, _ = terms.weighted(WEIGHTS, self.teacher, x, targets=labels, bf16=self.bf16)
         if self.student is not None:
@@ -73,8 +75,7 @@ class TeacherGuidance:
             x = x.detach().requires_grad_()
             loss = sum(self.parts(clean(x), labels).values())
             gradient, = torch.autograd.grad(loss, x)
-        length = gradient.flatten(1).norm(dim=1).clamp_min(1e-12).view(-1, 1, 1, 1)
-        return x.detach() - self.weight * noise * gradient / length
+        return x.detach() - self.weight * noise * F.normalize(gradient.flatten(1)).view_as(x)
 
 
 def latent_cutmix(x: Tensor, done: int, steps: int, seeds: list[int]
@@ -110,8 +111,7 @@ def steering(generator, predict: Callable, labels: Tensor, seeds: list[int]) -> 
         if "latent_cutmix" in generator.settings:
             x, draws = latent_cutmix(x, process.steps - i, process.steps, seeds)
             if teacher and draws:
-                own = draws["lam"]
-                shares = own * shares + (1 - own) * shares[draws["partner"]]
+                shares = torch.lerp(shares[draws["partner"]], shares, draws["lam"].float())
         return x
 
     return steer
